@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vocabulary every other module speaks: traced functions, queues, and what a recording says of itself.
+
+Nothing here reads or computes; light enough for `record`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Function(enum.IntEnum):
+    """Traced functions, by their kernel names; numbers as in `bpf/balloon_events.h`."""
+
+    UPDATE_BALLOON_SIZE_FUNC = 1
+    FILL_BALLOON = 2
+    LEAK_BALLOON = 3
+    TELL_HOST = 4
+    VIRTBALLOON_CHANGED = 5
+    VIRTIO_BALLOON_OOM_NOTIFY = 6
+    VIRTBALLOON_MIGRATEPAGE = 7
+    CONFIG_GET = 8
+    CONFIG_SET = 9
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's own spelling, e.g. `tell_host`."""
+        return self.name.lower()
+
+
+class SpanFlag(enum.IntFlag):
+    """Which optional fields of a span were measured."""
+
+    DEVICE = 1 << 0
+    QUEUE = 1 << 1
+    PAGES = 1 << 2
+    RESULT = 1 << 3
+    TARGET = 1 << 4
+    ACTUAL = 1 << 5
+    CONFIG = 1 << 6
+
+
+class Queue(enum.IntEnum):
+    """Virtqueues of a balloon device, by index (virtio 1.2, section 5.5.2; the first two always exist)."""
+
+    INFLATE = 0
+    DEFLATE = 1
+
+
+BALLOON_PAGE_BYTES = 4096
+"""Unit of every page count on the wire and in the configuration space, whatever PAGE_SIZE is."""

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the BPF programs hand to user space: the single source of truth for every byte of it.
+ *
+ * Plain C types of fixed width, explicit padding, no kernel header needed: a unit test compiles this
+ * file with an ordinary C compiler and compares each offset with the mirror in balloontrace/wire.py.
+ * Times are nanoseconds of CLOCK_MONOTONIC (bpf_ktime_get_ns); pages are always 4 KiB units, as in
+ * the virtio balloon's configuration space, whatever the kernel's PAGE_SIZE is.
+ */
+#ifndef BALLOON_EVENTS_H
+#define BALLOON_EVENTS_H
+
+typedef unsigned char bt_u8;
+typedef unsigned short bt_u16;
+typedef unsigned int bt_u32;
+typedef int bt_s32;
+typedef unsigned long long bt_u64;
+
+/* The traced functions. A number, once released, keeps its meaning. */
+enum bt_function {
+	BT_UPDATE_BALLOON_SIZE_FUNC = 1,  /* the driver's work item */
+	BT_FILL_BALLOON = 2,
+	BT_LEAK_BALLOON = 3,
+	BT_TELL_HOST = 4,
+	BT_VIRTBALLOON_CHANGED = 5,       /* configuration-change interrupt */
+	BT_VIRTIO_BALLOON_OOM_NOTIFY = 6,
+	BT_VIRTBALLOON_MIGRATEPAGE = 7,
+	BT_CONFIG_GET = 8,                /* counted only, never a span of its own */
+	BT_CONFIG_SET = 9,                /* likewise */
+	BT_FUNCTIONS = 16,                /* size of tables indexed by function */
+};
+
+/* Which optional fields of a span were measured; the others are zero and mean nothing. */
+enum bt_span_flags {
+	BT_HAS_DEVICE = 1 << 0,
+	BT_HAS_QUEUE = 1 << 1,
+	BT_HAS_PAGES = 1 << 2,
+	BT_HAS_RESULT = 1 << 3,
+	BT_HAS_TARGET = 1 << 4,
+	BT_HAS_ACTUAL = 1 << 5,
+	BT_HAS_CONFIG = 1 << 6,
+};
+
+/* One completed call of a traced function in the guest. */
+struct bt_span {
+	bt_u64 start_ns;      /* at entry */
+	bt_u64 duration_ns;   /* entry to return */
+	bt_u32 tid;           /* thread, as the kernel's pid */
+	bt_u16 cpu;           /* where it returned */
+	bt_u8 function;       /* enum bt_function */
+	bt_u8 flags;          /* enum bt_span_flags */
+	bt_u16 device;        /* N of virtioN */
+	bt_u16 queue;         /* virtqueue index: 0 inflate, 1 deflate */
+	bt_u32 pages;         /* pages this call moved or named, 4 KiB units */
+	bt_s32 result;        /* return value */
+	bt_u32 config_calls;  /* configuration space accesses inside this call */
+	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
+	bt_u32 actual_pages;  /* actual as the driver last wrote it inside this call */
+	bt_u64 config_ns;     /* time inside those accesses */
+};
+
+/* Sums since the programs were attached, per function. Read by mapping, never by event. */
+struct bt_function_counters {
+	bt_u64 entries;            /* entry program ran */
+	bt_u64 returns;            /* return program ran */
+	bt_u64 unmatched_returns;  /* return without a known entry */
+	bt_u64 lost;               /* calls whose span found no room in the ring buffer */
+	bt_u64 no_state;           /* entries not followed: no room in the table of threads */
+	bt_u64 overwritten;        /* entries that found the previous call of the same thread unreturned */
+	bt_u64 duration_ns;        /* over returned calls */
+	bt_u64 pages;              /* over returned calls, 4 KiB units */
+};
+
+/* Where a device stands, as the driver last said. Indexed by virtio index modulo BT_DEVICES. */
+struct bt_device_state {
+	bt_u32 target_pages;
+	bt_u32 actual_pages;
+	bt_u64 operations;    /* times actual reached a target it had been away from */
+	bt_u64 changed_ns;    /* when target or actual was last written here */
+	bt_u32 moving;        /* 1 while actual is away from the target */
+	bt_u32 padding;
+};
+
+#define BT_DEVICES 8
+
+struct bt_counters {
+	struct bt_function_counters functions[BT_FUNCTIONS];
+	struct bt_device_state devices[BT_DEVICES];
+};
+
+#endif
