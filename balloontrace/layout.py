@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where each field lies in the bytes BPF hands over, as plain data: mirrored from bpf/balloon_events.h.
+
+A recording carries these tables (`span_layout`, `counters_layout`), so that any later reader decodes it by
+field name. `record` writes them and `wire` decodes with them; a unit test compares them with what a C
+compiler makes of the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from balloontrace.errors import RecordingError
+
+TYPE_BYTES: Mapping[str, int] = {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8}
+
+RING_HEADER_BYTES = 8
+"""Each record in a BPF ring buffer follows a u32 length with two flag bits and a u32 page offset."""
+
+SPAN_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("start_ns", "u64", 0),
+    ("duration_ns", "u64", 8),
+    ("tid", "u32", 16),
+    ("cpu", "u16", 20),
+    ("function", "u8", 22),
+    ("flags", "u8", 23),
+    ("device", "u16", 24),
+    ("queue", "u16", 26),
+    ("pages", "u32", 28),
+    ("result", "s32", 32),
+    ("config_calls", "u32", 36),
+    ("target_pages", "u32", 40),
+    ("actual_pages", "u32", 44),
+    ("config_ns", "u64", 48),
+)
+SPAN_BYTES = 56
+
+FUNCTION_COUNTER_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("entries", "u64", 0),
+    ("returns", "u64", 8),
+    ("unmatched_returns", "u64", 16),
+    ("lost", "u64", 24),
+    ("no_state", "u64", 32),
+    ("overwritten", "u64", 40),
+    ("duration_ns", "u64", 48),
+    ("pages", "u64", 56),
+)
+FUNCTION_COUNTER_BYTES = 64
+FUNCTIONS = 16
+
+DEVICE_STATE_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("target_pages", "u32", 0),
+    ("actual_pages", "u32", 4),
+    ("operations", "u64", 8),
+    ("changed_ns", "u64", 16),
+    ("moving", "u32", 24),
+)
+DEVICE_STATE_BYTES = 32
+DEVICES = 8
+
+SPAN_LAYOUT: Mapping[str, object] = {
+    "stride_bytes": RING_HEADER_BYTES + SPAN_BYTES,
+    "header_bytes": RING_HEADER_BYTES,
+    "fields": [list(field) for field in SPAN_FIELDS],
+}
+"""`span_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
+
+COUNTERS_LAYOUT: Mapping[str, object] = {
+    "functions": FUNCTIONS,
+    "function_stride_bytes": FUNCTION_COUNTER_BYTES,
+    "function_fields": [list(field) for field in FUNCTION_COUNTER_FIELDS],
+    "devices": DEVICES,
+    "devices_offset_bytes": FUNCTIONS * FUNCTION_COUNTER_BYTES,
+    "device_stride_bytes": DEVICE_STATE_BYTES,
+    "device_fields": [list(field) for field in DEVICE_STATE_FIELDS],
+}
+"""`counters_layout` of a recording's metadata: a table of functions, then one of devices."""
+
+_MAX_STRIDE_BYTES = 4096
+_MAX_FIELDS = 256
+_MAX_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TableLayout:
+    """Rows of equal stride from `offset_bytes` on; each field is (name, type, offset inside the row)."""
+
+    stride_bytes: int
+    offset_bytes: int
+    rows: int | None
+    fields: tuple[tuple[str, str, int], ...]
+
+    @property
+    def end_bytes(self) -> int:
+        """First byte after the table; only for tables with a known number of rows."""
+        return self.offset_bytes + self.stride_bytes * (self.rows or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLayout:
+    """One record as drained from the ring buffer: its header, then the fields."""
+
+    stride_bytes: int
+    header_bytes: int
+    fields: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CountersLayout:
+    """Both tables of the counters piece."""
+
+    functions: TableLayout
+    devices: TableLayout
+
+
+def parse_span_layout(value: object) -> SpanLayout:
+    """Check a recording's `span_layout`; a missing one means today's. RecordingError when it cannot be meant.
+
+    Fields of unknown names are kept out: a later version appended them and this one has no use for them.
+    """
+    table = _mapping(SPAN_LAYOUT if value is None else value, "span_layout")
+    stride_bytes = _integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
+    header_bytes = _integer(table, "header_bytes", 0, stride_bytes)
+    fields = _fields(table.get("fields"), stride_bytes - header_bytes, SPAN_FIELDS)
+    if header_bytes not in (0, RING_HEADER_BYTES) or stride_bytes % 8:
+        raise RecordingError("the recording describes span records that no ring buffer holds; it is unusable")
+    return SpanLayout(stride_bytes, header_bytes, fields)
+
+
+def parse_counters_layout(value: object) -> CountersLayout:
+    """Check a recording's `counters_layout`; a missing one means today's. RecordingError as for spans."""
+    table = _mapping(COUNTERS_LAYOUT if value is None else value, "counters_layout")
+    function_stride = _integer(table, "function_stride_bytes", 1, _MAX_STRIDE_BYTES)
+    functions = TableLayout(
+        function_stride,
+        0,
+        _integer(table, "functions", 1, _MAX_ROWS),
+        _fields(table.get("function_fields"), function_stride, FUNCTION_COUNTER_FIELDS),
+    )
+    device_stride = _integer(table, "device_stride_bytes", 1, _MAX_STRIDE_BYTES)
+    devices = TableLayout(
+        device_stride,
+        _integer(table, "devices_offset_bytes", functions.end_bytes, _MAX_STRIDE_BYTES * _MAX_ROWS),
+        _integer(table, "devices", 0, _MAX_ROWS),
+        _fields(table.get("device_fields"), device_stride, DEVICE_STATE_FIELDS),
+    )
+    return CountersLayout(functions, devices)
+
+
+def _fields(
+    value: object, room_bytes: int, known: tuple[tuple[str, str, int], ...]
+) -> tuple[tuple[str, str, int], ...]:
+    """Fields this version knows, each checked to lie inside its row, to be named once and not to overlap."""
+    if not isinstance(value, list) or len(value) > _MAX_FIELDS:
+        raise RecordingError("the recording's description of its records is damaged; nothing can be decoded")
+    known_names = {name for name, _, _ in known}
+    fields = [field for field in map(_field, value) if field[0] in known_names]
+    fields.sort(key=lambda field: field[2])
+    end_bytes = 0
+    for name, kind, offset in fields:
+        if offset < end_bytes or offset + TYPE_BYTES[kind] > room_bytes:
+            raise RecordingError(f"the recording puts its field {name} where it cannot be; it is unusable")
+        end_bytes = offset + TYPE_BYTES[kind]
+    if len({name for name, _, _ in fields}) != len(fields):
+        raise RecordingError("the recording names a field of its records twice; it is unusable")
+    return tuple(fields)
+
+
+def _field(value: object) -> tuple[str, str, int]:
+    match value:
+        case [str(name), str(kind), int(offset)] if kind in TYPE_BYTES and not isinstance(offset, bool):
+            if 0 <= offset < _MAX_STRIDE_BYTES:
+                return name, kind, offset
+    raise RecordingError("the recording describes a field in a way this version cannot read; it is unusable")
+
+
+def _mapping(value: object, name: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise RecordingError(f"the recording's {name} is damaged; nothing can be decoded")
+    return value
+
+
+def _integer(table: Mapping[str, object], name: str, low: int, high: int) -> int:
+    value = table.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise RecordingError(f"the recording's {name} is missing or impossible; nothing can be decoded")
+    return value

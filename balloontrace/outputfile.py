@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file that appears under its name only when it is wanted, and never in place of another by accident."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from types import TracebackType
+
+from balloontrace.errors import BalloontraceError, UsageError
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_output(path: Path, *, force: bool) -> OutputFile:
+    """Start a file which `publish` will give the name `path`.
+
+    It is created beside its final place under a private name, mode 600, and belongs to the user behind
+    sudo. `force` allows replacing a regular file, nothing else: no symbolic link is followed.
+
+    Raises UsageError when the name is taken, is no file name, or its folder does not exist, and
+    BalloontraceError when the system refuses.
+    """
+    if not path.name:
+        raise UsageError(f"{path} is not a file name; give one with -o")
+    try:
+        folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+    try:
+        _refuse_taken_name(path, folder_fd, force=force)
+        return OutputFile(path, folder_fd, force=force)
+    except OSError as error:
+        os.close(folder_fd)
+        raise BalloontraceError(f"cannot create {path}: {error.strerror}") from error
+    except BaseException:
+        os.close(folder_fd)
+        raise
+
+
+class OutputFile:
+    """A file being written; as a context it removes what was never published. Made by `open_output`."""
+
+    def __init__(self, path: Path, folder_fd: int, *, force: bool) -> None:
+        self.path = path
+        self._folder_fd = folder_fd
+        self._force = force
+        self._name = f".balloontrace-{secrets.token_hex(8)}.part"
+        self._published = False
+        self.fd = os.open(self._name, _CREATE, 0o600, dir_fd=folder_fd)
+        try:
+            _give_to_sudo_user(self.fd)
+        except BaseException:
+            self.discard()
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._published:
+            self.discard()
+        self.close()
+
+    def publish(self) -> None:
+        """Give the file its final name; what is written later still goes there. Errors as `open_output`."""
+        if self._published:
+            return
+        try:
+            if self._force:
+                _refuse_taken_name(self.path, self._folder_fd, force=True)
+            else:
+                # Claims the name first: unlike a hard link this works on every file system.
+                os.close(os.open(self.path.name, _CREATE, 0o600, dir_fd=self._folder_fd))
+            self._rename(self.path.name)
+        except FileExistsError as error:
+            raise _taken(self.path) from error
+        except OSError as error:
+            raise BalloontraceError(f"cannot create {self.path}: {error.strerror}") from error
+        self._published = True
+
+    def discard(self) -> None:
+        """Remove the file, whatever it is called by now; a file of that name that is not ours stays."""
+        try:
+            found = os.stat(self._name, dir_fd=self._folder_fd, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(self.fd)):
+                os.unlink(self._name, dir_fd=self._folder_fd)
+        except OSError:
+            return  # Already gone, or the folder is: either way nothing of ours is left to remove.
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing."""
+        for fd in (self.fd, self._folder_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._folder_fd = -1
+
+    def _rename(self, name: str) -> None:
+        os.replace(self._name, name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
+        self._name = name
+
+
+def _refuse_taken_name(path: Path, folder_fd: int, *, force: bool) -> None:
+    try:
+        found = os.stat(path.name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not force:
+        raise _taken(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is not a regular file, so -f does not replace it; give another name")
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already; give another name, or -f to replace it")
+
+
+def _give_to_sudo_user(fd: int) -> None:
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal():
+        os.fchown(fd, int(uid), int(gid))

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The recording file: checksummed pieces written front to back, read back as far as they are whole.
+
+    file    = preamble piece*
+    preamble= MAGIC (8 bytes)  major u16  minor u16  crc32 of those 12 bytes u32
+    piece   = SYNC (4 bytes)  type (4 ASCII)  sequence u32  payload length u32
+              payload crc32 u32  crc32 of those 20 bytes u32, then the payload
+
+All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
+buffer), CNTR (struct bt_counters since attach, so that a killed recording knows its losses), ENDR (JSON,
+last). A recording comes from a stranger: no length is believed before its checksum, nothing is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import struct
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from balloontrace.errors import RecordingError
+from balloontrace.layout import SPAN_LAYOUT
+from balloontrace.outputfile import OutputFile, open_output
+
+__all__ = [
+    "FORMAT_VERSION",
+    "OutputFile",
+    "Recording",
+    "RecordingWriter",
+    "open_output",
+    "printable",
+    "read_recording",
+]
+
+# History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
+# older reader skips; a new major version is one that an older reader must refuse.
+#   1.0  META, SPAN, CNTR, ENDR
+FORMAT_VERSION = (1, 0)
+
+# The first byte is no text, and the line end tells when a terminal on the way rewrote it.
+MAGIC = b"\x89BTRACE\n"
+SYNC = b"\xd7\xb1\x8e\xc3"
+MAX_PAYLOAD_BYTES = 16 << 20
+MAX_JSON_BYTES = 4 << 20
+
+_PREAMBLE = struct.Struct("<8sHHI")
+_PIECE = struct.Struct("<4s4sIIII")
+_CHECKED_HEADER_BYTES = _PIECE.size - 4
+_MAX_SENTENCES = 24
+
+
+class RecordingWriter:
+    """Writes a recording to a file descriptor, front to back, without ever seeking.
+
+    OSError (disk full, closed pipe) passes through untouched; what was written before stays readable.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.bytes_written = 0
+        self._fd = fd
+        self._sequence = 0
+        start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
+        self._preamble = start + struct.pack("<I", zlib.crc32(start))
+        self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT)
+
+    def write_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Start the file: must come first. The mapping must be JSON; its `span_layout` is honoured."""
+        self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT))
+        payload = _encode_json(metadata)
+        self._write_all(self._preamble)
+        self._write_piece(b"META", payload)
+
+    def write_spans(self, raw: bytes | memoryview) -> None:
+        """Append records as drained; split so that each piece holds whole records. Nothing for no bytes."""
+        view = memoryview(raw).cast("B")
+        step = MAX_PAYLOAD_BYTES - MAX_PAYLOAD_BYTES % self._span_stride_bytes
+        for start in range(0, len(view), step):
+            self._write_piece(b"SPAN", view[start : start + step])
+
+    def write_counters(self, raw: bytes) -> None:
+        """Append a `struct bt_counters`: totals since the programs were attached; the last one counts."""
+        self._write_piece(b"CNTR", raw)
+
+    def write_end(self, end: Mapping[str, object]) -> None:
+        """Append the end record, after which the recording counts as complete."""
+        self._write_piece(b"ENDR", _encode_json(end))
+
+    def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
+        checked = struct.pack(
+            "<4s4sIII", SYNC, kind, self._sequence & 0xFFFFFFFF, len(payload), zlib.crc32(payload)
+        )
+        # Counted even if the write fails: a reader then sees which piece is missing.
+        self._sequence += 1
+        self._write_all(checked + struct.pack("<I", zlib.crc32(checked)), payload)
+
+    def _write_all(self, *parts: bytes | memoryview) -> None:
+        # One system call for header and payload: a kill between two would leave a torn piece.
+        left = [memoryview(part) for part in parts if len(part)]
+        while left:
+            try:
+                written = os.writev(self._fd, left)
+            except BlockingIOError:
+                # ssh hands its peers non-blocking pipes.
+                _wait_writable(self._fd)
+                continue
+            self.bytes_written += written
+            left = _after(left, written)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What is whole in a recording, and in `damage` one sentence for each thing that is not.
+
+    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans` are the payloads in the
+    order of the file; `counters` is the last `struct bt_counters`. `notes` tell what was skipped on purpose.
+    """
+
+    label: str
+    version: tuple[int, int]
+    metadata: dict[str, object]
+    spans: tuple[memoryview, ...]
+    counters: bytes | None
+    end: dict[str, object] | None
+    damage: tuple[str, ...]
+    notes: tuple[str, ...]
+    size_bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was ended properly and every piece of it is here and whole."""
+        return self.end is not None and not self.damage
+
+
+def read_recording(source: Path | BinaryIO) -> Recording:
+    """Read a recording from a file or a stream (a pipe will do), as far as it is whole.
+
+    Takes time linear in the size, and memory of about that size. What is missing or damaged is said in
+    `damage`. RecordingError when it is no recording, of a newer major version, or lacks whole metadata.
+    """
+    label, data = _read_bytes(source)
+    version, damage = _parse_preamble(label, data)
+    return _PieceReader(label, data, version, damage).read()
+
+
+def printable(text: str) -> str:
+    """Text from a stranger, safe for a terminal: what cannot be printed becomes `?`."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _read_bytes(source: Path | BinaryIO) -> tuple[str, memoryview]:
+    """Everything in `source`; the start is looked at first, so that a foreign file is not read whole."""
+    if not isinstance(source, Path):
+        return "standard input" if source is getattr(sys.stdin, "buffer", None) else "-", _read_stream(source)
+    try:
+        with source.open("rb") as stream:
+            return printable(str(source)), _read_stream(stream)
+    except OSError as error:
+        raise RecordingError(f"cannot read {printable(str(source))}: {error.strerror}") from error
+
+
+def _read_stream(stream: BinaryIO) -> memoryview:
+    start_bytes = _PREAMBLE.size + _PIECE.size
+    start = stream.read(start_bytes)
+    if len(start) < start_bytes or not _looks_like_recording(start):
+        return memoryview(start)
+    return memoryview(start + stream.read())
+
+
+def _looks_like_recording(start: bytes) -> bool:
+    return start.startswith(MAGIC) or _parse_header(memoryview(start), _PREAMBLE.size) is not None
+
+
+def _parse_preamble(label: str, data: memoryview) -> tuple[tuple[int, int], list[str]]:
+    """Format version, and what is wrong with the preamble; a damaged one is no obstacle if pieces follow."""
+    if not data:
+        raise RecordingError(f"{label} is empty: nothing was recorded")
+    start = bytes(data[: _PREAMBLE.size])
+    if start.startswith(MAGIC[:-1] + b"\r"):
+        raise RecordingError(f"{label} went through a terminal, which broke it; record without ssh -t")
+    if len(start) < _PREAMBLE.size or not _looks_like_recording(bytes(data[: _PREAMBLE.size + _PIECE.size])):
+        reason = "is cut off in its first bytes" if MAGIC.startswith(start[:8]) else "is not a recording"
+        raise RecordingError(f"{label} {reason}; give a file made by `balloontrace record`")
+    _, major, minor, crc = _PREAMBLE.unpack(start)
+    if crc != zlib.crc32(start[:-4]):
+        return FORMAT_VERSION, [f"bytes 0 to {_PREAMBLE.size - 1} (the format version) are damaged"]
+    if major != FORMAT_VERSION[0]:
+        raise RecordingError(
+            f"{label} has format {major}.{minor}, this version reads {FORMAT_VERSION[0]}.x; "
+            "use the balloontrace that recorded it"
+        )
+    return (major, minor), []
+
+
+@dataclass(slots=True)
+class _Header:
+    kind: bytes
+    sequence: int
+    length: int
+    payload_crc: int
+
+
+def _parse_header(data: memoryview, offset: int) -> _Header | None:
+    """The piece header at `offset`, or None unless its marker, checksum and length are right."""
+    raw = bytes(data[offset : offset + _PIECE.size])
+    if len(raw) < _PIECE.size:
+        return None
+    sync, kind, sequence, length, payload_crc, header_crc = _PIECE.unpack(raw)
+    if sync != SYNC or header_crc != zlib.crc32(raw[:_CHECKED_HEADER_BYTES]) or length > MAX_PAYLOAD_BYTES:
+        return None
+    return _Header(kind, sequence, length, payload_crc)
+
+
+@dataclass(slots=True)
+class _PieceReader:
+    """One pass over the bytes: each is looked at once by a search and once by a checksum."""
+
+    label: str
+    data: memoryview
+    version: tuple[int, int]
+    damage: list[str]
+    sequences: set[int] = field(default_factory=set)
+    metadata: dict[str, object] | None = None
+    spans: list[memoryview] = field(default_factory=list)
+    counters: tuple[int, bytes] | None = None
+    end: dict[str, object] | None = None
+    unknown: dict[bytes, int] = field(default_factory=dict)
+    highest: int = -1
+    duplicates: int = 0
+    reordered: int = 0
+    after_end: int = 0
+    unsaid: int = 0
+
+    def read(self) -> Recording:
+        offset = _PREAMBLE.size
+        while offset < len(self.data):
+            offset = self._read_piece(offset)
+        if self.metadata is None:
+            raise RecordingError(
+                f"the metadata of {self.label} is damaged or missing, so nothing in it can be decoded"
+            )
+        self._summarise()
+        return Recording(
+            self.label,
+            self.version,
+            self.metadata,
+            tuple(self.spans),
+            self.counters[1] if self.counters else None,
+            self.end,
+            self._bounded_damage(),
+            tuple(
+                f"{count} pieces of type {_name(kind)} skipped: a newer balloontrace wrote them"
+                for kind, count in self.unknown.items()
+            ),
+            len(self.data),
+        )
+
+    def _read_piece(self, offset: int) -> int:
+        """Take the piece at `offset`, or skip to the next one; returns where to go on."""
+        header = _parse_header(self.data, offset)
+        if header is None:
+            return self._skip(offset, offset + 1, "no whole piece")
+        start, end = offset + _PIECE.size, offset + _PIECE.size + header.length
+        if end > len(self.data):
+            return self._skip(offset, start, f"{_name(header.kind)} piece {header.sequence} is cut off")
+        payload = self.data[start:end]
+        if zlib.crc32(payload) != header.payload_crc:
+            # The length is checksummed, so the damage is inside: searching it again could take forever.
+            self._say(offset, end, f"{_name(header.kind)} piece {header.sequence} is damaged")
+        else:
+            self._accept(header, payload)
+        return end
+
+    def _skip(self, offset: int, search_from: int, reason: str) -> int:
+        """Go to the next whole piece header at or after `search_from`, noting what was passed over."""
+        found = _find_header(self.data, search_from)
+        self._say(offset, found, reason)
+        return found
+
+    def _say(self, start: int, end: int, reason: str) -> None:
+        self._note(f"bytes {start} to {end - 1} ({end - start} bytes) skipped: {reason}")
+
+    def _accept(self, header: _Header, payload: memoryview) -> None:
+        if header.sequence in self.sequences:
+            self.duplicates += 1
+            return
+        self.sequences.add(header.sequence)
+        self.reordered += header.sequence < self.highest
+        self.highest = max(self.highest, header.sequence)
+        self.after_end += self.end is not None
+        match header.kind:
+            case b"META":
+                self._accept_metadata(header, payload)
+            case b"SPAN":
+                if payload:
+                    self.spans.append(payload)
+            case b"CNTR":
+                if self.counters is None or self.counters[0] < header.sequence:
+                    self.counters = header.sequence, bytes(payload)
+            case b"ENDR":
+                self.end = self._decode_json(header, payload) or self.end
+            case _:
+                if header.kind in self.unknown or len(self.unknown) < _MAX_SENTENCES:
+                    self.unknown[header.kind] = self.unknown.get(header.kind, 0) + 1
+
+    def _accept_metadata(self, header: _Header, payload: memoryview) -> None:
+        if self.metadata is not None:
+            self._note(f"piece {header.sequence} is a second META piece; the first one is used")
+            return
+        self.metadata = self._decode_json(header, payload)
+
+    def _decode_json(self, header: _Header, payload: memoryview) -> dict[str, object] | None:
+        try:
+            return _decode_json(payload)
+        except (ValueError, RecursionError):
+            self._note(f"the JSON of {_name(header.kind)} piece {header.sequence} cannot be read")
+            return None
+
+    def _note(self, *sentences: str) -> None:
+        """Remember what is wrong; a file of nothing but damage must not fill the memory with sentences."""
+        room = max(0, _MAX_SENTENCES - len(self.damage))
+        self.damage += sentences[:room]
+        self.unsaid += len(sentences) - len(sentences[:room])
+
+    def _bounded_damage(self) -> tuple[str, ...]:
+        more = (f"{self.unsaid} more places are damaged",) if self.unsaid else ()
+        return (*self.damage, *more)
+
+    def _summarise(self) -> None:
+        """Say once what concerns the recording as a whole."""
+        self._note(*_missing_sentences(sorted(self.sequences)))
+        if self.duplicates:
+            self._note(f"{self.duplicates} pieces occur more than once; the repeats are ignored")
+        if self.reordered:
+            self._note(f"{self.reordered} pieces are out of order")
+        if self.after_end:
+            self._note(f"{self.after_end} pieces follow the end record")
+
+
+def _find_header(data: memoryview, start: int) -> int:
+    """Offset of the first whole piece header at or after `start`, else the end of the data."""
+    # The object behind the view can be searched without a copy.
+    whole = data.obj
+    assert isinstance(whole, bytes)
+    while (start := whole.find(SYNC, start)) >= 0:
+        if _parse_header(data, start) is not None:
+            return start
+        start += 1
+    return len(data)
+
+
+def _missing_sentences(sequences: list[int]) -> list[str]:
+    """One sentence a gap in the sequence numbers; what is missing at the end shows as a missing ENDR."""
+    sentences = []
+    expected = 0
+    for sequence in sequences:
+        if sequence > expected:
+            gap = (
+                f"piece {expected} is"
+                if sequence == expected + 1
+                else f"pieces {expected} to {sequence - 1} are"
+            )
+            sentences.append(f"{gap} missing")
+        expected = sequence + 1
+    return sentences
+
+
+def _name(kind: bytes) -> str:
+    return printable(kind.decode("latin-1"))
+
+
+def _encode_json(value: Mapping[str, object]) -> bytes:
+    payload = json.dumps(dict(value), separators=(",", ":"), allow_nan=False).encode()
+    if len(payload) > MAX_JSON_BYTES:
+        raise RecordingError(
+            f"the recording's metadata would take {len(payload)} bytes; that cannot be meant"
+        )
+    return payload
+
+
+def _decode_json(payload: memoryview) -> dict[str, object]:
+    """A JSON object; ValueError for anything else. Numbers no finite float holds become None."""
+    if len(payload) > MAX_JSON_BYTES:
+        raise ValueError("too long")
+    value = json.loads(bytes(payload).decode(), parse_float=_finite, parse_constant=lambda _: None)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _stride_bytes(layout: object) -> int:
+    stride = layout.get("stride_bytes") if isinstance(layout, Mapping) else None
+    if not isinstance(stride, int) or not 0 < stride <= MAX_PAYLOAD_BYTES:
+        raise ValueError("span_layout needs stride_bytes")
+    return stride
+
+
+def _wait_writable(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
+def _after(parts: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of `parts` once their first `written` bytes are gone."""
+    left = []
+    for part in parts:
+        if written < len(part):
+            left.append(part[written:])
+        written = max(0, written - len(part))
+    return left
