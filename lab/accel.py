@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Uses KVM only where it really works: a guest kernel has been seen to boot and end under it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lab.cache import cache_folder
+from lab.errors import LabError
+from lab.image import Image
+from lab.qemu import ICOUNT, KVM, QEMU, TCG, Accelerator, VmConfig, option_value
+
+_TRIAL_TIMEOUT_S = 20
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def choose_accelerator(config: VmConfig, image: Image, kvm_node: Path = Path("/dev/kvm")) -> Accelerator:
+    """KVM when it works, else emulation; instruction counting is always emulation."""
+    if config.icount:
+        return ICOUNT
+    return KVM if kvm_works(image, kvm_node) else TCG
+
+
+def kvm_works(image: Image, kvm_node: Path) -> bool:
+    """Whether the image's kernel boots under KVM here; tried once per QEMU version, kernel and boot of this machine.
+
+    The node alone says little: inside some clouds it exists, can be opened, and guests die or hang under it.
+    """
+    if not os.access(kvm_node, os.R_OK | os.W_OK):
+        return False
+    inputs = [read_qemu_version(), image.folder.name, _BOOT_ID.read_text()]
+    verdict = cache_folder() / f"kvm-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
+    if not verdict.exists():
+        for old in cache_folder().glob("kvm-*"):
+            old.unlink(missing_ok=True)
+        verdict.write_text("yes" if try_kvm(image.kernel) else "no")
+    return verdict.read_text() == "yes"
+
+
+def read_qemu_version() -> str:
+    """First line of `qemu-system-x86_64 --version`. Raises LabError when it cannot be run."""
+    try:
+        return subprocess.run(
+            [QEMU, "--version"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LabError(f"{QEMU} does not run: {error}") from None
+
+
+def try_kvm(kernel: Path) -> bool:
+    """Boots the kernel without a root file system: it must panic over that, and QEMU end by itself, in time."""
+    with tempfile.NamedTemporaryFile() as console:
+        command = [
+            "setpriv", "--pdeathsig", "KILL",
+            QEMU, *KVM.arguments, "-cpu", KVM.cpu, "-m", "256M", "-nodefaults", "-no-user-config",
+            "-display", "none", "-no-reboot", "-kernel", str(kernel), "-append", "console=ttyS0 quiet panic=-1",
+            "-chardev", f"file,id=console,path={option_value(Path(console.name))}", "-serial", "chardev:console",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_TRIAL_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0 and b"Kernel panic" in Path(console.name).read_bytes()

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs mmdebstrap: packages in, a folder with root.ext4, vmlinuz and initrd out; as root or as a plain user."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from lab.errors import LabError
+from lab.packages import find_tool, read_apt_proxies, read_debian_mirrors, tail_lines
+from lab.progress import Progress
+
+FREE_MIB = 1024  # room in the root file system for what tests build and install
+_TAIL_LINES = 12
+_INSTALLS = re.compile(r"(\d+) newly installed")
+_SETS_UP = re.compile(r"Setting up (\S+)")
+_NOT_WANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
+
+STAGES = (
+    ("I: running apt-get update", "fetching package lists"),
+    ("I: downloading packages", "downloading base packages"),
+    ("I: extracting archives", "extracting base packages"),
+    ("I: installing essential packages", "installing base packages"),
+    ("I: installing remaining packages", "downloading and installing packages"),
+    ("lab: programs", "compiling the lab's programs, packing the initramfs"),
+    ("lab: file system", "making the root file system"),
+    ("I: removing tempdir", "cleaning up"),
+)
+
+
+def build_tree(
+    suite: str, packages: Sequence[str], sources: Path, result: Path, progress: Progress, keep_open: int
+) -> None:
+    """Builds into the new folder `result`; mmdebstrap inherits `keep_open` (a lock). Raises LabError."""
+    result.mkdir()
+    # A plain user's mmdebstrap works under other user ids: they must be able to reach and write its folder.
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory(
+        prefix="balloontrace-lab-", dir=result if is_root else "/var/tmp"
+    ) as work:  # noqa: S108
+        Path(work).chmod(0o755 if is_root else 0o777)
+        command = mmdebstrap_command(
+            suite, packages, sources, Path(work), result, read_debian_mirrors(), read_apt_proxies()
+        )
+        run_mmdebstrap(command, Path(work), result / "build.log", progress, keep_open)
+        shutil.move(Path(work) / "root.ext4", result / "root.ext4")
+    (result / "root.ext4").chmod(0o444)
+
+
+def mmdebstrap_command(
+    suite: str,
+    packages: Iterable[str],
+    sources: Path,
+    work: Path,
+    result: Path,
+    mirrors: Sequence[str],
+    apt_options: Iterable[str] = (),
+) -> list[str]:
+    """The whole recipe; hooks see the tree as `$1`, before it is thrown away."""
+    copied = " ".join(shlex.quote(str(path)) for path in sorted(sources.iterdir()))
+    hooks = [
+        'mkdir "$1/lab"',
+        f"copy-in {copied} /lab",
+        'echo "lab: programs" >&2; chroot "$1" sh /lab/build',
+        f"download /lab/vmlinuz {shlex.quote(str(result / 'vmlinuz'))}",
+        f"download /lab/initrd {shlex.quote(str(result / 'initrd'))}",
+        'rm "$1/lab/vmlinuz" "$1/lab/initrd"',
+        f'echo "lab: file system" >&2; {file_system_script(work)}',
+    ]
+    return [
+        "setpriv", "--pdeathsig", "TERM",
+        "mmdebstrap", "--verbose", "--variant=minbase", "--format=null",
+        "--include=" + ",".join(packages),
+        '--aptopt=APT::Install-Recommends "false"',
+        *(f"--aptopt={option}" for option in apt_options),
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_WANTED),
+        *(f"--customize-hook={hook}" for hook in hooks),
+        suite, "/dev/null", *mirrors,
+    ]  # fmt: skip
+
+
+def file_system_script(work: Path) -> str:
+    """Shell that makes root.ext4 of the tree `$1`.
+
+    The bind mount shows the tree without what is mounted in it while hooks run (/proc, /sys). No journal and no
+    checksums: every VM writes to a throw-away layer above the image.
+    """
+    mke2fs = shlex.quote(find_tool("mke2fs") or "mke2fs")
+    bare = shlex.quote(str(work / "bare"))
+    image = shlex.quote(str(work / "root.ext4"))
+    inner = (
+        f'set -e; mkdir {bare}; mount --bind "$1" {bare}; '
+        f"size_mib=$(($(du -sxm {bare} | cut -f1) + {FREE_MIB})); "
+        f"{mke2fs} -q -t ext4 -O ^has_journal,^metadata_csum -m 0 -d {bare} {image} ${{size_mib}}M; "
+        f"umount {bare}; rmdir {bare}"
+    )
+    return f'unshare --mount sh -c {shlex.quote(inner)} sh "$1"'
+
+
+def run_mmdebstrap(command: Sequence[str], work: Path, log: Path, progress: Progress, keep_open: int) -> None:
+    """Runs it with its output in `log` and its stages shown. Raises LabError with the output's end."""
+    # INITRD=No: Debian's own initramfs would take longer to make than everything the lab's own needs.
+    environment = {**os.environ, "TMPDIR": str(work), "INITRD": "No", "LC_ALL": "C.UTF-8"}
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", pass_fds=(keep_open,),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        with log.open("w") as log_file:
+            show_stages(_copied(process.stdout, log_file), progress)
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        progress.close()
+    if status:
+        raise LabError(explain_failure(status, log.read_text()))
+
+
+def _copied(lines: Iterable[str], log_file: TextIO) -> Iterator[str]:
+    for line in lines:
+        log_file.write(line)
+        yield line
+
+
+def show_stages(lines: Iterable[str], progress: Progress) -> None:
+    """Turns mmdebstrap's output into stages and a count of installed packages."""
+    total = done = 0
+    for line in lines:
+        for start, stage in STAGES:
+            if line.startswith(start):
+                progress.stage(stage)
+        if match := _INSTALLS.search(line):
+            total, done = int(match[1]), 0
+        elif match := _SETS_UP.match(line):
+            done += 1
+            progress.step(min(done, total), total, match[1])
+
+
+def explain_failure(status: int, output: str) -> str:
+    """One sentence, and the end of the output where the sentence cannot say it all."""
+    if "No space left on device" in output:
+        return "The image could not be built: no space left on the device; set XDG_CACHE_HOME to a place with more."
+    return f"mmdebstrap could not build the image (status {status}):\n{tail_lines(output, _TAIL_LINES)}"

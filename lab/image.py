@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's disk image, kernel and initramfs: built once from Debian packages, then kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.build import build_tree
+from lab.cache import images_folder, locked, try_lock
+from lab.errors import LabError
+from lab.packages import ensure_packages
+from lab.progress import Progress
+
+# Part of the key: raise it when build.py makes something else of the same inputs.
+BUILDER_VERSION = 1
+SOURCES = Path(__file__).parent / "image"
+NEEDED_BYTES = 4 << 30
+
+PACKAGES = (
+    "linux-image-amd64 linux-headers-amd64 kmod udev procps iproute2 util-linux xz-utils cpio "
+    "python3 python3-bpfcc python3-click python3-numpy python3-pandas python3-tabulate "
+    "bpftool gcc libc6-dev make"
+).split()
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What goes into an image; the files in lab/image/ are part of every image."""
+
+    suite: str = "trixie"
+    packages: tuple[str, ...] = tuple(PACKAGES)
+
+    def key(self, sources: Path = SOURCES) -> str:
+        """Hex name of the image: the same exactly when everything that shapes it is the same."""
+        digest = hashlib.sha256()
+        digest.update(json.dumps([BUILDER_VERSION, self.suite, sorted(self.packages)]).encode())
+        for path in sorted(sources.iterdir()):
+            digest.update(f"\0{path.name}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A whole image; the folder appears under its name only when everything in it is complete."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """The ext4 root file system; never written to."""
+        return self.folder / "root.ext4"
+
+    @property
+    def kernel(self) -> Path:
+        """The guest kernel as Debian ships it."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """The initramfs with boot.c and the modules it loads."""
+        return self.folder / "initrd"
+
+
+@contextmanager
+def using_image(
+    spec: ImageSpec | None = None, progress: Progress | None = None
+) -> Iterator[tuple[Image, int]]:
+    """Builds the image if need be; yields it and a lock descriptor: whoever holds that keeps the image from removal.
+
+    Raises LabError when it cannot be built.
+    """
+    spec = spec or ImageSpec()
+    image = Image(images_folder() / spec.key())
+    with locked(use_lock(image.folder), shared=True) as descriptor:
+        if not image.folder.exists():
+            build_image(spec, image, progress or Progress())
+        yield image, descriptor
+
+
+def ensure_image(spec: ImageSpec | None = None, progress: Progress | None = None) -> Image:
+    """The image, built if need be. Raises LabError."""
+    with using_image(spec, progress) as (image, _):
+        return image
+
+
+def use_lock(image_folder: Path) -> Path:
+    """The file on which users of an image hold a shared lock."""
+    return image_folder.with_name(image_folder.name + ".lock")
+
+
+def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
+    """Builds `image`; of several processes that want it, one builds and the others wait. Raises LabError."""
+    with locked(images_folder() / "build.lock") as build_lock:
+        if image.folder.exists():
+            return
+        ensure_packages(progress)
+        partial = image.folder.with_name(image.folder.name + ".partial")
+        remove_leftovers()
+        _check_space(partial.parent)
+        try:
+            build_tree(spec.suite, spec.packages, SOURCES, partial, progress, keep_open=build_lock)
+            partial.rename(image.folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        remove_unused(keep=image.folder)
+        progress.stage(f"image ready: {image.folder}")
+
+
+def remove_leftovers() -> None:
+    """Removes what an interrupted build left; call with the build lock held, so that nobody is building."""
+    for path in images_folder().glob("*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_unused(keep: Path | None = None) -> list[Path]:
+    """Removes images no VM uses, except `keep`; returns those that are in use and stay."""
+    in_use = []
+    for folder in images_folder().iterdir():
+        if not folder.is_dir() or folder == keep:
+            continue
+        lock = try_lock(use_lock(folder))
+        if lock is None:
+            in_use.append(folder)
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+    return in_use
+
+
+def _check_space(folder: Path) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < NEEDED_BYTES:
+        raise LabError(
+            f"Building the image needs {NEEDED_BYTES >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are free; "
+            "set XDG_CACHE_HOME to a place with more."
+        )
+
+
+def image_size_bytes(image: Image) -> int:
+    """Bytes the image really takes on disk (the root file system is sparse)."""
+    return sum(os.stat(path).st_blocks * 512 for path in image.folder.iterdir())

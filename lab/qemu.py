@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's command line: a VM is a readable list of small devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.agent import AGENT_PORTS
+from lab.errors import LabError
+from lab.image import Image
+
+QEMU = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True)
+class VmConfig:
+    """What kind of VM; the balloons are the properties of each, `extra_args` go to QEMU as they are."""
+
+    memory_mib: int = 8192
+    cpus: int = 2
+    icount: bool = False  # guest time counts instructions (1 ns each) instead of passing
+    balloons: tuple[Mapping[str, str], ...] = field(default_factory=lambda: ({},))
+    kernel_args: tuple[str, ...] = ()
+    init_on_alloc: bool = False  # Debian's default is on: then the guest clears every page it gives away
+    extra_args: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises LabError for what QEMU cannot do, before it says so in its own words."""
+        if self.memory_mib < 256:
+            raise LabError(f"{self.memory_mib} MiB are too few for the guest; it needs 256.")
+        if self.icount and self.cpus != 1:
+            raise LabError("A guest whose time counts instructions has one CPU.")
+        if len(self.balloons) > 1:
+            raise LabError("QEMU has one balloon of its own per VM; attach another one through extra_args.")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How instructions are run: the name people know and what QEMU wants to hear."""
+
+    name: str
+    cpu: str
+    arguments: tuple[str, ...]
+
+
+KVM = Accelerator("kvm", "host", ("-accel", "kvm"))
+TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=multi"))
+ICOUNT = Accelerator("icount", "max", ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"))
+
+
+@dataclass(frozen=True)
+class Plumbing:
+    """Where the VM touches this machine: listening sockets by descriptor (paths would be too long), files, folders."""
+
+    qmp_fd: int
+    agent_fds: tuple[int, ...]
+    console: Path
+    repo: Path
+    io: Path
+
+
+def qemu_command(config: VmConfig, image: Image, accelerator: Accelerator, plumbing: Plumbing) -> list[str]:
+    """The whole command line, one device after the other."""
+    return [
+        QEMU,
+        *machine_arguments(config, accelerator),
+        *kernel_arguments(config, image),
+        *disk_arguments(image.root),
+        *control_arguments(plumbing),
+        *share_arguments("repo", plumbing.repo, readonly=True),
+        *share_arguments("io", plumbing.io, readonly=False),
+        *balloon_arguments(config.balloons),
+        *config.extra_args,
+    ]
+
+
+def machine_arguments(config: VmConfig, accelerator: Accelerator) -> list[str]:
+    """A PC without anything that is not asked for; `pc` and not `q35` because its PCI bus allows unplugging."""
+    return [
+        "-machine", "pc", *accelerator.arguments, "-cpu", accelerator.cpu,
+        "-smp", str(config.cpus), "-m", f"{config.memory_mib}M",
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+    ]  # fmt: skip
+
+
+def kernel_arguments(config: VmConfig, image: Image) -> list[str]:
+    """The kernel's own command line: a panic or oops resets at once, which ends QEMU (-no-reboot)."""
+    words = (
+        "console=ttyS0", "quiet", "panic=-1", "oops=panic",
+        f"init_on_alloc={int(config.init_on_alloc)}", *config.kernel_args,
+    )  # fmt: skip
+    return ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(words)]
+
+
+def disk_arguments(root: Path) -> list[str]:
+    """The image is only read; what the guest writes goes to a temporary file that vanishes with QEMU."""
+    drive = f"file={option_value(root)},format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+    return ["-drive", drive, "-device", "virtio-blk-pci,drive=root"]
+
+
+def control_arguments(plumbing: Plumbing) -> list[str]:
+    """Console to a file, QMP, and the agent's ports lab.0, lab.1, ..."""
+    arguments = [
+        "-chardev", f"file,id=console,path={option_value(plumbing.console)}", "-serial", "chardev:console",
+        "-chardev", f"socket,id=qmp,fd={plumbing.qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-device", f"virtio-serial-pci,max_ports={AGENT_PORTS + 1}",
+    ]  # fmt: skip
+    for number, descriptor in enumerate(plumbing.agent_fds):
+        arguments += ["-chardev", f"socket,id=agent{number},fd={descriptor},server=on,wait=off"]
+        arguments += ["-device", f"virtserialport,chardev=agent{number},name=lab.{number}"]
+    return arguments
+
+
+def share_arguments(tag: str, folder: Path, *, readonly: bool) -> list[str]:
+    """A folder of this machine, for the guest to mount by `tag`; security_model=none needs no privilege here."""
+    backend = f"local,id={tag},path={option_value(folder)},security_model=none,multidevs=remap"
+    return [
+        "-fsdev", backend + (",readonly=on" if readonly else ""),
+        "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
+    ]  # fmt: skip
+
+
+def balloon_arguments(balloons: Sequence[Mapping[str, str]]) -> list[str]:
+    """Devices balloon0, ... with the properties given, e.g. {"free-page-reporting": "on"}."""
+    arguments = []
+    for number, properties in enumerate(balloons):
+        words = [
+            "virtio-balloon-pci",
+            f"id=balloon{number}",
+            *(f"{name}={value}" for name, value in properties.items()),
+        ]
+        arguments += ["-device", ",".join(words)]
+    return arguments
+
+
+def option_value(path: Path) -> str:
+    """A path as part of a QEMU option, where a comma is written twice."""
+    return str(path).replace(",", ",,")

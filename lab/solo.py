@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The solo topology: one guest with a balloon on this machine's QEMU."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from lab.guest import Guest
+from lab.image import ImageSpec
+from lab.progress import Progress
+from lab.qemu import VmConfig
+from lab.vm import start_vm
+
+
+class Terminated(KeyboardInterrupt):
+    """This program got SIGTERM; like Ctrl-C, so that the VM is ended on the way out."""
+
+
+@contextmanager
+def solo(
+    *,
+    memory_mib: int = 8192,
+    cpus: int | None = None,
+    icount: bool = False,
+    balloons: int | Sequence[Mapping[str, str]] = 1,
+    kernel_args: Sequence[str] = (),
+    init_on_alloc: bool = False,
+    extra_args: Sequence[str] = (),
+    spec: ImageSpec | None = None,
+    boot_timeout_s: float = 180,
+    progress: Progress | None = None,
+) -> Iterator[Guest]:
+    """Boots a guest and yields it when its agent answers; ends it and removes its folder in any case.
+
+    `cpus` is 2, with `icount` 1. `balloons` is 0 or 1, or the properties of each, e.g. `[{"deflate-on-oom": "on"}]`.
+    `extra_args` go to QEMU. Raises LabError.
+    """
+    config = VmConfig(
+        memory_mib=memory_mib,
+        cpus=cpus if cpus is not None else (1 if icount else 2),
+        icount=icount,
+        balloons=tuple({} for _ in range(balloons)) if isinstance(balloons, int) else tuple(balloons),
+        kernel_args=tuple(kernel_args),
+        init_on_alloc=init_on_alloc,
+        extra_args=tuple(extra_args),
+    )
+    with _sigterm_raises():
+        vm = start_vm(config, spec=spec, progress=progress)
+        try:
+            guest = Guest(vm, boot_timeout_s=boot_timeout_s)
+            try:
+                yield guest
+            finally:
+                guest.stop()
+        finally:
+            vm.end()
+            vm.remove()
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Makes SIGTERM an exception, where nobody has decided about it otherwise."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated("SIGTERM")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One QEMU process: started in a folder of its own, found again by another program, ended."""
+
+from __future__ import annotations
+
+import select
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+from lab import folders
+from lab.accel import choose_accelerator
+from lab.agent import AGENT_PORTS
+from lab.cache import try_lock
+from lab.errors import LabError, VMLost
+from lab.folders import VmState
+from lab.identity import ProcessIdentity, own_identity, read_identity
+from lab.image import Image, ImageSpec, using_image
+from lab.packages import ensure_packages, tail_lines
+from lab.progress import Progress
+from lab.qemu import Accelerator, Plumbing, VmConfig, qemu_command
+
+REPO = Path(__file__).resolve().parent.parent
+_SHOWN_LINES = 30
+_END_TIMEOUT_S = 5
+
+
+class Vm:
+    """A VM by its folder: `vm.json`, the sockets, `console.log`, `qemu.log` and the exchange folder `io`."""
+
+    def __init__(
+        self, folder: Path, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self._child = child
+
+    @property
+    def name(self) -> str:
+        """Its name, which is that of the folder."""
+        return self.folder.name
+
+    @property
+    def io(self) -> Path:
+        """What the guest sees as /io."""
+        return self.folder / "io"
+
+    def is_alive(self) -> bool:
+        """Whether QEMU runs."""
+        return not self.wait_ended(0)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Waits for QEMU to end by itself; whether it has."""
+        if self._child is not None:
+            try:
+                self._child.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+        with self.identity.opened() as descriptor:
+            return descriptor is None or bool(select.select([descriptor], [], [], timeout_s)[0])
+
+    def send_signal(self, number: int) -> None:
+        """Signals QEMU, and nothing that may have got its process id since."""
+        with self.identity.opened() as descriptor:
+            if descriptor is not None:
+                signal.pidfd_send_signal(descriptor, number)
+
+    def end(self) -> None:
+        """Ends QEMU: it is asked, then killed."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.wait_ended(0):
+                return
+            self.send_signal(number)
+            self.wait_ended(_END_TIMEOUT_S)
+
+    def remove(self) -> None:
+        """Removes its folder; QEMU must have ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def console(self) -> str:
+        """What the guest has written to its console."""
+        return _read_text(self.folder / "console.log").replace("\r", "")
+
+    def lost(self, what: str) -> VMLost:
+        """The error that says how the VM ended (it is given a moment to do so) and shows its last words."""
+        console = self.console()
+        return VMLost(
+            f"VM {self.name} is lost: {what}; {self._describe_end()}\n"
+            f"--- QEMU's messages ---\n{tail_lines(_read_text(self.folder / 'qemu.log'), _SHOWN_LINES)}\n"
+            f"--- end of the guest's console ---\n{tail_lines(console, _SHOWN_LINES)}"
+        )
+
+    def connect(self, socket_name: str) -> socket.socket:
+        """A connection to one of its sockets. Raises VMLost when nobody listens."""
+        try:
+            return folders.connect(self.folder, socket_name)
+        except OSError as error:
+            raise self.lost(f"cannot connect to its socket {socket_name}: {error.strerror}") from None
+
+    def connect_agent(self) -> tuple[socket.socket, int]:
+        """A connection to an agent port no other program uses, and the lock to close after it. Raises LabError."""
+        for number in range(AGENT_PORTS):
+            lock = try_lock(self.folder / f"agent{number}.lock") if self.folder.exists() else None
+            if lock is not None:
+                return self.connect(f"agent{number}"), lock
+        raise LabError(f"All {AGENT_PORTS} connections to VM {self.name} are in use.")
+
+    def _describe_end(self) -> str:
+        if not self.wait_ended(_END_TIMEOUT_S):
+            return "QEMU still runs but the guest does not answer"
+        if self._child is None:
+            ended = "QEMU has ended"
+        elif self._child.returncode < 0:
+            ended = f"QEMU was ended by signal {-self._child.returncode}"
+        else:
+            ended = f"QEMU ended with status {self._child.returncode}"
+        return ended + (", the guest's kernel panicked" if "Kernel panic" in self.console() else "")
+
+
+def start_vm(
+    config: VmConfig,
+    name: str | None = None,
+    *,
+    outlives_us: bool = False,
+    spec: ImageSpec | None = None,
+    progress: Progress | None = None,
+) -> Vm:
+    """Starts QEMU in a new folder; without `outlives_us` it dies with the thread that calls this. Raises LabError."""
+    config.check()
+    ensure_packages(progress)
+    folders.remove_stale()
+    with using_image(spec, progress) as (image, image_lock):
+        accelerator = choose_accelerator(config, image)
+        folder = folders.create_folder(name, owned=not outlives_us)
+        try:
+            return _launch(config, folder, image, image_lock, accelerator, outlives_us=outlives_us)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def attach_vm(name: str) -> Vm:
+    """A VM started by another program, running or not. Raises LabError when there is none of that name."""
+    state = folders.read_state(folders.run_folder() / name) if folders.is_name(name) else None
+    if state is None:
+        raise LabError(f"There is no VM {name}; `python -m lab up --name {name}` starts one.")
+    return Vm(folders.run_folder() / name, state.qemu)
+
+
+def _launch(
+    config: VmConfig,
+    folder: Path,
+    image: Image,
+    image_lock: int,
+    accelerator: Accelerator,
+    *,
+    outlives_us: bool,
+) -> Vm:
+    with ExitStack() as stack:
+        names = ["qmp", *(f"agent{number}" for number in range(AGENT_PORTS))]
+        listeners = [stack.enter_context(closing(folders.listen(folder, name))) for name in names]
+        descriptors = tuple(listener.fileno() for listener in listeners)
+        plumbing = Plumbing(descriptors[0], descriptors[1:], folder / "console.log", REPO, folder / "io")
+        guard = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
+        log = stack.enter_context((folder / "qemu.log").open("wb"))
+        # QEMU inherits the lock on the image, which therefore stays as long as any VM uses it. A session of its own:
+        # Ctrl-C in a terminal is for the program that started the VM, which then ends it in order.
+        child = subprocess.Popen(
+            [*guard, *qemu_command(config, image, accelerator, plumbing)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*descriptors, image_lock), start_new_session=True,
+        )  # fmt: skip
+    identity = read_identity(child.pid) or ProcessIdentity(child.pid, 0)
+    owner = None if outlives_us else own_identity()
+    state = VmState(identity, owner, memory_mib=config.memory_mib, cpus=config.cpus)
+    folders.write_state(folder, replace(state, accelerator=accelerator.name))
+    return Vm(folder, identity, child)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
