@@ -236,6 +236,7 @@ class _PieceReader:
     reordered: int = 0
     after_end: int = 0
     unsaid: int = 0
+    searched_bytes: int = 0
 
     def read(self) -> Recording:
         offset = _PREAMBLE.size
@@ -271,11 +272,24 @@ class _PieceReader:
             return self._skip(offset, start, f"{_name(header.kind)} piece {header.sequence} is cut off")
         payload = self.data[start:end]
         if zlib.crc32(payload) != header.payload_crc:
-            # The length is checksummed, so the damage is inside: searching it again could take forever.
-            self._say(offset, end, f"{_name(header.kind)} piece {header.sequence} is damaged")
-        else:
-            self._accept(header, payload)
+            return self._skip(
+                offset,
+                self._resume_after(start, end),
+                f"{_name(header.kind)} piece {header.sequence} is damaged",
+            )
+        self._accept(header, payload)
         return end
+
+    def _resume_after(self, start: int, end: int) -> int:
+        """Where to look for the next piece after a bad payload from `start` to `end`.
+
+        Normally behind it. If no piece starts there, bytes were lost or added inside it, and the next piece
+        is sought from its start; only so often, though, for a made-up file could make each search long.
+        """
+        self.searched_bytes += end - start
+        if end == len(self.data) or _parse_header(self.data, end) is not None:
+            return end
+        return start if self.searched_bytes <= len(self.data) + MAX_PAYLOAD_BYTES else end
 
     def _skip(self, offset: int, search_from: int, reason: str) -> int:
         """Go to the next whole piece header at or after `search_from`, noting what was passed over."""

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording into its report: operations, their stages, checks of the counts, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from balloontrace.checks import check_counts
+from balloontrace.events import Function
+from balloontrace.layout import parse_counters_layout, parse_span_layout
+from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat
+from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
+from balloontrace.recording import Recording
+from balloontrace.results import (
+    DEFLATE,
+    INFLATE,
+    SCHEMA_VERSION,
+    Header,
+    Loss,
+    Operation,
+    Probe,
+    Report,
+    StageRow,
+    Total,
+)
+from balloontrace.stages import StageTables
+from balloontrace.stats import sums
+from balloontrace.units import format_count, rate_bytes_per_s
+from balloontrace.verdict import explain
+from balloontrace.wire import Spans, decode_counters, decode_spans
+from balloontrace.workitems import UNKNOWN_DEVICE
+
+_ATTACHED = "attached"
+
+
+def analyse(recording: Recording) -> Report:
+    """Everything the report shows. RecordingError when the recording's own description makes no sense."""
+    header = parse_header(recording)
+    end = parse_end(recording.end)
+    spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
+    losses = _losses(recording, end)
+    traced = _traced(header, spans, losses)
+    operations = find_operations(spans, interrupts_traced=Function.VIRTBALLOON_CHANGED in traced)
+    tables = StageTables(spans, operations, sends_traced=Function.TELL_HOST in traced)
+    shown = _operations(operations, tables.of_operations(), header, traced)
+    lost, seen = _events_lost(losses), _events_seen(losses)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        header=header,
+        complete=recording.complete and not spans.damaged,
+        ended=end.reason if end else None,
+        spans=len(spans),
+        events_lost=lost,
+        events_seen=seen,
+        warnings=(*_warnings(recording, end, spans), *_loss_warnings(losses, lost)),
+        operations=shown,
+        totals=tuple(total for kind in (INFLATE, DEFLATE) for total in _total(kind, shown, tables)),
+        outside=operations.outside,
+        checks=check_counts(
+            spans,
+            operations,
+            header,
+            traced,
+            (parse_vmstat(recording.metadata), end.vmstat if end else {}),
+        ),
+        losses=losses,
+        not_measured=_not_measured(header, operations, traced, end),
+        own_cost=end.own_cost if end else None,
+    )
+
+
+def _operations(
+    operations: Operations,
+    tables: Sequence[tuple[StageRow, ...]],
+    header: Header,
+    traced: frozenset[Function],
+) -> tuple[Operation, ...]:
+    """The found operations with everything that is summed up over their work items."""
+    items, count = operations.items, len(operations.found)
+    rows = np.flatnonzero(operations.item_operation != NO_OPERATION)
+    operation = operations.item_operation[rows]
+    waited_ns = items.end_ns - items.start_ns - items.send_ns - items.config_ns
+    columns = (
+        np.bincount(operation, minlength=count),
+        sums(items.pages[rows], operation, count),
+        sums(items.sends[rows], operation, count),
+        sums(items.short[rows].astype(np.int64), operation, count),
+        sums(np.where(items.short, waited_ns, 0)[rows], operation, count),
+    )
+    names = {device.index: device.name for device in header.devices if device.index is not None}
+    summed = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(
+        _operation(number, found, table, names, traced, each)
+        for number, (found, table, each) in enumerate(
+            zip(operations.found, tables, summed, strict=True), start=1
+        )
+    )
+
+
+def _operation(
+    number: int,
+    found: FoundOperation,
+    rows: tuple[StageRow, ...],
+    names: Mapping[int, str],
+    traced: frozenset[Function],
+    summed: tuple[int, ...],
+) -> Operation:
+    work_items, pages, sends, short_work_items, short_ns = summed
+    ooms_traced = Function.VIRTIO_BALLOON_OOM_NOTIFY in traced
+    wall_ns = found.end_ns - found.start_ns
+    return Operation(
+        number=number,
+        device=device_name(found.device, names),
+        kind=found.kind,
+        outcome=found.outcome,
+        started_ns=found.start_ns,
+        wall_ns=wall_ns,
+        pages=pages,
+        target_pages=found.targets_pages[-1] if found.targets_pages else None,
+        targets_pages=found.targets_pages,
+        actual_before_pages=found.actual_before_pages,
+        actual_after_pages=found.actual_after_pages,
+        rate_bytes_per_s=rate_bytes_per_s(pages, wall_ns),
+        sends=sends if Function.TELL_HOST in traced else None,
+        work_items=work_items,
+        starts_at="interrupt" if found.interrupt_ns is not None else "work item",
+        started_before_recording=found.started_before_recording,
+        short_work_items=short_work_items,
+        short_ns=short_ns,
+        oom_notifications=found.oom_notifications if ooms_traced else None,
+        oom_pages=found.oom_pages if ooms_traced else None,
+        verdict=explain(found, rows, short_work_items, short_ns),
+        stages=rows,
+    )
+
+
+def device_name(index: int, names: Mapping[int, str]) -> str:
+    """What the kernel calls the device of this index."""
+    return "unknown device" if index == UNKNOWN_DEVICE else names.get(index, f"virtio{index}")
+
+
+def _total(kind: str, shown: Sequence[Operation], tables: StageTables) -> list[Total]:
+    """The operations of one kind summed up; nothing if there was none."""
+    chosen = [operation for operation in shown if operation.kind == kind]
+    if not chosen:
+        return []
+    pages = sum(operation.pages for operation in chosen)
+    wall_ns = sum(operation.wall_ns for operation in chosen)
+    sends = [operation.sends for operation in chosen]
+    return [
+        Total(
+            kind=kind,
+            operations=len(chosen),
+            pages=pages,
+            wall_ns=wall_ns,
+            rate_bytes_per_s=rate_bytes_per_s(pages, wall_ns),
+            sends=None if None in sends else sum(count or 0 for count in sends),
+            stages=tables.of_kind(kind),
+        )
+    ]
+
+
+def _losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
+    """Losses per function: from the end record, else from the last counters written before it was cut."""
+    if end is not None and end.losses:
+        return end.losses
+    if recording.counters is None:
+        return ()
+    rows, _ = decode_counters(
+        recording.counters, parse_counters_layout(recording.metadata.get("counters_layout"))
+    )
+    return tuple(
+        Loss(
+            function.symbol,
+            entries=row.get("entries"),
+            returns=row.get("returns"),
+            unmatched_returns=row.get("unmatched_returns"),
+            lost=row.get("lost"),
+            no_state=row.get("no_state"),
+            overwritten=row.get("overwritten"),
+        )
+        for function in Function
+        if function < len(rows) and any((row := rows[function]).values())
+    )
+
+
+def _events_lost(losses: Sequence[Loss]) -> int | None:
+    known = [loss.events_lost for loss in losses if loss.events_lost is not None]
+    return sum(known) if known else None
+
+
+def _events_seen(losses: Sequence[Loss]) -> int | None:
+    known = [loss.entries for loss in losses if loss.entries is not None]
+    return sum(known) if known else None
+
+
+def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:
+    """Functions that were attached, by the metadata, or else that evidently left something."""
+    attached = {probe.function for probe in header.probes if probe.status == _ATTACHED}
+    counted = {loss.function for loss in losses if loss.entries}
+    present = set(np.unique(spans.columns["function"]).tolist())
+    return frozenset(
+        function for function in Function if function.symbol in attached | counted or int(function) in present
+    )
+
+
+def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
+    """What keeps the recording from being whole."""
+    sentences = [*recording.damage, *recording.notes]
+    if spans.damaged:
+        sentences.append(f"{format_count(spans.damaged)} records could not be decoded")
+    if spans.unknown:
+        sentences.append(f"{format_count(spans.unknown)} records are of functions this version does not know")
+    if end is None:
+        sentences.append("the recording has no end record: it was cut off, and what came after is unknown")
+    elif end.clean is False:
+        sentences.append(f"the recording did not end normally: {end.reason or 'no reason is given'}")
+    return sentences
+
+
+def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
+    if not lost:
+        return []
+    places = [f"{loss.function} {format_count(loss.events_lost)}" for loss in losses if loss.events_lost]
+    return [f"{format_count(lost)} events were lost, so times and counts are too low: {', '.join(places)}"]
+
+
+def _not_measured(
+    header: Header, operations: Operations, traced: frozenset[Function], end: End | None
+) -> tuple[str, ...]:
+    """What the report cannot show, and why."""
+    sentences = []
+    if header.side != "host":
+        sentences.append("b, c and d apart: that takes a recording of the host too")
+    if Function.TELL_HOST not in traced:
+        sentences.append("sends, and b+c+d: tell_host was not traced")
+    if not operations.items.config_measured.any() and len(operations.items):
+        sentences.append("configuration accesses: their probes were not attached")
+    if not operations.items.measured.any() and len(operations.items):
+        sentences.append("targets and outcomes: they come from configuration accesses, which were not seen")
+    sentences += [
+        _missing_probe(probe, header.probes) for probe in header.probes if probe.status != _ATTACHED
+    ]
+    if end is None or end.own_cost is None:
+        sentences.append("the tool's own cost: it is written at the end of a recording")
+    return tuple(sentences)
+
+
+def _missing_probe(probe: Probe, probes: Sequence[Probe]) -> str:
+    stand_ins = [
+        other.function
+        for other in probes
+        if other.stands_in_for == probe.function and other.status == _ATTACHED
+    ]
+    instead = f"; {stand_ins[0]} stands in for it" if stand_ins else ""
+    return f"{probe.function}: {probe.status or 'not attached'}{instead}" + (
+        f" ({probe.note})" if probe.note else ""
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pages counted twice over: what the spans add up to, against the kernel's and the device's own counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+import numpy as np
+
+from balloontrace.events import BALLOON_PAGE_BYTES, Function, Queue, SpanFlag
+from balloontrace.operations import Operations
+from balloontrace.results import IN_PROGRESS, Check, Header
+from balloontrace.wire import Mask, Spans
+from balloontrace.workitems import NO_SPAN, Nesting
+
+_MAX_DEVICES = 64
+
+
+def check_counts(
+    spans: Spans,
+    operations: Operations,
+    header: Header,
+    traced: Set[Function],
+    vmstats: tuple[Mapping[str, int], Mapping[str, int]],
+) -> tuple[Check, ...]:
+    """Each identity that ought to hold, and whether it does; `agrees` is None where one side is unknown.
+
+    `vmstats` are /proc/vmstat before and after. The kernel counts BALLOON_INFLATE and BALLOON_DEFLATE where
+    a page enters or leaves a balloon, and BALLOON_MIGRATE apart from both (mm/balloon_compaction.c and
+    virtballoon_migratepage), each in its own page size.
+    """
+    sends = spans.of(Function.TELL_HOST) & spans.has(SpanFlag.PAGES)
+    sends &= operations.nesting.migrate == NO_SPAN
+    sends_traced = Function.TELL_HOST in traced
+    # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
+    moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
+    migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
+    unit_pages = _unit_pages(header)
+    note = _running(operations)
+    counts = (
+        ("balloon_inflate", _pages(spans, sends, Queue.INFLATE) if sends_traced else None, unit_pages),
+        ("balloon_deflate", _pages(spans, sends, Queue.DEFLATE) if sends_traced else None, unit_pages),
+        ("balloon_migrate", migrated, 1),
+    )
+    return (
+        *(
+            _check(name, counted, _change(vmstats, name, unit), "/proc/vmstat", note)
+            for name, counted, unit in counts
+        ),
+        *(_against_actual(spans, operations.nesting, sends, note) if sends_traced else ()),
+    )
+
+
+def _unit_pages(header: Header) -> int | None:
+    """Balloon pages in one page of the recorded kernel."""
+    page_bytes = header.machine.page_size_bytes
+    return page_bytes // BALLOON_PAGE_BYTES if page_bytes and page_bytes >= BALLOON_PAGE_BYTES else None
+
+
+def _change(
+    vmstats: tuple[Mapping[str, int], Mapping[str, int]], name: str, unit_pages: int | None
+) -> int | None:
+    before, after = vmstats[0].get(name), vmstats[1].get(name)
+    return None if before is None or after is None or unit_pages is None else (after - before) * unit_pages
+
+
+def _pages(spans: Spans, sends: Mask, queue: Queue) -> int:
+    on_queue = sends & spans.has(SpanFlag.QUEUE) & (spans.columns["queue"] == queue)
+    return int(spans.int64("pages")[on_queue].sum())
+
+
+def _running(operations: Operations) -> str | None:
+    """Why counts may differ although nothing is wrong."""
+    if any(found.started_before_recording or found.outcome == IN_PROGRESS for found in operations.found):
+        return "an operation was under way when the recording started or ended"
+    return None
+
+
+def _check(name: str, spans: int | None, independent: int | None, source: str, note: str | None) -> Check:
+    agrees = None if spans is None or independent is None else spans == independent
+    return Check(name, spans, independent, source, agrees, note if agrees is False else None)
+
+
+def _against_actual(spans: Spans, nesting: Nesting, sends: Mask, note: str | None) -> list[Check]:
+    """Per device: pages sent, inflated less deflated, against the change of the `actual` the driver wrote."""
+    writes = spans.has(SpanFlag.ACTUAL)
+    signed = np.where(spans.columns["queue"] == Queue.INFLATE, 1, -1) * spans.int64("pages")
+    checks = []
+    for device in np.unique(nesting.device[writes])[:_MAX_DEVICES].tolist():
+        mine = nesting.device == device
+        written = np.flatnonzero(writes & mine)
+        first, last = written[0], written[np.argmax(spans.end_ns[written])]
+        chosen = sends & mine & (spans.int64("start_ns") >= spans.int64("start_ns")[first])
+        chosen &= spans.end_ns <= spans.end_ns[last]
+        counted = int(signed[chosen].sum())
+        # What `actual` was before the first write is not seen: it is what that call made of it, undone.
+        within = chosen & (spans.end_ns <= spans.end_ns[first])
+        actual = spans.int64("actual_pages")
+        change = int(actual[last] - actual[first]) + int(signed[within].sum())
+        name = f"actual of virtio{device}" if device >= 0 else "actual"
+        checks.append(_check(name, counted, change, "configuration space", note))
+    return checks

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace report`: where the time of each inflate and deflate in a recording went."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from balloontrace.errors import BalloontraceError, DataLostError, UsageError
+
+if TYPE_CHECKING:
+    from balloontrace.results import Report
+
+FORMATS = ("table", "csv", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class MaxLost:
+    """How much may be lost: a number of events, or a share of all calls seen."""
+
+    events: int | None = None
+    share: float | None = None
+
+    def exceeded_by(self, lost: int, seen: int | None) -> bool:
+        """Whether `lost` events, of `seen` calls, are too many. A share of unknown calls is exceeded."""
+        if self.share is not None:
+            return lost > self.share * (seen or 0)
+        return lost > (self.events or 0)
+
+
+def parse_max_lost(text: str) -> MaxLost:
+    """`17` or `0.1%`. UsageError for anything else."""
+    number = text.removesuffix("%").strip()
+    try:
+        if text.endswith("%"):
+            share = float(number) / 100
+            if 0 <= share <= 1:
+                return MaxLost(share=share)
+        elif int(number) >= 0:
+            return MaxLost(events=int(number))
+    except ValueError:
+        pass
+    raise UsageError(f"--max-lost takes a number of events or a percentage such as 0.1%, not {text!r}")
+
+
+@click.command("report")
+@click.argument("recording", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
+)
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write to this file, not to stdout.",
+)
+@click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+@click.option(
+    "--max-lost",
+    metavar="N|PCT",
+    help="Exit with 5 if more events, or a larger share of them, were lost while recording.",
+)
+def report(recording: Path, form: str, output: Path | None, *, force: bool, max_lost: str | None) -> None:
+    r"""Show where the time of each inflate and deflate in RECORDING went (- reads it from stdin).
+
+    \b
+    Example:
+      balloontrace report examples/stock-inflate.bt
+    """
+    allowed = None if max_lost is None else parse_max_lost(max_lost)
+    result = load_report(recording)
+    write_text(_render(result, form), output, force=force)
+    for warning in result.warnings:
+        click.echo(f"balloontrace: warning: {warning}", err=True)
+    _hold_to(allowed, result)
+
+
+def load_report(recording: Path) -> Report:
+    """Read and analyse a recording, `-` being standard input. Errors as `read_recording`."""
+    from balloontrace.analysis import analyse
+    from balloontrace.recording import read_recording
+
+    return analyse(read_recording(sys.stdin.buffer if str(recording) == "-" else recording))
+
+
+def write_text(text: str, output: Path | None, *, force: bool) -> None:
+    """Write to a file that must not exist yet unless `force`, or to stdout for None and `-`."""
+    if output is None or str(output) == "-":
+        click.echo(text, nl=False)
+        return
+    from balloontrace.outputfile import open_output
+
+    with open_output(output, force=force) as file:
+        try:
+            with open(file.fd, "w", encoding="utf-8", closefd=False) as stream:
+                stream.write(text)
+        except OSError as error:
+            raise BalloontraceError(f"cannot write {output}: {error.strerror}") from error
+        file.publish()
+
+
+def _render(result: Report, form: str) -> str:
+    match form:
+        case "csv":
+            from balloontrace.render.csv import render_csv
+
+            return render_csv(result)
+        case "json":
+            from balloontrace.render.json import render_json
+
+            return render_json(result)
+        case _:
+            from balloontrace.render.table import render_table
+
+            return render_table(result)
+
+
+def _hold_to(allowed: MaxLost | None, result: Report) -> None:
+    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was."""
+    if allowed is None:
+        return
+    if result.events_lost is None:
+        raise DataLostError("the recording does not say how much was lost, so --max-lost cannot be held")
+    if allowed.exceeded_by(result.events_lost, result.events_seen):
+        raise DataLostError(
+            f"{result.events_lost} events were lost while recording, more than --max-lost allows"
+        )

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a recording says of itself, typed: the one place that reads a stranger's JSON.
+
+Every key is optional. A missing key and one of the wrong type both come back as None or empty, which
+everywhere means "not measured"; text is made safe for a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from balloontrace.recording import Recording, printable
+from balloontrace.results import BpfCost, Device, Header, Loss, Machine, OwnCost, Probe
+
+Json = Mapping[str, object]
+_T = TypeVar("_T")
+
+_MAX_ITEMS = 4096
+_MAX_TEXT_CHARACTERS = 4096
+_MAX_INTEGER = 2**63 - 1
+
+_LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end record; `vmstat` holds the kernel's own counts when the recording ended."""
+
+    clean: bool | None = None
+    reason: str | None = None
+    ended_monotonic_ns: int | None = None
+    vmstat: Mapping[str, int] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+    own_cost: OwnCost | None = None
+
+
+def parse_header(recording: Recording) -> Header:
+    """The header of the report, from the recording's metadata."""
+    metadata = recording.metadata
+    started, driver = mapping(metadata, "started"), mapping(metadata, "driver")
+    return Header(
+        recording=recording.label,
+        label=text(metadata, "label"),
+        tool_version=text(metadata, "tool_version"),
+        format_version=f"{recording.version[0]}.{recording.version[1]}",
+        command_line=_texts(metadata.get("command_line")),
+        side=text(metadata, "side"),
+        clock=text(metadata, "clock"),
+        started_realtime_ns=integer(started, "realtime_ns"),
+        started_monotonic_ns=integer(started, "monotonic_ns"),
+        driver_kind=text(driver, "kind"),
+        module_srcversion=text(driver, "module_srcversion"),
+        machine=_parse_machine(mapping(metadata, "machine")),
+        devices=tuple(_each(metadata.get("devices"), _parse_device)),
+        probes=tuple(_each(metadata.get("probes"), _parse_probe)),
+        boundaries=_text_mapping(mapping(metadata, "boundaries")),
+    )
+
+
+def parse_vmstat(table: Json) -> Mapping[str, int]:
+    """Counts under `vmstat`: name to value, in pages of the kernel's page size."""
+    vmstat = mapping(table, "vmstat")
+    counts = ((name, integer(vmstat, name)) for name in list(vmstat)[:_MAX_ITEMS])
+    return {printable(name): value for name, value in counts if value is not None}
+
+
+def parse_end(end: Json | None) -> End | None:
+    """The end record, or None for a recording that has none."""
+    if end is None:
+        return None
+    return End(
+        clean=boolean(end, "clean"),
+        reason=text(end, "reason"),
+        ended_monotonic_ns=integer(mapping(end, "ended"), "monotonic_ns"),
+        vmstat=parse_vmstat(end),
+        losses=_parse_losses(mapping(end, "losses")),
+        own_cost=_parse_own_cost(end.get("own_cost")),
+    )
+
+
+def mapping(table: Json, key: str) -> Json:
+    """The object under `key`, empty if there is none."""
+    value = table.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def text(table: Json, key: str) -> str | None:
+    """The text under `key`, cut at a length no honest recording has."""
+    value = table.get(key)
+    return printable(value[:_MAX_TEXT_CHARACTERS]) if isinstance(value, str) else None
+
+
+def integer(table: Json, key: str) -> int | None:
+    """The integer under `key`, if it is one that 63 bits hold and not negative."""
+    value = table.get(key)
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INTEGER
+        else None
+    )
+
+
+def number(table: Json, key: str) -> float | None:
+    """The number under `key`, whole or not."""
+    value = table.get(key)
+    return value if isinstance(value, float) else integer(table, key)
+
+
+def boolean(table: Json, key: str) -> bool | None:
+    """The truth value under `key`."""
+    value = table.get(key)
+    return value if isinstance(value, bool) else None
+
+
+def _each(value: object, parse: Callable[[Json], _T | None]) -> list[_T]:
+    items = value[:_MAX_ITEMS] if isinstance(value, list) else []
+    parsed = (parse(item) for item in items if isinstance(item, dict))
+    return [item for item in parsed if item is not None]
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    items = value[:_MAX_ITEMS] if isinstance(value, list) else []
+    return tuple(printable(item[:_MAX_TEXT_CHARACTERS]) for item in items if isinstance(item, str))
+
+
+def _text_mapping(table: Json) -> Mapping[str, str]:
+    pairs = ((printable(key), text(table, key)) for key in list(table)[:_MAX_ITEMS])
+    return {key: value for key, value in pairs if value is not None}
+
+
+def _parse_machine(table: Json) -> Machine:
+    return Machine(
+        hostname=text(table, "hostname"),
+        boot_id=text(table, "boot_id"),
+        kernel_release=text(table, "kernel_release"),
+        architecture=text(table, "architecture"),
+        page_size_bytes=integer(table, "page_size_bytes"),
+        cpus=integer(table, "cpus"),
+        memory_bytes=integer(table, "memory_bytes"),
+    )
+
+
+def _parse_device(table: Json) -> Device | None:
+    name, index = text(table, "name"), integer(table, "index")
+    if name is None and index is None:
+        return None
+    bits = table.get("feature_bits")
+    return Device(
+        name=name if name is not None else f"virtio{index}",
+        index=index,
+        features=_texts(table.get("features")),
+        feature_bits=tuple(
+            bit for bit in (bits[:_MAX_ITEMS] if isinstance(bits, list) else []) if type(bit) is int
+        ),
+    )
+
+
+def _parse_probe(table: Json) -> Probe | None:
+    function = text(table, "function")
+    if function is None:
+        return None
+    return Probe(
+        function=function,
+        symbol=text(table, "symbol"),
+        mechanism=text(table, "mechanism"),
+        stage=text(table, "stage"),
+        status=text(table, "status"),
+        stands_in_for=text(table, "stands_in_for"),
+        required=boolean(table, "required"),
+        note=text(table, "note"),
+    )
+
+
+def _parse_losses(table: Json) -> tuple[Loss, ...]:
+    names = [name for name in list(table)[:_MAX_ITEMS] if isinstance(table[name], dict)]
+    return tuple(
+        Loss(printable(name), *(integer(mapping(table, name), count) for count in _LOSS_COUNTS))
+        for name in names
+    )
+
+
+def _parse_own_cost(value: object) -> OwnCost | None:
+    if not isinstance(value, dict):
+        return None
+    return OwnCost(
+        bpf=tuple(_each(value.get("bpf"), _parse_bpf_cost)),
+        cpu_ns=integer(value, "cpu_ns"),
+        setup_cpu_ns=integer(value, "setup_cpu_ns"),
+        peak_memory_bytes=integer(value, "peak_memory_bytes"),
+        setup_peak_memory_bytes=integer(value, "setup_peak_memory_bytes"),
+        wakeups=integer(value, "wakeups"),
+        bytes_written=integer(value, "bytes_written"),
+        attach_s=number(value, "attach_s"),
+    )
+
+
+def _parse_bpf_cost(table: Json) -> BpfCost | None:
+    program = text(table, "program")
+    if program is None:
+        return None
+    return BpfCost(program, integer(table, "runs"), integer(table, "run_time_ns"))

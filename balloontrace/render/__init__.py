@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results into text: each module takes what `results.py` holds and returns a string, without any I/O."""

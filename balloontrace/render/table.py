@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A report as text for people: fits 80 columns, human units, "-" where nothing was measured."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import tabulate as tabulate_library
+from tabulate import DataRow, Line, TableFormat, tabulate
+
+from balloontrace.results import Check, Header, Operation, OwnCost, Report, StageRow, Total
+from balloontrace.units import (
+    NOT_MEASURED,
+    NS_PER_S,
+    format_bytes,
+    format_count,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_rate,
+    format_share,
+)
+
+# Without this every header is padded by two columns, and the tables would not fit.
+tabulate_library.MIN_PADDING = 0
+
+WIDTH_COLUMNS = 80
+
+# More than these would bury the totals; CSV and JSON hold all of them.
+_LISTED_OPERATIONS = 40
+_DETAILED_OPERATIONS = 6
+_NAME_COLUMNS = 14
+
+_FORMAT = TableFormat(
+    lineabove=None,
+    linebelowheader=Line("", "-", " ", ""),
+    linebetweenrows=None,
+    linebelow=None,
+    headerrow=DataRow("", " ", ""),
+    datarow=DataRow("", " ", ""),
+    padding=0,
+    with_header_hide=None,
+)
+
+_SHORT_NAMES = {
+    "a+b+c+d": "allocate..madvise",
+    "b+c+d": "b+c+d send..madvise",
+    "other": "other",
+    "other.config": "- config access",
+    "other.work_item": "- rest of work item",
+    "other.requeue": "- re-queue",
+    "other.interrupt": "- interrupt to work",
+    "other.rest": "- remaining",
+}
+
+
+def render_table(report: Report) -> str:
+    """The whole report, sections separated by an empty line."""
+    sections = [
+        _header(report),
+        _sentences("WARNING: ", report.warnings),
+        _operations(report.operations),
+        *_details(report),
+        _outside(report),
+        _checks(report.checks),
+        _losses(report),
+        _cost(report.own_cost),
+        _sentences("Not measured: ", report.not_measured),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(report: Report) -> str:
+    header, machine = report.header, report.header.machine
+    who = " ".join(part for part in (machine.kernel_release, machine.architecture) if part)
+    parts = [
+        f"{header.label or machine.hostname or 'unnamed machine'} ({header.side or 'side unknown'})",
+        f"Linux {who}" if who else "",
+        f"{header.driver_kind} driver" if header.driver_kind else "",
+        *(f"{device.name} [{', '.join(device.features)}]" for device in header.devices),
+    ]
+    lines = [
+        f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE"),
+        "; ".join(part for part in parts if part),
+        f"{_started(header)}{report.ended or 'end unknown'}; {format_count(report.spans)} spans",
+        *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
+    ]
+    return "\n".join(_wrap(line) for line in lines)
+
+
+def _started(header: Header) -> str:
+    seconds = (header.started_realtime_ns or 0) // NS_PER_S
+    # Later than the year 9999 datetime gives up; no clock says that.
+    if not 0 < seconds < 253_402_300_800:
+        return ""
+    return f"recorded {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC; "
+
+
+def _operations(operations: Sequence[Operation]) -> str:
+    if not operations:
+        return "No operation: the balloon did not move while this was recorded."
+    rows = [
+        (
+            str(operation.number),
+            _clip(operation.device),
+            operation.kind,
+            format_count(operation.pages),
+            format_pages_as_bytes(operation.pages),
+            format_duration_ns(operation.wall_ns),
+            format_rate(operation.rate_bytes_per_s),
+            operation.outcome or NOT_MEASURED,
+        )
+        for operation in operations[:_LISTED_OPERATIONS]
+    ]
+    names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
+    more = len(operations) - len(rows)
+    hint = f"\n... and {format_count(more)} more: --format csv has them all" if more else ""
+    return _table(names, rows, "rllrrrrl") + hint
+
+
+def _details(report: Report) -> list[str]:
+    """Stage tables: of each operation while they are few, and of each kind that occurred more than once."""
+    shown = report.operations if len(report.operations) <= _DETAILED_OPERATIONS else ()
+    sections = [_operation(operation) for operation in shown]
+    return sections + [_total(total) for total in report.totals if total.operations > 1 or not shown]
+
+
+def _operation(operation: Operation) -> str:
+    way = f"{format_pages_as_bytes(operation.actual_before_pages)} to "
+    way += format_pages_as_bytes(operation.actual_after_pages)
+    title = (
+        f"Operation {operation.number}: {operation.kind} of {_clip(operation.device)}, {way} "
+        f"(target {format_pages_as_bytes(operation.target_pages)}), {format_count(operation.sends)} sends"
+    )
+    sentences = [_wrap(f"- {sentence}", "  ") for sentence in operation.verdict]
+    return "\n".join([_wrap(title), _stages(operation.stages), *sentences])
+
+
+def _total(total: Total) -> str:
+    title = (
+        f"All {format_count(total.operations)} {total.kind} operations: "
+        f"{format_pages_as_bytes(total.pages)} in {format_duration_ns(total.wall_ns)}, "
+        f"{format_rate(total.rate_bytes_per_s)}, {format_count(total.sends)} sends"
+    )
+    return "\n".join([_wrap(title), _stages(total.stages)])
+
+
+def _stages(stages: Iterable[StageRow]) -> str:
+    rows = [
+        (
+            _SHORT_NAMES.get(stage.stage, f"{stage.stage} {stage.name}"),
+            "guest" if stage.where == "guest kernel" else "both",
+            NOT_MEASURED if stage.count is None else str(stage.count),
+            format_duration_ns(stage.total_ns),
+            format_share(stage.share).replace(" ", ""),
+            format_duration_ns(stage.p50_ns),
+            format_duration_ns(stage.p90_ns),
+            format_duration_ns(stage.p99_ns),
+            format_duration_ns(stage.max_ns),
+        )
+        for stage in stages
+        if stage.part_of is None or stage.total_ns
+    ]
+    return _table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+
+
+def _outside(report: Report) -> str:
+    rows = [
+        (each.what, format_count(each.calls), format_count(each.pages), format_duration_ns(each.total_ns))
+        for each in report.outside
+    ]
+    return _table(("outside of operations", "calls", "pages", "total"), rows, "lrrr") if rows else ""
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    words = {True: "yes", False: "NO", None: "not measured"}
+    rows = [
+        (
+            check.name,
+            format_count(check.spans),
+            format_count(check.independent),
+            check.source,
+            words[check.agrees],
+        )
+        for check in checks
+    ]
+    names = ("pages, counted twice", "in spans", "other count", "from", "agree")
+    notes = [_wrap(f"- {check.name}: {check.note}", "  ") for check in checks if check.note]
+    return "\n".join([_table(names, rows, "lrrll"), *notes]) if rows else ""
+
+
+def _losses(report: Report) -> str:
+    if report.events_lost is None:
+        return "Losses: not known."
+    rows = [
+        (
+            loss.function,
+            *map(
+                format_count,
+                (
+                    loss.entries,
+                    loss.unmatched_returns,
+                    loss.lost,
+                    loss.no_state,
+                    loss.overwritten,
+                    loss.missed,
+                ),
+            ),
+        )
+        for loss in report.losses
+    ]
+    title = f"Lost: {format_count(report.events_lost)} of {format_count(report.events_seen)} events."
+    names = ("probe", "calls", "unmatched", "no room", "no state", "no return", "missed")
+    return title + "\n" + _table(names, [(_clip(row[0], 25), *row[1:]) for row in rows], "lrrrrrr")
+
+
+def _cost(cost: OwnCost | None) -> str:
+    if cost is None:
+        return ""
+    runs = [program.runs for program in cost.bpf if program.runs is not None]
+    times_ns = [program.run_time_ns for program in cost.bpf if program.run_time_ns is not None]
+    sentence = (
+        f"Cost of recording: BPF {format_duration_ns(sum(times_ns) if times_ns else None)} in "
+        f"{format_count(sum(runs) if runs else None)} runs; CPU {format_duration_ns(cost.cpu_ns)} "
+        f"(and {format_duration_ns(cost.setup_cpu_ns)} to set up); memory at most "
+        f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
+        f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
+    )
+    return _wrap(sentence)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
+    words = {"l": "left", "r": "right"}
+    text = tabulate(
+        rows,
+        headers=names,
+        tablefmt=_FORMAT,
+        disable_numparse=True,
+        colalign=[words[letter] for letter in alignment] if rows else None,
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def _sentences(prefix: str, sentences: Iterable[str]) -> str:
+    return "\n".join(_wrap(prefix + sentence, "  ") for sentence in sentences)
+
+
+def _wrap(text: str, indent: str = "  ") -> str:
+    return textwrap.fill(text, WIDTH_COLUMNS, subsequent_indent=indent)
+
+
+def _clip(text: str, columns: int = _NAME_COLUMNS) -> str:
+    return text if len(text) <= columns else text[: columns - 1] + "~"

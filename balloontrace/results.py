@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everything that can be shown about a recording, as plain frozen data; None always means "not measured".
+
+Field names are the names in the JSON report: they are only ever added to. Times are integer nanoseconds,
+pages are 4 KiB units, shares are fractions of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+INFLATE = "inflate"
+DEFLATE = "deflate"
+
+REACHED = "reached"
+IN_PROGRESS = "in progress"
+STALLED = "stalled"
+SUPERSEDED = "superseded"
+DRIVER_REMOVED = "driver removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a recording was made."""
+
+    hostname: str | None = None
+    boot_id: str | None = None
+    kernel_release: str | None = None
+    architecture: str | None = None
+    page_size_bytes: int | None = None
+    cpus: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A balloon device, as the kernel names it."""
+
+    name: str
+    index: int | None = None
+    features: tuple[str, ...] = ()
+    feature_bits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A function that was to be traced, and what came of it."""
+
+    function: str
+    symbol: str | None = None
+    mechanism: str | None = None
+    stage: str | None = None
+    status: str | None = None
+    stands_in_for: str | None = None
+    required: bool | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the recording says of itself."""
+
+    recording: str
+    label: str | None = None
+    tool_version: str | None = None
+    format_version: str | None = None
+    command_line: tuple[str, ...] = ()
+    side: str | None = None
+    clock: str | None = None
+    started_realtime_ns: int | None = None
+    started_monotonic_ns: int | None = None
+    driver_kind: str | None = None
+    module_srcversion: str | None = None
+    machine: Machine = field(default_factory=Machine)
+    devices: tuple[Device, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    boundaries: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """One line of a stage table. `part_of` names the stage that a finer row belongs to.
+
+    `count` is how many calls, work items or gaps the row sums up, and the quantiles (nearest rank) are over
+    those; `share` is of the operation's wall time.
+    """
+
+    stage: str
+    name: str
+    where: str
+    part_of: str | None = None
+    count: int | None = None
+    total_ns: int | None = None
+    share: float | None = None
+    p50_ns: int | None = None
+    p90_ns: int | None = None
+    p99_ns: int | None = None
+    max_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One inflate or deflate of one device towards a target; `outcome` is one of the words above."""
+
+    number: int
+    device: str
+    kind: str
+    outcome: str | None
+    started_ns: int
+    wall_ns: int
+    pages: int
+    target_pages: int | None
+    targets_pages: tuple[int, ...]
+    actual_before_pages: int | None
+    actual_after_pages: int | None
+    rate_bytes_per_s: float | None
+    sends: int | None
+    work_items: int
+    starts_at: str
+    started_before_recording: bool | None
+    short_work_items: int
+    short_ns: int
+    oom_notifications: int | None
+    oom_pages: int | None
+    verdict: tuple[str, ...]
+    stages: tuple[StageRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """All operations of one kind together."""
+
+    kind: str
+    operations: int
+    pages: int
+    wall_ns: int
+    rate_bytes_per_s: float | None
+    sends: int | None
+    stages: tuple[StageRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Two counts of the same thing from independent sources; `agrees` is None if one was not measured."""
+
+    name: str
+    spans: int | None
+    independent: int | None
+    source: str
+    agrees: bool | None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What happened at the probes of one function. `events_lost` sums what should have been a span."""
+
+    function: str
+    entries: int | None = None
+    returns: int | None = None
+    unmatched_returns: int | None = None
+    lost: int | None = None
+    no_state: int | None = None
+    overwritten: int | None = None
+    missed: int | None = None
+
+    @property
+    def events_lost(self) -> int | None:
+        """Calls that left no span: no room for it, not followed, return unseen, or missed by the kernel."""
+        known = [
+            value for value in (self.lost, self.no_state, self.overwritten, self.missed) if value is not None
+        ]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Calls that belong to no operation, and what they are."""
+
+    what: str
+    calls: int
+    pages: int | None
+    total_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BpfCost:
+    """How often a BPF program ran, and how long in all."""
+
+    program: str
+    runs: int | None = None
+    run_time_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCost:
+    """What recording cost the machine it ran on."""
+
+    bpf: tuple[BpfCost, ...] = ()
+    cpu_ns: int | None = None
+    setup_cpu_ns: int | None = None
+    peak_memory_bytes: int | None = None
+    setup_peak_memory_bytes: int | None = None
+    wakeups: int | None = None
+    bytes_written: int | None = None
+    attach_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A recording, analysed."""
+
+    schema_version: int
+    header: Header
+    complete: bool
+    ended: str | None
+    spans: int
+    events_lost: int | None
+    events_seen: int | None
+    warnings: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    totals: tuple[Total, ...]
+    outside: tuple[Outside, ...]
+    checks: tuple[Check, ...]
+    losses: tuple[Loss, ...]
+    not_measured: tuple[str, ...]
+    own_cost: OwnCost | None

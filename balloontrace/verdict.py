@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why an operation took as long as it did: plain sentences, each with the numbers behind it.
+
+Thresholds: a stage that takes at least half of the wall time is named; time outside the stages is named
+from 5 % on; waiting on allocation, notifications of memory shortage and an unfinished end always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from balloontrace.operations import FoundOperation
+from balloontrace.results import DRIVER_REMOVED, IN_PROGRESS, INFLATE, STALLED, SUPERSEDED, StageRow
+from balloontrace.stages import STAGE_A, STAGE_BCD, STAGE_OTHER
+from balloontrace.units import format_count, format_duration_ns, format_pages_as_bytes, format_share
+
+DOMINANT_SHARE = 0.5
+OTHER_SHARE = 0.05
+
+
+def explain(
+    found: FoundOperation, rows: Sequence[StageRow], short_work_items: int, short_ns: int
+) -> tuple[str, ...]:
+    """Sentences for one operation, the most telling first; empty when nothing stands out."""
+    sentences = [
+        _unfinished(found),
+        _waiting(found.kind, short_work_items, short_ns),
+        _dominant(found.kind, rows),
+        explain_other(rows),
+        _memory_shortage(found),
+        _moved_target(found),
+        "it was under way when the recording started" if found.started_before_recording else None,
+    ]
+    return tuple(sentence for sentence in sentences if sentence is not None)
+
+
+def explain_other(rows: Sequence[StageRow]) -> str | None:
+    """Names the largest part of the time outside the stages, if that time is above its threshold."""
+    other = next((row for row in rows if row.stage == STAGE_OTHER), None)
+    if other is None or other.share is None or other.share <= OTHER_SHARE:
+        return None
+    parts = [row for row in rows if row.part_of == STAGE_OTHER and row.total_ns is not None]
+    largest = max(parts, key=lambda row: row.total_ns or 0)
+    return (
+        f"{format_share(other.share)} is outside the stages, most of it {largest.name}: "
+        f"{format_duration_ns(largest.total_ns)} ({format_share(largest.share)})"
+    )
+
+
+def _unfinished(found: FoundOperation) -> str | None:
+    if found.outcome not in (STALLED, IN_PROGRESS, SUPERSEDED, DRIVER_REMOVED):
+        return None
+    where = f"at {format_pages_as_bytes(found.actual_after_pages)}"
+    if found.targets_pages:
+        where += f" of {format_pages_as_bytes(found.targets_pages[-1])}"
+    how = {
+        STALLED: "stalled, waiting on allocation"
+        if found.kind == INFLATE
+        else "stalled, nothing left to release",
+        IN_PROGRESS: "the recording ended before the target was reached,",
+        SUPERSEDED: "given up for the opposite direction",
+        DRIVER_REMOVED: "the driver was removed or frozen",
+    }[found.outcome]
+    return f"{how} {where}"
+
+
+def _waiting(kind: str, short_work_items: int, short_ns: int) -> str | None:
+    if not short_work_items:
+        return None
+    items = f"{format_count(short_work_items)} work item{'s' if short_work_items != 1 else ''}"
+    if kind == INFLATE:
+        return f"waiting on allocation: {items} got fewer pages than asked, {format_duration_ns(short_ns)}"
+    return f"{items} found fewer pages to release than asked, {format_duration_ns(short_ns)}"
+
+
+def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
+    for row in rows:
+        if row.share is None or row.share < DOMINANT_SHARE:
+            continue
+        if row.stage == STAGE_BCD:
+            return f"host slow: {format_share(row.share)} of the time inside tell_host"
+        if row.stage == STAGE_A:
+            what = "allocating" if kind == INFLATE else "releasing"
+            return f"guest slow: {format_share(row.share)} of the time {what} pages"
+    return None
+
+
+def _memory_shortage(found: FoundOperation) -> str | None:
+    if not found.oom_notifications:
+        return None
+    return (
+        f"guest out of memory: {format_count(found.oom_notifications)} notifications took "
+        f"{format_pages_as_bytes(found.oom_pages)} back"
+    )
+
+
+def _moved_target(found: FoundOperation) -> str | None:
+    if len(found.targets_pages) < 2:
+        return None
+    shown = [format_pages_as_bytes(pages) for pages in found.targets_pages[:4]]
+    more = f", and {len(found.targets_pages) - 4} more" if len(found.targets_pages) > 4 else ""
+    return f"its target moved: {', '.join(shown)}{more}"

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recorded bytes into numpy columns, by the layout the recording itself carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.events import Function, SpanFlag
+from balloontrace.layout import (
+    RING_HEADER_BYTES,
+    SPAN_FIELDS,
+    CountersLayout,
+    SpanLayout,
+    TableLayout,
+)
+
+Column = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_NUMPY_TYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "s32": "<i4", "u64": "<u8", "s64": "<i8"}
+
+# Two top bits of a ring buffer record's length: being written, and given up (BPF_RINGBUF_BUSY_BIT and
+# _DISCARD_BIT in include/uapi/linux/bpf.h). Such a record holds no span.
+_RING_FLAG_BITS = 0xC0000000
+
+# Later than 146 years of uptime, or longer than 104 days: no clock says that, so the record is damaged.
+_MAX_START_NS = 1 << 62
+_MAX_DURATION_NS = 1 << 53
+
+COLUMN_TYPES: Mapping[str, type[np.generic]] = {
+    "start_ns": np.int64,
+    "duration_ns": np.int64,
+    "config_ns": np.int64,
+    "tid": np.uint32,
+    "cpu": np.uint16,
+    "function": np.uint8,
+    "flags": np.uint8,
+    "device": np.uint16,
+    "queue": np.uint16,
+    "pages": np.uint32,
+    "result": np.int32,
+    "config_calls": np.uint32,
+    "target_pages": np.uint32,
+    "actual_pages": np.uint32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Completed calls as columns of equal length, in order of start; a longer call before the one inside it.
+
+    `columns` holds every field of `struct bt_span` under its own name, of the type in `COLUMN_TYPES`.
+    `damaged` counts records that could not be decoded, `unknown` those of functions a newer version traces.
+    """
+
+    columns: Mapping[str, NDArray[np.generic]]
+    damaged: int = 0
+    unknown: int = 0
+
+    def __len__(self) -> int:
+        return len(self.columns["start_ns"])
+
+    def int64(self, name: str) -> Column:
+        """A column as signed 64-bit integers, so that sums and differences are safe."""
+        return self.columns[name].astype(np.int64, copy=False)
+
+    @property
+    def end_ns(self) -> Column:
+        """When each call returned."""
+        ends: Column = self.int64("start_ns") + self.int64("duration_ns")
+        return ends
+
+    def of(self, *functions: Function) -> Mask:
+        """Which spans are calls of one of `functions`."""
+        return np.isin(self.columns["function"], [int(function) for function in functions])
+
+    def has(self, flag: SpanFlag) -> Mask:
+        """Which spans carry the optional field that `flag` stands for."""
+        flags = self.columns["flags"].astype(np.uint8, copy=False)
+        found: Mask = (flags & np.uint8(flag)) != 0
+        return found
+
+    def measured(self, name: str, flag: SpanFlag) -> Column:
+        """A column where it was measured, and 0 elsewhere: for sums."""
+        return np.where(self.has(flag), self.int64(name), 0)
+
+
+def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Spans:
+    """Decode the SPAN pieces of a recording.
+
+    Records whose ring buffer header is odd, or whose times are impossible, are counted as damaged; so are
+    the bytes at the end of a piece that make no whole record.
+    """
+    stride = layout.stride_bytes
+    tables = [
+        np.frombuffer(piece, dtype=np.uint8, count=len(piece) - len(piece) % stride).reshape(-1, stride)
+        for piece in pieces
+    ]
+    torn = sum(len(piece) % stride != 0 for piece in pieces)
+    records = np.concatenate(tables) if tables else np.empty((0, stride), dtype=np.uint8)
+    whole = _whole_records(records, layout)
+    columns = _columns(records, layout)
+    sane = (
+        whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
+    )
+    known = sane & np.isin(columns["function"], [int(function) for function in Function])
+    order = _start_order(columns, known)
+    return Spans(
+        {name: values[order].astype(COLUMN_TYPES[name], copy=False) for name, values in columns.items()},
+        damaged=int(np.count_nonzero(~sane)) + torn,
+        unknown=int(np.count_nonzero(sane)) - int(np.count_nonzero(known)),
+    )
+
+
+def decode_counters(raw: bytes, layout: CountersLayout) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+    """Rows of both tables: functions by number, devices by index. A piece cut short gives fewer rows."""
+    return _rows(raw, layout.functions), _rows(raw, layout.devices)
+
+
+def span_dtype(layout: SpanLayout) -> np.dtype[np.void]:
+    """One record, ring buffer header included, as a numpy structure."""
+    return np.dtype(
+        {
+            "names": [name for name, _, _ in layout.fields],
+            "formats": [_NUMPY_TYPES[kind] for _, kind, _ in layout.fields],
+            "offsets": [layout.header_bytes + offset for _, _, offset in layout.fields],
+            "itemsize": layout.stride_bytes,
+        }
+    )
+
+
+def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
+    if layout.header_bytes != RING_HEADER_BYTES:
+        return np.ones(len(records), dtype=np.bool_)
+    lengths = np.ascontiguousarray(records[:, :4]).view("<u4").reshape(-1)
+    payload_bytes = layout.stride_bytes - layout.header_bytes
+    # The kernel rounds each record up to 8 bytes, so a length just below the stride fills it too.
+    fits = (lengths <= payload_bytes) & (lengths > payload_bytes - 8)
+    return np.asarray(((lengths & _RING_FLAG_BITS) == 0) & fits)
+
+
+def _columns(records: NDArray[np.uint8], layout: SpanLayout) -> dict[str, NDArray[np.generic]]:
+    """Every known field as an array; one the recording does not carry is all zero, hence flagged nowhere."""
+    table = records.view(span_dtype(layout)).reshape(-1)
+    carried = {name for name, _, _ in layout.fields}
+    return {
+        name: table[name] if name in carried else np.zeros(len(table), dtype=COLUMN_TYPES[name])
+        for name, _, _ in SPAN_FIELDS
+    }
+
+
+def _below(values: NDArray[np.generic], limit: int) -> Mask:
+    return values.astype(np.uint64) < np.uint64(limit)
+
+
+def _start_order(columns: Mapping[str, NDArray[np.generic]], keep: Mask) -> NDArray[np.intp]:
+    """Indices of the records to keep, in order of start. They arrive in order of return: nearly sorted."""
+    kept = np.flatnonzero(keep)
+    start_ns = columns["start_ns"][kept].astype(np.int64)
+    duration_ns = columns["duration_ns"][kept].astype(np.int64)
+    return kept[np.lexsort((-duration_ns, start_ns))]
+
+
+def _rows(raw: bytes, layout: TableLayout) -> list[dict[str, int]]:
+    rows = []
+    for index in range(layout.rows or 0):
+        start = layout.offset_bytes + index * layout.stride_bytes
+        row = raw[start : start + layout.stride_bytes]
+        if len(row) < layout.stride_bytes:
+            break
+        rows.append({name: _integer(row, kind, offset) for name, kind, offset in layout.fields})
+    return rows
+
+
+def _integer(row: bytes, kind: str, offset: int) -> int:
+    return int(np.frombuffer(row, dtype=_NUMPY_TYPES[kind], count=1, offset=offset)[0])

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Spans into work items: which calls ran inside each `update_balloon_size_func`, and what it moved.
+
+Nesting comes from time and thread alone. A `tell_host` that `virtballoon_migratepage` made (compaction may
+run it inside the work item's own allocation) or that an out-of-memory notification made is no send of the
+work item; its time stays in whatever the work item was doing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.events import Function, Queue, SpanFlag
+from balloontrace.stats import sums
+from balloontrace.wire import Column, Mask, Spans
+
+NO_SPAN = -1
+NOT_MEASURED = -1
+UNKNOWN_DEVICE = -1
+
+PAGES_PER_WORK_ITEM = 256
+"""VIRTIO_BALLOON_ARRAY_PFNS_MAX in drivers/virtio/virtio_balloon.c: what one fill or leak moves at most."""
+
+FAILED_ALLOCATION_SLEEP_NS = 200_000_000
+"""fill_balloon calls msleep(200) when it gets no page; used only where target or progress is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nesting:
+    """For each span, the index of the span of each sort that it ran inside, or NO_SPAN."""
+
+    work: Column
+    body: Column
+    oom: Column
+    migrate: Column
+    device: Column
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItems:
+    """One row a work item, ordered by device, then start. Pages are 4 KiB units, NOT_MEASURED is -1.
+
+    `body` is `fill_balloon` or `leak_balloon` where that was traced, else the whole work item.
+    `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or tried to.
+    `short` ones got fewer pages than they asked for.
+    """
+
+    span: Column
+    device: Column
+    start_ns: Column
+    end_ns: Column
+    direction: Column
+    active: Mask
+    pages: Column
+    target_pages: Column
+    actual_pages: Column
+    short: Mask
+    sends: Column
+    send_ns: Column
+    send_in_body_ns: Column
+    has_body: Mask
+    body_ns: Column
+    config_measured: Mask
+    config_calls: Column
+    config_ns: Column
+    config_in_body_ns: Column
+
+    def __len__(self) -> int:
+        return len(self.span)
+
+    @property
+    def measured(self) -> Mask:
+        """Items whose target and progress are both known."""
+        return np.asarray((self.target_pages != NOT_MEASURED) & (self.actual_pages != NOT_MEASURED))
+
+    @property
+    def reached(self) -> Mask:
+        """Items after which the balloon had the size it should have."""
+        return np.asarray(self.measured & (self.target_pages == self.actual_pages))
+
+
+def nest_spans(spans: Spans) -> Nesting:
+    """Find what each span ran inside, and its device: UNKNOWN_DEVICE if that cannot be told."""
+    by_thread = np.argsort(spans.columns["tid"], kind="stable")
+    work = _enclosing(spans, by_thread, spans.of(Function.UPDATE_BALLOON_SIZE_FUNC))
+    oom = _enclosing(spans, by_thread, spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY))
+    migrate = _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_MIGRATEPAGE))
+    is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (oom == NO_SPAN)
+    body = _enclosing(spans, by_thread, is_body)
+    return Nesting(work, body, oom, migrate, _devices(spans, (work, body, oom, migrate)))
+
+
+def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
+    """All work items, and for each span the row of the work item whose send it is, or NO_SPAN."""
+    work_spans = np.flatnonzero(spans.of(Function.UPDATE_BALLOON_SIZE_FUNC))
+    work_spans = work_spans[np.argsort(nesting.device[work_spans], kind="stable")]
+    row_of_span = np.full(len(spans) + 1, NO_SPAN, dtype=np.int64)
+    row_of_span[work_spans] = np.arange(len(work_spans))
+    # The last element stands for NO_SPAN (-1), so that looking up "inside nothing" gives NO_SPAN again.
+    own = (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
+    send_row = np.where(spans.of(Function.TELL_HOST) & own, row_of_span[nesting.work], NO_SPAN)
+    is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (nesting.oom == NO_SPAN)
+    body_row = np.where(is_body, row_of_span[nesting.work], NO_SPAN)
+    return _collect(spans, nesting, work_spans, send_row, body_row), send_row
+
+
+def _enclosing(spans: Spans, by_thread: NDArray[np.intp], outer: Mask) -> Column:
+    """For each span the latest `outer` span of its thread that started no later and ended no earlier.
+
+    Right for functions that do not nest in themselves, which holds for all that are asked for here.
+    """
+    tid, end_ns = spans.columns["tid"][by_thread], spans.end_ns[by_thread]
+    positions = np.where(outer[by_thread], np.arange(len(spans)), -1)
+    latest = np.maximum.accumulate(positions) if len(positions) else positions
+    inside = (latest >= 0) & (tid[latest] == tid) & (end_ns[latest] >= end_ns)
+    found = np.empty(len(spans), dtype=np.int64)
+    found[by_thread] = np.where(inside, by_thread[latest], NO_SPAN)
+    return found
+
+
+def _devices(spans: Spans, containers: tuple[Column, ...]) -> Column:
+    """Each span's device: its own, else that of a call around or inside it, else the only one there is."""
+    device = np.where(spans.has(SpanFlag.DEVICE), spans.int64("device"), UNKNOWN_DEVICE)
+    for outer in containers:
+        inner = np.flatnonzero((outer != NO_SPAN) & (device != UNKNOWN_DEVICE))
+        unknown = inner[device[outer[inner]] == UNKNOWN_DEVICE]
+        device[outer[unknown]] = device[unknown]
+        orphans = np.flatnonzero((device == UNKNOWN_DEVICE) & (outer != NO_SPAN))
+        device[orphans] = device[outer[orphans]]
+    known = np.unique(device[device != UNKNOWN_DEVICE])
+    if len(known) == 1:
+        device[:] = known[0]
+    return device
+
+
+def _collect(
+    spans: Spans, nesting: Nesting, work_spans: NDArray[np.intp], send_row: Column, body_row: Column
+) -> WorkItems:
+    count = len(work_spans)
+    sends, bodies = np.flatnonzero(send_row != NO_SPAN), np.flatnonzero(body_row != NO_SPAN)
+    in_body = sends[nesting.body[sends] != NO_SPAN]
+    duration_ns, config_ns = spans.int64("duration_ns"), spans.measured("config_ns", SpanFlag.CONFIG)
+    start_ns = spans.int64("start_ns")[work_spans]
+    item_ns, item_config_ns = duration_ns[work_spans], config_ns[work_spans]
+    send_ns = sums(duration_ns[sends], send_row[sends], count)
+    has_body = np.bincount(body_row[bodies], minlength=count) > 0
+    target = _optional(spans, "target_pages", SpanFlag.TARGET)[work_spans]
+    actual = _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans]
+    pages = _pages(spans, work_spans, (sends, send_row[sends]), (bodies, body_row[bodies]))
+    unguided = (target == NOT_MEASURED) | (actual == NOT_MEASURED)
+    asleep = unguided & (item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS)
+    direction = _direction(
+        spans, (sends, send_row[sends]), (bodies, body_row[bodies]), target, actual, asleep
+    )
+    send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
+    config_in_body_ns = sums(config_ns[bodies], body_row[bodies], count)
+    return WorkItems(
+        span=work_spans.astype(np.int64),
+        device=nesting.device[work_spans],
+        start_ns=start_ns,
+        end_ns=start_ns + item_ns,
+        direction=direction,
+        active=direction != 0,
+        pages=pages,
+        target_pages=target,
+        actual_pages=actual,
+        short=_short(direction, pages, target, actual, asleep),
+        sends=np.bincount(send_row[sends], minlength=count).astype(np.int64),
+        send_ns=send_ns,
+        send_in_body_ns=np.where(has_body, send_in_body_ns, send_ns),
+        has_body=has_body,
+        body_ns=np.where(has_body, sums(duration_ns[bodies], body_row[bodies], count), item_ns),
+        config_measured=spans.has(SpanFlag.CONFIG)[work_spans],
+        config_calls=spans.measured("config_calls", SpanFlag.CONFIG)[work_spans],
+        config_ns=item_config_ns,
+        config_in_body_ns=np.where(has_body, config_in_body_ns, item_config_ns),
+    )
+
+
+def _optional(spans: Spans, name: str, flag: SpanFlag) -> Column:
+    return np.where(spans.has(flag), spans.int64(name), NOT_MEASURED)
+
+
+def _pages(
+    spans: Spans,
+    work_spans: NDArray[np.intp],
+    sends: tuple[NDArray[np.intp], Column],
+    bodies: tuple[NDArray[np.intp], Column],
+) -> Column:
+    """Pages moved by each item: as its sends say, else its fill or leak, else itself."""
+    count = len(work_spans)
+    pages = spans.measured("pages", SpanFlag.PAGES)
+    # leak_balloon and fill_balloon return how many pages they moved.
+    returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
+    moved = np.where(spans.has(SpanFlag.PAGES), pages, returned)
+    by_send = sums(pages[sends[0]], sends[1], count)
+    by_body = sums(moved[bodies[0]], bodies[1], count)
+    return np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
+
+
+def _direction(
+    spans: Spans,
+    sends: tuple[NDArray[np.intp], Column],
+    bodies: tuple[NDArray[np.intp], Column],
+    target: Column,
+    actual: Column,
+    asleep: Mask,
+) -> Column:
+    """Which way each item went: by the queue it used, the function it called, or where the target lay."""
+    # An item with nothing to do returns before it writes `actual`, so both are known only if it tried.
+    tried = (target != NOT_MEASURED) & (actual != NOT_MEASURED)
+    direction = np.where(tried, np.sign(target - actual), np.where(asleep, 1, 0))
+    filled = spans.columns["function"][bodies[0]] == Function.FILL_BALLOON
+    direction[bodies[1]] = np.where(filled, 1, -1)
+    on_queue = spans.has(SpanFlag.QUEUE)[sends[0]]
+    queue = spans.columns["queue"][sends[0]][on_queue]
+    direction[sends[1][on_queue]] = np.where(queue == Queue.INFLATE, 1, -1)
+    return direction.astype(np.int64)
+
+
+def _short(direction: Column, pages: Column, target: Column, actual: Column, asleep: Mask) -> Mask:
+    """Items which moved less than one full send although the target was farther away."""
+    tried = (target != NOT_MEASURED) & (actual != NOT_MEASURED)
+    distance = direction * (target - actual) + pages
+    got_less = pages < np.minimum(distance, PAGES_PER_WORK_ITEM)
+    return np.asarray((direction != 0) & np.where(tried, got_less, asleep))

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings with known answers: walks through the driver's flow with chosen times and writes what it did.
+
+No kernel is imitated. A `Flow` keeps a clock; each call of a work item, a send, a notification advances it
+by exactly the stated time and leaves the span a tracer would have left. What it added up along the way is
+what the analysis must come back with.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from balloontrace.events import Function, Queue, SpanFlag
+from balloontrace.layout import COUNTERS_LAYOUT, DEVICES, FUNCTIONS, SPAN_LAYOUT
+from balloontrace.recording import Recording, RecordingWriter, read_recording
+
+_SPAN = struct.Struct("<QQIHBBHHIiIIIQ")
+_RING = struct.Struct("<II")
+PAGES_PER_SEND = 256
+
+Span = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long each step of a work item takes, in ns."""
+
+    interrupt_to_work: int = 5_000
+    interrupt: int = 700
+    before_body: int = 300
+    allocate: int = 40_000
+    send: int = 300_000
+    after_send: int = 200
+    config_get: int = 4_000
+    config_set: int = 6_000
+    after_body: int = 150
+    requeue: int = 2_500
+    failed_allocation: int = 200_000_000
+
+
+@dataclass
+class Expected:
+    """What one operation must turn out to be."""
+
+    device: int
+    kind: str
+    start_ns: int
+    end_ns: int = 0
+    pages: int = 0
+    sends: int = 0
+    a_ns: int = 0
+    bcd_ns: int = 0
+    config_ns: int = 0
+    outside_body_ns: int = 0
+    requeue_ns: int = 0
+    interrupt_ns: int = 0
+    short: int = 0
+    targets: list[int] = field(default_factory=list)
+
+    @property
+    def wall_ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+
+class Flow:
+    """One driver of one device: moves its balloon and leaves spans."""
+
+    def __init__(
+        self,
+        *,
+        device: int = 0,
+        tid: int = 100,
+        clock_ns: int = 1_000_000_000,
+        fill_is_symbol: bool = False,
+        config_traced: bool = True,
+        times: Times | None = None,
+    ) -> None:
+        self.device, self.tid, self.now = device, tid, clock_ns
+        self.fill_is_symbol, self.config_traced = fill_is_symbol, config_traced
+        self.times = times or Times()
+        self.actual = self.target = 0
+        self.spans: list[Span] = []
+        self.expected: list[Expected] = []
+        self.vmstat = {"balloon_inflate": 0, "balloon_deflate": 0, "balloon_migrate": 0}
+        self._items = 0
+
+    def span(self, function: Function, start_ns: int, tid: int | None = None, **fields: int) -> None:
+        """Record a call that returns now."""
+        flags = SpanFlag.DEVICE
+        for name, flag in _FLAG_OF.items():
+            if name in fields:
+                flags |= flag
+        self.spans.append(
+            (
+                start_ns,
+                self.now - start_ns,
+                self.tid if tid is None else tid,
+                0,
+                int(function),
+                int(flags),
+                self.device,
+                fields.get("queue", 0),
+                fields.get("pages", 0),
+                fields.get("result", 0),
+                fields.get("config_calls", 0),
+                fields.get("target_pages", 0),
+                fields.get("actual_pages", 0),
+                fields.get("config_ns", 0),
+            )
+        )
+
+    def interrupt(self, target_pages: int) -> None:
+        """The host asks for another size; the interrupt lands on some other thread."""
+        self.target = target_pages
+        start_ns = self.now
+        self.now += self.times.interrupt
+        self.span(Function.VIRTBALLOON_CHANGED, start_ns, tid=0)
+        self.now += self.times.interrupt_to_work - self.times.interrupt
+
+    def resize(
+        self, target_pages: int, *, max_items: int | None = None, moves: Mapping[int, int] | None = None
+    ) -> Expected:
+        """Interrupt, then work items until the target is met; `moves` sets a new target before item n."""
+        kind = "inflate" if target_pages > self.actual else "deflate"
+        expected = Expected(self.device, kind, self.now, targets=[target_pages])
+        self.interrupt(target_pages)
+        expected.interrupt_ns = self.now - expected.start_ns
+        self.expected.append(expected)
+        return self.work(expected, max_items=max_items, moves=moves)
+
+    def work(
+        self,
+        expected: Expected,
+        *,
+        max_items: int | None = None,
+        moves: Mapping[int, int] | None = None,
+        granted: Iterable[int] = (),
+    ) -> Expected:
+        """Work items of an operation; `granted` says how many pages each of the first allocations gets."""
+        done, grants = 0, iter(granted)
+        while self.actual != self.target and (max_items is None or done < max_items):
+            if expected.end_ns:
+                expected.requeue_ns += self.times.requeue
+                self.now += self.times.requeue
+            if moves and done in moves:
+                self.target = moves[done]
+                expected.targets.append(self.target)
+            self._item(expected, next(grants, None))
+            done += 1
+        return expected
+
+    def idle_item(self) -> None:
+        """A work item which finds nothing to do."""
+        start_ns = self.now
+        self.now += self.times.config_get + 100
+        self._work_span(start_ns, 1, self.times.config_get, wrote=False)
+
+    def migrate(self, *, tid: int = 77) -> None:
+        """Compaction moves one balloon page: two sends, not of any operation."""
+        start_ns = self.now
+        for queue in (Queue.INFLATE, Queue.DEFLATE):
+            self._send(queue, 1, tid=tid)
+        self.span(Function.VIRTBALLOON_MIGRATEPAGE, start_ns, tid=tid, result=0)
+        self.vmstat["balloon_migrate"] += 1
+
+    def oom(self, pages: int = 256, *, tid: int = 78) -> None:
+        """The guest runs out of memory and takes pages back."""
+        start_ns = self.now
+        self._leak(pages, tid=tid)
+        self.now += self.times.config_set
+        self.span(
+            Function.VIRTIO_BALLOON_OOM_NOTIFY,
+            start_ns,
+            tid=tid,
+            result=1,
+            config_calls=1,
+            config_ns=self.times.config_set,
+            actual_pages=self.actual,
+        )
+
+    def remove_driver(self, *, tid: int = 79) -> None:
+        """rmmod: everything is given back outside of any work item."""
+        while self.actual:
+            self._leak(min(self.actual, PAGES_PER_SEND), tid=tid)
+
+    def _leak(self, pages: int, *, tid: int) -> None:
+        start_ns = self.now
+        self._send(Queue.DEFLATE, pages, tid=tid)
+        self.actual -= pages
+        self.vmstat["balloon_deflate"] += pages
+        self.span(Function.LEAK_BALLOON, start_ns, tid=tid, pages=pages, result=pages)
+
+    def _send(self, queue: Queue, pages: int, *, tid: int) -> int:
+        # Each send takes another time, so that quantiles differ.
+        duration_ns = self.times.send + self._items % 1000
+        start_ns = self.now
+        self.now += duration_ns
+        self.span(Function.TELL_HOST, start_ns, tid=tid, queue=int(queue), pages=pages)
+        return duration_ns
+
+    def _item(self, expected: Expected, granted: int | None) -> None:
+        times, start_ns = self.times, self.now
+        self._items += 1
+        direction = 1 if self.target > self.actual else -1
+        wanted = min(PAGES_PER_SEND, abs(self.target - self.actual))
+        pages = wanted if granted is None else min(granted, wanted)
+        self.now += times.config_get + times.before_body
+        body_ns, send_ns = self._body(direction, pages, short=pages < wanted)
+        self.actual += direction * pages
+        self.now += times.after_body + times.config_set
+        self._work_span(start_ns, 2, times.config_get + times.config_set, wrote=True)
+        self.vmstat["balloon_inflate" if direction > 0 else "balloon_deflate"] += pages
+        around_ns = times.before_body + times.after_body
+        stands_in = direction > 0 and not self.fill_is_symbol
+        config_ns = (times.config_get + times.config_set) if self.config_traced else 0
+        unseen_ns = 0 if self.config_traced else times.config_get + times.config_set
+        expected.a_ns += body_ns - send_ns + (around_ns + unseen_ns if stands_in else 0)
+        expected.outside_body_ns += 0 if stands_in else around_ns + unseen_ns
+        expected.bcd_ns += send_ns
+        expected.config_ns += config_ns
+        expected.pages += pages
+        expected.sends += pages > 0
+        expected.short += pages < wanted
+        expected.end_ns = self.now
+
+    def _body(self, direction: int, pages: int, *, short: bool) -> tuple[int, int]:
+        times, start_ns, send_ns = self.times, self.now, 0
+        self.now += times.allocate + (times.failed_allocation if short else 0)
+        if pages:
+            send_ns = self._send(Queue.INFLATE if direction > 0 else Queue.DEFLATE, pages, tid=self.tid)
+        self.now += times.after_send
+        if direction < 0:
+            self.span(Function.LEAK_BALLOON, start_ns, pages=pages, result=pages)
+        elif self.fill_is_symbol:
+            self.span(Function.FILL_BALLOON, start_ns, pages=pages, result=pages)
+        return self.now - start_ns, send_ns
+
+    def _work_span(self, start_ns: int, calls: int, config_ns: int, *, wrote: bool) -> None:
+        fields = {}
+        if self.config_traced:
+            fields = {"config_calls": calls, "config_ns": config_ns, "target_pages": self.target}
+            if wrote:
+                fields["actual_pages"] = self.actual
+        self.span(Function.UPDATE_BALLOON_SIZE_FUNC, start_ns, **fields)
+
+
+_FLAG_OF = {
+    "queue": SpanFlag.QUEUE,
+    "pages": SpanFlag.PAGES,
+    "result": SpanFlag.RESULT,
+    "target_pages": SpanFlag.TARGET,
+    "actual_pages": SpanFlag.ACTUAL,
+    "config_ns": SpanFlag.CONFIG,
+}
+
+
+def pack_spans(spans: Iterable[Span]) -> bytes:
+    """Spans as they lie in the kernel's ring buffer."""
+    return b"".join(_RING.pack(_SPAN.size, 0) + _SPAN.pack(*span) for span in spans)
+
+
+def pack_counters(spans: Iterable[Span], *, lost: int = 0) -> bytes:
+    """A `struct bt_counters` for these spans, with `lost` sends that found no room."""
+    rows = [[0] * 8 for _ in range(FUNCTIONS)]
+    for span in spans:
+        row = rows[span[4]]
+        row[0] += 1
+        row[1] += 1
+        row[6] += span[1]
+        row[7] += span[8]
+    rows[Function.TELL_HOST][3] = lost
+    return b"".join(struct.pack("<8Q", *row) for row in rows) + bytes(DEVICES * 32)
+
+
+def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]:
+    """What `record` writes at the start, for a Debian guest."""
+    flows = list(flows)
+    stand_in = not any(flow.fill_is_symbol for flow in flows)
+    functions = [
+        function for function in Function if function not in (Function.CONFIG_GET, Function.CONFIG_SET)
+    ]
+    probes = [
+        {
+            "function": function.symbol,
+            "symbol": function.symbol,
+            "mechanism": "kprobe+kretprobe",
+            "stage": "a",
+            "status": "inlined" if function == Function.FILL_BALLOON and stand_in else "attached",
+            "stands_in_for": (
+                "fill_balloon" if function == Function.UPDATE_BALLOON_SIZE_FUNC and stand_in else None
+            ),
+            "required": function == Function.TELL_HOST,
+            "note": None,
+        }
+        for function in functions
+    ]
+    return {
+        "tool_version": "0.1.0",
+        "format": "1.0",
+        "command_line": ["balloontrace", "record", "-o", "synthetic.bt"],
+        "started": {"realtime_ns": 1_700_000_000_000_000_000, "monotonic_ns": 900_000_000},
+        "clock": "CLOCK_MONOTONIC",
+        "side": "guest",
+        "machine": {
+            "hostname": "guest",
+            "boot_id": "00000000-0000-0000-0000-000000000000",
+            "kernel_release": "6.12.0-amd64",
+            "architecture": "x86_64",
+            "page_size_bytes": 4096,
+            "cpus": 2,
+            "memory_bytes": 8 << 30,
+        },
+        "driver": {"kind": "stock", "module_srcversion": None},
+        "devices": [
+            {
+                "name": f"virtio{flow.device}",
+                "index": flow.device,
+                "features": ["STATS_VQ"],
+                "feature_bits": [1],
+            }
+            for flow in flows
+        ],
+        "functions": {str(int(function)): function.symbol for function in Function},
+        "span_layout": dict(SPAN_LAYOUT),
+        "counters_layout": dict(COUNTERS_LAYOUT),
+        "probes": probes,
+        "boundaries": {"fill": "update_balloon_size_func" if stand_in else "fill_balloon"},
+        "vmstat": {"balloon_inflate": 1000, "balloon_deflate": 1000, "balloon_migrate": 10},
+        "label": "guest",
+        **changes,
+    }
+
+
+def end_record(flows: Iterable[Flow], **changes: object) -> dict[str, object]:
+    """What `record` writes at the end."""
+    flows = list(flows)
+    names = ("balloon_inflate", "balloon_deflate", "balloon_migrate")
+    before = {"balloon_inflate": 1000, "balloon_deflate": 1000, "balloon_migrate": 10}
+    calls: dict[int, int] = {}
+    for flow in flows:
+        for span in flow.spans:
+            calls[span[4]] = calls.get(span[4], 0) + 1
+    zero = dict.fromkeys(("unmatched_returns", "lost", "no_state", "overwritten", "missed"), 0)
+    return {
+        "clean": True,
+        "reason": "stopped by the user",
+        "ended": {"monotonic_ns": 10**13, "realtime_ns": 1_700_000_010_000_000_000},
+        "vmstat": {name: before[name] + sum(flow.vmstat[name] for flow in flows) for name in names},
+        "losses": {
+            Function(number).symbol: {"entries": count, "returns": count, **zero}
+            for number, count in sorted(calls.items())
+        },
+        "own_cost": {
+            "bpf": [{"program": "on_tell_host", "runs": 20, "run_time_ns": 9_000}],
+            "cpu_ns": 31_000_000,
+            "setup_cpu_ns": 1_900_000_000,
+            "peak_memory_bytes": 90 << 20,
+            "setup_peak_memory_bytes": 130 << 20,
+            "wakeups": 4,
+            "bytes_written": 12345,
+            "attach_s": 1.5,
+        },
+        **changes,
+    }
+
+
+def recording_bytes(
+    *flows: Flow,
+    ended: bool = True,
+    pieces: int = 3,
+    lost: int = 0,
+    changes: Mapping[str, object] | None = None,
+) -> bytes:
+    """A whole file: the spans of all flows in order of return; `changes` are made to its metadata."""
+    spans = sorted((span for flow in flows for span in flow.spans), key=lambda span: span[0] + span[1])
+    read_fd, write_fd = os.memfd_create("synthetic"), -1
+    write_fd = os.dup(read_fd)
+    try:
+        writer = RecordingWriter(write_fd)
+        writer.write_metadata(metadata(flows, **(changes or {})))
+        step = max(1, -(-len(spans) // pieces))
+        for start in range(0, len(spans), step):
+            writer.write_spans(pack_spans(spans[start : start + step]))
+            writer.write_counters(pack_counters(spans[: start + step], lost=lost))
+        if ended:
+            writer.write_end(end_record(flows))
+        os.lseek(read_fd, 0, os.SEEK_SET)
+        with open(read_fd, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+def recording(
+    *flows: Flow, ended: bool = True, lost: int = 0, changes: Mapping[str, object] | None = None
+) -> Recording:
+    """The same, read back."""
+    return read_recording(io.BytesIO(recording_bytes(*flows, ended=ended, lost=lost, changes=changes)))
+
+
+def typical_flow(*, fill_is_symbol: bool = False, config_traced: bool = True) -> Flow:
+    """An inflate of 16 MiB, migration noise, then a deflate; a shape most tests can use."""
+    flow = Flow(fill_is_symbol=fill_is_symbol, config_traced=config_traced)
+    flow.resize(4 * 1024)
+    flow.now += 1_000_000
+    flow.migrate()
+    flow.idle_item()
+    flow.now += 1_000_000
+    flow.resize(100)
+    return flow
