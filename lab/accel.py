@@ -26,7 +26,7 @@ def choose_accelerator(config: VmConfig, image: Image, kvm_node: Path = Path("/d
 
 
 def kvm_works(image: Image, kvm_node: Path) -> bool:
-    """Whether the image's kernel boots under KVM here; tried once per QEMU version, kernel and boot of this machine.
+    """Whether the image's kernel boots under KVM here; tried once per QEMU, kernel and boot of this machine.
 
     The node alone says little: inside some clouds it exists, can be opened, and guests die or hang under it.
     """
@@ -52,13 +52,15 @@ def read_qemu_version() -> str:
 
 
 def try_kvm(kernel: Path) -> bool:
-    """Boots the kernel without a root file system: it must panic over that, and QEMU end by itself, in time."""
+    """Boots the kernel without a root file system: it must panic over that and QEMU end by itself."""
     with tempfile.NamedTemporaryFile() as console:
         command = [
             "setpriv", "--pdeathsig", "KILL",
             QEMU, *KVM.arguments, "-cpu", KVM.cpu, "-m", "256M", "-nodefaults", "-no-user-config",
-            "-display", "none", "-no-reboot", "-kernel", str(kernel), "-append", "console=ttyS0 quiet panic=-1",
-            "-chardev", f"file,id=console,path={option_value(Path(console.name))}", "-serial", "chardev:console",
+            "-display", "none", "-no-reboot",
+            "-kernel", str(kernel), "-append", "console=ttyS0 quiet panic=-1",
+            "-chardev", f"file,id=console,path={option_value(Path(console.name))}",
+            "-serial", "chardev:console",
         ]  # fmt: skip
         try:
             done = subprocess.run(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -67,10 +68,8 @@ class AgentClient:
 
     def close(self) -> None:
         """Ends the connection; commands in the guest go on."""
-        try:
+        with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._reader.join()
         self._connection.close()
 
@@ -93,7 +92,7 @@ class AgentClient:
         environment: Mapping[str, str],
         timeout_s: float = 60,
     ) -> int:
-        """Starts a command with its three `streams` open on files of the guest; returns its process id there."""
+        """Starts a command with its `streams` (three files of the guest); returns its process id there."""
         variables = [f"{name}={value}" for name, value in environment.items()]
         self._send(["start", command_id, cwd, *streams, str(len(argv)), *argv, *variables])
         with self._changed:
@@ -158,7 +157,7 @@ class AgentClient:
                 return
 
     def _hear(self, message: list[str]) -> None:
-        """Remembers one answer; what another program asked for on this port before us is remembered too, and harmless."""
+        """Remembers one answer, also to what another program asked for on this port before us."""
         match message:
             case ["ready"]:
                 self._is_ready = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs mmdebstrap: packages in, a folder with root.ext4, vmlinuz and initrd out; as root or as a plain user."""
+"""Runs mmdebstrap: packages in, a folder with root.ext4, vmlinuz and initrd out; as root or as any user."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ def build_tree(
     result.mkdir()
     # A plain user's mmdebstrap works under other user ids: they must be able to reach and write its folder.
     is_root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory(
-        prefix="balloontrace-lab-", dir=result if is_root else "/var/tmp"
-    ) as work:  # noqa: S108
+    base = result if is_root else Path("/var/tmp")  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="balloontrace-lab-", dir=base) as work:
         Path(work).chmod(0o755 if is_root else 0o777)
         command = mmdebstrap_command(
             suite, packages, sources, Path(work), result, read_debian_mirrors(), read_apt_proxies()
@@ -90,8 +89,8 @@ def mmdebstrap_command(
 def file_system_script(work: Path) -> str:
     """Shell that makes root.ext4 of the tree `$1`.
 
-    The bind mount shows the tree without what is mounted in it while hooks run (/proc, /sys). No journal and no
-    checksums: every VM writes to a throw-away layer above the image.
+    The bind mount shows the tree without what is mounted in it while hooks run (/proc, /sys). No journal and
+    no checksums: every VM writes to a throw-away layer above the image.
     """
     mke2fs = shlex.quote(find_tool("mke2fs") or "mke2fs")
     bare = shlex.quote(str(work / "bare"))
@@ -151,5 +150,5 @@ def show_stages(lines: Iterable[str], progress: Progress) -> None:
 def explain_failure(status: int, output: str) -> str:
     """One sentence, and the end of the output where the sentence cannot say it all."""
     if "No space left on device" in output:
-        return "The image could not be built: no space left on the device; set XDG_CACHE_HOME to a place with more."
+        return "The image could not be built: no space left; set XDG_CACHE_HOME to a place with more."
     return f"mmdebstrap could not build the image (status {status}):\n{tail_lines(output, _TAIL_LINES)}"

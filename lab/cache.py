@@ -34,7 +34,7 @@ def run_folder() -> Path:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
-    """Holds a lock on `path`, waiting for it; yields the descriptor (a process that inherits it holds the lock too)."""
+    """Waits for the lock on `path`; a process that inherits the descriptor yielded holds it too."""
     descriptor = _open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
 
 
 def try_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock on `path` until it is closed; None when anybody holds it, shared or not."""
+    """A descriptor that holds the lock on `path` until it is closed; None while anybody else holds it."""
     descriptor = _open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

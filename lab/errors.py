@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class LabError(Exception):
-    """The lab cannot do what was asked; `str()` of it is one clear sentence (and perhaps the output that shows why)."""
+    """The lab cannot do what was asked; `str()` of it is one clear sentence, then what output shows why."""
 
 
 class VMLost(LabError):  # noqa: N818 - says what happened, not that it is an error
-    """The VM ended or does not answer any more; the message carries QEMU's exit status and both outputs' last lines."""
+    """The VM ended or does not answer any more; the message shows its last words and QEMU's."""
 
 
 class LabTimeout(LabError):  # noqa: N818

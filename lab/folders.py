@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.cache import run_folder as run_folder
+from lab.cache import run_folder
 from lab.errors import LabError
 from lab.identity import ProcessIdentity, own_identity
 
@@ -52,7 +52,7 @@ def write_state(folder: Path, state: VmState) -> None:
 
 
 def create_folder(name: str | None, *, owned: bool) -> Path:
-    """A new folder, with its state in it from the start. Raises LabError when the name is taken or cannot be one."""
+    """A new folder, with its state in it from the start. Raises LabError when the name cannot be had."""
     if name is not None and not is_name(name):
         raise LabError(f"{name!r} cannot be the name of a VM; use letters, digits, dots and dashes.")
     me = own_identity()

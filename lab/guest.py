@@ -35,7 +35,7 @@ class Guest:
         self._target_bytes: int | None = None
         self._wait_ready(boot_timeout_s)
 
-    # ---- commands -------------------------------------------------------------------------------------------------
+    # ---- commands ----
 
     def run(
         self,
@@ -47,7 +47,7 @@ class Guest:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
     ) -> Completed:
-        """Runs a command to its end. Raises CommandFailed (with `check`), LabTimeout (it is killed then), VMLost."""
+        """Runs a command to its end. Raises CommandFailed (if `check`), LabTimeout (and kills it), VMLost."""
         process = self.start(argv, cwd=cwd, env=env, stdin=stdin)
         try:
             return process.wait(timeout_s, check=check)
@@ -107,7 +107,7 @@ class Guest:
         """The guest's /proc/vmstat."""
         return parse_vmstat(self.run(["cat", "/proc/vmstat"], check=True).stdout)
 
-    # ---- files ----------------------------------------------------------------------------------------------------
+    # ---- files ----
 
     @property
     def io(self) -> Path:
@@ -132,10 +132,10 @@ class Guest:
                 return local.read_bytes()
         return self.run(["cat", "--", guest_path], check=True).stdout_bytes
 
-    # ---- balloon and device ---------------------------------------------------------------------------------------
+    # ---- balloon and device ----
 
     def set_balloon(self, *, target_mib: int | None = None, target_bytes: int | None = None) -> None:
-        """Sets how much memory the balloon is to leave to the guest. Returns at once. Raises QmpError, VMLost."""
+        """Sets how much memory the balloon shall leave to the guest; does not wait. Raises VMLost."""
         if (target_mib is None) == (target_bytes is None):
             raise LabError("set_balloon takes target_mib or target_bytes.")
         self._target_bytes = target_bytes if target_bytes is not None else (target_mib or 0) * MIB_BYTES
@@ -146,7 +146,7 @@ class Guest:
         return int(self.qmp("query-balloon")["actual"])
 
     def wait_balloon(self, actual_bytes: int | None = None, timeout_s: float = 60) -> None:
-        """Waits until the guest has exactly so much (default: the target last set). Raises LabTimeout, VMLost."""
+        """Waits until the guest has exactly so much (default: the last target). Raises LabTimeout, VMLost."""
         wanted_bytes = self._target_bytes if actual_bytes is None else actual_bytes
         if wanted_bytes is None:
             raise LabError("wait_balloon does not know a target; set one, or say actual_bytes.")
@@ -164,7 +164,7 @@ class Guest:
             self._pause(_LOOK_AGAIN_S, "waiting for the balloon")
 
     def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - whatever QEMU returns for it
-        """Runs a QMP command, `_` in argument names standing for `-`. Raises QmpError when refused, VMLost."""
+        """Runs a QMP command; `_` in argument names stands for `-`. Raises QmpError, VMLost."""
         try:
             if self._qmp is None:
                 self._qmp = QmpClient(self._vm.connect("qmp"))
@@ -176,7 +176,7 @@ class Guest:
         """The events QEMU has sent so far (as far as heard with the last command)."""
         return list(self._qmp.events) if self._qmp else []
 
-    # ---- the VM ---------------------------------------------------------------------------------------------------
+    # ---- the VM ----
 
     @property
     def name(self) -> str:

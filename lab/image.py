@@ -24,10 +24,10 @@ SOURCES = Path(__file__).parent / "image"
 NEEDED_BYTES = 4 << 30
 
 PACKAGES = (
-    "linux-image-amd64 linux-headers-amd64 kmod udev procps iproute2 util-linux xz-utils cpio "
-    "python3 python3-bpfcc python3-click python3-numpy python3-pandas python3-tabulate "
-    "bpftool gcc libc6-dev make"
-).split()
+    *("linux-image-amd64", "linux-headers-amd64", "kmod", "udev", "procps", "iproute2", "util-linux"),
+    *("python3", "python3-bpfcc", "python3-click", "python3-numpy", "python3-pandas", "python3-tabulate"),
+    *("bpftool", "gcc", "libc6-dev", "make", "xz-utils", "cpio"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ImageSpec:
     """What goes into an image; the files in lab/image/ are part of every image."""
 
     suite: str = "trixie"
-    packages: tuple[str, ...] = tuple(PACKAGES)
+    packages: tuple[str, ...] = PACKAGES
 
     def key(self, sources: Path = SOURCES) -> str:
         """Hex name of the image: the same exactly when everything that shapes it is the same."""
@@ -73,7 +73,7 @@ class Image:
 def using_image(
     spec: ImageSpec | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Image, int]]:
-    """Builds the image if need be; yields it and a lock descriptor: whoever holds that keeps the image from removal.
+    """Builds the image if need be; yields it and a descriptor: whoever holds that keeps it from removal.
 
     Raises LabError when it cannot be built.
     """
@@ -140,11 +140,11 @@ def _check_space(folder: Path) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < NEEDED_BYTES:
         raise LabError(
-            f"Building the image needs {NEEDED_BYTES >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are free; "
-            "set XDG_CACHE_HOME to a place with more."
+            f"Building the image needs {NEEDED_BYTES >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are "
+            "free; set XDG_CACHE_HOME to a place with more."
         )
 
 
 def image_size_bytes(image: Image) -> int:
     """Bytes the image really takes on disk (the root file system is sparse)."""
-    return sum(os.stat(path).st_blocks * 512 for path in image.folder.iterdir())
+    return sum(path.stat().st_blocks * 512 for path in image.folder.iterdir())

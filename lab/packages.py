@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this machine needs to run the lab, and apt: installs what is missing and says where Debian comes from."""
+"""What this machine needs to run the lab: installs what is missing, and knows where Debian comes from."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOTLESS_REQUIREMENTS = (Requirement("uidmap", "newuidmap"),)
 
 
 def find_tool(name: str) -> str | None:
-    """Path of a program, looked for in the administrator's folders too (they are not in every user's PATH)."""
+    """Path of a program, looked for in the administrator's folders too (not in every user's PATH)."""
     return shutil.which(name) or shutil.which(name, path=":".join(_TOOL_FOLDERS))
 
 
@@ -71,7 +71,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
 
 
 def root_prefix(packages: Iterable[str]) -> list[str]:
-    """What to put before a command that needs root: nothing, or sudo when it asks no password. Raises LabError."""
+    """What to put before a command that needs root: nothing, or sudo if that works. Raises LabError."""
     if shutil.which("apt-get") is None:
         raise LabError(
             f"The lab needs the Debian packages {' '.join(packages)}, and there is no apt-get here."
@@ -106,7 +106,7 @@ def read_debian_mirrors() -> list[str]:
     """URIs of the Debian archive this machine's apt uses, in its order. Raises LabError when it has none."""
     mirrors = parse_indextargets(_apt_query(["apt-get", "indextargets", "--format", INDEXTARGETS_FORMAT]))
     if not mirrors:
-        # The release files may not have been fetched yet on a fresh machine; then apt does not know the origins.
+        # On a fresh machine the release files may not have been fetched yet: apt does not know origins then.
         _apt([*root_prefix(["(none)"]), "apt-get", "update"], ["its package lists"])
         mirrors = parse_indextargets(_apt_query(["apt-get", "indextargets", "--format", INDEXTARGETS_FORMAT]))
     if not mirrors:
@@ -128,7 +128,7 @@ def parse_indextargets(text: str) -> list[str]:
 
 
 def read_apt_proxies() -> list[str]:
-    """This machine's `Acquire::*::Proxy` settings, as lines for another apt's configuration."""
+    """The `Acquire::*::Proxy` settings of this machine's apt, as lines for another apt's configuration."""
     return parse_apt_proxies(_apt_query(["apt-config", "dump", "Acquire"]))
 
 

@@ -20,7 +20,7 @@ _SHOWN_CHARACTERS = 4000
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended: `status` is negative for a signal, as in `subprocess`; its outputs, byte for byte."""
+    """How a command ended: `status` (negative for a signal, as in `subprocess`) and both outputs."""
 
     argv: tuple[str, ...]
     status: int

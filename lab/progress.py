@@ -28,7 +28,7 @@ class Progress:
         self._write(f"[{self._clock() - self._started_s:5.1f} s] {text}\n")
 
     def step(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` is reached within the stage; drawn on a terminal only, not more often than is seen."""
+        """`done` of `total` is reached within the stage; drawn on a terminal only, a few times a second."""
         now_s = self._clock()
         if not self._stream.isatty() or (now_s - self._drawn_s < _REDRAW_S and done < total):
             return

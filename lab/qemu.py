@@ -52,7 +52,7 @@ ICOUNT = Accelerator("icount", "max", ("-accel", "tcg,thread=single", "-icount",
 
 @dataclass(frozen=True)
 class Plumbing:
-    """Where the VM touches this machine: listening sockets by descriptor (paths would be too long), files, folders."""
+    """Where the VM touches this machine: listening sockets (descriptors), files and folders."""
 
     qmp_fd: int
     agent_fds: tuple[int, ...]
@@ -77,7 +77,7 @@ def qemu_command(config: VmConfig, image: Image, accelerator: Accelerator, plumb
 
 
 def machine_arguments(config: VmConfig, accelerator: Accelerator) -> list[str]:
-    """A PC without anything that is not asked for; `pc` and not `q35` because its PCI bus allows unplugging."""
+    """A PC with only what is asked for; `pc` and not `q35` because its PCI bus allows unplugging."""
     return [
         "-machine", "pc", *accelerator.arguments, "-cpu", accelerator.cpu,
         "-smp", str(config.cpus), "-m", f"{config.memory_mib}M",
@@ -104,7 +104,8 @@ def control_arguments(plumbing: Plumbing) -> list[str]:
     """Console to a file, QMP, and the agent's ports lab.0, lab.1, ..."""
     arguments = [
         "-chardev", f"file,id=console,path={option_value(plumbing.console)}", "-serial", "chardev:console",
-        "-chardev", f"socket,id=qmp,fd={plumbing.qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=qmp,fd={plumbing.qmp_fd},server=on,wait=off",
+        "-mon", "chardev=qmp,mode=control",
         "-device", f"virtio-serial-pci,max_ports={AGENT_PORTS + 1}",
     ]  # fmt: skip
     for number, descriptor in enumerate(plumbing.agent_fds):
@@ -114,7 +115,7 @@ def control_arguments(plumbing: Plumbing) -> list[str]:
 
 
 def share_arguments(tag: str, folder: Path, *, readonly: bool) -> list[str]:
-    """A folder of this machine, for the guest to mount by `tag`; security_model=none needs no privilege here."""
+    """A folder the guest mounts by `tag`; security_model=none needs no privilege on this machine."""
     backend = f"local,id={tag},path={option_value(folder)},security_model=none,multidevs=remap"
     return [
         "-fsdev", backend + (",readonly=on" if readonly else ""),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speaks QMP, QEMU's control protocol: one JSON object per line, each command answered in turn, events in between."""
+"""Speaks QMP, QEMU's control protocol: a JSON object per line, commands answered in turn, events between."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from lab.vm import start_vm
 
 
 class Terminated(KeyboardInterrupt):
-    """This program got SIGTERM; like Ctrl-C, so that the VM is ended on the way out."""
+    """Our program got SIGTERM; like Ctrl-C, so that the VM is ended on the way out."""
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def solo(
 ) -> Iterator[Guest]:
     """Boots a guest and yields it when its agent answers; ends it and removes its folder in any case.
 
-    `cpus` is 2, with `icount` 1. `balloons` is 0 or 1, or the properties of each, e.g. `[{"deflate-on-oom": "on"}]`.
-    `extra_args` go to QEMU. Raises LabError.
+    `cpus` is 2, with `icount` 1. `balloons` is 0 or 1, or the properties of each:
+    `[{"deflate-on-oom": "on"}]`. `extra_args` go to QEMU. Raises LabError.
     """
     config = VmConfig(
         memory_mib=memory_mib,

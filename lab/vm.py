@@ -15,7 +15,7 @@ from pathlib import Path
 from lab import folders
 from lab.accel import choose_accelerator
 from lab.agent import AGENT_PORTS
-from lab.cache import try_lock
+from lab.cache import run_folder, try_lock
 from lab.errors import LabError, VMLost
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
@@ -25,7 +25,7 @@ from lab.progress import Progress
 from lab.qemu import Accelerator, Plumbing, VmConfig, qemu_command
 
 REPO = Path(__file__).resolve().parent.parent
-_SHOWN_LINES = 30
+_SHOWN_LINES = 60
 _END_TIMEOUT_S = 5
 
 
@@ -103,7 +103,7 @@ class Vm:
             raise self.lost(f"cannot connect to its socket {socket_name}: {error.strerror}") from None
 
     def connect_agent(self) -> tuple[socket.socket, int]:
-        """A connection to an agent port no other program uses, and the lock to close after it. Raises LabError."""
+        """A connection to a free agent port, and the lock to close after it. Raises LabError."""
         for number in range(AGENT_PORTS):
             lock = try_lock(self.folder / f"agent{number}.lock") if self.folder.exists() else None
             if lock is not None:
@@ -130,7 +130,7 @@ def start_vm(
     spec: ImageSpec | None = None,
     progress: Progress | None = None,
 ) -> Vm:
-    """Starts QEMU in a new folder; without `outlives_us` it dies with the thread that calls this. Raises LabError."""
+    """Starts QEMU in a new folder; unless `outlives_us` it dies with the calling thread. Raises LabError."""
     config.check()
     ensure_packages(progress)
     folders.remove_stale()
@@ -146,10 +146,10 @@ def start_vm(
 
 def attach_vm(name: str) -> Vm:
     """A VM started by another program, running or not. Raises LabError when there is none of that name."""
-    state = folders.read_state(folders.run_folder() / name) if folders.is_name(name) else None
+    state = folders.read_state(run_folder() / name) if folders.is_name(name) else None
     if state is None:
         raise LabError(f"There is no VM {name}; `python -m lab up --name {name}` starts one.")
-    return Vm(folders.run_folder() / name, state.qemu)
+    return Vm(run_folder() / name, state.qemu)
 
 
 def _launch(
@@ -168,11 +168,12 @@ def _launch(
         plumbing = Plumbing(descriptors[0], descriptors[1:], folder / "console.log", REPO, folder / "io")
         guard = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
         log = stack.enter_context((folder / "qemu.log").open("wb"))
-        # QEMU inherits the lock on the image, which therefore stays as long as any VM uses it. A session of its own:
-        # Ctrl-C in a terminal is for the program that started the VM, which then ends it in order.
+        # QEMU inherits the lock on the image, which therefore stays as long as any VM uses it. A session of
+        # its own: Ctrl-C in a terminal is for the program that started the VM, which then ends it in order.
         child = subprocess.Popen(
             [*guard, *qemu_command(config, image, accelerator, plumbing)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*descriptors, image_lock), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            pass_fds=(*descriptors, image_lock), start_new_session=True,
         )  # fmt: skip
     identity = read_identity(child.pid) or ProcessIdentity(child.pid, 0)
     owner = None if outlives_us else own_identity()

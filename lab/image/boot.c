@@ -29,7 +29,11 @@ struct file_system {
 	const char *options;
 };
 
-/* Mounted after the root file system became "/"; the exchange folder is uncached so that both sides see files at once. */
+/*
+ * Mounted after the root file system became "/", in this order. The exchange folder is uncached, so that both sides see
+ * files at once. The repository is read-only with a writable layer of the guest's own above it, where Python keeps what
+ * it has compiled: under emulation compiling takes longer than everything else in a start.
+ */
 static const struct file_system FILE_SYSTEMS[] = {
 	{ "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
 	{ "sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
@@ -40,7 +44,8 @@ static const struct file_system FILE_SYSTEMS[] = {
 	{ "tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL },
 	{ "bpf", "/sys/fs/bpf", "bpf", 0, "mode=700" },
 	{ "cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
-	{ "repo", "/repo", "9p", MS_RDONLY, "trans=virtio,version=9p2000.L,msize=262144,cache=loose" },
+	{ "repo", "/lab/repo", "9p", MS_RDONLY, "trans=virtio,version=9p2000.L,msize=262144,cache=loose" },
+	{ "overlay", "/repo", "overlay", 0, "lowerdir=/lab/repo,upperdir=/lab/repo-upper,workdir=/lab/repo-work" },
 	{ "io", "/io", "9p", 0, "trans=virtio,version=9p2000.L,msize=262144,cache=none" },
 };
 
