@@ -56,7 +56,7 @@ def analyse(recording: Recording) -> Report:
         events_seen=seen,
         warnings=(*_warnings(recording, end, spans), *_loss_warnings(losses, lost)),
         operations=shown,
-        totals=tuple(total for kind in (INFLATE, DEFLATE) for total in _total(kind, shown, tables)),
+        totals=_totals(shown, tables.of_kinds()),
         outside=operations.outside,
         checks=check_counts(
             spans,
@@ -141,25 +141,30 @@ def device_name(index: int, names: Mapping[int, str]) -> str:
     return "unknown device" if index == UNKNOWN_DEVICE else names.get(index, f"virtio{index}")
 
 
-def _total(kind: str, shown: Sequence[Operation], tables: StageTables) -> list[Total]:
-    """The operations of one kind summed up; nothing if there was none."""
-    chosen = [operation for operation in shown if operation.kind == kind]
-    if not chosen:
-        return []
+def _totals(
+    shown: Sequence[Operation], rows_of_kind: Mapping[str, tuple[StageRow, ...]]
+) -> tuple[Total, ...]:
+    """The operations of each kind that occurred, summed up."""
+    return tuple(
+        _total(kind, [operation for operation in shown if operation.kind == kind], rows_of_kind[kind])
+        for kind in (INFLATE, DEFLATE)
+        if kind in rows_of_kind
+    )
+
+
+def _total(kind: str, chosen: Sequence[Operation], rows: tuple[StageRow, ...]) -> Total:
     pages = sum(operation.pages for operation in chosen)
     wall_ns = sum(operation.wall_ns for operation in chosen)
     sends = [operation.sends for operation in chosen]
-    return [
-        Total(
-            kind=kind,
-            operations=len(chosen),
-            pages=pages,
-            wall_ns=wall_ns,
-            rate_bytes_per_s=rate_bytes_per_s(pages, wall_ns),
-            sends=None if None in sends else sum(count or 0 for count in sends),
-            stages=tables.of_kind(kind),
-        )
-    ]
+    return Total(
+        kind=kind,
+        operations=len(chosen),
+        pages=pages,
+        wall_ns=wall_ns,
+        rate_bytes_per_s=rate_bytes_per_s(pages, wall_ns),
+        sends=None if None in sends else sum(count or 0 for count in sends),
+        stages=rows,
+    )
 
 
 def _losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:

@@ -253,9 +253,13 @@ def _started_before(
 
 
 def _outcome(items: WorkItems, last: int, following: int | None, events: _Events) -> str | None:
-    """How an operation ended; None when neither target nor actual was measured."""
+    """How an operation ended; None when target or progress was not measured, unless it waits."""
     device = int(items.device[last])
-    if bool(items.reached[last]):
+    target_pages, actual_pages = _optional(items.target_pages[last]), _optional(items.actual_pages[last])
+    measured = target_pages is not None and actual_pages is not None
+    if not measured:
+        return STALLED if following is None and bool(items.short[last]) else None
+    if target_pages == actual_pages:
         return REACHED
     successor = following if following is not None and int(items.device[following]) == device else None
     next_ns = int(items.start_ns[successor]) if successor is not None else None
@@ -265,9 +269,7 @@ def _outcome(items: WorkItems, last: int, following: int | None, events: _Events
         return DRIVER_REMOVED
     if successor is not None and items.direction[successor] != items.direction[last]:
         return SUPERSEDED
-    if bool(items.short[last]):
-        return STALLED
-    return IN_PROGRESS if bool(items.measured[last]) else None
+    return STALLED if bool(items.short[last]) else IN_PROGRESS
 
 
 def _targets(items: WorkItems, rows: Column, firsts: Mask) -> list[tuple[int, ...]]:

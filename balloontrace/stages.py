@@ -62,10 +62,11 @@ class StageTables:
         """The stage rows of every operation, in the order of `Operations.found`."""
         return self._tables(np.arange(len(self._kinds)), self._kinds)
 
-    def of_kind(self, kind: str) -> tuple[StageRow, ...]:
-        """The stage rows of all operations of one kind together."""
-        group = np.where(np.asarray(self._kinds) == kind, 0, 1)
-        return self._tables(group, [kind, kind])[0]
+    def of_kinds(self) -> dict[str, tuple[StageRow, ...]]:
+        """The stage rows of all operations of one kind together, for each kind that occurred."""
+        kinds = sorted(set(self._kinds))
+        group = np.array([kinds.index(kind) for kind in self._kinds], dtype=np.int64)
+        return dict(zip(kinds, self._tables(group, kinds), strict=True))
 
     def _tables(self, group_of_operation: Column, kinds: list[str]) -> list[tuple[StageRow, ...]]:
         """One table a group of operations; `kinds[g]` is what the operations of group g do."""

@@ -29,8 +29,7 @@ def distributions(values_ns: Int64s, groups: Int64s, group_count: int) -> list[D
     Quantile q of n values is the ceil(q n)-th smallest: always a value that occurred (nearest rank,
     definition 1 of Hyndman and Fan 1996).
     """
-    order = np.lexsort((values_ns, groups))
-    sorted_ns = values_ns[order]
+    sorted_ns = _sort_in_groups(values_ns, groups)
     counts = np.bincount(groups, minlength=group_count).astype(np.int64)
     firsts = np.cumsum(counts) - counts
     totals = sums(values_ns, groups, group_count)
@@ -47,6 +46,18 @@ def sums(values: Int64s, groups: Int64s, group_count: int) -> Int64s:
     totals = np.zeros(group_count, dtype=np.int64)
     np.add.at(totals, groups, values)
     return totals
+
+
+def _sort_in_groups(values_ns: Int64s, groups: Int64s) -> Int64s:
+    """The values ordered by group, then by size."""
+    if not len(values_ns):
+        return values_ns
+    low, span = int(values_ns.min()), int(values_ns.max()) - int(values_ns.min()) + 1
+    if (int(groups.max()) + 1) * span >= 1 << 63:
+        ordered: Int64s = values_ns[np.lexsort((values_ns, groups))]
+        return ordered
+    # One number that holds group and value sorts several times faster than two keys.
+    return np.sort(groups * span + (values_ns - low)) % span + low
 
 
 def _nearest_rank(sorted_ns: Int64s, firsts: Int64s, counts: Int64s, percent: int) -> Int64s:

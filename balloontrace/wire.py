@@ -158,11 +158,17 @@ def _below(values: NDArray[np.generic], limit: int) -> Mask:
 
 
 def _start_order(columns: Mapping[str, NDArray[np.generic]], keep: Mask) -> NDArray[np.intp]:
-    """Indices of the records to keep, in order of start. They arrive in order of return: nearly sorted."""
+    """Indices of the records to keep, in order of start; of two that start together the longer one first."""
     kept = np.flatnonzero(keep)
     start_ns = columns["start_ns"][kept].astype(np.int64)
-    duration_ns = columns["duration_ns"][kept].astype(np.int64)
-    return kept[np.lexsort((-duration_ns, start_ns))]
+    # They arrive in order of return, nearly sorted, which a stable sort makes use of.
+    order = np.argsort(start_ns, kind="stable")
+    ordered_ns = start_ns[order]
+    if np.any(ordered_ns[1:] == ordered_ns[:-1]):
+        longest_first = -columns["duration_ns"][kept].astype(np.int64)
+        # Of two that also end together, the one inside returned first, so it arrived first.
+        order = np.lexsort((-np.arange(len(kept)), longest_first, start_ns))
+    return kept[order]
 
 
 def _rows(raw: bytes, layout: TableLayout) -> list[dict[str, int]]:

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+from click.testing import CliRunner
+
+from balloontrace.analysis import analyse
+from balloontrace.commands.export import export
+from balloontrace.commands.report import MaxLost, parse_max_lost, report
+from balloontrace.errors import DataLostError, UsageError
+from balloontrace.recording import read_recording
+from balloontrace.render.csv import render_csv
+from balloontrace.render.json import render_json
+from balloontrace.render.table import WIDTH_COLUMNS, render_table
+from balloontrace.results import Report
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+RENDERERS = {"txt": render_table, "csv": render_csv, "json": render_json}
+
+
+def damaged_report() -> Report:
+    """Everything that can be wrong at once."""
+    flow = synthetic.typical_flow()
+    flow.vmstat["balloon_inflate"] += 3
+    data = synthetic.recording_bytes(flow, lost=5, changes={"label": "\x1b[31m" + "x" * 300})
+    at = data.index(b"SPAN") + 400
+    return analyse(read_recording(io.BytesIO(data[:at] + b"!" + data[at + 1 : -30])))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "a.bt"
+    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow()))
+    return path
+
+
+@pytest.mark.parametrize("kind", RENDERERS)
+def test_golden(kind: str) -> None:
+    """UPDATE_GOLDEN=1 writes the files anew; look at the difference before committing it."""
+    text = RENDERERS[kind](analyse(synthetic.recording(synthetic.typical_flow())))
+    path = DATA / f"report.{kind}"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize(
+    "make", [damaged_report, lambda: analyse(synthetic.recording(synthetic.typical_flow())), lambda: many()]
+)
+def test_tables_fit_the_terminal(make: Callable[[], Report]) -> None:
+    text = render_table(make())
+    assert max(map(len, text.splitlines())) <= WIDTH_COLUMNS
+    assert text.isprintable() or all(char.isprintable() or char == "\n" for char in text)
+
+
+def many() -> Report:
+    flow = synthetic.Flow(device=12345)
+    for _ in range(50):
+        flow.resize(1 << 20, max_items=1)
+        flow.resize(0)
+    return analyse(synthetic.recording(flow))
+
+
+def test_many_operations_are_summed_up_not_listed() -> None:
+    text = render_table(many())
+    assert "... and 60 more: --format csv has them all" in text
+    assert "All 50 inflate operations" in text
+    assert "Operation 1:" not in text
+
+
+@pytest.mark.parametrize("kind", RENDERERS)
+def test_what_is_wrong_is_in_every_format(kind: str) -> None:
+    text = " ".join(RENDERERS[kind](damaged_report()).split())
+    for words in ("SPAN piece 1 is damaged", "no end record", "5 events were lost"):
+        assert words in text
+
+
+def test_csv_loads_without_options_and_agrees_with_json() -> None:
+    result = analyse(synthetic.recording(synthetic.typical_flow()))
+    table = pd.read_csv(io.StringIO(render_csv(result)))
+    described = json.loads(render_json(result))
+    operations = table[table.level == "operation"]
+    assert operations.wall_ns.tolist() == [each["wall_ns"] for each in described["operations"]]
+    assert operations.pages.tolist() == [each["pages"] for each in described["operations"]]
+    stages = table[table.level == "stage"]
+    flat = [row for each in described["operations"] for row in each["stages"]]
+    assert stages.stage.tolist() == [row["stage"] for row in flat]
+    for csv_name, json_name in (("total_ns", "total_ns"), ("p99_ns", "p99_ns"), ("count", "count")):
+        got = [None if pd.isna(value) else int(value) for value in stages[csv_name]]
+        assert got == [row[json_name] for row in flat]
+    assert stages.share_ratio.dropna().tolist() == pytest.approx(
+        [row["share"] for row in flat if row["share"] is not None], abs=1e-8
+    )
+
+
+def test_not_measured_is_empty_and_never_zero() -> None:
+    result = analyse(synthetic.recording(synthetic.typical_flow(config_traced=False)))
+    table = pd.read_csv(io.StringIO(render_csv(result)))
+    config = table[table.stage == "other.config"]
+    assert config.total_ns.isna().all()
+    described = json.loads(render_json(result))
+    assert described["operations"][0]["target_pages"] is None
+    assert described["operations"][0]["outcome"] is None
+
+
+def test_an_empty_recording_is_reported() -> None:
+    text = render_table(analyse(synthetic.recording(synthetic.Flow())))
+    assert "No operation" in text
+
+
+def test_report_reads_stdin_and_writes_stdout(recording: Path) -> None:
+    result = CliRunner().invoke(report, ["-", "--format", "json"], input=recording.read_bytes())
+    assert result.exit_code == 0
+    described = json.loads(result.stdout)
+    assert described["schema_version"] == 1
+    assert described["header"]["recording"] == "standard input"
+
+
+def test_report_writes_a_file_once(recording: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.csv"
+    arguments = [str(recording), "--format", "csv", "-o", str(target)]
+    assert CliRunner().invoke(report, arguments).exit_code == 0
+    assert len(pd.read_csv(target)) > 20
+    assert isinstance(CliRunner().invoke(report, arguments).exception, UsageError)
+    assert CliRunner().invoke(report, [*arguments, "-f"]).exit_code == 0
+
+
+def test_warnings_go_to_stderr_too(tmp_path: Path) -> None:
+    path = tmp_path / "cut.bt"
+    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False))
+    result = CliRunner().invoke(report, [str(path)])
+    assert result.exit_code == 0
+    assert "balloontrace: warning: the recording has no end record" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("allowed", "fails"), [("4", True), ("5", False), ("1%", True), ("20%", False), (None, False)]
+)
+def test_max_lost(tmp_path: Path, allowed: str | None, fails: bool) -> None:
+    path = tmp_path / "lossy.bt"
+    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False, lost=5))
+    arguments = [str(path)] if allowed is None else [str(path), "--max-lost", allowed]
+    result = CliRunner().invoke(report, arguments)
+    assert isinstance(result.exception, DataLostError) == fails
+    assert "5 events were lost" in result.stderr
+    assert "Operation 1" in result.stdout
+
+
+def test_max_lost_is_a_number_or_a_percentage() -> None:
+    assert parse_max_lost("17") == MaxLost(events=17)
+    assert parse_max_lost("0.5%") == MaxLost(share=0.005)
+    for text in ("", "%", "-1", "x", "nan%", "101%"):
+        with pytest.raises(UsageError):
+            parse_max_lost(text)
+
+
+def test_export_writes_every_span(recording: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert CliRunner().invoke(export, [str(recording), "-o", str(folder)]).exit_code == 0
+    flow = synthetic.typical_flow()
+    spans = pd.read_csv(folder / "spans.csv")
+    assert len(spans) == len(flow.spans)
+    sends = spans[spans.function == "tell_host"]
+    assert sends.duration_ns.sum() == sum(span[1] for span in flow.spans if span[4] == 4)
+    assert set(sends.queue) == {"inflate", "deflate"}
+    assert sends.target_pages.isna().all()
+    counters = pd.read_csv(folder / "counters.csv").set_index("function")
+    assert counters.entries["tell_host"] == len(sends)
+    described = json.loads((folder / "metadata.json").read_text())
+    assert described["metadata"]["label"] == "guest"
+    assert isinstance(CliRunner().invoke(export, [str(recording), "-o", str(folder)]).exception, UsageError)
+    on_stdout = CliRunner().invoke(export, [str(recording)]).stdout
+    assert on_stdout == (folder / "spans.csv").read_text()
+    single = tmp_path / "single.csv"
+    assert CliRunner().invoke(export, [str(recording), "-o", str(single)]).exit_code == 0
+    assert single.read_text() == on_stdout
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_help_imports_nothing_heavy_and_shows_an_example(command: str) -> None:
+    code = (
+        f"import sys; from balloontrace.commands.{command} import {command} as command\n"
+        "try: command.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'pandas', 'tabulate', 'bcc'} & {name.split('.')[0] for name in sys.modules}))"
+    )
+    said = run_python(code)
+    assert f"balloontrace {command} examples/" in said
+    assert said.endswith("[]\n")
+
+
+def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
+    code = (
+        "import os, sys; sys.modules['bcc'] = None\n"
+        "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 0)\n"
+        "from balloontrace.commands.report import report\n"
+        # The interpreter may lie where nobody else may read, so its modules are loaded before.
+        "import balloontrace.analysis, balloontrace.render.table\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "report.main(['-'], standalone_mode=False)"
+    )
+    assert "Operation 1: inflate of virtio0" in run_python(code, str(recording))

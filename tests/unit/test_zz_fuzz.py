@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ten thousand damaged recordings: each is read in part or refused in one sentence. Runs last, as slowest."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import random
+import resource
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import synthetic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import mutate
+
+from balloontrace.analysis import analyse
+from balloontrace.errors import BalloontraceError
+from balloontrace.layout import parse_span_layout
+from balloontrace.operations import find_operations
+from balloontrace.recording import read_recording
+from balloontrace.render.csv import render_csv
+from balloontrace.render.json import render_json
+from balloontrace.render.table import render_table
+from balloontrace.wire import decode_spans
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MUTATIONS = 10_000
+BATCHES = 20
+FULL_REPORT_EVERY = 8
+MAX_EXAMPLE_BYTES = 300_000
+HEADROOM_BYTES = 512 << 20
+
+
+def report_of(data: bytes, *, full: bool) -> str:
+    """How one file is taken: `read`, or the sentence it is refused with. Anything else raised is a bug."""
+    try:
+        recording = read_recording(io.BytesIO(data))
+        spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
+        find_operations(spans, interrupts_traced=True)
+        if full:
+            report = analyse(recording)
+            for text in (render_table(report), render_csv(report), render_json(report)):
+                text.encode()
+                assert "\x1b" not in text
+    except BalloontraceError as error:
+        sentence = str(error)
+    else:
+        return "read"
+    assert "\n" not in sentence
+    return sentence
+
+
+def originals() -> list[bytes]:
+    """What gets damaged: recordings made up here, and real ones of moderate size."""
+    made = [
+        synthetic.recording_bytes(synthetic.typical_flow()),
+        synthetic.recording_bytes(synthetic.typical_flow(fill_is_symbol=True), pieces=12),
+        synthetic.recording_bytes(synthetic.typical_flow(config_traced=False), ended=False),
+    ]
+    real = [path for path in sorted(EXAMPLES.glob("*.bt")) if path.stat().st_size <= MAX_EXAMPLE_BYTES]
+    return made + [path.read_bytes() for path in real]
+
+
+def limit_memory() -> None:
+    """From here on this process gets no more than some headroom: a length field believed would end it."""
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + HEADROOM_BYTES, resource.RLIM_INFINITY))
+    warnings.simplefilter("error")
+
+
+def run_batch(batch: int) -> dict[str, int]:
+    """A share of the mutations; how many were read, and how many refused."""
+    files, outcomes = originals(), {"read": 0, "refused": 0}
+    for number in range(batch, MUTATIONS, BATCHES):
+        source = random.Random(number)
+        data = mutate(files[number % len(files)], source)
+        try:
+            outcome = report_of(data, full=number // BATCHES % FULL_REPORT_EVERY == 0)
+        except BaseException as error:
+            raise AssertionError(f"mutation {number} is not handled") from error
+        outcomes["read" if outcome == "read" else "refused"] += 1
+    return outcomes
+
+
+def test_ten_thousand_mutations_are_read_in_part_or_refused() -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context, initializer=limit_memory) as pool:
+        outcomes = list(pool.map(run_batch, range(BATCHES)))
+    read = sum(outcome["read"] for outcome in outcomes)
+    refused = sum(outcome["refused"] for outcome in outcomes)
+    assert read + refused == MUTATIONS
+    # Most damage must leave something to report, and some must be beyond use: else this tests nothing.
+    assert read > MUTATIONS // 3
+    assert refused > MUTATIONS // 50
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=2000))
+def test_arbitrary_bytes_are_refused_in_one_sentence(data: bytes) -> None:
+    assert report_of(data, full=True) != "read"
