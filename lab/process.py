@@ -83,13 +83,14 @@ class GuestProcess:
         """Ends it and what it started, at once."""
         self.signal_group(signal.SIGKILL)
 
-    def read_stdout(self) -> bytes:
-        """What it has written to standard output so far."""
-        return self._completed.stdout_bytes if self._completed else (self._folder / "stdout").read_bytes()
-
-    def read_stderr(self) -> bytes:
-        """What it has written to standard error so far."""
-        return self._completed.stderr_bytes if self._completed else (self._folder / "stderr").read_bytes()
+    def read(self, stream: str, after: int = 0) -> bytes:
+        """What it has written to `stream` ("stdout" or "stderr") so far, from byte `after`."""
+        if self._completed is not None:
+            done = self._completed
+            return (done.stdout_bytes if stream == "stdout" else done.stderr_bytes)[after:]
+        with (self._folder / stream).open("rb") as file:
+            file.seek(after)
+            return file.read()
 
     def wait(self, timeout_s: float = 60, *, check: bool = False) -> Completed:
         """Waits for its end; with `check`, a status that is not 0 raises CommandFailed.
@@ -109,19 +110,19 @@ class GuestProcess:
 
         Raises CommandFailed as soon as the command has ended without it, VMLost, LabTimeout.
         """
-        read = self.read_stderr if stream == "stderr" else self.read_stdout
         deadline_s = time.monotonic() + timeout_s
+        position = after
         while True:
             has_ended = self.poll() is not None
-            position = read().find(text, after)
-            if position >= 0:
-                return position + len(text)
+            output = self.read(stream, position)
+            if text in output:
+                return position + output.index(text) + len(text)
             if has_ended:
                 raise CommandFailed(self.wait(), f"without having written {text!r}")
             if time.monotonic() > deadline_s:
-                raise LabTimeout(
-                    f"`{shlex.join(self.argv)}` has not written {text!r} within {timeout_s:g} s: {read()!r}"
-                )
+                raise LabTimeout(self._describe_silence(text, timeout_s))
+            # The next look begins where `text` could still begin.
+            position += max(len(output) - len(text) + 1, 0)
             self.pause(_LOOK_AGAIN_S)
 
     def pause(self, seconds: float) -> None:
@@ -143,9 +144,16 @@ class GuestProcess:
         except AgentGone as error:
             raise self._lost(str(error)) from None
 
+    def _describe_silence(self, text: bytes, timeout_s: float) -> str:
+        return (
+            f"`{shlex.join(self.argv)}` has not written {text!r} within {timeout_s:g} s\n"
+            f"--- stdout ---\n{self.read('stdout')[-_SHOWN_CHARACTERS:].decode(errors='replace')}\n"
+            f"--- stderr ---\n{self.read('stderr')[-_SHOWN_CHARACTERS:].decode(errors='replace')}"
+        )
+
     def _collect(self) -> Completed:
         status = self._agent.exit_status(self._id)
         assert status is not None
-        completed = Completed(self.argv, status, self.read_stdout(), self.read_stderr())
+        completed = Completed(self.argv, status, self.read("stdout"), self.read("stderr"))
         shutil.rmtree(self._folder, ignore_errors=True)
         return completed

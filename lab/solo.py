@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from lab.boot import boot
 from lab.guest import Guest
 from lab.image import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
-from lab.vm import start_vm
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,16 +49,11 @@ def solo(
         extra_args=tuple(extra_args),
     )
     with _sigterm_raises():
-        vm = start_vm(config, spec=spec, progress=progress)
+        guest = boot(config, spec=spec, boot_timeout_s=boot_timeout_s, progress=progress)
         try:
-            guest = Guest(vm, boot_timeout_s=boot_timeout_s)
-            try:
-                yield guest
-            finally:
-                guest.stop()
+            yield guest
         finally:
-            vm.end()
-            vm.remove()
+            guest.stop()
 
 
 @contextmanager

@@ -86,6 +86,10 @@ class Vm:
         """What the guest has written to its console."""
         return _read_text(self.folder / "console.log").replace("\r", "")
 
+    def has_panicked(self) -> bool:
+        """Whether the guest's kernel said so on its console."""
+        return "Kernel panic" in self.console()
+
     def lost(self, what: str) -> VMLost:
         """The error that says how the VM ended (it is given a moment to do so) and shows its last words."""
         console = self.console()
@@ -119,7 +123,7 @@ class Vm:
             ended = f"QEMU was ended by signal {-self._child.returncode}"
         else:
             ended = f"QEMU ended with status {self._child.returncode}"
-        return ended + (", the guest's kernel panicked" if "Kernel panic" in self.console() else "")
+        return ended + (", the guest's kernel panicked" if self.has_panicked() else "")
 
 
 def start_vm(
