@@ -34,6 +34,9 @@ from balloontrace.workitems import UNKNOWN_DEVICE
 
 _ATTACHED = "attached"
 
+# Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
+_COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
+
 
 def analyse(recording: Recording) -> Report:
     """Everything the report shows. RecordingError when the recording's own description makes no sense."""
@@ -49,7 +52,7 @@ def analyse(recording: Recording) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         header=header,
-        complete=recording.complete and not spans.damaged,
+        complete=recording.complete and not spans.damaged and (end is None or end.clean is not False),
         ended=end.reason if end else None,
         spans=len(spans),
         events_lost=lost,
@@ -187,7 +190,7 @@ def _losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
             overwritten=row.get("overwritten"),
         )
         for function in Function
-        if function < len(rows) and any((row := rows[function]).values())
+        if function not in _COUNTED_ONLY and function < len(rows) and any((row := rows[function]).values())
     )
 
 
@@ -257,7 +260,7 @@ def _missing_probe(probe: Probe, probes: Sequence[Probe]) -> str:
     stand_ins = [
         other.function
         for other in probes
-        if other.stands_in_for == probe.function and other.status == _ATTACHED
+        if probe.function in (other.stands_in_for or "").split(", ") and other.status == _ATTACHED
     ]
     instead = f"; {stand_ins[0]} stands in for it" if stand_ins else ""
     return f"{probe.function}: {probe.status or 'not attached'}{instead}" + (

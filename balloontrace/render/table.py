@@ -83,7 +83,7 @@ def _header(report: Report) -> str:
     lines = [
         f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE"),
         "; ".join(part for part in parts if part),
-        f"{_started(header)}{report.ended or 'end unknown'}; {format_count(report.spans)} spans",
+        f"{_started(header)}{_ended(report)}; {format_count(report.spans)} spans",
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
     return "\n".join(_wrap(line) for line in lines)
@@ -95,6 +95,10 @@ def _started(header: Header) -> str:
     if not 0 < seconds < 253_402_300_800:
         return ""
     return f"recorded {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC; "
+
+
+def _ended(report: Report) -> str:
+    return f"ended: {report.ended}" if report.ended else "end unknown"
 
 
 def _operations(operations: Sequence[Operation]) -> str:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import io
 import itertools
+import json
 
 import pytest
 import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import join, split
 from synthetic import Expected, Flow, Times
 
 from balloontrace.analysis import analyse
 from balloontrace.events import Function, Queue
+from balloontrace.recording import read_recording
 from balloontrace.results import Operation, Report, StageRow
 
 
@@ -246,6 +250,17 @@ def test_removing_the_driver_ends_an_operation() -> None:
     outside = {each.what: (each.calls, each.pages) for each in report.outside}
     assert outside["leak_balloon of a driver being removed or frozen"] == (5, 5 * 256)
     assert all(check.agrees for check in report.checks)
+
+
+def test_a_recording_that_the_driver_ended_is_incomplete() -> None:
+    flow = Flow()
+    flow.resize(1024)
+    pieces = split(synthetic.recording_bytes(flow))
+    end = synthetic.end_record([flow], clean=False, reason="driver unloaded or unbound")
+    pieces[-1] = (b"ENDR", pieces[-1][1], json.dumps(end).encode())
+    report = analyse(read_recording(io.BytesIO(join(pieces))))
+    assert not report.complete
+    assert report.warnings == ("the recording did not end normally: driver unloaded or unbound",)
 
 
 def test_idle_work_items_make_no_operations() -> None:
