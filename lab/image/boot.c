@@ -71,6 +71,21 @@ static void attach(const struct file_system *fs)
 		give_up("cannot mount", fs->target);
 }
 
+/* What udev would make; devtmpfs has only devices. */
+static void link_standard_streams(void)
+{
+	static const char *const LINKS[][2] = {
+		{ "/proc/self/fd", "/dev/fd" },
+		{ "/proc/self/fd/0", "/dev/stdin" },
+		{ "/proc/self/fd/1", "/dev/stdout" },
+		{ "/proc/self/fd/2", "/dev/stderr" },
+	};
+
+	for (size_t i = 0; i < sizeof(LINKS) / sizeof(LINKS[0]); i++)
+		if (symlink(LINKS[i][0], LINKS[i][1]) != 0)
+			give_up("cannot make", LINKS[i][1]);
+}
+
 /* The folder is memory, so each module is removed once it is loaded. */
 static void load_modules(void)
 {
@@ -132,6 +147,7 @@ int main(void)
 	enter_root();
 	for (size_t i = 0; i < sizeof(FILE_SYSTEMS) / sizeof(FILE_SYSTEMS[0]); i++)
 		attach(&FILE_SYSTEMS[i]);
+	link_standard_streams();
 	sethostname("lab", strlen("lab"));
 	execv(argv[0], argv);
 	give_up("cannot start", argv[0]);
