@@ -32,7 +32,7 @@ class UsageError(BalloontraceError):
 
 
 class CannotTraceError(BalloontraceError):
-    """This machine, kernel or user cannot trace a balloon."""
+    """Machine, kernel or user cannot trace a balloon."""
 
     exit_code = ExitCode.CANNOT_TRACE
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The child of `loader`: compiles and attaches BPF programs, hands over the descriptors and ends.
+
+The only importer of bcc. Run as `python -m balloontrace.attacher SOCKET_FD`, in a process of its own so that
+nothing of the recorder weighs on top of LLVM; it imports as little as it can for the same reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+LIBBPF = "libbpf.so.1"
+REQUEST_BYTES = 1 << 20
+
+_BPF_STATS_RUN_TIME = 0  # enum bpf_stats_type, include/uapi/linux/bpf.h
+
+
+class Refused(Exception):
+    """The kernel refused a probe."""
+
+
+class Attacher:
+    """One compiled BPF module and the descriptors gathered from it, in the order they are sent."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        """Compile the source of `request`; ImportError without bcc, bcc's bare Exception when it does not compile."""
+        import bcc
+
+        self.version = str(getattr(bcc, "__version__", "unknown"))
+        self.maps: dict[str, int] = {}
+        self.programs: dict[str, int] = {}
+        self.links: list[int] = []
+        self.stats: list[int] = []
+        self.failures: dict[str, str] = {}
+        self._lib = bcc.lib
+        with open(request["source"]) as source:
+            text = source.read()
+        flags = [f"-D{name}={value}" for name, value in request["definitions"].items()]
+        self._bpf = bcc.BPF(text=text, cflags=[*flags, "-I" + os.path.dirname(request["source"])])
+        self.maps = {name: self._bpf[name].map_fd for name in request["maps"]}
+
+    def fds(self) -> list[int]:
+        """Everything that must outlive this process."""
+        return [*self.maps.values(), *self.programs.values(), *self.links, *self.stats]
+
+    def attach(self, attachment: dict[str, Any]) -> None:
+        """Attach one program; an optional one that is refused is noted and left out."""
+        how = self._attach_fentry if attachment["mechanism"] == "fentry" else self._attach_kprobe
+        try:
+            program_fd, link_fd = how(attachment)
+        except Refused as error:
+            if attachment["required"]:
+                raise
+            self.failures[attachment["function"]] = str(error)
+            return
+        self.programs[attachment["program"]] = program_fd
+        self.links.append(link_fd)
+
+    def enable_statistics(self) -> None:
+        """Have the kernel count runs and run time of programs for as long as the descriptor is open."""
+        with suppress(OSError, AttributeError):
+            fd = ctypes.CDLL(LIBBPF).bpf_enable_stats(_BPF_STATS_RUN_TIME)
+            if fd >= 0:
+                self.stats.append(fd)
+
+    def _load(self, attachment: dict[str, Any], kind: int, name: str) -> int:
+        """Load the C function under `name`, from which bcc derives the target of an fentry program."""
+        module, program = self._bpf.module, attachment["program"].encode()
+        start = self._lib.bpf_function_start(module, program)
+        if not start:
+            raise Refused(f"the BPF source has no program {attachment['program']}")
+        fd: int = self._lib.bcc_func_load(
+            module, kind, name.encode(), start, self._lib.bpf_function_size(module, program),
+            self._lib.bpf_module_license(module), self._lib.bpf_module_kern_version(module),
+            0, None, 0, None, -1,
+        )  # fmt: skip
+        if fd < 0:
+            raise Refused(f"{attachment['program']} was not loaded: {os.strerror(ctypes.get_errno())}")
+        return fd
+
+    def _attach_fentry(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        prefix = "kretfunc" if attachment["returns"] else "kfunc"
+        name = f"{prefix}__{attachment['module'] or 'vmlinux'}__{attachment['symbol']}"
+        program_fd = self._load(attachment, self._bpf.TRACING, name)
+        link_fd: int = self._lib.bpf_attach_kfunc(program_fd)
+        if link_fd < 0:
+            raise Refused(f"{attachment['symbol']} has no fentry: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_kprobe(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        """By address where kallsyms shows one: names are not unique (two vp_get in one kernel)."""
+        program, address = attachment["program"], attachment["address"]
+        program_fd = self.programs.get(program)
+        if program_fd is None:
+            program_fd = self._load(attachment, self._bpf.KPROBE, program)
+        by_name = None if address else attachment["symbol"].encode()
+        event = f"bt_{program}_{address:x}_{os.getpid()}".encode()
+        link_fd: int = self._lib.bpf_attach_kprobe(
+            program_fd, int(attachment["returns"]), event, by_name, address, 0
+        )
+        if link_fd < 0:
+            raise Refused(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+
+def serve(end: socket.socket) -> int:
+    """Answer the one request waiting on `end`; whatever goes wrong becomes the answer. Returns the exit status."""
+    started_ns = time.monotonic_ns()
+    try:
+        request = json.loads(end.recv(REQUEST_BYTES))
+        attacher = Attacher(request)
+        for attachment in request["attachments"]:
+            attacher.attach(attachment)
+        attacher.enable_statistics()
+        reply = {
+            "maps": list(attacher.maps),
+            "programs": list(attacher.programs),
+            "links": len(attacher.links),
+            "failures": attacher.failures,
+            "bcc_version": attacher.version,
+            "wall_ns": time.monotonic_ns() - started_ns,
+        }
+        socket.send_fds(end, [json.dumps(reply).encode()], attacher.fds())
+    except Exception as error:  # bcc raises nothing more specific, and nobody but the parent can be told
+        problem = "refused" if isinstance(error, Refused) else type(error).__name__
+        with suppress(OSError):
+            end.send(json.dumps({"error": str(error), "problem": problem}).encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Past Python's and LLVM's clean-up, which frees piece by piece what the kernel frees at once.
+    os._exit(serve(socket.socket(fileno=int(sys.argv[1]))))

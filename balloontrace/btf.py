@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Member offsets of kernel structures, read from BTF with libbpf (the library bcc itself stands on)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from balloontrace.errors import BalloontraceError
+
+LIBBPF = "libbpf.so.1"
+
+_KIND_STRUCT = 4  # BTF_KIND_STRUCT, include/uapi/linux/btf.h
+_KIND_FUNC = 12  # BTF_KIND_FUNC
+_VLEN_MASK = 0xFFFF
+_KIND_FLAG = 1 << 31
+_MEMBER_BIT_OFFSET_MASK = 0xFFFFFF  # the bits above hold a bitfield's width when the kind flag is set
+
+
+class BtfError(BalloontraceError):
+    """Type information is missing or cannot be read."""
+
+
+class _Type(ctypes.Structure):
+    """`struct btf_type`; a struct's members follow it in memory."""
+
+    _fields_ = (("name_off", ctypes.c_uint32), ("info", ctypes.c_uint32), ("size", ctypes.c_uint32))
+
+
+class _Member(ctypes.Structure):
+    """`struct btf_member`."""
+
+    _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
+
+
+def _load_libbpf() -> ctypes.CDLL:
+    """Load libbpf and declare what is used of it; OSError when the machine has none."""
+    lib = ctypes.CDLL(LIBBPF, use_errno=True)
+    lib.btf__parse_split.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    lib.btf__parse_split.restype = ctypes.c_void_p
+    lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
+    lib.btf__find_by_name_kind.restype = ctypes.c_int32
+    lib.btf__type_by_id.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    lib.btf__free.argtypes = [ctypes.c_void_p]
+    lib.btf__free.restype = None
+    # libbpf prints its own warnings to stderr; what matters of them is in the errors raised here.
+    lib.libbpf_set_print.argtypes = [ctypes.c_void_p]
+    lib.libbpf_set_print(None)
+    return lib
+
+
+class Btf:
+    """Types of one kernel object; a module's types stand on vmlinux's."""
+
+    def __init__(self, lib: ctypes.CDLL, handle: int) -> None:
+        self._lib = lib
+        self._handle = handle
+
+    def struct_members(self, name: str) -> dict[str, int] | None:
+        """Byte offset of each named member of `struct name`, bitfields left out; None when there is no such struct."""
+        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_STRUCT)
+        if type_id < 0:
+            return None
+        address = self._lib.btf__type_by_id(self._handle, type_id)
+        struct = _Type.from_address(address)
+        members = (_Member * (struct.info & _VLEN_MASK)).from_address(address + ctypes.sizeof(_Type))
+        has_bitfields = bool(struct.info & _KIND_FLAG)
+        offsets = {}
+        for member in members:
+            if has_bitfields and member.offset >> 24:
+                continue
+            label = self._lib.btf__name_by_offset(self._handle, member.name_off)
+            if label:
+                offsets[label.decode()] = (member.offset & _MEMBER_BIT_OFFSET_MASK) // 8
+        return offsets
+
+    def has_function(self, name: str) -> bool:
+        """Whether the type information describes function `name`; it may be inlined all the same."""
+        return bool(self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_FUNC) > 0)
+
+
+@contextmanager
+def open_btf(root: Path, module: str = "") -> Iterator[Btf]:
+    """BTF of `module` (of vmlinux alone when empty) under `root`/sys/kernel/btf.
+
+    Raises BtfError when libbpf or the type information is missing; freed at the end of the block.
+    """
+    try:
+        lib = _load_libbpf()
+    except OSError as error:
+        raise BtfError(
+            f"{LIBBPF} cannot be loaded: install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"
+        ) from error
+    handles: list[int] = []
+    try:
+        for name in ("vmlinux", module) if module else ("vmlinux",):
+            path = root / "sys/kernel/btf" / name
+            handle = lib.btf__parse_split(str(path).encode(), handles[-1] if handles else None)
+            if not handle:
+                raise BtfError(f"{path} is missing or cannot be read: no type information for {name}")
+            handles.append(handle)
+        yield Btf(lib, handles[-1])
+    finally:
+        for handle in reversed(handles):
+            lib.btf__free(handle)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: one verb a file under `commands`, errors turned into exit codes in one place."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+import balloontrace
+from balloontrace.errors import BalloontraceError, ExitCode
+
+# Verb to what its help line says; a verb's module is imported when it is used, to keep `--help` instant.
+_COMMANDS = {
+    "doctor": "Say whether a balloon can be traced here, and how.",
+    "record": "Trace the balloon of this guest into a recording.",
+    "report": "Show where the time of each inflate and deflate went.",
+    "export": "Write the raw spans of a recording as CSV.",
+}
+
+
+class _Verbs(click.Group):
+    """Finds a verb's command in the module of its name."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"balloontrace.commands.{name}"), name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(balloontrace.__version__, prog_name="balloontrace")
+def cli() -> None:
+    r"""Show where the time of a live virtio memory balloon goes.
+
+    \b
+    Example:
+      sudo balloontrace record -o inflate.bt --operations 1
+      balloontrace report inflate.bt
+
+    Exit status: 0 ok, 1 failure, 2 usage, 3 cannot trace here, 4 a required probe is missing,
+    5 data lost beyond --max-lost, 130 interrupted.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; the only place that does."""
+    sys.exit(_run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        result = cli.main(args=argv, prog_name="balloontrace", standalone_mode=False)
+    except BalloontraceError as error:
+        click.echo(f"balloontrace: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("balloontrace: interrupted", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has seen enough; nothing more can be said there.
+        sys.stdout = None  # type: ignore[assignment]
+        return ExitCode.OK
+    return result if isinstance(result, int) else ExitCode.OK

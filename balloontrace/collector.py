@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attaches a plan, drains what it yields, and says what was lost and what the tracing itself cost.
+
+Knows nothing of files and decodes no span: the light half of the recorder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from balloontrace.errors import MissingProbeError
+from balloontrace.events import Function
+from balloontrace.kernel import Layout
+from balloontrace.layout import (
+    DEVICE_STATE_BYTES,
+    DEVICES,
+    FUNCTION_COUNTER_BYTES,
+    FUNCTION_COUNTER_FIELDS,
+    FUNCTIONS,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+)
+from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
+from balloontrace.probes import Plan, PlannedProbe, Status
+from balloontrace.ring import SharedPage, SpanRing
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+DEFAULT_RING_BYTES = 2 << 20
+"""Room for 32 768 spans: some 10 000 MiB of stock inflate between two drains."""
+
+_COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
+_FUNCTION_COUNTERS = struct.Struct(f"={len(FUNCTION_COUNTER_FIELDS)}Q")
+_DEVICE_STATE = struct.Struct("=IIQQII")
+
+
+@dataclass(frozen=True)
+class FunctionCounts:
+    """`struct bt_function_counters`: sums since the programs were attached."""
+
+    entries: int
+    returns: int
+    unmatched_returns: int
+    lost: int
+    no_state: int
+    overwritten: int
+    duration_ns: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """`struct bt_device_state`: where a device stands."""
+
+    target_pages: int
+    actual_pages: int
+    operations: int
+    changed_ns: int
+    moving: bool
+
+
+@dataclass(frozen=True)
+class Counters:
+    """One look at the shared counters."""
+
+    functions: dict[Function, FunctionCounts]
+    devices: tuple[DeviceState, ...]
+
+    @property
+    def operations(self) -> int:
+        """Operations that have reached their target, over all devices."""
+        return sum(device.operations for device in self.devices)
+
+
+def parse_counters(raw: bytes) -> Counters:
+    """Decode `struct bt_counters` of this machine's byte order."""
+    rows = list(_FUNCTION_COUNTERS.iter_unpack(raw[: FUNCTIONS * FUNCTION_COUNTER_BYTES]))
+    functions = {function: FunctionCounts(*rows[function]) for function in Function}
+    devices = tuple(
+        DeviceState(target, actual, operations, changed_ns, bool(moving))
+        for target, actual, operations, changed_ns, moving, _ in _DEVICE_STATE.iter_unpack(
+            raw[FUNCTIONS * FUNCTION_COUNTER_BYTES : _COUNTERS_BYTES]
+        )
+    )
+    return Counters(functions, devices)
+
+
+class Collector:
+    """A plan attached to the running kernel; as a context it detaches at the end, whatever happens."""
+
+    def __init__(self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
+        """Compile and attach `plan`.
+
+        Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when the kernel refuses a
+        required probe. `ring_bytes` is a power of two times the page size.
+        """
+        self.plan, self.loaded = _load(plan, layout, ring_bytes)
+        self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+        self._page = SharedPage(self.loaded.maps["counters"], _COUNTERS_BYTES)
+        self._attached = True
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+        self._ring.close()
+        self._page.close()
+        for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
+            os.close(fd)
+        if self.loaded.stats_fd is not None:
+            os.close(self.loaded.stats_fd)
+
+    def detach(self) -> None:
+        """Take the probes off the kernel; maps and their contents stay readable."""
+        if self._attached:
+            self._attached = False
+            for fd in self.loaded.links:
+                os.close(fd)
+
+    def drain(self) -> bytes:
+        """Finished spans since the last call, as they lay in the ring."""
+        return self._ring.drain()
+
+    def read_counters(self) -> bytes:
+        """`struct bt_counters` as it stands."""
+        return self._page.read()
+
+    def read_program_costs(self) -> list[dict[str, object]]:
+        """Runs and run time of each program by the kernel's own account; None where the kernel keeps none."""
+        return [
+            {"program": name, **_read_program_cost(fd, measured=self.loaded.stats_fd is not None)}
+            for name, fd in self.loaded.programs.items()
+        ]
+
+
+def _read_program_cost(fd: int, *, measured: bool) -> dict[str, int | None]:
+    text = ""
+    with suppress(OSError):
+        text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    found = dict(re.findall(r"^(run_cnt|run_time_ns):\s*(\d+)$", text, re.MULTILINE)) if measured else {}
+    return {
+        "runs": int(found["run_cnt"]) if "run_cnt" in found else None,
+        "run_time_ns": int(found["run_time_ns"]) if "run_time_ns" in found else None,
+    }
+
+
+def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int | None]]:
+    """What each attached probe missed. A function whose return is not probed has no returns to count."""
+    losses = {}
+    for probe in plan.attachable:
+        counts = counters.functions[probe.function]
+        if probe.function in (Function.CONFIG_GET, Function.CONFIG_SET):
+            continue  # part of a work item's span; shared with other devices, so entries and returns say nothing
+        returns = probe.point.returns
+        losses[probe.function.symbol] = {
+            "entries": counts.entries,
+            "returns": counts.returns if returns else None,
+            "unmatched_returns": counts.unmatched_returns if returns else None,
+            "lost": counts.lost,
+            "no_state": counts.no_state if returns else None,
+            "overwritten": counts.overwritten if returns else None,
+            "missed": None,
+        }
+    return losses
+
+
+def _load(plan: Plan, layout: Layout, ring_bytes: int) -> tuple[Plan, Loaded]:
+    """Attach with the cheapest mechanism; where the kernel refuses a required fentry, with kprobes throughout."""
+    try:
+        return plan, load(_request(plan, layout, ring_bytes))
+    except AttachError as refused:
+        by_kprobe = plan.with_kprobes()
+        if by_kprobe == plan:
+            raise MissingProbeError(f"a required probe was refused: {refused}") from refused
+    try:
+        return by_kprobe, load(_request(by_kprobe, layout, ring_bytes))
+    except AttachError as refused:
+        raise MissingProbeError(f"a required probe was refused: {refused}") from refused
+
+
+def _request(plan: Plan, layout: Layout, ring_bytes: int) -> LoadRequest:
+    return LoadRequest(
+        str(bpf_folder() / "guest.bpf.c"),
+        _definitions(plan, layout, ring_bytes),
+        tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
+        ("spans", "counters"),
+    )
+
+
+def _definitions(plan: Plan, layout: Layout, ring_bytes: int) -> Mapping[str, str | int]:
+    """What the BPF source leaves open: how each function is hooked, and the offsets this kernel has."""
+    definitions: dict[str, str | int] = {"SPAN_RING_PAGES": ring_bytes // PAGE_BYTES}
+    for probe in plan.probes:
+        attaches = probe.status is Status.ATTACH
+        definitions[f"KIND_{probe.function.symbol}"] = str(probe.mechanism) if attaches else "absent"
+        definitions[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
+    for member, offset in layout.offsets.items():
+        definitions[member.replace(".", "_").upper()] = offset
+    return definitions
+
+
+def _attachments(probe: PlannedProbe) -> list[Attachment]:
+    name = probe.function.symbol
+    return [
+        Attachment(
+            program=f"{'return' if returns else 'entry'}_{name}",
+            function=name,
+            returns=returns,
+            mechanism=str(probe.mechanism),
+            symbol=symbol.name,
+            address=symbol.address,
+            module=symbol.module,
+            required=probe.point.required,
+        )
+        for symbol in probe.symbols
+        # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
+        for returns in ((True, False) if probe.point.returns else (False,))
+    ]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace record`: trace the balloon of this guest into a recording."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from balloontrace.errors import BalloontraceError, CannotTraceError, MissingProbeError, UsageError
+
+if TYPE_CHECKING:
+    from balloontrace.collector import Collector
+    from balloontrace.diagnosis import Diagnosis
+    from balloontrace.outputfile import OutputFile
+    from balloontrace.probes import Plan
+    from balloontrace.session import SessionOptions, SessionResult
+
+DEFAULT_OUTPUT = "balloon.bt"
+
+
+@click.command("record", context_settings={"allow_interspersed_args": False})
+@click.option(
+    "-o",
+    "output",
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    metavar="FILE|-",
+    help="Write the recording here; - is standard output, for a pipe.",
+)
+@click.option("-f", "--force", is_flag=True, help="Replace an existing recording.")
+@click.option(
+    "-d",
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SEC",
+    help="Stop after so many seconds.",
+)
+@click.option(
+    "--operations",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop when the balloon has reached its target N times.",
+)
+@click.option(
+    "--missing-probes",
+    type=click.Choice(["error", "warn"]),
+    default="error",
+    show_default=True,
+    help="What to do when a required function cannot be traced.",
+)
+@click.option(
+    "--attach",
+    type=click.Choice(["auto", "kprobe"]),
+    default="auto",
+    show_default=True,
+    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
+)
+@click.option(
+    "--buffer-kib",
+    type=click.IntRange(4, 1 << 18),
+    default=2048,
+    show_default=True,
+    metavar="KIB",
+    help="Room in the kernel for events between two drains; a power of two.",
+)
+@click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
+def record(
+    output: str,
+    *,
+    force: bool,
+    duration_s: float | None,
+    operations: int | None,
+    missing_probes: str,
+    attach: str,
+    buffer_kib: int,
+    label: str | None,
+    command: Sequence[str],
+) -> None:
+    r"""Trace the balloon of this guest until Ctrl-C, or until the given end.
+
+    \b
+    Examples:
+      sudo balloontrace record -o inflate.bt --operations 1
+      ssh guest sudo balloontrace record -o - -d 60 > guest.bt
+    """  # fmt: skip
+    started_ns = time.monotonic_ns()
+    if buffer_kib & (buffer_kib - 1):
+        raise UsageError(f"--buffer-kib takes a power of two, such as 2048, not {buffer_kib}")
+    from balloontrace.session import SessionOptions
+
+    options = SessionOptions(
+        duration_s=duration_s,
+        operations=operations,
+        command=command,
+        label=label,
+        show_progress=sys.stderr.isatty(),
+    )
+    with _open_destination(output, force=force) as (output_fd, file):
+        result = _record(output_fd, file, options, missing_probes, attach, buffer_kib * 1024, started_ns)
+    _tell(result, output)
+
+
+def _record(
+    output_fd: int,
+    file: OutputFile | None,
+    options: SessionOptions,
+    missing_probes: str,
+    attach: str,
+    ring_bytes: int,
+    started_ns: int,
+) -> SessionResult:
+    from balloontrace.collector import Collector
+    from balloontrace.diagnosis import diagnose
+    from balloontrace.session import Session, protect_from_oom_killer
+
+    protect_from_oom_killer()
+    diagnosis = diagnose()
+    plan = _plan_to_attach(diagnosis, missing_probes, attach)
+    if options.operations is not None:
+        _require_progress(plan, diagnosis)
+    with Collector(plan, diagnosis.layout, ring_bytes=ring_bytes) as collector:
+        session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=_say)
+        try:
+            session.write_start()
+        except OSError as error:
+            raise BalloontraceError(f"cannot write the recording: {error.strerror}") from error
+        if file is not None:
+            file.publish()
+        _say(f"balloontrace: {_attached_line(collector)}\n")
+        try:
+            return session.run()
+        except KeyboardInterrupt:
+            if file is not None:
+                file.discard()
+            raise
+
+
+def _plan_to_attach(diagnosis: Diagnosis, missing_probes: str, attach: str) -> Plan:
+    """The plan, once nothing makes tracing impossible and the user accepts what is missing."""
+    if diagnosis.problems:
+        more = (
+            f" (and {len(diagnosis.problems) - 1} more: see balloontrace doctor)"
+            if diagnosis.problems[1:]
+            else ""
+        )
+        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}{more}")
+    missing = ", ".join(probe.function.symbol for probe in diagnosis.plan.missing_required)
+    if missing and missing_probes == "error":
+        raise MissingProbeError(f"no symbol for {missing}: --missing-probes warn traces what is left")
+    if not diagnosis.plan.attachable:
+        raise MissingProbeError(
+            "none of the driver's functions is a symbol in this kernel, so nothing can be traced"
+        )
+    for warning in diagnosis.warnings:
+        _say(f"balloontrace: warning: {warning.sentence}\n")
+    return diagnosis.plan.with_kprobes() if attach == "kprobe" else diagnosis.plan
+
+
+def _require_progress(plan: Plan, diagnosis: Diagnosis) -> None:
+    from balloontrace.events import Function
+
+    attached = {probe.function for probe in plan.attachable}
+    has_actual = (
+        diagnosis.layout.get("virtio_balloon", "num_pages") is not None or Function.CONFIG_SET in attached
+    )
+    if Function.CONFIG_GET not in attached or not has_actual:
+        raise UsageError(
+            "--operations needs the balloon's target and size, which this kernel does not show; use -d"
+        )
+
+
+def _attached_line(collector: Collector) -> str:
+    rows = collector.plan.probes
+    failed = "".join(f"; {function}: {reason}" for function, reason in collector.loaded.failures.items())
+    missing = [probe.function.symbol for probe in rows if probe.status in ("inlined", "absent")]
+    without = f" without {', '.join(missing)}" if missing else ""
+    return f"probes attached ({len(collector.plan.attachable)} functions{without}){failed}"
+
+
+@contextmanager
+def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, OutputFile | None]]:
+    """Where the recording goes: standard output for `-`, else a file that takes its name once probes are attached."""
+    if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError("standard output is a terminal; send the recording into a file or a pipe")
+        yield sys.stdout.fileno(), None
+        return
+    from balloontrace.outputfile import open_output
+
+    with open_output(Path(output), force=force) as file:
+        yield file.fd, file
+
+
+def _tell(result: SessionResult, output: str) -> None:
+    """The last words on stderr; raises when the recording did not end as asked."""
+    place = "standard output" if output == "-" else output
+    lost = sum((loss["lost"] or 0) + (loss["no_state"] or 0) for loss in result.losses.values())
+    if sys.stderr.isatty():
+        _say("\n")
+    _say(
+        f"balloontrace: {result.ending}: {result.spans} spans, {result.bytes_written} bytes to {place}, "
+        + (f"{lost} lost\n" if result.losses else "losses unknown\n")
+    )
+    if result.error is not None:
+        if output == "-":
+            _silence_stdout()
+        raise BalloontraceError(
+            f"the recording is incomplete: {result.error.strerror} after {result.bytes_written} bytes; "
+            "what was written can be reported"
+        )
+    if not result.ending.clean:
+        raise BalloontraceError(
+            f"the recording is incomplete: {result.ending}; what was written can be reported"
+        )
+    if result.command_status:
+        raise BalloontraceError(
+            f"the command ended with status {result.command_status}; the recording is complete"
+        )
+
+
+def _silence_stdout() -> None:
+    """A closed pipe would be complained about once more when Python flushes it on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True, nl=False)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Can a balloon be traced here: what is found, what is missing, and what mends it. Shared by `doctor` and `record`."""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace import kernel
+from balloontrace.events import Function
+from balloontrace.kernel import BalloonDevice, Layout, Symbol
+from balloontrace.probes import SYMBOL_NAMES, Plan, make_plan
+
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
+
+# Kernel functions whose presence says what the kernel can do; detected by symbol, never by version.
+_RING_BUFFER = "bpf_ringbuf_reserve"
+_TRAMPOLINE = "bpf_trampoline_link_prog"
+_PATCHED_DRIVER = "send_resp_data"
+
+_BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
+
+
+class State(enum.StrEnum):
+    """How a finding bears on tracing."""
+
+    OK = "ok"
+    WARNING = "warning"  # tracing works, something is not measured
+    PROBLEM = "problem"  # tracing is impossible
+
+
+class DriverKind(enum.StrEnum):
+    """Which driver runs, by its symbols and members; a feature bit says nothing (facts differ by who offers it)."""
+
+    NONE = "none"
+    STOCK = "stock"
+    PATCHED = "patched"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `doctor`."""
+
+    name: str
+    state: State
+    text: str
+    mend: str | None = None  # what to do about it
+
+    @property
+    def sentence(self) -> str:
+        """The finding and its mend in one sentence."""
+        return f"{self.text}: {self.mend}" if self.mend else self.text
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything `doctor` shows and `record` needs to know."""
+
+    findings: tuple[Finding, ...]
+    devices: tuple[BalloonDevice, ...]
+    driver_kind: DriverKind
+    layout: Layout
+    plan: Plan
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What makes tracing impossible."""
+        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What will not be measured."""
+        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+
+
+@dataclass(frozen=True)
+class _Bcc:
+    """What is known of bcc without importing it (that takes 78 MB)."""
+
+    found: bool
+    version: tuple[int, ...] = ()
+    foreign: bool = False  # the unrelated package of the same name
+
+
+def diagnose(root: Path = kernel.ROOT) -> Diagnosis:
+    """Look at this system; never raises for something it could report."""
+    symbols = _read_symbols(root)
+    bcc = _find_bcc()
+    names = {symbol.plain_name for symbol in symbols}
+    draft = make_plan(symbols, Layout())
+    layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root)
+    fentry = _TRAMPOLINE in names and bcc.version >= _BCC_WITH_MODULE_FENTRY
+    plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
+    kind = _driver_kind(plan, names, layout)
+    devices = kernel.read_balloon_devices(root)
+    findings = (
+        _check_privilege(root),
+        _check_lockdown(root),
+        _check_kernel(root, names),
+        _check_symbols(symbols),
+        _check_bcc(bcc),
+        _check_headers(root),
+        _check_btf(layout),
+        _check_device(devices),
+        _check_driver(plan, kind),
+        *_check_plan(plan),
+    )
+    return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan)
+
+
+def _read_symbols(root: Path) -> tuple[Symbol, ...]:
+    try:
+        return kernel.read_symbols((*SYMBOL_NAMES, _RING_BUFFER, _TRAMPOLINE, _PATCHED_DRIVER), root)
+    except OSError:
+        return ()
+
+
+def _driver_kind(plan: Plan, names: set[str], layout: Layout) -> DriverKind:
+    if not plan.driver_found:
+        return DriverKind.NONE
+    patched = _PATCHED_DRIVER in names or layout.get("virtio_balloon", "resp_data") is not None
+    return DriverKind.PATCHED if patched else DriverKind.STOCK
+
+
+def _find_bcc() -> _Bcc:
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        return _Bcc(found=False)
+    folder = Path(spec.origin).parent
+    if not (folder / "libbcc.py").exists():
+        return _Bcc(found=False, foreign=True)
+    try:
+        match = re.search(r"(\d+(?:\.\d+)+)", (folder / "version.py").read_text())
+    except OSError:
+        match = None
+    return _Bcc(found=True, version=tuple(int(part) for part in match[1].split(".")) if match else ())
+
+
+def _check_privilege(root: Path) -> Finding:
+    mask = kernel.read_effective_capabilities(root)
+    enough = mask >> _CAP_SYS_ADMIN & 1 or (mask >> _CAP_BPF & 1 and mask >> _CAP_PERFMON & 1)
+    if enough:
+        return Finding("privilege", State.OK, "may load BPF programs")
+    return Finding("privilege", State.PROBLEM, "this user may not load BPF programs", "run it with sudo")
+
+
+def _check_lockdown(root: Path) -> Finding:
+    mode = kernel.read_lockdown(root)
+    if mode == "confidentiality":
+        return Finding(
+            "lockdown", State.PROBLEM, "kernel lockdown is in confidentiality mode, which forbids kprobes",
+            "boot without lockdown=confidentiality",
+        )  # fmt: skip
+    return Finding("lockdown", State.OK, f"kernel lockdown: {mode}")
+
+
+def _check_kernel(root: Path, names: set[str]) -> Finding:
+    release = platform.release()
+    if not (root / "sys/bus/event_source/devices/kprobe").exists():
+        return Finding(
+            "kernel", State.PROBLEM, f"kernel {release} has no kprobes", "use one with CONFIG_KPROBE_EVENTS=y"
+        )
+    if names and _RING_BUFFER not in names:
+        return Finding(
+            "kernel", State.PROBLEM, f"kernel {release} has no BPF ring buffer", "use Linux 5.8 or newer"
+        )
+    return Finding("kernel", State.OK, f"kernel {release}: kprobes and BPF ring buffer")
+
+
+def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
+    if not symbols:
+        return Finding(
+            "symbols",
+            State.PROBLEM,
+            "/proc/kallsyms shows no functions",
+            "mount /proc and use CONFIG_KALLSYMS=y",
+        )
+    if all(symbol.address == 0 for symbol in symbols):
+        return Finding(
+            "symbols", State.WARNING, "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
+            "run as root, with sysctl kernel.kptr_restrict=1 or 0",
+        )  # fmt: skip
+    return Finding("symbols", State.OK, "/proc/kallsyms shows functions and addresses")
+
+
+def _check_bcc(bcc: _Bcc) -> Finding:
+    mend = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora) and use the distribution's python3"
+    if bcc.foreign:
+        return Finding(
+            "bcc", State.PROBLEM, "the installed Python package bcc is not the BPF Compiler Collection", mend
+        )
+    if not bcc.found:
+        return Finding(
+            "bcc", State.PROBLEM, "the BPF Compiler Collection is not installed for this python3", mend
+        )
+    return Finding("bcc", State.OK, f"bcc {'.'.join(map(str, bcc.version)) or 'of unknown version'}")
+
+
+def _check_headers(root: Path) -> Finding:
+    path = kernel.read_headers_path(root)
+    release = platform.release()
+    if path is None:
+        return Finding(
+            "headers", State.PROBLEM, f"no kernel headers for {release}",
+            f"install linux-headers-{release} (Debian, Ubuntu) or kernel-devel-{release} (Fedora)",
+        )  # fmt: skip
+    return Finding("headers", State.OK, f"kernel headers in {path}")
+
+
+def _check_btf(layout: Layout) -> Finding:
+    if layout.problem:
+        return Finding(
+            "btf",
+            State.WARNING,
+            f"no type information, so pages and queue of a send are not measured ({layout.problem})",
+        )
+    return Finding("btf", State.OK, "BTF of the kernel and the driver")
+
+
+def _check_device(devices: tuple[BalloonDevice, ...]) -> Finding:
+    if not devices:
+        return Finding(
+            "device", State.PROBLEM, "this machine has no virtio balloon",
+            "give the VM one, e.g. QEMU's -device virtio-balloon-pci",
+        )  # fmt: skip
+    text = "; ".join(
+        f"{device.name} ({device.driver or 'no driver'}): {', '.join(device.feature_names) or 'no features'}"
+        for device in devices
+    )
+    return Finding("device", State.OK, text)
+
+
+def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
+    if kind is DriverKind.NONE:
+        return Finding("driver", State.PROBLEM, "the balloon driver is not loaded", "modprobe virtio_balloon")
+    place = f"module {plan.driver_module}" if plan.driver_module else "built in"
+    return Finding("driver", State.OK, f"{kind} driver, {place}")
+
+
+def _check_plan(plan: Plan) -> tuple[Finding, ...]:
+    if not plan.driver_found:
+        return ()
+    missing = plan.missing_required
+    if missing:
+        names = ", ".join(probe.function.symbol for probe in missing)
+        return (
+            Finding(
+                "probes", State.WARNING, f"required probe points are missing: {names}",
+                "record --missing-probes warn traces what is left",
+            ),
+        )  # fmt: skip
+    if plan.probe(Function.CONFIG_GET) not in plan.attachable:
+        return (
+            Finding(
+                "probes", State.WARNING, "the target is not measured: neither vp_get nor vm_get is a symbol"
+            ),
+        )
+    return (Finding("probes", State.OK, f"{len(plan.attachable)} probe points"),)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Facts of the running system: symbols, balloon devices, structure layouts, and what stands in the way of tracing.
+
+Everything is read below an injectable root path, so that a test can lay out a system of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from balloontrace.btf import BtfError, open_btf
+
+ROOT = Path("/")
+DRIVER_MODULE = "virtio_balloon"
+
+_VIRTIO_ID_BALLOON = 5  # include/uapi/linux/virtio_ids.h
+_KALLSYMS_CHUNK_BYTES = 1 << 20
+
+# include/uapi/linux/virtio_balloon.h and virtio_config.h; bit 3 is listed by its mainline name and means
+# something else to a driver with the page-bitmap patch.
+FEATURE_NAMES = {
+    0: "MUST_TELL_HOST",
+    1: "STATS_VQ",
+    2: "DEFLATE_ON_OOM",
+    3: "FREE_PAGE_HINT",
+    4: "PAGE_POISON",
+    5: "REPORTING",
+    24: "NOTIFY_ON_EMPTY",
+    27: "ANY_LAYOUT",
+    28: "RING_INDIRECT_DESC",
+    29: "RING_EVENT_IDX",
+    32: "VERSION_1",
+    33: "ACCESS_PLATFORM",
+    34: "RING_PACKED",
+    35: "IN_ORDER",
+    36: "ORDER_PLATFORM",
+    38: "NOTIFICATION_DATA",
+    40: "RING_RESET",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Symbol:
+    """A line of kallsyms that may be a probe point."""
+
+    name: str  # as kallsyms spells it, suffix included
+    address: int  # 0 when kptr_restrict hides it
+    module: str  # "" for the kernel image
+
+    @property
+    def plain_name(self) -> str:
+        """The name without compiler suffixes: `tell_host` of `tell_host.isra.0`."""
+        return self.name.split(".", 1)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The compiler's suffix without the dot: `isra.0`, or empty."""
+        return self.name.partition(".")[2]
+
+
+@dataclass(frozen=True)
+class BalloonDevice:
+    """A virtio balloon this kernel has found."""
+
+    name: str  # virtioN
+    feature_bits: tuple[int, ...]  # negotiated, as sysfs shows them
+    driver: str | None  # bound driver, None when unbound
+
+    @property
+    def index(self) -> int:
+        """N of virtioN."""
+        return int(self.name.removeprefix("virtio"))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Feature bits by their mainline names, `BIT_n` when there is none."""
+        return tuple(FEATURE_NAMES.get(bit, f"BIT_{bit}") for bit in self.feature_bits)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Byte offsets of the structure members the programs read, by `struct.member`; absent means unknown."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    functions: frozenset[str] = frozenset()  # those asked for that the driver's BTF describes
+    source: str = "none"  # where they come from
+    problem: str | None = None  # why some are unknown, one sentence
+
+    def get(self, struct: str, member: str) -> int | None:
+        """Offset of `struct.member`, None when unknown."""
+        return self.offsets.get(f"{struct}.{member}")
+
+
+# What the BPF programs read, and the member that only the page-bitmap driver has.
+_DRIVER_MEMBERS = (
+    "vdev", "num_pages", "num_pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb", "resp_data",
+)  # fmt: skip
+_VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _symbol_lines(path: Path, names: Iterable[str]) -> Iterator[re.Match[bytes]]:
+    """Matching lines of kallsyms, read in pieces: the whole is some 13 MB, too much for a squeezed guest."""
+    alternatives = b"|".join(re.escape(name.encode()) for name in sorted(set(names)))
+    pattern = re.compile(
+        rb"^([0-9a-f]+) [tTwW] ((?:" + alternatives + rb")(?:\.[\w.]+)?)(?:\t\[(\w+)\])?$", re.MULTILINE
+    )
+    with path.open("rb", buffering=0) as stream:
+        rest = b""
+        while piece := stream.read(_KALLSYMS_CHUNK_BYTES):
+            whole, newline, rest_of_piece = (rest + piece).rpartition(b"\n")
+            yield from pattern.finditer(whole)
+            rest = rest_of_piece if newline else rest + piece
+        yield from pattern.finditer(rest)
+
+
+def read_symbols(names: Iterable[str], root: Path = ROOT) -> tuple[Symbol, ...]:
+    """Every function symbol whose plain name is one of `names`, in kallsyms' order, variants included.
+
+    Raises OSError when kallsyms cannot be read.
+    """
+    return tuple(
+        Symbol(match[2].decode(), int(match[1], 16), (match[3] or b"").decode())
+        for match in _symbol_lines(root / "proc/kallsyms", names)
+    )
+
+
+def read_balloon_devices(root: Path = ROOT) -> tuple[BalloonDevice, ...]:
+    """The virtio balloons of this system, by index."""
+    devices = []
+    for path in (root / "sys/bus/virtio/devices").glob("virtio*"):
+        device_id = _read_text(path / "device")
+        if device_id is None or int(device_id, 16) != _VIRTIO_ID_BALLOON:
+            continue
+        features = (_read_text(path / "features") or "").strip()
+        driver = path / "driver"
+        devices.append(
+            BalloonDevice(
+                path.name,
+                tuple(bit for bit, char in enumerate(features) if char == "1"),
+                driver.resolve().name if driver.exists() else None,
+            )
+        )
+    return tuple(sorted(devices, key=lambda device: device.index))
+
+
+def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -> Layout:
+    """Offsets of what the programs read, from the BTF of `module` ("" when the driver is built in) and vmlinux.
+
+    `functions` are looked up in the driver's BTF too.
+    """
+    offsets: dict[str, int] = {}
+    try:
+        with open_btf(root) as btf:
+            for struct, members in _VIRTIO_MEMBERS.items():
+                offsets.update(_named_offsets(struct, btf.struct_members(struct), members))
+        with open_btf(root, module) as btf:
+            offsets.update(
+                _named_offsets("virtio_balloon", btf.struct_members("virtio_balloon"), _DRIVER_MEMBERS)
+            )
+            known = frozenset(name for name in functions if btf.has_function(name))
+    except BtfError as error:
+        return Layout(offsets, source="btf" if offsets else "none", problem=str(error))
+    return Layout(offsets, known, source="btf")
+
+
+def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable[str]) -> dict[str, int]:
+    return {f"{struct}.{name}": members[name] for name in wanted if members and name in members}
+
+
+def read_vmstat(root: Path = ROOT) -> dict[str, int]:
+    """The balloon counters of /proc/vmstat, in pages of PAGE_SIZE since boot; empty when the kernel keeps none."""
+    text = _read_text(root / "proc/vmstat") or ""
+    pairs = (line.split() for line in text.splitlines() if line.startswith("balloon_"))
+    return {name: int(value) for name, value in pairs}
+
+
+def read_lockdown(root: Path = ROOT) -> str:
+    """The kernel's lockdown mode: none, integrity or confidentiality."""
+    text = _read_text(root / "sys/kernel/security/lockdown") or ""
+    selected = re.search(r"\[(\w+)\]", text)
+    return selected[1] if selected else "none"
+
+
+def read_headers_path(root: Path = ROOT, release: str | None = None) -> Path | None:
+    """Where bcc will find this kernel's headers, None when it will not."""
+    build = root / "lib/modules" / (release or platform.release()) / "build"
+    if (build / "include").exists():
+        return build
+    archive = root / "sys/kernel/kheaders.tar.xz"
+    return archive if archive.exists() else None
+
+
+def read_effective_capabilities(root: Path = ROOT) -> int:
+    """The capability mask of this process."""
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read_text(root / "proc/self/status") or "", re.MULTILINE)
+    return int(match[1], 16) if match else 0
+
+
+def read_machine(root: Path = ROOT) -> dict[str, object]:
+    """What a recording says of the machine it was made on."""
+    memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read_text(root / "proc/meminfo") or "", re.MULTILINE)
+    return {
+        "hostname": platform.node(),
+        "boot_id": (_read_text(root / "proc/sys/kernel/random/boot_id") or "").strip() or None,
+        "kernel_release": platform.release(),
+        "architecture": platform.machine(),
+        "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
+        "cpus": os.cpu_count(),
+        "memory_bytes": int(memory[1]) * 1024 if memory else None,
+    }
+
+
+def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:
+    """The hash of a module's sources, which tells two builds of one driver apart."""
+    text = _read_text(root / "sys/module" / module / "srcversion")
+    return text.strip() if text else None

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One recording from attach to end: joins the collector with a recording file.
+
+Wakes up seldom, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
+operations, a command, a closed pipe, a full disk, a driver that goes away.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import re
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import balloontrace
+from balloontrace import kernel
+from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
+from balloontrace.command import Workload
+from balloontrace.diagnosis import Diagnosis
+from balloontrace.events import Function
+from balloontrace.layout import COUNTERS_LAYOUT, RING_HEADER_BYTES, SPAN_BYTES, SPAN_LAYOUT
+from balloontrace.probes import describe
+from balloontrace.progress import progress_line
+from balloontrace.recording import FORMAT_VERSION, RecordingWriter
+
+_WAKE_UP_S = 1.0
+_WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
+_OOM_SCORE_NEVER = -1000
+
+
+class Ending(enum.StrEnum):
+    """Why a recording ended; the value stands in its end record."""
+
+    INTERRUPTED = "interrupted"
+    TERMINATED = "terminated"
+    DURATION = "duration reached"
+    OPERATIONS = "operations completed"
+    COMMAND = "command ended"
+    OUTPUT_CLOSED = "output closed"
+    OUTPUT_FAILED = "output failed"
+    DRIVER_GONE = "driver unloaded or unbound"
+
+    @property
+    def clean(self) -> bool:
+        """Whether the recording ended as asked, with nothing cut off."""
+        return self not in (Ending.OUTPUT_CLOSED, Ending.OUTPUT_FAILED, Ending.DRIVER_GONE)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """When to stop, and what the user called it."""
+
+    duration_s: float | None = None
+    operations: int | None = None
+    command: Sequence[str] = ()
+    label: str | None = None
+    show_progress: bool = False
+
+
+@dataclass
+class SessionResult:
+    """How it went; what `record` tells at the end."""
+
+    ending: Ending
+    spans: int = 0
+    bytes_written: int = 0
+    losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    command_status: int | None = None
+    error: OSError | None = None
+
+
+def protect_from_oom_killer() -> None:
+    """The balloon squeezes this guest: the one that explains it must not be the first victim. Needs privilege."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_NEVER))
+
+
+class Session:
+    """A recording in progress on an attached collector."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        diagnosis: Diagnosis,
+        output_fd: int,
+        options: SessionOptions,
+        *,
+        started_ns: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """`started_ns` is when the program was started (CLOCK_MONOTONIC), for the cost of attaching."""
+        self._collector = collector
+        self._diagnosis = diagnosis
+        self._output_fd = output_fd
+        self._options = options
+        self._say = say
+        self._started_ns = started_ns
+        self._attached_ns = time.monotonic_ns()
+        self._writer = RecordingWriter(output_fd)
+        self._driver = _DriverWatch(diagnosis)
+        self._wakeups = 0
+        self._spans = 0
+        self._last_counters = b""
+        self._progress: tuple[int, Counters] | None = None
+
+    def write_start(self) -> None:
+        """Write the metadata: the recording now says what it is. Raises OSError."""
+        self._writer.write_metadata(self._metadata())
+
+    def run(self) -> SessionResult:
+        """Record until something ends it, then write what is left. Does not raise for output that fails."""
+        result = SessionResult(Ending.INTERRUPTED)
+        try:
+            result.ending = self._record_until_end(result)
+            self._collector.detach()
+            self._drain()
+            counters = parse_counters(self._collector.read_counters())
+            result.losses = summarise_losses(counters, self._collector.plan)
+            self._writer.write_end(self._end(result))
+        except BrokenPipeError as error:
+            result.ending, result.error = Ending.OUTPUT_CLOSED, error
+        except OSError as error:
+            result.ending, result.error = Ending.OUTPUT_FAILED, error
+        result.spans, result.bytes_written = self._spans, self._writer.bytes_written
+        return result
+
+    def _record_until_end(self, result: SessionResult) -> Ending:
+        options = self._options
+        deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
+        watched = options.show_progress or options.operations is not None
+        with _Signals() as signals, Workload(options.command) as workload:
+            poll = select.poll()
+            for fd in (signals.fd, workload.fd):
+                if fd is not None:
+                    poll.register(fd, select.POLLIN)
+            poll.register(self._output_fd, 0)  # a pipe whose reader has gone reports POLLERR
+            while True:
+                wait_s = _WAKE_UP_WATCHED_S if watched else _WAKE_UP_S
+                if deadline is not None:
+                    wait_s = max(0.0, min(wait_s, deadline - time.monotonic()))
+                ready = dict(poll.poll(wait_s * 1000))
+                self._wakeups += 1
+                self._drain()
+                if options.show_progress:
+                    self._show_progress()
+                if workload.ended:
+                    result.command_status = workload.status
+                ending = self._ending(signals, workload, deadline, ready)
+                if ending is not None:
+                    return ending
+
+    def _ending(
+        self, signals: _Signals, workload: Workload, deadline: float | None, ready: dict[int, int]
+    ) -> Ending | None:
+        if signals.received is not None:
+            return Ending.TERMINATED if signals.received == signal.SIGTERM else Ending.INTERRUPTED
+        if ready.get(self._output_fd, 0) & select.POLLERR:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if self._driver.gone():
+            return Ending.DRIVER_GONE
+        wanted = self._options.operations
+        if wanted is not None and parse_counters(self._last_counters).operations >= wanted:
+            return Ending.OPERATIONS
+        if workload.ended:
+            return Ending.COMMAND
+        if deadline is not None and time.monotonic() >= deadline:
+            return Ending.DURATION
+        return None
+
+    def _drain(self) -> None:
+        """Move what has gathered into the recording; nothing is written when nothing happened."""
+        raw = self._collector.drain()
+        counters = self._collector.read_counters()
+        if raw:
+            self._spans += len(raw) // (RING_HEADER_BYTES + SPAN_BYTES)
+            self._writer.write_spans(raw)
+        if counters != self._last_counters:
+            self._last_counters = counters
+            self._writer.write_counters(counters)
+
+    def _show_progress(self) -> None:
+        now_ns, now = time.monotonic_ns(), parse_counters(self._last_counters)
+        before_ns, before = self._progress or (now_ns, now)
+        self._say(f"\r\033[K{progress_line(before, now, now_ns - before_ns)}")
+        self._progress = now_ns, now
+
+    def _metadata(self) -> dict[str, object]:
+        diagnosis, plan, loaded = self._diagnosis, self._collector.plan, self._collector.loaded
+        return {
+            "tool_version": balloontrace.__version__,
+            "format": list(FORMAT_VERSION),
+            "label": self._options.label,
+            "command_line": sys.argv,
+            "side": "guest",
+            "clock": "CLOCK_MONOTONIC",
+            "started": _clocks(),
+            "machine": kernel.read_machine(),
+            "driver": {
+                "kind": str(diagnosis.driver_kind),
+                "module": plan.driver_module or None,
+                "module_srcversion": kernel.read_module_srcversion(plan.driver_module)
+                if plan.driver_module
+                else None,
+            },
+            "devices": [
+                {
+                    "name": device.name,
+                    "index": device.index,
+                    "features": list(device.feature_names),
+                    "feature_bits": list(device.feature_bits),
+                }
+                for device in diagnosis.devices
+            ],
+            "functions": {str(int(function)): function.symbol for function in Function},
+            "span_layout": dict(SPAN_LAYOUT),
+            "counters_layout": dict(COUNTERS_LAYOUT),
+            "probes": describe(plan, loaded.failures),
+            "boundaries": plan.boundaries,
+            "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
+            "vmstat": kernel.read_vmstat(),
+            "bcc_version": loaded.bcc_version,
+        }
+
+    def _end(self, result: SessionResult) -> dict[str, object]:
+        loaded = self._collector.loaded
+        return {
+            "clean": result.ending.clean,
+            "reason": str(result.ending),
+            "command_status": result.command_status,
+            "ended": _clocks(),
+            "vmstat": kernel.read_vmstat(),
+            "losses": result.losses,
+            "own_cost": {
+                "bpf": self._collector.read_program_costs(),
+                "cpu_ns": time.process_time_ns(),
+                "peak_memory_bytes": _peak_memory_bytes(),
+                "setup_cpu_ns": loaded.setup_cpu_ns,
+                "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
+                "wakeups": self._wakeups,
+                "bytes_written": self._writer.bytes_written,
+                "attach_s": (self._attached_ns - self._started_ns) / 1e9,
+            },
+        }
+
+
+class _Signals:
+    """SIGINT and SIGTERM end a recording in order; a second SIGINT raises KeyboardInterrupt, which drops it."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._write_fd)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The handlers stay: writing the end must not be torn by the signal that asked for it.
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+class _DriverWatch:
+    """Notices that the driver has been unloaded (and perhaps loaded again) or unbound from a device."""
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        module = diagnosis.plan.driver_module
+        paths = [Path("/sys/module") / module] if module else []
+        paths += [
+            Path("/sys/bus/virtio/devices") / device.name / "driver"
+            for device in diagnosis.devices
+            if device.driver
+        ]
+        self._inodes = {path: _inode(path) for path in paths}
+
+    def gone(self) -> bool:
+        return any(_inode(path) != inode for path, inode in self._inodes.items())
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino  # a module loaded again, a device bound again, has another
+    except OSError:
+        return None
+
+
+def _clocks() -> dict[str, int]:
+    return {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
+
+
+def _peak_memory_bytes() -> int | None:
+    """VmHWM; ru_maxrss would count the process that started this one, before it became ours."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None

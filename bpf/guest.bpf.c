@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Guest side: one span per completed call of a balloon function, and sums read by mapping.
+ *
+ * Everything here runs once per send or seldomer, never once per page, and wakes nobody. A call's state
+ * is kept per thread between its entry and its return: the functions sleep and may change CPU.
+ */
+#include <uapi/linux/ptrace.h>
+#include "balloon_events.h"
+#include "balloon_compat.h"
+
+BPF_RINGBUF_OUTPUT(spans, SPAN_RING_PAGES);
+BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
+
+/*
+ * Calls in flight, by thread. A table of slots and not a hash: a lookup here costs a sixth of a hash's (28
+ * instructions against 163, measured), and hardly more than one thread per balloon is ever inside.
+ */
+#define SLOTS 256
+#define SLOT_TRIES 4
+
+struct thread_state {
+	u32 tid;
+	u32 open;             /* bit f: inside function f */
+	u64 entry_ns[BT_FUNCTIONS];
+	u64 work;             /* the work item `device` was read for */
+	u64 balloon;          /* struct virtio_balloon of that work item, 0 when unknown */
+	u64 config_buffer;    /* where a config read will put its value */
+	u64 config_ns;
+	u32 config_calls;
+	u32 target_pages;
+	u32 actual_pages;
+	u32 pages;            /* of the send in flight */
+	u16 queue;            /* likewise */
+	u16 device;
+	u8 flags;             /* of the above: BT_HAS_* */
+	u8 send_flags;        /* of the send in flight */
+	u16 padding;
+};
+
+BPF_ARRAY(threads, struct thread_state, SLOTS + SLOT_TRIES);
+
+static __always_inline struct bt_counters *sums(void)
+{
+	int zero = 0;
+
+	return counters.lookup(&zero);
+}
+
+/* The state of this thread if it is inside a traced function. */
+static __always_inline struct thread_state *find_thread(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	int slot = tid % SLOTS;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < SLOT_TRIES; i++, slot++) {
+		struct thread_state *thread = threads.lookup(&slot);
+
+		if (thread && thread->tid == tid && thread->open)
+			return thread;
+	}
+	return 0;
+}
+
+/*
+ * The state of this thread, a free slot if it has none. Two threads may race for one free slot: the last
+ * to write has it, and the return of the other is counted as unmatched.
+ */
+static __always_inline struct thread_state *claim_thread(void)
+{
+	struct thread_state *thread = find_thread();
+	u32 tid = bpf_get_current_pid_tgid();
+	int slot = tid % SLOTS;
+	int i;
+
+	if (thread)
+		return thread;
+#pragma unroll
+	for (i = 0; i < SLOT_TRIES; i++, slot++) {
+		thread = threads.lookup(&slot);
+		if (thread && !thread->open) {
+			if (thread->tid != tid) {
+				thread->tid = tid;
+				thread->work = 0;
+			}
+			thread->flags = 0;
+			return thread;
+		}
+	}
+	return 0;
+}
+
+/* Opens a call; returns the thread's state, 0 when the call cannot be followed. */
+static __always_inline struct thread_state *enter(int function)
+{
+	struct bt_counters *sum = sums();
+	struct thread_state *thread = claim_thread();
+
+	if (!sum)
+		return 0;
+	__sync_fetch_and_add(&sum->functions[function].entries, 1);
+	if (!thread) {
+		__sync_fetch_and_add(&sum->functions[function].no_state, 1);
+		return 0;
+	}
+	if (thread->open & (1 << function))
+		__sync_fetch_and_add(&sum->functions[function].overwritten, 1);
+	thread->open |= 1 << function;
+	thread->entry_ns[function] = bpf_ktime_get_ns();
+	return thread;
+}
+
+/* Writes a span; `flags` says which of the optional fields the caller measured. */
+static __always_inline void emit(struct bt_counters *sum, struct thread_state *thread, int function, u64 now_ns,
+				 u32 pages, int result, u8 flags)
+{
+	struct bt_span *span = spans.ringbuf_reserve(sizeof(*span));
+
+	if (!span) {
+		__sync_fetch_and_add(&sum->functions[function].lost, 1);
+		return;
+	}
+	span->start_ns = thread->entry_ns[function];
+	span->duration_ns = now_ns - thread->entry_ns[function];
+	span->tid = thread->tid;
+	span->cpu = bpf_get_smp_processor_id();
+	span->function = function;
+	span->flags = flags;
+	span->device = thread->device;
+	span->queue = thread->queue;
+	span->pages = pages;
+	span->result = result;
+	span->config_calls = thread->config_calls;
+	span->target_pages = thread->target_pages;
+	span->actual_pages = thread->actual_pages;
+	span->config_ns = thread->config_ns;
+	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+}
+
+/* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
+static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u8 flags)
+{
+	struct bt_counters *sum = sums();
+	u64 now_ns = bpf_ktime_get_ns();
+
+	if (!sum)
+		return;
+	__sync_fetch_and_add(&sum->functions[function].returns, 1);
+	if (!thread || !(thread->open & (1 << function))) {
+		__sync_fetch_and_add(&sum->functions[function].unmatched_returns, 1);
+		return;
+	}
+	__sync_fetch_and_add(&sum->functions[function].duration_ns, now_ns - thread->entry_ns[function]);
+	if (flags & BT_HAS_PAGES)
+		__sync_fetch_and_add(&sum->functions[function].pages, pages);
+	emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & BT_HAS_DEVICE));
+	thread->open &= ~(1 << function);
+}
+
+/* Remembers which device this thread works for, from its struct virtio_device. */
+static __always_inline void set_device(struct thread_state *thread, u64 vdev)
+{
+	if (!vdev || VIRTIO_DEVICE_INDEX == NO_OFFSET)
+		return;
+	thread->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
+	thread->flags |= BT_HAS_DEVICE;
+}
+
+static __always_inline void set_device_of_balloon(struct thread_state *thread, u64 balloon)
+{
+	if (!(thread->flags & BT_HAS_DEVICE))
+		set_device(thread, read_pointer(balloon, VIRTIO_BALLOON_VDEV));
+}
+
+static __always_inline struct bt_device_state *device_state(struct bt_counters *sum, struct thread_state *thread)
+{
+	return &sum->devices[thread->device % BT_DEVICES];
+}
+
+/* update_balloon_size_func(work): the work item, once per MiB in the stock driver. */
+static __always_inline int on_update_balloon_size_func_entry(u64 work)
+{
+	struct thread_state *thread = enter(BT_UPDATE_BALLOON_SIZE_FUNC);
+
+	if (!thread)
+		return 0;
+	thread->config_ns = 0;
+	thread->config_calls = 0;
+	if (thread->work == work) {
+		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
+			thread->flags |= BT_HAS_DEVICE;
+		return 0;
+	}
+	thread->work = work;
+	thread->balloon = 0;
+	if (VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK != NO_OFFSET) {
+		thread->balloon = work - VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK;
+		set_device_of_balloon(thread, thread->balloon);
+	}
+	return 0;
+}
+
+/* Keeps the device's standing: an operation ends when `actual` comes back to the target. */
+static __always_inline void follow_device(struct thread_state *thread)
+{
+	struct bt_counters *sum = sums();
+	struct bt_device_state *device;
+	u32 was_moving;
+
+	if (!sum || !(thread->flags & BT_HAS_TARGET) || !(thread->flags & BT_HAS_ACTUAL))
+		return;
+	device = device_state(sum, thread);
+	was_moving = device->moving || thread->actual_pages != device->actual_pages;
+	device->target_pages = thread->target_pages;
+	device->actual_pages = thread->actual_pages;
+	device->changed_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
+	device->moving = thread->actual_pages != thread->target_pages;
+	if (was_moving && !device->moving)
+		__sync_fetch_and_add(&device->operations, 1);
+}
+
+static __always_inline int on_update_balloon_size_func_return(u64 result)
+{
+	struct thread_state *thread = find_thread();
+
+	if (thread && thread->balloon && VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
+		/* The driver writes this very number to `actual`. */
+		thread->actual_pages = read_u32(thread->balloon, VIRTIO_BALLOON_NUM_PAGES);
+		thread->flags |= BT_HAS_ACTUAL;
+	}
+	leave(BT_UPDATE_BALLOON_SIZE_FUNC, thread, 0, 0, thread ? thread->flags : 0);
+	if (thread)
+		follow_device(thread);
+	return 0;
+}
+
+static __always_inline int on_fill_balloon_entry(u64 balloon, u64 num)
+{
+	struct thread_state *thread = enter(BT_FILL_BALLOON);
+
+	if (thread)
+		set_device_of_balloon(thread, balloon);
+	return 0;
+}
+
+static __always_inline int on_fill_balloon_return(u64 result)
+{
+	leave(BT_FILL_BALLOON, find_thread(), result, result, BT_HAS_PAGES | BT_HAS_RESULT);
+	return 0;
+}
+
+static __always_inline int on_leak_balloon_entry(u64 balloon, u64 num)
+{
+	struct thread_state *thread = enter(BT_LEAK_BALLOON);
+
+	if (thread)
+		set_device_of_balloon(thread, balloon);
+	return 0;
+}
+
+static __always_inline int on_leak_balloon_return(u64 result)
+{
+	leave(BT_LEAK_BALLOON, find_thread(), result, result, BT_HAS_PAGES | BT_HAS_RESULT);
+	return 0;
+}
+
+static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
+{
+	struct thread_state *thread = enter(BT_TELL_HOST);
+
+	if (!thread)
+		return 0;
+	thread->send_flags = 0;
+	if (!TELL_HOST_ARGUMENTS)
+		return 0;
+	if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET) {
+		thread->pages = read_u32(balloon, VIRTIO_BALLOON_NUM_PFNS);
+		thread->send_flags |= BT_HAS_PAGES;
+	}
+	if (VIRTQUEUE_INDEX != NO_OFFSET) {
+		thread->queue = read_u32(vq, VIRTQUEUE_INDEX);
+		thread->send_flags |= BT_HAS_QUEUE;
+	}
+	if (!(thread->flags & BT_HAS_DEVICE))
+		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV));
+	return 0;
+}
+
+static __always_inline int on_tell_host_return(u64 result)
+{
+	struct thread_state *thread = find_thread();
+
+	leave(BT_TELL_HOST, thread, thread ? thread->pages : 0, 0, thread ? thread->send_flags : 0);
+	return 0;
+}
+
+/* virtballoon_changed(vdev): an interrupt on top of whatever thread runs, so it has no state and no duration. */
+static __always_inline int on_virtballoon_changed_entry(u64 vdev)
+{
+	struct bt_counters *sum = sums();
+	struct bt_span *span;
+
+	if (!sum)
+		return 0;
+	__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].entries, 1);
+	span = spans.ringbuf_reserve(sizeof(*span));
+	if (!span) {
+		__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].lost, 1);
+		return 0;
+	}
+	__builtin_memset(span, 0, sizeof(*span));
+	span->start_ns = bpf_ktime_get_ns();
+	span->tid = bpf_get_current_pid_tgid();
+	span->cpu = bpf_get_smp_processor_id();
+	span->function = BT_VIRTBALLOON_CHANGED;
+	if (VIRTIO_DEVICE_INDEX != NO_OFFSET) {
+		span->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
+		span->flags = BT_HAS_DEVICE;
+	}
+	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* virtio_balloon_oom_notify(notifier, unused, freed): the out-of-memory path of any thread. */
+static __always_inline int on_virtio_balloon_oom_notify_entry(u64 notifier, u64 unused, u64 freed)
+{
+	struct thread_state *thread = enter(BT_VIRTIO_BALLOON_OOM_NOTIFY);
+
+	if (thread && VIRTIO_BALLOON_OOM_NB != NO_OFFSET)
+		set_device_of_balloon(thread, notifier - VIRTIO_BALLOON_OOM_NB);
+	return 0;
+}
+
+static __always_inline int on_virtio_balloon_oom_notify_return(u64 result)
+{
+	leave(BT_VIRTIO_BALLOON_OOM_NOTIFY, find_thread(), 0, result, BT_HAS_RESULT);
+	return 0;
+}
+
+/* virtballoon_migratepage(vb_dev_info, newpage, page, mode): compaction moves one ballooned page. */
+static __always_inline int on_virtballoon_migratepage_entry(u64 info, u64 newpage, u64 page, u64 mode)
+{
+	struct thread_state *thread = enter(BT_VIRTBALLOON_MIGRATEPAGE);
+
+	if (thread && VIRTIO_BALLOON_VB_DEV_INFO != NO_OFFSET)
+		set_device_of_balloon(thread, info - VIRTIO_BALLOON_VB_DEV_INFO);
+	return 0;
+}
+
+static __always_inline int on_virtballoon_migratepage_return(u64 result)
+{
+	leave(BT_VIRTBALLOON_MIGRATEPAGE, find_thread(), 0, result, BT_HAS_RESULT);
+	return 0;
+}
+
+/*
+ * vdev->config->get(vdev, offset, buffer, length) and ->set(...): function pointers, so always symbols
+ * (vp_get on PCI, vm_get on virtio-mmio). Other virtio devices use them too; only what a work item does
+ * itself is counted. struct virtio_balloon_config starts with num_pages, then actual, both 32 bits.
+ */
+#define CONFIG_NUM_PAGES 0
+#define CONFIG_ACTUAL 4
+
+static __always_inline struct thread_state *thread_in_work_item(void)
+{
+	struct thread_state *thread = find_thread();
+
+	if (!thread || !(thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC)))
+		return 0;
+	return thread;
+}
+
+static __always_inline int on_config_get_entry(u64 vdev, u64 offset, u64 buffer, u64 length)
+{
+	struct thread_state *thread = thread_in_work_item();
+
+	if (!thread)
+		return 0;
+	thread->config_buffer = (u32)offset == CONFIG_NUM_PAGES && (u32)length == sizeof(u32) ? buffer : 0;
+	thread->entry_ns[BT_CONFIG_GET] = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_config_get_return(u64 result)
+{
+	struct thread_state *thread = thread_in_work_item();
+
+	if (!thread || !thread->entry_ns[BT_CONFIG_GET])
+		return 0;
+	thread->config_ns += bpf_ktime_get_ns() - thread->entry_ns[BT_CONFIG_GET];
+	thread->config_calls++;
+	thread->entry_ns[BT_CONFIG_GET] = 0;
+	thread->flags |= BT_HAS_CONFIG;
+	if (thread->config_buffer) {
+		thread->target_pages = read_u32(thread->config_buffer, 0);
+		thread->flags |= BT_HAS_TARGET;
+	}
+	return 0;
+}
+
+/* Attached only where the driver's own num_pages cannot be read. */
+static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer, u64 length)
+{
+	struct thread_state *thread = thread_in_work_item();
+
+	if (!thread || (u32)offset != CONFIG_ACTUAL || (u32)length != sizeof(u32))
+		return 0;
+	thread->actual_pages = read_u32(buffer, 0);
+	thread->flags |= BT_HAS_ACTUAL;
+	return 0;
+}
+
+PROGRAMS(update_balloon_size_func, 1, NO_RESULT)
+PROGRAMS(fill_balloon, 2, RESULT)
+PROGRAMS(leak_balloon, 2, RESULT)
+PROGRAMS(tell_host, 2, NO_RESULT)
+ENTRY_PROGRAM(virtballoon_changed, 1)
+PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
+PROGRAMS(virtballoon_migratepage, 4, RESULT)
+PROGRAMS(config_get, 4, NO_RESULT)
+ENTRY_PROGRAM(config_set, 4)
