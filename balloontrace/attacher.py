@@ -14,15 +14,17 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-LIBBPF = "libbpf.so.1"
+from balloontrace.btf import LIBBPF
+
 REQUEST_BYTES = 1 << 20
 
 _BPF_STATS_RUN_TIME = 0  # enum bpf_stats_type, include/uapi/linux/bpf.h
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The kernel refused a probe."""
 
 
@@ -30,7 +32,7 @@ class Attacher:
     """One compiled BPF module and the descriptors gathered from it, in the order they are sent."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        """Compile the source of `request`; ImportError without bcc, bcc's bare Exception when it does not compile."""
+        """Compile what `request` names. ImportError without bcc, a bare Exception for bad source."""
         import bcc
 
         self.version = str(getattr(bcc, "__version__", "unknown"))
@@ -40,10 +42,9 @@ class Attacher:
         self.stats: list[int] = []
         self.failures: dict[str, str] = {}
         self._lib = bcc.lib
-        with open(request["source"]) as source:
-            text = source.read()
+        source = Path(request["source"])
         flags = [f"-D{name}={value}" for name, value in request["definitions"].items()]
-        self._bpf = bcc.BPF(text=text, cflags=[*flags, "-I" + os.path.dirname(request["source"])])
+        self._bpf = bcc.BPF(text=source.read_text(), cflags=[*flags, f"-I{source.parent}"])
         self.maps = {name: self._bpf[name].map_fd for name in request["maps"]}
 
     def fds(self) -> list[int]:
@@ -55,7 +56,7 @@ class Attacher:
         how = self._attach_fentry if attachment["mechanism"] == "fentry" else self._attach_kprobe
         try:
             program_fd, link_fd = how(attachment)
-        except Refused as error:
+        except RefusedError as error:
             if attachment["required"]:
                 raise
             self.failures[attachment["function"]] = str(error)
@@ -75,14 +76,14 @@ class Attacher:
         module, program = self._bpf.module, attachment["program"].encode()
         start = self._lib.bpf_function_start(module, program)
         if not start:
-            raise Refused(f"the BPF source has no program {attachment['program']}")
+            raise RefusedError(f"the BPF source has no program {attachment['program']}")
         fd: int = self._lib.bcc_func_load(
             module, kind, name.encode(), start, self._lib.bpf_function_size(module, program),
             self._lib.bpf_module_license(module), self._lib.bpf_module_kern_version(module),
             0, None, 0, None, -1,
         )  # fmt: skip
         if fd < 0:
-            raise Refused(f"{attachment['program']} was not loaded: {os.strerror(ctypes.get_errno())}")
+            raise RefusedError(f"{attachment['program']} was not loaded: {os.strerror(ctypes.get_errno())}")
         return fd
 
     def _attach_fentry(self, attachment: dict[str, Any]) -> tuple[int, int]:
@@ -91,7 +92,7 @@ class Attacher:
         program_fd = self._load(attachment, self._bpf.TRACING, name)
         link_fd: int = self._lib.bpf_attach_kfunc(program_fd)
         if link_fd < 0:
-            raise Refused(f"{attachment['symbol']} has no fentry: {os.strerror(ctypes.get_errno())}")
+            raise RefusedError(f"{attachment['symbol']} has no fentry: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd
 
     def _attach_kprobe(self, attachment: dict[str, Any]) -> tuple[int, int]:
@@ -106,12 +107,12 @@ class Attacher:
             program_fd, int(attachment["returns"]), event, by_name, address, 0
         )
         if link_fd < 0:
-            raise Refused(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
+            raise RefusedError(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd
 
 
 def serve(end: socket.socket) -> int:
-    """Answer the one request waiting on `end`; whatever goes wrong becomes the answer. Returns the exit status."""
+    """Answer the one request waiting on `end`, also with what went wrong. Returns the exit status."""
     started_ns = time.monotonic_ns()
     try:
         request = json.loads(end.recv(REQUEST_BYTES))
@@ -129,7 +130,7 @@ def serve(end: socket.socket) -> int:
         }
         socket.send_fds(end, [json.dumps(reply).encode()], attacher.fds())
     except Exception as error:  # bcc raises nothing more specific, and nobody but the parent can be told
-        problem = "refused" if isinstance(error, Refused) else type(error).__name__
+        problem = "refused" if isinstance(error, RefusedError) else type(error).__name__
         with suppress(OSError):
             end.send(json.dumps({"error": str(error), "problem": problem}).encode())
         return 1

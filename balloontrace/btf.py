@@ -62,7 +62,7 @@ class Btf:
         self._handle = handle
 
     def struct_members(self, name: str) -> dict[str, int] | None:
-        """Byte offset of each named member of `struct name`, bitfields left out; None when there is no such struct."""
+        """Byte offset of each named member but bitfields; None when there is no `struct name`."""
         type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_STRUCT)
         if type_id < 0:
             return None

@@ -97,8 +97,8 @@ class Collector:
     def __init__(self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
         """Compile and attach `plan`.
 
-        Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when the kernel refuses a
-        required probe. `ring_bytes` is a power of two times the page size.
+        Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when the kernel refuses
+        a required probe. `ring_bytes` is a power of two times the page size.
         """
         self.plan, self.loaded = _load(plan, layout, ring_bytes)
         self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
@@ -159,7 +159,7 @@ def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int 
     for probe in plan.attachable:
         counts = counters.functions[probe.function]
         if probe.function in (Function.CONFIG_GET, Function.CONFIG_SET):
-            continue  # part of a work item's span; shared with other devices, so entries and returns say nothing
+            continue  # part of a work item's span, and shared with other devices
         returns = probe.point.returns
         losses[probe.function.symbol] = {
             "entries": counts.entries,
@@ -174,7 +174,7 @@ def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int 
 
 
 def _load(plan: Plan, layout: Layout, ring_bytes: int) -> tuple[Plan, Loaded]:
-    """Attach with the cheapest mechanism; where the kernel refuses a required fentry, with kprobes throughout."""
+    """Attach the cheapest way; where the kernel refuses a required fentry, with kprobes throughout."""
     try:
         return plan, load(_request(plan, layout, ring_bytes))
     except AttachError as refused:

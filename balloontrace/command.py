@@ -15,10 +15,10 @@ _ENDS_S = 5.0
 
 
 class Workload:
-    """A command that runs while recording; as a context it is ended with the recording. No command, no effect."""
+    """A command that runs while recording, ended with it as a context. No command, no effect."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Prepare `argv`; it starts on entering the context, which raises UsageError when it cannot be started."""
+        """Prepare `argv`; entering the context starts it, or raises UsageError."""
         self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
         self.fd: int | None = None  # readable once the command has ended

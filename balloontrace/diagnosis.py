@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Can a balloon be traced here: what is found, what is missing, and what mends it. Shared by `doctor` and `record`."""
+"""Can a balloon be traced here: what is found, what is missing, and what mends it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class State(enum.StrEnum):
 
 
 class DriverKind(enum.StrEnum):
-    """Which driver runs, by its symbols and members; a feature bit says nothing (facts differ by who offers it)."""
+    """Which driver runs, by its symbols and members: feature bit 3 means two things."""
 
     NONE = "none"
     STOCK = "stock"
@@ -182,7 +182,8 @@ def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
         )
     if all(symbol.address == 0 for symbol in symbols):
         return Finding(
-            "symbols", State.WARNING, "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
+            "symbols", State.WARNING, 
+            "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
             "run as root, with sysctl kernel.kptr_restrict=1 or 0",
         )  # fmt: skip
     return Finding("symbols", State.OK, "/proc/kallsyms shows functions and addresses")

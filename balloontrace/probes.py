@@ -91,7 +91,7 @@ TABLE = (
 
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.candidates)
 
-# Symbols that sit next to a function's body and are never the function: split-off cold paths, padding, CFI thunks.
+# Symbols beside a function's body that never are the function: split-off cold paths, padding, CFI thunks.
 _NEVER = re.compile(r"(^__pfx_|^__cfi_|\.cold(\.|$))")
 # Kinds of clones, best first; a `.part` covers only part of its function.
 _CLONES = ("isra", "constprop", "llvm", "part")

@@ -18,7 +18,7 @@ def progress_line(before: Counters, now: Counters, elapsed_ns: int) -> str:
     moved = send.pages - before.functions[Function.TELL_HOST].pages
     rate = moved / _MIB_PAGES / (elapsed_ns / 1e9) if elapsed_ns else 0.0
     share = f"{100 * send.duration_ns / work.duration_ns:.0f} %" if work.duration_ns else "-"
-    return f"{_position(device)}, {rate:.0f} MiB/s; driver's time waiting for the host: {share}; {send.returns} sends"
+    return f"{_position(device)}, {rate:.0f} MiB/s, {send.returns} sends; time waiting for the host: {share}"
 
 
 def _position(device: DeviceState) -> str:

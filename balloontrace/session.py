@@ -79,7 +79,7 @@ class SessionResult:
 
 
 def protect_from_oom_killer() -> None:
-    """The balloon squeezes this guest: the one that explains it must not be the first victim. Needs privilege."""
+    """The balloon squeezes this guest: the one that explains it must not be the first victim."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_NEVER))
 
@@ -253,7 +253,7 @@ class Session:
 
 
 class _Signals:
-    """SIGINT and SIGTERM end a recording in order; a second SIGINT raises KeyboardInterrupt, which drops it."""
+    """SIGINT and SIGTERM end a recording; a second SIGINT raises KeyboardInterrupt, which drops it."""
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -14,10 +14,10 @@ BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
 
 /*
  * Calls in flight, by thread. A table of slots and not a hash: a lookup here costs a sixth of a hash's (28
- * instructions against 163, measured), and hardly more than one thread per balloon is ever inside.
+ * instructions against 163, measured), and hardly more than one thread per balloon is ever inside. A thread
+ * that finds its slot taken is not followed, and counted.
  */
-#define SLOTS 256
-#define SLOT_TRIES 4
+#define SLOTS 1024
 
 struct thread_state {
 	u32 tid;
@@ -38,7 +38,7 @@ struct thread_state {
 	u16 padding;
 };
 
-BPF_ARRAY(threads, struct thread_state, SLOTS + SLOT_TRIES);
+BPF_ARRAY(threads, struct thread_state, SLOTS);
 
 static __always_inline struct bt_counters *sums(void)
 {
@@ -47,49 +47,41 @@ static __always_inline struct bt_counters *sums(void)
 	return counters.lookup(&zero);
 }
 
+static __always_inline struct thread_state *slot_of(u32 tid)
+{
+	int slot = tid % SLOTS;
+
+	return threads.lookup(&slot);
+}
+
 /* The state of this thread if it is inside a traced function. */
 static __always_inline struct thread_state *find_thread(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	int slot = tid % SLOTS;
-	int i;
+	struct thread_state *thread = slot_of(tid);
 
-#pragma unroll
-	for (i = 0; i < SLOT_TRIES; i++, slot++) {
-		struct thread_state *thread = threads.lookup(&slot);
-
-		if (thread && thread->tid == tid && thread->open)
-			return thread;
-	}
-	return 0;
+	return thread && thread->tid == tid && thread->open ? thread : 0;
 }
 
 /*
- * The state of this thread, a free slot if it has none. Two threads may race for one free slot: the last
- * to write has it, and the return of the other is counted as unmatched.
+ * The state of this thread, for its first call a slot that nobody uses. Two threads may race for one: the
+ * last to write has it, and the return of the other is counted as unmatched.
  */
 static __always_inline struct thread_state *claim_thread(void)
 {
-	struct thread_state *thread = find_thread();
 	u32 tid = bpf_get_current_pid_tgid();
-	int slot = tid % SLOTS;
-	int i;
+	struct thread_state *thread = slot_of(tid);
 
-	if (thread)
-		return thread;
-#pragma unroll
-	for (i = 0; i < SLOT_TRIES; i++, slot++) {
-		thread = threads.lookup(&slot);
-		if (thread && !thread->open) {
-			if (thread->tid != tid) {
-				thread->tid = tid;
-				thread->work = 0;
-			}
-			thread->flags = 0;
-			return thread;
+	if (!thread || (thread->open && thread->tid != tid))
+		return 0;
+	if (!thread->open) {
+		if (thread->tid != tid) {
+			thread->tid = tid;
+			thread->work = 0;
 		}
+		thread->flags = 0;
 	}
-	return 0;
+	return thread;
 }
 
 /* Opens a call; returns the thread's state, 0 when the call cannot be followed. */

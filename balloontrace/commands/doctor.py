@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="How to show it.",
 )
 def doctor(form: str) -> None:
-    r"""Say whether the balloon of this machine can be traced, what would be attached, and what mends what is missing.
+    r"""Say whether the balloon of this machine can be traced, with what, and what mends what is missing.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def _json(diagnosis: Diagnosis) -> str:
             "schema_version": 1,
             "can_trace": not diagnosis.problems,
             "findings": [
-                {"name": finding.name, "state": str(finding.state), "text": finding.text, "mend": finding.mend}
+                {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.mend}
                 for finding in diagnosis.findings
             ],
             "driver": {"kind": str(diagnosis.driver_kind), "module": diagnosis.plan.driver_module or None},

@@ -188,7 +188,7 @@ def _attached_line(collector: Collector) -> str:
 
 @contextmanager
 def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, OutputFile | None]]:
-    """Where the recording goes: standard output for `-`, else a file that takes its name once probes are attached."""
+    """Standard output for `-`, else a file that takes its name once probes are attached."""
     if output == "-":
         if sys.stdout.isatty():
             raise UsageError("standard output is a terminal; send the recording into a file or a pipe")
