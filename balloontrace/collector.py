@@ -97,8 +97,8 @@ class Collector:
     def __init__(self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
         """Compile and attach `plan`.
 
-        Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when the kernel refuses
-        a required probe. `ring_bytes` is a power of two times the page size.
+        Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when a required
+        probe is refused. `ring_bytes` is a power of two times the page size.
         """
         self.plan, self.loaded = _load(plan, layout, ring_bytes)
         self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)

@@ -182,7 +182,7 @@ def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
         )
     if all(symbol.address == 0 for symbol in symbols):
         return Finding(
-            "symbols", State.WARNING, 
+            "symbols", State.WARNING,
             "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
             "run as root, with sysctl kernel.kptr_restrict=1 or 0",
         )  # fmt: skip

@@ -104,7 +104,7 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
     body_ns, config_ns = items.body_ns[rows], items.config_ns[rows]
     send_in_body_ns, config_in_body_ns = items.send_in_body_ns[rows], items.config_in_body_ns[rows]
     outside_ns = item_ns - body_ns - (items.send_ns[rows] - send_in_body_ns) - (config_ns - config_in_body_ns)
-    with_body = items.has_body[rows]
+    bounded = items.body_bounded[rows]
     with_config = items.config_measured[rows]
     same = operation[1:] == operation[:-1]
     gap_ns = items.start_ns[rows][1:] - items.end_ns[rows][:-1]
@@ -122,7 +122,7 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
         config=_Series(config_ns[with_config], operation[with_config]),
         config_calls=sums(items.config_calls[rows], operation, count),
         config_measured=sums(with_config.astype(np.int64), operation, count),
-        outside_body=_Series(outside_ns[with_body], operation[with_body]),
+        outside_body=_Series(outside_ns[bounded], operation[bounded]),
         requeue=_Series(gap_ns[same], operation[1:][same]),
         interrupt=_Series(lead_ns[seen[operation[firsts]]], operation[firsts][seen[operation[firsts]]]),
     )
@@ -142,7 +142,6 @@ def _rows(
     other_ns = wall_ns - allocate.total_ns - send.total_ns
     parts = (config, outside_body, requeue, interrupt)
     rest_ns = other_ns - sum(part.total_ns for part in parts)
-    body = "fill_balloon" if kind == INFLATE else "leak_balloon"
     name = "allocate" if kind == INFLATE else "release"
     sends_traced, config_calls = traced
 
@@ -165,7 +164,9 @@ def _rows(
             part("config", "configuration access", config, measured=config_calls is not None),
             count=config_calls,
         ),
-        part("work_item", f"work item outside {body}", outside_body, measured=outside_body.count > 0),
+        part(
+            "work_item", "rest of work item (actual written)", outside_body, measured=outside_body.count > 0
+        ),
         part("requeue", "between work items (re-queue)", requeue, measured=True),
         part("interrupt", "interrupt to first work item", interrupt, measured=interrupt.count > 0),
         _sum_row((f"{STAGE_OTHER}.rest", "remaining", GUEST_KERNEL, STAGE_OTHER), rest_ns, wall_ns),

@@ -43,7 +43,11 @@ class Nesting:
 class WorkItems:
     """One row a work item, ordered by device, then start. Pages are 4 KiB units, NOT_MEASURED is -1.
 
-    `body` is `fill_balloon` or `leak_balloon` where that was traced, else the whole work item.
+    `body` is `fill_balloon` or `leak_balloon` where that was traced. Where it is inlined, an inflate's body
+    is the work item up to the end of its last send, which is the last thing `fill_balloon` does in every
+    driver; what follows writes `actual` and queues the next item. A deflate releases its pages after the
+    send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end
+    before they do.
     `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or tried to.
     `short` ones got fewer pages than they asked for.
     """
@@ -61,7 +65,7 @@ class WorkItems:
     sends: Column
     send_ns: Column
     send_in_body_ns: Column
-    has_body: Mask
+    body_bounded: Mask
     body_ns: Column
     config_measured: Mask
     config_calls: Column
@@ -156,6 +160,10 @@ def _collect(
         spans, (sends, send_row[sends]), (bodies, body_row[bodies]), target, actual, asleep
     )
     send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
+    last_send_end_ns = np.zeros(count, dtype=np.int64)
+    np.maximum.at(last_send_end_ns, send_row[sends], spans.end_ns[sends])
+    by_send = ~has_body & (direction > 0) & (last_send_end_ns > 0)
+    stand_in_ns = np.where(by_send, last_send_end_ns - start_ns, item_ns)
     config_in_body_ns = sums(config_ns[bodies], body_row[bodies], count)
     return WorkItems(
         span=work_spans.astype(np.int64),
@@ -171,8 +179,8 @@ def _collect(
         sends=np.bincount(send_row[sends], minlength=count).astype(np.int64),
         send_ns=send_ns,
         send_in_body_ns=np.where(has_body, send_in_body_ns, send_ns),
-        has_body=has_body,
-        body_ns=np.where(has_body, sums(duration_ns[bodies], body_row[bodies], count), item_ns),
+        body_bounded=has_body | by_send,
+        body_ns=np.where(has_body, sums(duration_ns[bodies], body_row[bodies], count), stand_in_ns),
         config_measured=spans.has(SpanFlag.CONFIG)[work_spans],
         config_calls=spans.measured("config_calls", SpanFlag.CONFIG)[work_spans],
         config_ns=item_config_ns,

@@ -157,7 +157,7 @@ class Flow:
         """A work item which finds nothing to do."""
         start_ns = self.now
         self.now += self.times.config_get + 100
-        self._work_span(start_ns, 1, self.times.config_get, wrote=False)
+        self._work_span(start_ns)
 
     def migrate(self, *, tid: int = 77) -> None:
         """Compaction moves one balloon page: two sends, not of any operation."""
@@ -177,9 +177,6 @@ class Flow:
             start_ns,
             tid=tid,
             result=1,
-            config_calls=1,
-            config_ns=self.times.config_set,
-            actual_pages=self.actual,
         )
 
     def remove_driver(self, *, tid: int = 79) -> None:
@@ -212,16 +209,20 @@ class Flow:
         body_ns, send_ns = self._body(direction, pages, short=pages < wanted)
         self.actual += direction * pages
         self.now += times.after_body + times.config_set
-        self._work_span(start_ns, 2, times.config_get + times.config_set, wrote=True)
+        self._work_span(start_ns)
         self.vmstat["balloon_inflate" if direction > 0 else "balloon_deflate"] += pages
-        around_ns = times.before_body + times.after_body
-        stands_in = direction > 0 and not self.fill_is_symbol
-        config_ns = (times.config_get + times.config_set) if self.config_traced else 0
-        unseen_ns = 0 if self.config_traced else times.config_get + times.config_set
-        expected.a_ns += body_ns - send_ns + (around_ns + unseen_ns if stands_in else 0)
-        expected.outside_body_ns += 0 if stands_in else around_ns + unseen_ns
+        before_ns = times.before_body + (0 if self.config_traced else times.config_get)
+        after_ns = times.after_body + times.config_set
+        if direction > 0 and not self.fill_is_symbol:
+            # The work item stands in, up to the end of its send; without a send, as a whole.
+            tail_ns = times.after_send + after_ns if pages else 0
+            expected.a_ns += before_ns + body_ns + after_ns - send_ns - tail_ns
+            expected.outside_body_ns += tail_ns
+        else:
+            expected.a_ns += body_ns - send_ns
+            expected.outside_body_ns += before_ns + after_ns
         expected.bcd_ns += send_ns
-        expected.config_ns += config_ns
+        expected.config_ns += times.config_get if self.config_traced else 0
         expected.pages += pages
         expected.sends += pages > 0
         expected.short += pages < wanted
@@ -239,12 +240,15 @@ class Flow:
             self.span(Function.FILL_BALLOON, start_ns, pages=pages, result=pages)
         return self.now - start_ns, send_ns
 
-    def _work_span(self, start_ns: int, calls: int, config_ns: int, *, wrote: bool) -> None:
+    def _work_span(self, start_ns: int) -> None:
         fields = {}
         if self.config_traced:
-            fields = {"config_calls": calls, "config_ns": config_ns, "target_pages": self.target}
-            if wrote:
-                fields["actual_pages"] = self.actual
+            fields = {
+                "config_calls": 1,
+                "config_ns": self.times.config_get,
+                "target_pages": self.target,
+                "actual_pages": self.actual,
+            }
         self.span(Function.UPDATE_BALLOON_SIZE_FUNC, start_ns, **fields)
 
 

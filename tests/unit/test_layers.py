@@ -14,22 +14,9 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
     ("units", "stats", "results", "layout", "outputfile"),
-    ("kernel", "btf", "elf", "bpf", "probes", "plan", "wire", "bitmap", "recording", "metadata", "ring"),
-    (
-        "workitems",
-        "operations",
-        "matching",
-        "collector",
-        "loader",
-        "cost",
-        "drain",
-        "live",
-        "recorder",
-        "diagnosis",
-        "command",
-        "progress",
-        "session",
-    ),
+    ("kernel", "btf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
+    ("workitems", "operations", "matching", "attacher", "loader", "collector"),
+    ("diagnosis", "command", "progress", "session"),
     ("stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),
@@ -113,10 +100,10 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 def test_recording_and_collector_do_not_know_each_other() -> None:
     known = modules()
-    for module in ("collector", "loader"):
-        if module in known:
-            assert "recording" not in reachable(module)
-    assert not {"collector", "loader"} & reachable("recording")
+    assert {"collector", "loader", "attacher"} <= set(known)
+    for module in ("collector", "loader", "attacher"):
+        assert "recording" not in reachable(module)
+    assert not {"collector", "loader", "attacher"} & reachable("recording")
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("render")])
@@ -144,11 +131,11 @@ def test_commands_import_heavy_things_late(module: str) -> None:
         pending.extend(own(names) - seen)
 
 
-def test_only_the_loader_imports_bcc() -> None:
+def test_only_the_attacher_imports_bcc() -> None:
     users = {
         module for module, path in modules().items() if "bcc" in {n.split(".")[0] for n in imports(path)}
     }
-    assert users <= {"loader"}
+    assert users == {"attacher"}
 
 
 def test_only_the_command_line_exits() -> None:

@@ -182,7 +182,7 @@ def test_compaction_inside_the_allocation_is_no_send() -> None:
     flow.migrate(tid=flow.tid)
     send_ns = flow._send(Queue.INFLATE, 256, tid=flow.tid)
     flow.actual = flow.target = 256
-    flow._work_span(start_ns, 2, 500, wrote=True)
+    flow._work_span(start_ns)
     report = report_of(flow)
     (operation,) = report.operations
     assert (operation.sends, operation.pages) == (1, 256)
