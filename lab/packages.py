@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,38 +63,48 @@ def install(packages: Sequence[str], progress: Progress) -> None:
     """Installs Debian packages with apt-get, without what they merely recommend. Raises LabError."""
     if not packages:
         return
-    become_root = root_prefix(packages)
+    names = " ".join(packages)
+    become_root = root_prefix(f"apt-get install --no-install-recommends {names}")
     progress.stage("updating package lists (apt-get update)")
-    _apt([*become_root, "apt-get", "update"], packages)
-    progress.stage("installing " + " ".join(packages))
-    _apt([*become_root, "apt-get", "install", "--yes", "--no-install-recommends", *packages], packages)
+    _apt([*become_root, "apt-get", "update"], f"update its package lists, to install {names}")
+    progress.stage(f"installing {names}")
+    _apt(
+        [*become_root, "apt-get", "install", "--yes", "--no-install-recommends", *packages],
+        f"install {names}",
+    )
 
 
-def root_prefix(packages: Iterable[str]) -> list[str]:
-    """What to put before a command that needs root: nothing, or sudo if that works. Raises LabError."""
-    if shutil.which("apt-get") is None:
-        raise LabError(
-            f"The lab needs the Debian packages {' '.join(packages)}, and there is no apt-get here."
-        )
+def root_prefix(by_hand: str) -> list[str]:
+    """What makes a command run as root: nothing, or sudo if it asks no password. Raises LabError.
+
+    The error says that `by_hand` is to be run by someone who can.
+    """
+    if find_tool("apt-get") is None:
+        raise LabError(f"The lab would run `{by_hand}`, and there is no apt-get here.")
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
         return ["sudo", "-n"]
-    raise LabError(
-        f"Missing packages: {' '.join(packages)}; install them as root with "
-        f"`apt-get install --no-install-recommends {' '.join(packages)}`."
-    )
+    raise LabError(f"The lab needs something only root can do; run as root: {by_hand}")
 
 
-def _apt(command: Sequence[str], packages: Sequence[str]) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    environment_words = [f"{name}={environment[name]}" for name in ("DEBIAN_FRONTEND", "LC_ALL")]
+def _apt(command: Sequence[str], aim: str) -> None:
+    settings = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     if command[0] == "sudo":
-        command = ["sudo", "-n", "env", *environment_words, *command[2:]]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        # sudo gives away the environment, so it is set behind it.
+        command = [
+            "sudo",
+            "-n",
+            "env",
+            *(f"{name}={value}" for name, value in settings.items()),
+            *command[2:],
+        ]
+    done = subprocess.run(
+        command, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     if done.returncode:
         tail = tail_lines(done.stdout + done.stderr, _TAIL_LINES)
-        raise LabError(f"apt-get could not install {' '.join(packages)} (status {done.returncode}):\n{tail}")
+        raise LabError(f"apt-get could not {aim} (status {done.returncode}):\n{tail}")
 
 
 def tail_lines(text: str, lines: int) -> str:
@@ -102,21 +112,22 @@ def tail_lines(text: str, lines: int) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
+INDEXTARGETS_FORMAT = "$(CREATED_BY)\t$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"
+
+
 def read_debian_mirrors() -> list[str]:
     """URIs of the Debian archive this machine's apt uses, in its order. Raises LabError when it has none."""
-    mirrors = parse_indextargets(_apt_query(["apt-get", "indextargets", "--format", INDEXTARGETS_FORMAT]))
+    query = ["apt-get", "indextargets", "--format", INDEXTARGETS_FORMAT]
+    mirrors = parse_indextargets(_apt_query(query))
     if not mirrors:
-        # On a fresh machine the release files may not have been fetched yet: apt does not know origins then.
-        _apt([*root_prefix(["(none)"]), "apt-get", "update"], ["its package lists"])
-        mirrors = parse_indextargets(_apt_query(["apt-get", "indextargets", "--format", INDEXTARGETS_FORMAT]))
+        # Without package lists, as on a fresh machine, apt does not know which of its archives is Debian's.
+        _apt([*root_prefix("apt-get update"), "apt-get", "update"], "update its package lists")
+        mirrors = parse_indextargets(_apt_query(query))
     if not mirrors:
         raise LabError(
-            "apt on this machine has no Debian archive configured, and the guest is made of Debian packages."
+            "apt on this machine knows no Debian archive, and the guest is made of Debian packages."
         )
     return mirrors
-
-
-INDEXTARGETS_FORMAT = "$(CREATED_BY)\t$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"
 
 
 def parse_indextargets(text: str) -> list[str]:
@@ -142,11 +153,9 @@ def parse_apt_proxies(text: str) -> list[str]:
     ]
 
 
-def _apt_query(
-    command: Sequence[str], run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
-) -> str:
+def _apt_query(command: Sequence[str]) -> str:
     try:
-        return run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
         raise LabError("There is no apt here, and the lab builds its guest from Debian packages.") from None
     except subprocess.CalledProcessError as error:

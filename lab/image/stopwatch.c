@@ -3,8 +3,8 @@
  * Times an inflate or deflate from inside the guest, at next to no cost and without any probe.
  *
  * A balloon without DEFLATE_ON_OOM takes its pages out of the guest's total memory one by one, so sysinfo(2) shows its
- * progress. One line "ready" is printed before the wait begins, one line of JSON after it. The two moments that matter
- * lie between samples, so the samples on both sides of each are printed: interpolate between them.
+ * progress. One line "ready" is printed once the memory at the start is known, one line of JSON at the end. The two
+ * moments that matter lie between samples, so the samples on both sides of each are printed: interpolate between them.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -61,13 +61,13 @@ static struct sample take_sample(void)
 	};
 }
 
-/* Sleeps between samples; stops when enough memory has moved, or at the deadline. */
-static struct result watch(const struct request *request)
+/* Sleeps between samples; stops when enough memory has moved since `start`, or at the deadline. */
+static struct result watch(const struct request *request, struct sample start)
 {
 	const struct timespec interval = {
 		request->interval_us / 1000000, request->interval_us % 1000000 * 1000,
 	};
-	struct result r = { .start = take_sample(), .samples = 1 };
+	struct result r = { .start = start, .samples = 1 };
 	struct sample previous = r.start, now;
 
 	while (!r.done) {
@@ -161,13 +161,16 @@ static struct request parse_arguments(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct request request = parse_arguments(argc, argv);
+	struct sample start;
 	struct result result;
 
 	/* Its own pages must not be reclaimed while the balloon squeezes the guest. */
 	mlockall(MCL_CURRENT | MCL_FUTURE);
+	/* Before "ready": whoever reads that may move the balloon before we run again. */
+	start = take_sample();
 	printf("ready\n");
 	fflush(stdout);
-	result = watch(&request);
+	result = watch(&request, start);
 	print_result(&request, &result);
 	return result.done ? 0 : EXIT_TIMEOUT;
 }

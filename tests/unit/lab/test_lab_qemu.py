@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's command line, and the choice between KVM and emulation."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from lab import accel
+from lab.errors import LabError
+from lab.image import Image
+from lab.qemu import ICOUNT, KVM, TCG, Accelerator, Plumbing, VmConfig, qemu_command
+
+IMAGE = Image(Path("/cache/image,1"))
+PLUMBING = Plumbing(7, (8, 9, 10, 11), Path("/run/vm/console.log"), Path("/src/repo"), Path("/run/vm/io"))
+
+
+def command(config: VmConfig | None = None, accelerator: Accelerator = TCG) -> list[str]:
+    return qemu_command(config or VmConfig(), IMAGE, accelerator, PLUMBING)
+
+
+def values(words: list[str], option: str) -> list[str]:
+    return [value for word, value in itertools.pairwise(words) if word == option]
+
+
+def test_disk_is_never_written() -> None:
+    (drive,) = values(command(), "-drive")
+    assert "snapshot=on" in drive.split(",")
+    assert drive.startswith("file=/cache/image,,1/root.ext4,")
+
+
+def test_a_panic_ends_qemu() -> None:
+    words = command()
+    assert "-no-reboot" in words
+    (kernel_line,) = values(words, "-append")
+    assert {"panic=-1", "oops=panic", "init_on_alloc=0"} <= set(kernel_line.split())
+
+
+def test_kernel_line_takes_what_is_asked_for() -> None:
+    (kernel_line,) = values(command(VmConfig(init_on_alloc=True, kernel_args=("nokaslr", "x=y"))), "-append")
+    assert "init_on_alloc=1" in kernel_line.split()
+    assert kernel_line.endswith("nokaslr x=y")
+
+
+def test_repository_is_shared_read_only_and_io_is_not() -> None:
+    repo, io = values(command(), "-fsdev")
+    assert "path=/src/repo" in repo
+    assert repo.endswith("readonly=on")
+    assert "path=/run/vm/io" in io
+    assert "readonly" not in io
+
+
+def test_agent_has_a_named_port_per_socket() -> None:
+    words = command()
+    ports = [device for device in values(words, "-device") if device.startswith("virtserialport")]
+    assert ports == [f"virtserialport,chardev=agent{n},name=lab.{n}" for n in range(4)]
+    assert "socket,id=agent3,fd=11,server=on,wait=off" in values(words, "-chardev")
+
+
+@pytest.mark.parametrize(
+    ("balloons", "devices"),
+    [
+        ((), []),
+        (({},), ["virtio-balloon-pci,id=balloon0"]),
+        (({"deflate-on-oom": "on"},), ["virtio-balloon-pci,id=balloon0,deflate-on-oom=on"]),
+    ],
+)
+def test_balloons(balloons: tuple[dict[str, str], ...], devices: list[str]) -> None:
+    found = [d for d in values(command(VmConfig(balloons=balloons)), "-device") if "balloon" in d]
+    assert found == devices
+
+
+def test_further_arguments_come_last() -> None:
+    assert command(VmConfig(extra_args=("-device", "edu")))[-2:] == ["-device", "edu"]
+
+
+@pytest.mark.parametrize(
+    "config", [VmConfig(memory_mib=64), VmConfig(icount=True, cpus=2), VmConfig(balloons=({}, {}))]
+)
+def test_what_cannot_work_is_refused(config: VmConfig) -> None:
+    with pytest.raises(LabError):
+        config.check()
+
+
+def test_accelerators() -> None:
+    assert values(command(accelerator=KVM), "-cpu") == ["host"]
+    assert values(command(accelerator=TCG), "-accel") == ["tcg,thread=multi"]
+    assert values(command(accelerator=ICOUNT), "-icount") == ["shift=0,sleep=off"]
+
+
+def test_kvm_is_not_chosen_without_its_node(tmp_path: Path) -> None:
+    assert accel.choose_accelerator(VmConfig(), IMAGE, tmp_path / "none") == TCG
+
+
+def test_counting_instructions_never_asks_for_kvm(tmp_path: Path) -> None:
+    assert accel.choose_accelerator(VmConfig(icount=True, cpus=1), IMAGE, tmp_path / "none") == ICOUNT
+
+
+@pytest.mark.parametrize(("works", "expected"), [(True, KVM), (False, TCG)])
+def test_kvm_is_tried_once_per_boot_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool, expected: Accelerator
+) -> None:
+    tries: list[Path] = []
+
+    def tried(kernel: Path) -> bool:
+        tries.append(kernel)
+        return works
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(accel, "try_kvm", tried)
+    monkeypatch.setattr(accel, "read_qemu_version", lambda: "QEMU emulator version 0")
+    (tmp_path / "kvm").touch()
+    assert accel.choose_accelerator(VmConfig(), IMAGE, tmp_path / "kvm") == expected
+    assert accel.choose_accelerator(VmConfig(), IMAGE, tmp_path / "kvm") == expected
+    assert len(tries) == 1
