@@ -118,8 +118,11 @@ def _symbol_lines(path: Path, names: Iterable[str]) -> Iterator[re.Match[bytes]]
     line = re.compile(rb"([0-9a-f]+) [tTwW] ((?:" + alternatives + rb")(?:\.[\w.]+)?)(?:\t\[(\w+)\])?\n")
     with path.open("rb", buffering=0) as stream:
         rest = b""
-        while piece := stream.read(_KALLSYMS_CHUNK_BYTES):
-            text = rest + piece
+        at_end = False
+        while not at_end:
+            piece = stream.read(_KALLSYMS_CHUNK_BYTES)
+            at_end = not piece
+            text = rest + (piece or b"\n")  # the end of the file ends a line too
             end = text.rfind(b"\n") + 1
             for found in name.finditer(text, 0, end):
                 whole = line.match(text, text.rfind(b"\n", 0, found.start()) + 1)

@@ -98,12 +98,16 @@ def load(request: LoadRequest) -> Loaded:
                 pass_fds=[child_end.fileno()],
                 stderr=messages_fd,  # clang writes there and nowhere else
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, **_CHILD_ENVIRONMENT},
+                env=_child_environment(),
                 start_new_session=True,  # Ctrl-C is the recorder's to answer
             )
             child_end.close()
-            parent_end.send(json.dumps(asdict(request)).encode())
-            answer, fds, _, _ = socket.recv_fds(parent_end, REQUEST_BYTES, _MAXIMUM_FDS)
+            try:
+                answer, fds = _ask(parent_end, request)
+            except BaseException:  # Ctrl-C above all
+                child.kill()
+                child.wait()
+                raise
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         messages = os.pread(messages_fd, REQUEST_BYTES, 0).decode(errors="replace")
@@ -113,8 +117,24 @@ def load(request: LoadRequest) -> Loaded:
 
 
 def _child_command(socket_fd: int) -> list[str]:
-    safe_path = ["-P"] if sys.flags.safe_path else []
-    return [sys.executable, *safe_path, "-m", "balloontrace.attacher", str(socket_fd)]
+    # -P: without it `-m` first searches the folder the command is run in, as root.
+    return [sys.executable, "-P", "-m", "balloontrace.attacher", str(socket_fd)]
+
+
+def _child_environment() -> dict[str, str]:
+    """Ours, with this very package found first wherever it lies."""
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]
+    return {**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
+    """The answer and the descriptors that came with it; both empty when the child died."""
+    try:
+        end.send(json.dumps(asdict(request)).encode())
+        answer, fds, _, _ = socket.recv_fds(end, REQUEST_BYTES, _MAXIMUM_FDS)
+    except (BrokenPipeError, ConnectionResetError):  # it died before it had read the request
+        return b"", []
+    return answer, fds
 
 
 def _loaded(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -95,6 +97,10 @@ def record(
     started_ns = time.monotonic_ns()
     if buffer_kib & (buffer_kib - 1):
         raise UsageError(f"--buffer-kib takes a power of two, such as 2048, not {buffer_kib}")
+    if command and shutil.which(command[0]) is None:
+        raise UsageError(f"cannot run {command[0]}: no such program")
+    # Until the recording has begun there is nothing to end in order: both signals drop it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from balloontrace.session import SessionOptions
 
     options = SessionOptions(
@@ -138,7 +144,7 @@ def _record(
         _say(f"balloontrace: {_attached_line(collector)}\n")
         try:
             return session.run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UsageError):
             if file is not None:
                 file.discard()
             raise

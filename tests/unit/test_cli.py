@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line as a process of its own: exit statuses, one sentence each, and how soon it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from fakesystem import lay_out_bcc, lay_out_foreign_bcc
+
+import balloontrace
+
+ROOT = Path(__file__).parents[2]
+MAIN = "from balloontrace.cli import main; main()"
+HELP_S = 0.3
+
+
+@pytest.fixture
+def untraceable(tmp_path: Path) -> dict[str, str]:
+    """An environment in which no machine can be traced, whatever it is: its bcc is another package."""
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(lay_out_foreign_bcc(tmp_path / "python"))])}
+
+
+def balloontrace_command(
+    *words: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+    )
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr, after the program's name."""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("balloontrace: ")
+    return line.removeprefix("balloontrace: ")
+
+
+# ---- doctor and record on a machine that cannot be traced ----
+
+
+def test_doctor_says_no(untraceable: dict[str, str]) -> None:
+    done = balloontrace_command("doctor", env=untraceable)
+    assert done.returncode == 3
+    assert sentence(done).startswith("cannot trace here: ")
+    assert (
+        "NO    bcc        the installed Python package bcc is not the BPF Compiler Collection" in done.stdout
+    )
+    assert "-> install python3-bpfcc" in done.stdout
+
+
+def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:
+    done = balloontrace_command("doctor", "--format", "json", env=untraceable)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["schema_version"], found["can_trace"]) == (1, False)
+    states = {finding["name"]: finding["state"] for finding in found["findings"]}
+    assert states["bcc"] == "problem"
+    mends = {finding["name"]: finding["mend"] for finding in found["findings"]}
+    assert all(mends[name] for name, state in states.items() if state == "problem")
+
+
+def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    done = balloontrace_command("record", "-o", "out.bt", env=untraceable, cwd=here)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert sentence(done).startswith("cannot trace here: ")
+    assert list(here.iterdir()) == []
+
+
+def test_record_keeps_what_was_there(untraceable: dict[str, str], tmp_path: Path) -> None:
+    kept = tmp_path / "out.bt"
+    kept.write_text("kept")
+    assert balloontrace_command("record", "-f", "-o", str(kept), env=untraceable).returncode == 3
+    refused = balloontrace_command("record", "-o", str(kept), env=untraceable)
+    assert refused.returncode == 2
+    assert sentence(refused) == f"{kept} exists already; give another name, or -f to replace it"
+    assert kept.read_text() == "kept"
+
+
+def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dict[str, str]) -> None:
+    done = balloontrace_command("record", "-o", "-", env=untraceable)
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+# ---- usage ----
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no-such-command"], "No such command"),
+        (["record", "--no-such-option"], "No such option"),
+        (["record", "--operations", "0"], "--operations"),
+        (["record", "--operations", "many"], "--operations"),
+        (["record", "-d", "0"], "-d"),
+        (["record", "-d", "-1"], "-d"),
+        (["record", "--buffer-kib", "3"], "--buffer-kib"),
+        (["record", "--buffer-kib", "48"], "power of two"),
+        (["record", "--attach", "ftrace"], "--attach"),
+        (["record", "--missing-probes", "ignore"], "--missing-probes"),
+        (["record", "-o", "/no/such/folder/out.bt"], "/no/such/folder"),
+        (["record", "-o", "/"], "not a file name"),
+        (["record", "-o", "/tmp"], "exists already"),
+        (["record", "-f", "-o", "/tmp"], "not a regular file"),
+        (["record", "--", "no-such-program"], "cannot run no-such-program"),
+        (["record", "--", "/etc/passwd"], "cannot run /etc/passwd"),
+        (["doctor", "--format", "xml"], "--format"),
+        (["doctor", "something"], "something"),
+        (["report"], "RECORDING"),
+    ],
+)
+def test_usage_errors(words: list[str], said: str, tmp_path: Path) -> None:
+    done = balloontrace_command(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_does_not_go_to_a_terminal() -> None:
+    leader, follower = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "record", "-o", "-"],
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    os.close(leader)
+    os.close(follower)
+    assert done.returncode == 2
+    assert "standard output is a terminal" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["--help"], ["-h"], ["record", "--help"], ["doctor", "--help"]]
+)
+def test_what_is_asked_for_is_no_error(words: list[str]) -> None:
+    done = balloontrace_command(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_version() -> None:
+    assert balloontrace.__version__ in balloontrace_command("--version").stdout
+
+
+def test_module_and_function_are_the_same_command() -> None:
+    by_module = subprocess.run(
+        [sys.executable, "-m", "balloontrace", "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert by_module.stdout == balloontrace_command("--help").stdout
+
+
+# ---- interrupts before the recording has begun ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_setting_up_leaves_nothing(tmp_path: Path, number: int) -> None:
+    """`diagnose` hangs as long as it likes in a bcc whose version file is a pipe nobody writes."""
+    python = lay_out_bcc(tmp_path / "python")
+    (python / "bcc/version.py").unlink()
+    os.mkfifo(python / "bcc/version.py")
+    here = tmp_path / "here"
+    here.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "record", "-o", "out.bt"],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(python)])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + 30
+    while not list(here.iterdir()):
+        assert time.monotonic() < deadline_s
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, "balloontrace: interrupted")
+    assert list(here.iterdir()) == []
+
+
+# ---- soon ----
+
+
+def test_help_is_soon() -> None:
+    times_s = []
+    for _ in range(5):
+        started_s = time.perf_counter()
+        assert balloontrace_command("--help").returncode == 0
+        times_s.append(time.perf_counter() - started_s)
+    assert min(times_s) < HELP_S
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["record", "--help"], ["doctor", "--help"], ["report", "--help"]]
+)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(sorted({'bcc', 'numpy', 'pandas', 'tabulate'} & set(sys.modules))))\n"
+        f"{MAIN}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_record_imports_nothing_heavy(untraceable: dict[str, str], tmp_path: Path) -> None:
+    script = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(sorted({'bcc', 'numpy', 'pandas', 'tabulate'} & set(sys.modules))))\n"
+        "import balloontrace.collector, balloontrace.session\n"
+        f"{MAIN}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "record", "-o", str(tmp_path / "out.bt")],
+        capture_output=True, text=True, cwd=ROOT, timeout=60, env={**os.environ, **untraceable},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "[]\n")

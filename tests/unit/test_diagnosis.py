@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `doctor` finds on machines of many kinds, each laid out below a folder."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+from fakesystem import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_foreign_bcc
+
+from balloontrace.diagnosis import Diagnosis, DriverKind, Finding, State, diagnose
+from balloontrace.events import Function
+from balloontrace.kernel import Layout
+from balloontrace.probes import Status
+
+RELEASE = platform.release()
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystem:
+    """A system that can be traced, with a bcc that is there and never imported."""
+    monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python", init="raise AssertionError('imported')"))
+    return FakeSystem(tmp_path / "root")
+
+
+def finding(diagnosis: Diagnosis, name: str) -> Finding:
+    (found,) = [candidate for candidate in diagnosis.findings if candidate.name == name]
+    return found
+
+
+def only_problem(system: FakeSystem) -> Finding:
+    (found,) = diagnose(system.root).problems
+    return found
+
+
+def with_symbols(system: FakeSystem, *more: str, but: str = "no such name") -> Diagnosis:
+    system.kallsyms([*(line for line in STOCK_SYMBOLS if but not in line), *more])
+    return diagnose(system.root)
+
+
+def test_a_system_that_can_be_traced(system: FakeSystem) -> None:
+    diagnosis = diagnose(system.root)
+    assert diagnosis.problems == ()
+    # No type information was laid out: that is a loss, not an obstacle.
+    assert [found.name for found in diagnosis.warnings] == ["btf"]
+    assert diagnosis.driver_kind is DriverKind.STOCK
+    assert finding(diagnosis, "driver").text == "stock driver, module virtio_balloon"
+    assert finding(diagnosis, "device").text == "virtio3 (virtio_balloon): STATS_VQ, VERSION_1"
+    assert finding(diagnosis, "bcc").text == "bcc 0.31.0"
+    assert diagnosis.plan.probe(Function.FILL_BALLOON).status is Status.INLINED
+
+
+def test_an_empty_machine_names_every_problem_and_never_raises(tmp_path: Path) -> None:
+    diagnosis = diagnose(tmp_path)
+    assert {"privilege", "kernel", "symbols", "headers", "device", "driver"} <= {
+        found.name for found in diagnosis.problems
+    }
+    assert all(found.mend for found in diagnosis.problems)
+    assert diagnosis.driver_kind is DriverKind.NONE
+
+
+def test_no_device(system: FakeSystem) -> None:
+    shutil.rmtree(system.root / "sys/bus/virtio/devices/virtio3")
+    found = only_problem(system)
+    assert found.name == "device"
+    assert "no virtio balloon" in found.text
+    assert "virtio-balloon-pci" in (found.mend or "")
+
+
+def test_no_driver(system: FakeSystem) -> None:
+    system.kallsyms(line for line in STOCK_SYMBOLS if DRIVER not in line)
+    system.device("virtio3", 5, (1,), driver=None)
+    found = only_problem(system)
+    assert found.sentence == "the balloon driver is not loaded: modprobe virtio_balloon"
+    assert "virtio3 (no driver)" in finding(diagnose(system.root), "device").text
+
+
+def test_no_headers(system: FakeSystem) -> None:
+    shutil.rmtree(system.root / "lib")
+    found = only_problem(system)
+    assert found.name == "headers"
+    assert f"linux-headers-{RELEASE}" in (found.mend or "")
+    assert f"kernel-devel-{RELEASE}" in (found.mend or "")
+
+
+@pytest.mark.parametrize("mask", [0, 1 << 39, 1 << 38, 0x1FFFFFFFFFF & ~(1 << 21 | 1 << 38)])
+def test_no_privilege(system: FakeSystem, mask: int) -> None:
+    system.capabilities(mask)
+    assert only_problem(system).sentence == "this user may not load BPF programs: run it with sudo"
+
+
+@pytest.mark.parametrize("mask", [1 << 21, 1 << 38 | 1 << 39])
+def test_enough_privilege(system: FakeSystem, mask: int) -> None:
+    system.capabilities(mask)
+    assert finding(diagnose(system.root), "privilege").state is State.OK
+
+
+def test_lockdown(system: FakeSystem) -> None:
+    system.write("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    assert diagnose(system.root).problems == ()
+    system.write("sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
+    assert "confidentiality" in only_problem(system).text
+
+
+def test_kernel_without_kprobes(system: FakeSystem) -> None:
+    (system.root / "sys/bus/event_source/devices/kprobe").rmdir()
+    assert "no kprobes" in only_problem(system).text
+
+
+def test_kernel_without_ring_buffer(system: FakeSystem) -> None:
+    (found,) = with_symbols(system, but="bpf_ringbuf_reserve").problems
+    assert "no BPF ring buffer" in found.text
+
+
+def test_hidden_addresses_are_a_warning(system: FakeSystem) -> None:
+    system.kallsyms("0" * 16 + line[16:] for line in STOCK_SYMBOLS)
+    diagnosis = diagnose(system.root)
+    assert diagnosis.problems == ()
+    assert finding(diagnosis, "symbols").state is State.WARNING
+    assert "kptr_restrict" in finding(diagnosis, "symbols").sentence
+
+
+# ---- bcc ----
+
+
+def bare_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Path | None) -> FakeSystem:
+    """A system whose only packages called bcc are those in `python`."""
+    monkeypatch.setattr("sys.path", [str(python)] if python else [])
+    return FakeSystem(tmp_path / "root")
+
+
+def test_no_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = only_problem(bare_system(tmp_path, monkeypatch, None))
+    assert "not installed for this python3" in found.text
+    assert "python3-bpfcc" in (found.mend or "")
+
+
+def test_foreign_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = lay_out_foreign_bcc(tmp_path / "python")
+    found = only_problem(bare_system(tmp_path, monkeypatch, python))
+    assert "is not the BPF Compiler Collection" in found.text
+    assert "python3-bpfcc" in (found.mend or "")
+
+
+def test_a_folder_that_happens_to_be_called_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python/bcc").mkdir(parents=True)
+    found = only_problem(bare_system(tmp_path, monkeypatch, tmp_path / "python"))
+    assert found.name == "bcc"
+
+
+def test_bcc_of_unknown_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = lay_out_bcc(tmp_path / "python")
+    (python / "bcc/version.py").unlink()
+    diagnosis = diagnose(bare_system(tmp_path, monkeypatch, python).root)
+    assert finding(diagnosis, "bcc").text == "bcc of unknown version"
+    assert diagnosis.problems == ()
+
+
+# ---- the driver ----
+
+
+def test_patched_driver_by_its_symbol(system: FakeSystem) -> None:
+    diagnosis = with_symbols(system, f"ffffffffc0400700 t send_resp_data\t[{DRIVER}]")
+    assert diagnosis.driver_kind is DriverKind.PATCHED
+    assert finding(diagnosis, "driver").text == "patched driver, module virtio_balloon"
+
+
+def test_patched_driver_by_its_member(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout({"virtio_balloon.resp_data": 400}, source="btf")
+    monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
+    assert diagnose(system.root).driver_kind is DriverKind.PATCHED
+
+
+def test_bit_3_says_nothing_about_the_driver(system: FakeSystem) -> None:
+    system.device("virtio3", 5, (1, 3, 32), driver=DRIVER)
+    assert diagnose(system.root).driver_kind is DriverKind.STOCK
+
+
+def test_built_in_driver(system: FakeSystem) -> None:
+    system.kallsyms(line.partition("\t")[0].replace("ffffffffc04", "ffffffff81b") for line in STOCK_SYMBOLS)
+    diagnosis = diagnose(system.root)
+    assert finding(diagnosis, "driver").text == "stock driver, built in"
+    assert diagnosis.problems == ()
+
+
+@pytest.mark.parametrize("name", ["tell_host"])
+def test_required_function_missing(system: FakeSystem, name: str) -> None:
+    diagnosis = with_symbols(system, but=f"t {name}\t")
+    assert diagnosis.problems == ()
+    found = finding(diagnosis, "probes")
+    assert found.state is State.WARNING
+    assert name in found.text
+    assert "--missing-probes warn" in (found.mend or "")
+
+
+def test_target_not_measured(system: FakeSystem) -> None:
+    found = finding(with_symbols(system, but="vp_get"), "probes")
+    assert (found.state, "neither vp_get nor vm_get" in found.text) == (State.WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("bcc", "symbols", "expected"),
+    [
+        ("0.31.0", "", "fentry"),
+        ("0.28.0", "", "fentry"),
+        ("0.26.0", "", "kprobe"),
+        ("0.31.0", "bpf_trampoline_link_prog", "kprobe"),
+    ],
+)
+def test_fentry_needs_kernel_and_bcc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bcc: str, symbols: str, expected: str
+) -> None:
+    monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python", bcc))
+    layout = Layout({}, frozenset({"tell_host"}), source="btf")
+    monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
+    diagnosis = with_symbols(FakeSystem(tmp_path / "root"), but=symbols or "no such name")
+    assert diagnosis.plan.probe(Function.TELL_HOST).mechanism == expected

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Facts of a system laid out below a folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+from fakesystem import FakeSystem
+
+from balloontrace.btf import BtfError, open_btf
+from balloontrace.kernel import (
+    BalloonDevice,
+    Symbol,
+    read_balloon_devices,
+    read_effective_capabilities,
+    read_headers_path,
+    read_layout,
+    read_lockdown,
+    read_machine,
+    read_module_srcversion,
+    read_symbols,
+    read_vmstat,
+)
+
+CHUNK_BYTES = 1 << 20
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> FakeSystem:
+    return FakeSystem(tmp_path)
+
+
+def lay_out_symbols(root: Path, text: str) -> None:
+    (root / "proc").mkdir()
+    (root / "proc/kallsyms").write_text(text)
+
+
+def found(root: Path, *names: str) -> list[tuple[str, int, str]]:
+    return [(symbol.name, symbol.address, symbol.module) for symbol in read_symbols(names, root)]
+
+
+# ---- kallsyms ----
+
+
+@pytest.mark.parametrize(
+    "suffix", ["", ".isra.0", ".constprop.0", ".part.0", ".cold", ".llvm.123", ".isra.0.cold", ".llvm.9.cold"]
+)
+def test_variants_are_found_with_their_suffix(tmp_path: Path, suffix: str) -> None:
+    lay_out_symbols(tmp_path, f"ffffffffc0400010 t tell_host{suffix}\t[virtio_balloon]\n")
+    (symbol,) = read_symbols(["tell_host"], tmp_path)
+    assert symbol == Symbol(f"tell_host{suffix}", 0xFFFFFFFFC0400010, "virtio_balloon")
+    assert (symbol.plain_name, symbol.suffix) == ("tell_host", suffix.removeprefix("."))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ffffffff81000010 t __pfx_tell_host",
+        "ffffffff81000010 t __cfi_tell_host",
+        "ffffffff81000010 t tell_hosts",
+        "ffffffff81000010 t xtell_host",
+        "ffffffff81000010 t tell_host_one_page",
+        "ffffffff81000010 d tell_host",
+        "ffffffff81000010 r tell_host",
+        "ffffffff81000010 t other\t[tell_host]",
+    ],
+)
+def test_what_only_looks_alike_is_not_found(tmp_path: Path, line: str) -> None:
+    lay_out_symbols(tmp_path, f"{line}\nffffffff81000020 t plain\n")
+    assert found(tmp_path, "tell_host", "plain") == [("plain", 0xFFFFFFFF81000020, "")]
+
+
+@pytest.mark.parametrize("kind", "tTwW")
+def test_every_kind_of_function_symbol_is_found(tmp_path: Path, kind: str) -> None:
+    lay_out_symbols(tmp_path, f"ffffffff81000010 {kind} vp_get\n")
+    assert found(tmp_path, "vp_get") == [("vp_get", 0xFFFFFFFF81000010, "")]
+
+
+def test_equal_names_are_all_found_in_their_order(tmp_path: Path) -> None:
+    lay_out_symbols(
+        tmp_path,
+        "ffffffff81a00010 t vp_get\nffffffff81a01010 t vp_get\n"
+        "ffffffffc0400010 t tell_host\t[virtio_balloon]\nffffffffc0500010 t tell_host\t[other]\n",
+    )
+    assert found(tmp_path, "tell_host", "vp_get") == [
+        ("vp_get", 0xFFFFFFFF81A00010, ""),
+        ("vp_get", 0xFFFFFFFF81A01010, ""),
+        ("tell_host", 0xFFFFFFFFC0400010, "virtio_balloon"),
+        ("tell_host", 0xFFFFFFFFC0500010, "other"),
+    ]
+
+
+LINE = "ffffffffc0400010 t tell_host.isra.0\t[virtio_balloon]\n"
+
+
+@pytest.mark.parametrize("ahead_bytes", range(len(LINE) + 2))
+def test_a_line_across_the_border_of_two_pieces_is_found_once(tmp_path: Path, ahead_bytes: int) -> None:
+    filler = "ffffffff81000000 t something_else\n"
+    room_bytes = CHUNK_BYTES - ahead_bytes
+    lines, rest = divmod(room_bytes, len(filler))
+    before = filler * (lines - 1) + "f" * (rest + len(filler) - 1) + "\n"
+    lay_out_symbols(tmp_path, before + LINE + filler)
+    assert found(tmp_path, "tell_host") == [("tell_host.isra.0", 0xFFFFFFFFC0400010, "virtio_balloon")]
+
+
+def test_a_last_line_without_its_end_is_found(tmp_path: Path) -> None:
+    lay_out_symbols(tmp_path, "ffffffff81000010 t other\nffffffff81000020 t tell_host")
+    assert found(tmp_path, "tell_host") == [("tell_host", 0xFFFFFFFF81000020, "")]
+
+
+def test_hidden_addresses_are_zero(tmp_path: Path) -> None:
+    lay_out_symbols(tmp_path, "0000000000000000 t tell_host\t[virtio_balloon]\n")
+    assert found(tmp_path, "tell_host") == [("tell_host", 0, "virtio_balloon")]
+
+
+def test_no_kallsyms_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="kallsyms"):
+        read_symbols(["tell_host"], tmp_path)
+
+
+# ---- devices ----
+
+
+def test_only_balloons_are_devices_and_by_index(system: FakeSystem) -> None:
+    system.device("virtio10", 5, (), driver=None)
+    system.device("virtio0", 2, (32,), driver="virtio_blk")
+    assert read_balloon_devices(system.root) == (
+        BalloonDevice("virtio3", (1, 32), "virtio_balloon"),
+        BalloonDevice("virtio10", (), None),
+    )
+
+
+def test_features_have_their_mainline_names(system: FakeSystem) -> None:
+    system.device("virtio3", 5, (0, 1, 2, 3, 4, 5, 28, 29, 32, 34, 40, 50), driver="virtio_balloon")
+    (device,) = read_balloon_devices(system.root)
+    assert device.index == 3
+    assert device.feature_names == (
+        "MUST_TELL_HOST", "STATS_VQ", "DEFLATE_ON_OOM", "FREE_PAGE_HINT", "PAGE_POISON", "REPORTING",
+        "RING_INDIRECT_DESC", "RING_EVENT_IDX", "VERSION_1", "RING_PACKED", "RING_RESET", "BIT_50",
+    )  # fmt: skip
+
+
+def test_a_machine_without_virtio_has_no_devices(tmp_path: Path) -> None:
+    assert read_balloon_devices(tmp_path) == ()
+
+
+# ---- the rest ----
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("[none] integrity confidentiality\n", "none"),
+        ("none [integrity] confidentiality\n", "integrity"),
+        ("none integrity [confidentiality]\n", "confidentiality"),
+        ("", "none"),
+    ],
+)
+def test_lockdown(system: FakeSystem, text: str, mode: str) -> None:
+    system.write("sys/kernel/security/lockdown", text)
+    assert read_lockdown(system.root) == mode
+
+
+def test_a_kernel_without_lockdown(tmp_path: Path) -> None:
+    assert read_lockdown(tmp_path) == "none"
+
+
+def test_capabilities_are_the_effective_ones(system: FakeSystem) -> None:
+    system.write(
+        "proc/self/status", "CapInh:\t0000000000000001\nCapEff:\t00000000a80425fb\nCapBnd:\t000001ff\n"
+    )
+    assert read_effective_capabilities(system.root) == 0xA80425FB
+    assert read_effective_capabilities(system.root / "nowhere") == 0
+
+
+def test_headers_of_this_very_kernel(system: FakeSystem) -> None:
+    release = platform.release()
+    assert read_headers_path(system.root) == system.root / f"lib/modules/{release}/build"
+    assert read_headers_path(system.root, "9.9.9-other") is None
+
+
+def test_a_dangling_link_to_headers_is_no_headers(tmp_path: Path) -> None:
+    (tmp_path / "lib/modules/6.12.0").mkdir(parents=True)
+    (tmp_path / "lib/modules/6.12.0/build").symlink_to("/usr/src/linux-headers-that-were-removed")
+    assert read_headers_path(tmp_path, "6.12.0") is None
+
+
+def test_headers_inside_the_kernel(tmp_path: Path) -> None:
+    archive = tmp_path / "sys/kernel/kheaders.tar.xz"
+    archive.parent.mkdir(parents=True)
+    archive.touch()
+    assert read_headers_path(tmp_path) == archive
+
+
+def test_vmstat_is_the_balloon_s_part(system: FakeSystem) -> None:
+    expected = {"balloon_inflate": 7, "balloon_deflate": 5, "balloon_migrate": 0}
+    assert read_vmstat(system.root) == expected
+    assert read_vmstat(system.root / "nowhere") == {}
+
+
+def test_machine(system: FakeSystem) -> None:
+    system.write("proc/meminfo", "MemTotal:        8123456 kB\nMemFree:  1 kB\n")
+    system.write("proc/sys/kernel/random/boot_id", "4f7c-boot\n")
+    machine = read_machine(system.root)
+    assert machine["memory_bytes"] == 8123456 * 1024
+    assert machine["boot_id"] == "4f7c-boot"
+    assert machine["page_size_bytes"] == os.sysconf("SC_PAGE_SIZE")
+
+
+def test_machine_that_tells_nothing(tmp_path: Path) -> None:
+    machine = read_machine(tmp_path)
+    assert (machine["memory_bytes"], machine["boot_id"]) == (None, None)
+
+
+def test_srcversion(system: FakeSystem) -> None:
+    system.write("sys/module/virtio_balloon/srcversion", "0123456789ABCDEF\n")
+    assert read_module_srcversion("virtio_balloon", system.root) == "0123456789ABCDEF"
+    assert read_module_srcversion("other", system.root) is None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x9f\xeb\x01\x00 not type information"])
+def test_missing_or_damaged_type_information_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "sys/kernel/btf").mkdir(parents=True)
+        (tmp_path / "sys/kernel/btf/vmlinux").write_bytes(content)
+    layout = read_layout("virtio_balloon", ["tell_host"], tmp_path)
+    assert (layout.offsets, layout.functions, layout.source) == ({}, frozenset(), "none")
+    assert layout.get("virtio_balloon", "num_pages") is None
+    assert layout.problem is not None
+    assert "\n" not in layout.problem
+    with pytest.raises(BtfError), open_btf(tmp_path):
+        pass

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The wheel: the BPF sources are in it, and found from it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BPF_SOURCES = sorted(path.name for path in (ROOT / "bpf").iterdir() if path.suffix in (".c", ".h"))
+WHERE = "from balloontrace.loader import bpf_folder; print(bpf_folder())"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built offline from a copy, so that building leaves nothing in the tree."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tree / name)
+    for name in ("balloontrace", "bpf"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out],
+        capture_output=True, text=True, timeout=120, cwd=tree,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (built,) = out.glob("balloontrace-*.whl")
+    return built
+
+
+def where(cwd: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, "-c", WHERE], cwd=cwd, capture_output=True, text=True, timeout=60, check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return Path(done.stdout.strip())
+
+
+def test_there_are_sources_to_ship() -> None:
+    assert {"guest.bpf.c", "balloon_events.h", "balloon_compat.h"} <= set(BPF_SOURCES)
+
+
+def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        assert {f"balloontrace/bpf/{name}" for name in BPF_SOURCES} <= names
+        for name in BPF_SOURCES:
+            assert archive.read(f"balloontrace/bpf/{name}") == (ROOT / "bpf" / name).read_bytes()
+        entry_points = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "balloontrace = balloontrace.__main__:main" in archive.read(entry_points).decode()
+        assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf"}
+
+
+def test_an_installed_wheel_finds_its_sources(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    folder = where(tmp_path)
+    assert folder == tmp_path / "balloontrace/bpf"
+    assert sorted(path.name for path in folder.iterdir() if path.suffix in (".c", ".h")) == BPF_SOURCES
+
+
+def test_the_tree_finds_its_sources() -> None:
+    assert where(ROOT) == ROOT / "bpf"

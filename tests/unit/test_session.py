@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One recording from start to end, on a collector that is only a script of what it drains."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import pytest
+from fakesystem import FakeSystem, lay_out_bcc
+
+from balloontrace.collector import Collector
+from balloontrace.diagnosis import Diagnosis, diagnose
+from balloontrace.layout import (
+    DEVICE_STATE_BYTES,
+    DEVICES,
+    FUNCTION_COUNTER_BYTES,
+    FUNCTIONS,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+)
+from balloontrace.loader import Loaded
+from balloontrace.recording import Recording, read_recording
+from balloontrace.session import Ending, Session, SessionOptions, SessionResult, protect_from_oom_killer
+
+RECORD = struct.pack("II", SPAN_BYTES, 0) + bytes(SPAN_BYTES)
+COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
+OPERATIONS_OFFSET = FUNCTIONS * FUNCTION_COUNTER_BYTES + 8
+
+
+def counters(operations: int = 0) -> bytes:
+    raw = bytearray(COUNTERS_BYTES)
+    struct.pack_into("Q", raw, OPERATIONS_OFFSET, operations)
+    return bytes(raw)
+
+
+class ScriptedCollector:
+    """Drains `drains` one after the other, then nothing; counts operations as it goes."""
+
+    def __init__(
+        self, diagnosis: Diagnosis, drains: Sequence[bytes] = (), operations: Sequence[int] = ()
+    ) -> None:
+        self.plan = diagnosis.plan
+        self.loaded = Loaded({}, {}, [], None, {}, "0.31.0", 9_000, 100 << 20, 9_000)
+        self.detached = False
+        self.drains_after_detaching = 0
+        self._drains = list(drains)
+        self._operations = list(operations)
+
+    def drain(self) -> bytes:
+        self.drains_after_detaching += self.detached
+        return self._drains.pop(0) if self._drains else b""
+
+    def read_counters(self) -> bytes:
+        if len(self._operations) > 1:
+            return counters(self._operations.pop(0))
+        return counters(*self._operations)
+
+    def read_program_costs(self) -> list[dict[str, object]]:
+        return [{"program": "entry_tell_host", "runs": 7, "run_time_ns": 700}]
+
+    def detach(self) -> None:
+        self.detached = True
+
+
+@pytest.fixture
+def diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnosis:
+    monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python"))
+    system = FakeSystem(tmp_path / "root")
+    # Without a driver in it nothing of the real system is watched for going away.
+    system.kallsyms(
+        line.partition("\t")[0] for line in (system.root / "proc/kallsyms").read_text().splitlines()
+    )
+    system.device("virtio3", 5, (1, 32), driver=None)
+    return diagnose(system.root)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("balloontrace.session._WAKE_UP_S", 0.02)
+    monkeypatch.setattr("balloontrace.session._WAKE_UP_WATCHED_S", 0.01)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Run:
+    """A session that has run: its result, its recording, what it said."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        diagnosis: Diagnosis,
+        options: SessionOptions,
+        drains: Sequence[bytes] = (),
+        operations: Sequence[int] = (),
+    ) -> None:
+        self.collector = ScriptedCollector(diagnosis, drains, operations)
+        self.said: list[str] = []
+        path = tmp_path / "out.bt"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self.result = run_session(self.collector, diagnosis, fd, options, self.said.append)
+        finally:
+            os.close(fd)
+        self.recording = read_recording(path)
+
+
+def run_session(
+    collector: ScriptedCollector,
+    diagnosis: Diagnosis,
+    fd: int,
+    options: SessionOptions,
+    say: Callable[[str], None] = lambda _: None,
+) -> SessionResult:
+    session = Session(
+        cast(Collector, collector), diagnosis, fd, options, started_ns=time.monotonic_ns(), say=say
+    )
+    session.write_start()
+    return session.run()
+
+
+def spans_in(recording: Recording) -> int:
+    return sum(len(piece) for piece in recording.spans) // (RING_HEADER_BYTES + SPAN_BYTES)
+
+
+def end_of(recording: Recording) -> dict[str, object]:
+    assert recording.end is not None
+    assert recording.damage == ()
+    return recording.end
+
+
+def signal_soon(*numbers: int) -> None:
+    """Sends signals to this process once the session runs."""
+
+    def send() -> None:
+        time.sleep(0.1)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=send).start()
+
+
+# ---- endings ----
+
+
+def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    started_s = time.monotonic()
+    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.15), [RECORD * 3, b"", RECORD * 2])
+    assert 0.15 <= time.monotonic() - started_s < 5
+    assert (run.result.ending, run.result.spans, spans_in(run.recording)) == (Ending.DURATION, 5, 5)
+    end = end_of(run.recording)
+    assert (end["clean"], end["reason"]) == (True, "duration reached")
+    assert run.recording.complete
+
+
+def test_operations(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(operations=5), [RECORD] * 9, [0, 1, 2, 4, 5, 5, 5])
+    assert run.result.ending is Ending.OPERATIONS
+    assert run.result.spans >= 5
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
+def test_command(tmp_path: Path, diagnosis: Diagnosis, script: str, status: int) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(command=("sh", "-c", script)), [RECORD])
+    assert (run.result.ending, run.result.command_status) == (Ending.COMMAND, status)
+    assert (end_of(run.recording)["command_status"], end_of(run.recording)["clean"]) == (status, True)
+
+
+def test_the_earlier_of_duration_and_command(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1, command=("sleep", "1000")))
+    assert (run.result.ending, run.result.command_status) == (Ending.DURATION, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGINT, Ending.INTERRUPTED), (signal.SIGTERM, Ending.TERMINATED)]
+)
+def test_signals_end_it_in_order(tmp_path: Path, diagnosis: Diagnosis, number: int, ending: Ending) -> None:
+    signal_soon(number)
+    run = Run(tmp_path, diagnosis, SessionOptions(), [RECORD * 7])
+    assert (run.result.ending, spans_in(run.recording)) == (ending, 7)
+    assert end_of(run.recording)["clean"] is True
+
+
+def test_a_signal_is_answered_at_once(
+    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balloontrace.session._WAKE_UP_S", 60)
+    signal_soon(signal.SIGTERM)
+    started_s = time.monotonic()
+    Run(tmp_path, diagnosis, SessionOptions())
+    assert time.monotonic() - started_s < 10
+
+
+def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    """The first one ends the loop; the second arrives while the end is written."""
+
+    class Slow(ScriptedCollector):
+        def detach(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+
+    signal_soon(signal.SIGINT)
+    fd = os.open(tmp_path / "out.bt", os.O_WRONLY | os.O_CREAT, 0o600)
+    with pytest.raises(KeyboardInterrupt):
+        run_session(Slow(diagnosis), diagnosis, fd, SessionOptions())
+    os.close(fd)
+
+
+def test_a_closed_pipe(diagnosis: Diagnosis) -> None:
+    reader, writer = os.pipe()
+    collector = ScriptedCollector(diagnosis)
+    session = Session(
+        cast(Collector, collector), diagnosis, writer, SessionOptions(), started_ns=0, say=print
+    )
+    session.write_start()
+    os.close(reader)
+    result = session.run()
+    os.close(writer)
+    # Nothing was waiting to be written: the closing itself is noticed.
+    assert result.ending is Ending.OUTPUT_CLOSED
+    assert not result.ending.clean
+    assert result.error is not None
+    assert result.bytes_written > 0
+
+
+def test_a_full_disk(diagnosis: Diagnosis) -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    collector = ScriptedCollector(diagnosis, [RECORD])
+    session = Session(cast(Collector, collector), diagnosis, fd, SessionOptions(), started_ns=0, say=print)
+    with pytest.raises(OSError, match="No space left"):
+        session.write_start()
+    result = session.run()
+    os.close(fd)
+    assert (result.ending, result.error and result.error.errno) == (Ending.OUTPUT_FAILED, errno.ENOSPC)
+    assert not result.ending.clean
+
+
+# ---- what is written ----
+
+
+def test_what_is_left_is_drained_after_detaching(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [b"", RECORD * 4])
+    assert run.collector.detached
+    assert run.collector.drains_after_detaching == 1
+    assert spans_in(run.recording) == run.result.spans
+
+
+def test_nothing_is_written_while_nothing_happens(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    short = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.05)).recording
+    long = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.5)).recording
+    assert abs(long.size_bytes - short.size_bytes) < 16
+
+
+def test_metadata_says_what_it_is(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    metadata = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01, label="a name")).recording.metadata
+    assert metadata["label"] == "a name"
+    assert metadata["side"] == "guest"
+    assert metadata["driver"] == {"kind": "stock", "module": None, "module_srcversion": None}
+    assert metadata["boundaries"] == {
+        "fill": "update_balloon_size_func",
+        "leak": "leak_balloon",
+        "send": "tell_host",
+    }
+    assert [device["index"] for device in cast("list[dict[str, object]]", metadata["devices"])] == [3]
+    assert {"machine", "clock", "started", "span_layout", "counters_layout", "probes", "vmstat"} <= set(
+        metadata
+    )
+
+
+def test_the_end_says_what_it_cost_and_lost(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [RECORD])
+    end = end_of(run.recording)
+    cost = cast("dict[str, object]", end["own_cost"])
+    assert cost["bpf"] == [{"program": "entry_tell_host", "runs": 7, "run_time_ns": 700}]
+    assert cast(int, cost["peak_memory_bytes"]) > 1 << 20
+    assert cost["setup_peak_memory_bytes"] == 100 << 20
+    assert set(cost) == {
+        "bpf", "cpu_ns", "peak_memory_bytes", "setup_cpu_ns", "setup_peak_memory_bytes", "wakeups",
+        "bytes_written", "attach_s",
+    }  # fmt: skip
+    losses = cast("dict[str, dict[str, object]]", end["losses"])
+    assert losses["tell_host"]["lost"] == 0
+    assert losses["virtballoon_changed"]["returns"] is None
+
+
+def test_progress_is_shown_on_request(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1, show_progress=True))
+    assert run.said
+    assert all("waiting for the balloon to move" in line for line in run.said)
+    assert Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1)).said == []
+
+
+def test_only_what_ended_as_asked_is_clean() -> None:
+    assert {ending for ending in Ending if not ending.clean} == {
+        Ending.OUTPUT_CLOSED,
+        Ending.OUTPUT_FAILED,
+        Ending.DRIVER_GONE,
+    }
+
+
+def test_protection_from_the_oom_killer() -> None:
+    """In a process of its own: a score once lowered is inherited by whatever is started later."""
+    child = os.fork()
+    if child == 0:
+        protect_from_oom_killer()
+        score = Path("/proc/self/oom_score_adj")
+        protected = score.read_text() == "-1000\n"
+        with suppress(PermissionError):  # not every root may lower it
+            score.write_text("-1000")
+            os._exit(0 if protected else 1)
+        os._exit(0 if not protected else 1)
+    assert os.waitpid(child, 0)[1] == 0
