@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,11 +36,8 @@ STAGES = (
 )
 
 
-def build_tree(
-    suite: str, packages: Sequence[str], sources: Path, result: Path, progress: Progress, keep_open: int
-) -> None:
-    """Builds into the new folder `result`; mmdebstrap inherits `keep_open` (a lock). Raises LabError."""
-    result.mkdir()
+def build_tree(suite: str, packages: Sequence[str], sources: Path, result: Path, progress: Progress) -> None:
+    """Builds into the folder `result`. Raises LabError."""
     # A plain user's mmdebstrap works under other user ids: they must be able to reach and write its folder.
     is_root = os.geteuid() == 0
     base = result if is_root else Path("/var/tmp")  # noqa: S108
@@ -48,9 +46,21 @@ def build_tree(
         command = mmdebstrap_command(
             suite, packages, sources, Path(work), result, read_debian_mirrors(), read_apt_proxies()
         )
-        run_mmdebstrap(command, Path(work), result / "build.log", progress, keep_open)
+        run_mmdebstrap([*guard(), *command], Path(work), result / "build.log", progress)
         shutil.move(Path(work) / "root.ext4", result / "root.ext4")
     (result / "root.ext4").chmod(0o444)
+
+
+def guard() -> list[str]:
+    """What to put before mmdebstrap so that it ends with us, however we end.
+
+    As root it mounts /proc, /sys and this machine's own /dev/shm in the tree. In namespaces of its own these
+    mounts are seen by nobody else, and vanish with all its processes when the first of them is killed.
+    """
+    if os.geteuid() == 0:
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+        return ["setpriv", "--pdeathsig", "KILL", *namespaces]
+    return ["setpriv", "--pdeathsig", "TERM"]
 
 
 def mmdebstrap_command(
@@ -74,7 +84,6 @@ def mmdebstrap_command(
         f'echo "lab: file system" >&2; {file_system_script(work)}',
     ]
     return [
-        "setpriv", "--pdeathsig", "TERM",
         "mmdebstrap", "--verbose", "--variant=minbase", "--format=null",
         "--include=" + ",".join(packages),
         '--aptopt=APT::Install-Recommends "false"',
@@ -104,21 +113,23 @@ def file_system_script(work: Path) -> str:
     return f'unshare --mount sh -c {shlex.quote(inner)} sh "$1"'
 
 
-def run_mmdebstrap(command: Sequence[str], work: Path, log: Path, progress: Progress, keep_open: int) -> None:
+def run_mmdebstrap(command: Sequence[str], work: Path, log: Path, progress: Progress) -> None:
     """Runs it with its output in `log` and its stages shown. Raises LabError with the output's end."""
     # INITRD=No: Debian's own initramfs would take longer to make than everything the lab's own needs.
     environment = {**os.environ, "TMPDIR": str(work), "INITRD": "No", "LC_ALL": "C.UTF-8"}
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", pass_fds=(keep_open,),
+        text=True, errors="replace",
     )  # fmt: skip
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         with log.open("w") as log_file:
             show_stages(_copied(process.stdout, log_file), progress)
         status = process.wait()
     except BaseException:
-        process.terminate()
+        # unshare, which runs it as root, heeds nothing milder; once nobody has the output open, all are gone.
+        process.send_signal(signal.SIGKILL if os.geteuid() == 0 else signal.SIGTERM)
+        process.stdout.read()
         process.wait()
         raise
     finally:

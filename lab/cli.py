@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from types import FrameType
@@ -17,10 +16,11 @@ from lab.cache import cache_folder, images_folder, locked
 from lab.errors import LabError, VMLost
 from lab.folders import read_state, remove_stale, vm_folders
 from lab.guest import Guest
-from lab.image import ensure_image, image_size_bytes, remove_leftovers, remove_unused
+from lab.image import ensure_image, image_size_bytes, remove_leftovers, remove_tree, remove_unused
 from lab.process import GuestProcess
 from lab.progress import Progress
 from lab.qemu import VmConfig
+from lab.signals import sigterm_raises
 from lab.sizes import MIB_BYTES, format_size, parse_size_bytes, parse_size_mib
 from lab.vm import attach_vm
 
@@ -146,7 +146,7 @@ def clean() -> None:
         in_use = remove_unused()
     if in_use or vm_folders():
         raise LabError("Kept what VMs still use; `python -m lab list` names them, `down` ends them.")
-    shutil.rmtree(cache_folder(), ignore_errors=True)
+    remove_tree(cache_folder())
 
 
 def attach_guest(name: str) -> Guest:
@@ -190,7 +190,8 @@ def copy_new_output(process: GuestProcess, positions: dict[str, int]) -> None:
 def main() -> NoReturn:
     """Runs the command line; the only place where an error becomes a message and an exit status."""
     try:
-        cli(prog_name="python -m lab")
+        with sigterm_raises():
+            cli(prog_name="python -m lab")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_LAB)

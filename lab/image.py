@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lab.progress import Progress
 BUILDER_VERSION = 1
 SOURCES = Path(__file__).parent / "image"
 NEEDED_BYTES = 4 << 30
+_PARTIAL = ".partial"
 
 PACKAGES = (
     *("linux-image-amd64", "linux-headers-amd64", "kmod", "udev", "procps", "iproute2", "util-linux"),
@@ -98,18 +100,19 @@ def use_lock(image_folder: Path) -> Path:
 
 def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
     """Builds `image`; of several processes that want it, one builds and the others wait. Raises LabError."""
-    with locked(images_folder() / "build.lock") as build_lock:
+    with locked(images_folder() / "build.lock"):
         if image.folder.exists():
             return
         ensure_packages(progress)
-        partial = image.folder.with_name(image.folder.name + ".partial")
         remove_leftovers()
-        _check_space(partial.parent)
+        _check_space(images_folder())
+        partial = Path(tempfile.mkdtemp(prefix="new-", suffix=_PARTIAL, dir=images_folder()))
         try:
-            build_tree(spec.suite, spec.packages, SOURCES, partial, progress, keep_open=build_lock)
+            build_tree(spec.suite, spec.packages, SOURCES, partial, progress)
+            partial.chmod(0o755)
             partial.rename(image.folder)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial)
             raise
         remove_unused(keep=image.folder)
         progress.stage(f"image ready: {image.folder}")
@@ -117,8 +120,22 @@ def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
 
 def remove_leftovers() -> None:
     """Removes what an interrupted build left; call with the build lock held, so that nobody is building."""
-    for path in images_folder().glob("*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in images_folder().glob("*" + _PARTIAL):
+        remove_tree(path)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder that packages were unpacked in, never what is mounted in it. Raises LabError."""
+    if mounts := parse_mounts_below(Path("/proc/self/mountinfo").read_text(), folder):
+        raise LabError(f"{folder} was to be removed, but something is mounted in it: {', '.join(mounts)}.")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse_mounts_below(mountinfo: str, folder: Path) -> list[str]:
+    """Mount points at or below `folder`, from /proc/self/mountinfo, with its octal escapes as they are."""
+    points = [line.split()[4] for line in mountinfo.splitlines()]
+    escaped = str(folder.resolve()).replace("\\", "\\134").replace(" ", "\\040")
+    return [point for point in points if point == escaped or point.startswith(escaped + "/")]
 
 
 def remove_unused(keep: Path | None = None) -> list[Path]:
@@ -131,7 +148,7 @@ def remove_unused(keep: Path | None = None) -> list[Path]:
         if lock is None:
             in_use.append(folder)
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
         os.close(lock)
     return in_use
 

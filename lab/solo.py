@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 from lab.boot import boot
 from lab.guest import Guest
 from lab.image import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
-
-
-class Terminated(KeyboardInterrupt):
-    """Our program got SIGTERM; like Ctrl-C, so that the VM is ended on the way out."""
+from lab.signals import sigterm_raises
 
 
 @contextmanager
@@ -48,29 +42,9 @@ def solo(
         init_on_alloc=init_on_alloc,
         extra_args=tuple(extra_args),
     )
-    with _sigterm_raises():
+    with sigterm_raises():
         guest = boot(config, spec=spec, boot_timeout_s=boot_timeout_s, progress=progress)
         try:
             yield guest
         finally:
             guest.stop()
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Makes SIGTERM an exception, where nobody has decided about it otherwise."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated("SIGTERM")

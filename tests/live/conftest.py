@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What live tests share: one guest for the whole session, and the marker `live`."""
+"""What live tests share: one guest for the whole session, left as found by each, and the marker `live`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tracing import FULL_MIB, assert_no_trace, put_back
 
 import lab
 
@@ -23,9 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def guest() -> Iterator[lab.Guest]:
     """A guest with 8 GiB, 2 CPUs and a balloon; tests leave it as they found it, the balloon empty."""
-    with lab.solo(memory_mib=8192, cpus=2) as booted:
+    with lab.solo(memory_mib=FULL_MIB, cpus=2) as booted:
         yield booted
 
 
-# Place for the autouse fixture that checks, after each test that used `guest`, that it was left as found: the
-# balloon empty, no probe attached, no process still running.
+@pytest.fixture(autouse=True)
+def _left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test that used `guest`: no recorder and no probe is left, and the balloon is put back."""
+    yield
+    if "guest" in request.fixturenames:
+        used: lab.Guest = request.getfixturevalue("guest")
+        used.check_alive()
+        assert_no_trace(used)
+        put_back(used)

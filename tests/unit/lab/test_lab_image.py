@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,16 @@ from lab import image as image_module
 from lab.build import STAGES, explain_failure, mmdebstrap_command, show_stages
 from lab.cache import images_folder, locked
 from lab.errors import LabError
-from lab.image import SOURCES, Image, ImageSpec, build_image, remove_unused, use_lock, using_image
+from lab.image import (
+    SOURCES,
+    Image,
+    ImageSpec,
+    build_image,
+    parse_mounts_below,
+    remove_unused,
+    use_lock,
+    using_image,
+)
 from lab.progress import Progress
 
 
@@ -118,12 +126,8 @@ def test_a_full_disk_is_one_sentence() -> None:
 
 
 def test_a_failed_build_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(
-        _suite: str, _packages: object, _sources: Path, result: Path, _progress: object, keep_open: int
-    ) -> None:
-        result.mkdir()
+    def fails(_suite: str, _packages: object, _sources: Path, result: Path, _progress: object) -> None:
         (result / "root.ext4").write_bytes(b"half")
-        os.fstat(keep_open)
         raise LabError("interrupted")
 
     monkeypatch.setattr(image_module, "build_tree", fails)
@@ -140,7 +144,7 @@ def test_a_new_image_replaces_old_and_half_made_ones(monkeypatch: pytest.MonkeyP
         _suite: str, _packages: object, _sources: Path, result: Path, _progress: object, **_: object
     ) -> None:
         assert not (images_folder() / "killed.partial").exists()
-        result.mkdir()
+        assert result.is_dir()
 
     monkeypatch.setattr(image_module, "build_tree", builds)
     monkeypatch.setattr(image_module, "ensure_packages", lambda _progress: None)
@@ -161,3 +165,12 @@ def test_too_little_space_is_one_sentence(cache: Path, monkeypatch: pytest.Monke
     with pytest.raises(LabError, match="set XDG_CACHE_HOME") as refused:
         build_image(ImageSpec(), Image(images_folder() / "new"), quiet())
     assert str(cache) in str(refused.value)
+
+
+def test_what_is_mounted_below_a_folder_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    escaped = str(folder).replace(" ", "\\040")
+    lines = [
+        f"1 2 0:3 / {point} rw - tmpfs none rw" for point in ("/", escaped, f"{escaped}/proc", f"{escaped}c")
+    ]
+    assert parse_mounts_below("\n".join(lines), folder) == [escaped, f"{escaped}/proc"]
