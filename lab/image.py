@@ -16,7 +16,7 @@ from pathlib import Path
 from lab.build import build_tree
 from lab.cache import images_folder, locked, try_lock
 from lab.errors import LabError
-from lab.packages import ensure_packages
+from lab.packages import TO_BUILD, TO_BUILD_WITHOUT_ROOT, ensure_packages
 from lab.progress import Progress
 
 # Part of the key: raise it when build.py makes something else of the same inputs.
@@ -103,7 +103,7 @@ def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
     with locked(images_folder() / "build.lock"):
         if image.folder.exists():
             return
-        ensure_packages(progress)
+        ensure_packages(TO_BUILD if os.geteuid() == 0 else TO_BUILD_WITHOUT_ROOT, progress)
         remove_leftovers()
         _check_space(images_folder())
         partial = Path(tempfile.mkdtemp(prefix="new-", suffix=_PARTIAL, dir=images_folder()))

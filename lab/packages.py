@@ -31,16 +31,19 @@ class Requirement:
         return find_tool(self.evidence) is not None
 
 
-REQUIREMENTS = (
+TO_RUN = (
     Requirement("qemu-system-x86", "qemu-system-x86_64"),
     Requirement("seabios", "/usr/share/seabios/bios-256k.bin"),
+    Requirement("util-linux", "setpriv"),
+)
+TO_BUILD = (
     Requirement("mmdebstrap", "mmdebstrap"),
     Requirement("e2fsprogs", "mke2fs"),
-    Requirement("util-linux", "setpriv"),
+    Requirement("util-linux", "unshare"),
     Requirement("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
 )
 # Without root, mmdebstrap works in a user namespace whose users newuidmap sets up.
-ROOTLESS_REQUIREMENTS = (Requirement("uidmap", "newuidmap"),)
+TO_BUILD_WITHOUT_ROOT = (*TO_BUILD, Requirement("uidmap", "newuidmap"))
 
 
 def find_tool(name: str) -> str | None:
@@ -48,9 +51,8 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=":".join(_TOOL_FOLDERS))
 
 
-def ensure_packages(progress: Progress | None = None) -> None:
+def ensure_packages(wanted: Sequence[Requirement], progress: Progress | None = None) -> None:
     """Installs what is missing; does nothing, and needs no root, when all is there. Raises LabError."""
-    wanted = REQUIREMENTS if os.geteuid() == 0 else REQUIREMENTS + ROOTLESS_REQUIREMENTS
     install(sorted({r.package for r in wanted if not r.is_met()}), progress or Progress())
     for requirement in wanted:
         if not requirement.is_met():

@@ -20,7 +20,7 @@ from lab.errors import LabError, VMLost
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
 from lab.image import Image, ImageSpec, using_image
-from lab.packages import ensure_packages, tail_lines
+from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
 from lab.qemu import Accelerator, Plumbing, VmConfig, qemu_command
 
@@ -136,7 +136,7 @@ def start_vm(
 ) -> Vm:
     """Starts QEMU in a new folder; unless `outlives_us` it dies with the calling thread. Raises LabError."""
     config.check()
-    ensure_packages(progress)
+    ensure_packages(TO_RUN, progress)
     folders.remove_stale()
     with using_image(spec, progress) as (image, image_lock):
         accelerator = choose_accelerator(config, image)

@@ -131,7 +131,7 @@ def test_a_failed_build_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPa
         raise LabError("interrupted")
 
     monkeypatch.setattr(image_module, "build_tree", fails)
-    monkeypatch.setattr(image_module, "ensure_packages", lambda _progress: None)
+    monkeypatch.setattr(image_module, "ensure_packages", lambda _wanted, _progress: None)
     monkeypatch.setattr(image_module, "NEEDED_BYTES", 0)
     with pytest.raises(LabError, match="interrupted"), using_image(ImageSpec(), quiet()):
         pass
@@ -147,7 +147,7 @@ def test_a_new_image_replaces_old_and_half_made_ones(monkeypatch: pytest.MonkeyP
         assert result.is_dir()
 
     monkeypatch.setattr(image_module, "build_tree", builds)
-    monkeypatch.setattr(image_module, "ensure_packages", lambda _progress: None)
+    monkeypatch.setattr(image_module, "ensure_packages", lambda _wanted, _progress: None)
     monkeypatch.setattr(image_module, "NEEDED_BYTES", 0)
     for name in ("killed.partial", "old", "old-in-use"):
         (images_folder() / name).mkdir()
@@ -160,7 +160,7 @@ def test_a_new_image_replaces_old_and_half_made_ones(monkeypatch: pytest.MonkeyP
 
 
 def test_too_little_space_is_one_sentence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_module, "ensure_packages", lambda _progress: None)
+    monkeypatch.setattr(image_module, "ensure_packages", lambda _wanted, _progress: None)
     monkeypatch.setattr(image_module, "NEEDED_BYTES", 1 << 60)
     with pytest.raises(LabError, match="set XDG_CACHE_HOME") as refused:
         build_image(ImageSpec(), Image(images_folder() / "new"), quiet())
