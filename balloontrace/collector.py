@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,11 @@ class Counters:
     devices: tuple[DeviceState, ...]
 
     @property
+    def sends(self) -> int:
+        """Calls of tell_host that have returned."""
+        return self.functions[Function.TELL_HOST].returns
+
+    @property
     def operations(self) -> int:
         """Operations that have reached their target, over all devices."""
         return sum(device.operations for device in self.devices)
@@ -103,6 +108,7 @@ class Collector:
         self.plan, self.loaded = _load(plan, layout, ring_bytes)
         self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
         self._page = SharedPage(self.loaded.maps["counters"], _COUNTERS_BYTES)
+        self._stats_fd = self.loaded.stats_fd
         self._attached = True
 
     def __enter__(self) -> Collector:
@@ -116,8 +122,7 @@ class Collector:
         self._page.close()
         for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
             os.close(fd)
-        if self.loaded.stats_fd is not None:
-            os.close(self.loaded.stats_fd)
+        self.stop_timing()
 
     def detach(self) -> None:
         """Take the probes off the kernel; maps and their contents stay readable."""
@@ -126,31 +131,61 @@ class Collector:
             for fd in self.loaded.links:
                 os.close(fd)
 
-    def drain(self) -> bytes:
-        """Finished spans since the last call, as they lay in the ring."""
-        return self._ring.drain()
+    def drain(self, take: Callable[[memoryview], object]) -> int:
+        """Give `take` the finished spans since the last call, as in the ring; returns their number."""
+        return self._ring.drain(take)
 
     def read_counters(self) -> bytes:
         """`struct bt_counters` as it stands."""
         return self._page.read()
 
-    def read_program_costs(self) -> list[dict[str, object]]:
-        """Runs and run time of each program by the kernel's own account; None where the kernel keeps none."""
+    def stop_timing(self) -> None:
+        """Switch the kernel's run-time statistics off: they cost some 100 instructions a run themselves."""
+        if self._stats_fd is not None:
+            os.close(self._stats_fd)
+            self._stats_fd = None
+
+    @property
+    def timing(self) -> bool:
+        """Whether the kernel is timing the programs."""
+        return self._stats_fd is not None
+
+    def read_program_costs(self, counters: Counters) -> list[dict[str, object]]:
+        """Each program's runs, how many of them the kernel timed, and their time; None: not measured."""
         return [
-            {"program": name, **_read_program_cost(fd, measured=self.loaded.stats_fd is not None)}
-            for name, fd in self.loaded.programs.items()
+            {
+                "program": attachment.program,
+                "runs": _count_runs(attachment, counters.functions[Function[attachment.function.upper()]]),
+                **self._read_timed(attachment.program),
+            }
+            for attachment in _unique_programs(self.plan)
+            if attachment.program in self.loaded.programs
         ]
 
+    def _read_timed(self, program: str) -> dict[str, int | None]:
+        text = ""
+        if self.loaded.stats_fd is not None:
+            with suppress(OSError):
+                text = Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text()
+        found = dict(re.findall(r"^(run_cnt|run_time_ns):\s*(\d+)$", text, re.MULTILINE))
+        return {
+            "timed_runs": int(found["run_cnt"]) if "run_cnt" in found else None,
+            "run_time_ns": int(found["run_time_ns"]) if "run_time_ns" in found else None,
+        }
 
-def _read_program_cost(fd: int, *, measured: bool) -> dict[str, int | None]:
-    text = ""
-    with suppress(OSError):
-        text = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    found = dict(re.findall(r"^(run_cnt|run_time_ns):\s*(\d+)$", text, re.MULTILINE)) if measured else {}
-    return {
-        "runs": int(found["run_cnt"]) if "run_cnt" in found else None,
-        "run_time_ns": int(found["run_time_ns"]) if "run_time_ns" in found else None,
-    }
+
+def _unique_programs(plan: Plan) -> list[Attachment]:
+    """One attachment of each program: a program may be attached to several functions of one name."""
+    attachments = [attachment for probe in plan.attachable for attachment in _attachments(probe)]
+    return list({attachment.program: attachment for attachment in attachments}.values())
+
+
+def _count_runs(attachment: Attachment, counts: FunctionCounts) -> int:
+    """How often a program ran, by its own count."""
+    if attachment.function == Function.CONFIG_GET.symbol:
+        # Its kprobe counts entries, its fexit returns; the kretprobe runs as often as the kprobe.
+        return counts.returns if attachment.mechanism == "fentry" else counts.entries
+    return counts.returns if attachment.returns else counts.entries
 
 
 def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int | None]]:
@@ -201,7 +236,7 @@ def _definitions(plan: Plan, layout: Layout, ring_bytes: int) -> Mapping[str, st
     definitions: dict[str, str | int] = {"SPAN_RING_PAGES": ring_bytes // PAGE_BYTES}
     for probe in plan.probes:
         attaches = probe.status is Status.ATTACH
-        definitions[f"KIND_{probe.function.symbol}"] = str(probe.mechanism) if attaches else "absent"
+        definitions[f"KIND_{probe.function.symbol}"] = probe.kind if attaches else "absent"
         definitions[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
     for member, offset in layout.offsets.items():
         definitions[member.replace(".", "_").upper()] = offset
@@ -209,19 +244,18 @@ def _definitions(plan: Plan, layout: Layout, ring_bytes: int) -> Mapping[str, st
 
 
 def _attachments(probe: PlannedProbe) -> list[Attachment]:
-    name = probe.function.symbol
     return [
         Attachment(
-            program=f"{'return' if returns else 'entry'}_{name}",
-            function=name,
+            program=f"{mechanism.program(returns=returns)}_{probe.function.symbol}",
+            function=probe.function.symbol,
             returns=returns,
-            mechanism=str(probe.mechanism),
+            mechanism=str(mechanism),
             symbol=symbol.name,
             address=symbol.address,
             module=symbol.module,
             required=probe.point.required,
         )
-        for symbol in probe.symbols
+        for symbol, mechanism in probe.by_symbol
         # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
-        for returns in ((True, False) if probe.point.returns else (False,))
+        for returns in probe.point.ends(mechanism)
     ]

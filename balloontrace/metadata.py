@@ -184,8 +184,12 @@ def _parse_losses(table: Json) -> tuple[Loss, ...]:
 def _parse_own_cost(value: object) -> OwnCost | None:
     if not isinstance(value, dict):
         return None
+    bpf = tuple(_each(value.get("bpf"), _parse_bpf_cost))
     return OwnCost(
-        bpf=tuple(_each(value.get("bpf"), _parse_bpf_cost)),
+        bpf=bpf,
+        bpf_runs=sum(program.runs or 0 for program in bpf) if bpf else None,
+        bpf_timed_runs=sum(program.timed_runs or 0 for program in bpf) if bpf else None,
+        bpf_time_ns=_estimate_time_ns(bpf),
         cpu_ns=integer(value, "cpu_ns"),
         setup_cpu_ns=integer(value, "setup_cpu_ns"),
         peak_memory_bytes=integer(value, "peak_memory_bytes"),
@@ -200,4 +204,17 @@ def _parse_bpf_cost(table: Json) -> BpfCost | None:
     program = text(table, "program")
     if program is None:
         return None
-    return BpfCost(program, integer(table, "runs"), integer(table, "run_time_ns"))
+    counts = (integer(table, name) for name in ("runs", "timed_runs", "run_time_ns"))
+    return BpfCost(program, *counts)
+
+
+def _estimate_time_ns(bpf: tuple[BpfCost, ...]) -> int | None:
+    """All runs at the mean time of the timed ones: the statistics are switched off when they know enough."""
+    total_ns = 0
+    for program in bpf:
+        if program.runs == 0:
+            continue
+        if program.runs is None or not program.timed_runs or program.run_time_ns is None:
+            return None
+        total_ns += program.run_time_ns * program.runs // program.timed_runs
+    return total_ns if bpf else None

@@ -18,10 +18,11 @@ class Mechanism(enum.StrEnum):
     FENTRY = "fentry"  # fentry/fexit: a third of the cost, needs BTF and an exact name
     KPROBE = "kprobe"  # kprobe/kretprobe: any symbol, by address
 
-    def spelled_out(self, *, returns: bool) -> str:
-        """The kernel's words for it, e.g. `kprobe+kretprobe`."""
-        pair = ("fentry", "fexit") if self is Mechanism.FENTRY else ("kprobe", "kretprobe")
-        return "+".join(pair if returns else pair[:1])
+    def program(self, *, returns: bool) -> str:
+        """The kernel's word for the program at the function's entry or return, e.g. `kretprobe`."""
+        if self is Mechanism.FENTRY:
+            return "fexit" if returns else "fentry"
+        return "kretprobe" if returns else "kprobe"
 
 
 class Status(enum.StrEnum):
@@ -48,6 +49,13 @@ class ProbePoint:
     every_driver: bool = True  # exists in every driver's source: no symbol means inlined
     returns: bool = True  # its return is probed too
     stand_in: Function | None = None  # what shows its time when it is inlined
+    fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+
+    def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
+        """Which ends of the function get a program, return (True) before entry (False)."""
+        if mechanism is Mechanism.FENTRY and self.fexit_suffices:
+            return (True,)
+        return (True, False) if self.returns else (False,)
 
 
 TABLE = (
@@ -74,6 +82,7 @@ TABLE = (
     ProbePoint(
         Function.CONFIG_GET, ("vp_get", "vm_get"), "target",
         "the target each work item reads, and the time of reading it", in_driver=False, every_driver=False,
+        fexit_suffices=True,
     ),
     ProbePoint(
         Function.CONFIG_SET, ("vp_set", "vm_set"), "actual",
@@ -112,6 +121,37 @@ class PlannedProbe:
     def function(self) -> Function:
         """The function the row is about."""
         return self.point.function
+
+    @property
+    def by_symbol(self) -> tuple[tuple[Symbol, Mechanism], ...]:
+        """Each symbol with its mechanism: of equal names fentry reaches the one at the lowest address only.
+
+        (kallsyms_lookup_name, which fentry goes by, returns the first in the order of addresses.)
+        """
+        if self.mechanism is Mechanism.KPROBE:
+            return tuple((symbol, Mechanism.KPROBE) for symbol in self.symbols)
+        first = {
+            symbol.name: symbol for symbol in sorted(self.symbols, key=lambda s: s.address, reverse=True)
+        }
+        return tuple(
+            (symbol, Mechanism.FENTRY if symbol is first[symbol.name] else Mechanism.KPROBE)
+            for symbol in self.symbols
+        )
+
+    @property
+    def kind(self) -> str:
+        """What `bpf/balloon_compat.h` calls this way of hooking: fentry, kprobe or both."""
+        kinds = {mechanism for _, mechanism in self.by_symbol}
+        return "both" if len(kinds) > 1 else str(self.mechanism)
+
+    @property
+    def spelled_out(self) -> str:
+        """The kernel's words for what is attached, e.g. `kprobe+kretprobe`, by how much it is used."""
+        kinds = dict.fromkeys(mechanism for _, mechanism in self.by_symbol)
+        return ", ".join(
+            "+".join(kind.program(returns=returns) for returns in reversed(self.point.ends(kind)))
+            for kind in kinds
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +264,8 @@ def _plan_probe(
         stand_in = f"{point.stand_in.symbol} stands in" if point.stand_in else ""
         return PlannedProbe(point, status, note=stand_in)
     plain = all(not symbol.suffix for symbol in symbols)
-    by_fentry = point.in_driver and len(symbols) == 1 and plain and symbols[0].name in fentry_functions
+    unique = len(symbols) == 1 or not point.in_driver
+    by_fentry = unique and plain and all(symbol.name in fentry_functions for symbol in symbols)
     return PlannedProbe(
         point,
         Status.ATTACH,
@@ -265,7 +306,7 @@ def _describe_probe(plan: Plan, probe: PlannedProbe, failures: Mapping[str, str]
         "function": point.function.symbol,
         "symbol": ", ".join(sorted({symbol.name for symbol in probe.symbols})) or None,
         "module": probe.symbols[0].module or None if probe.symbols else None,
-        "mechanism": probe.mechanism.spelled_out(returns=point.returns) if attaches else None,
+        "mechanism": probe.spelled_out if attaches else None,
         "stage": point.stage,
         "status": str(status),
         "stands_in_for": ", ".join(plan.stands_in_for(point.function)) or None,

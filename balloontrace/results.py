@@ -188,18 +188,26 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class BpfCost:
-    """How often a BPF program ran, and how long in all."""
+    """How often a BPF program ran, and how long those runs took that the kernel timed."""
 
     program: str
     runs: int | None = None
+    timed_runs: int | None = None
     run_time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OwnCost:
-    """What recording cost the machine it ran on."""
+    """What recording cost the machine it ran on.
+
+    `bpf_time_ns` is the time of all runs of all programs, at the mean of those that were timed; None when a
+    program ran that was never timed.
+    """
 
     bpf: tuple[BpfCost, ...] = ()
+    bpf_runs: int | None = None
+    bpf_timed_runs: int | None = None
+    bpf_time_ns: int | None = None
     cpu_ns: int | None = None
     setup_cpu_ns: int | None = None
     peak_memory_bytes: int | None = None

@@ -27,7 +27,7 @@ from balloontrace.collector import Collector, Counters, parse_counters, summaris
 from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import Function
-from balloontrace.layout import COUNTERS_LAYOUT, RING_HEADER_BYTES, SPAN_BYTES, SPAN_LAYOUT
+from balloontrace.layout import COUNTERS_LAYOUT, SPAN_LAYOUT
 from balloontrace.probes import describe
 from balloontrace.progress import progress_line
 from balloontrace.recording import FORMAT_VERSION, RecordingWriter
@@ -35,6 +35,7 @@ from balloontrace.recording import FORMAT_VERSION, RecordingWriter
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
 _OOM_SCORE_NEVER = -1000
+_TIMED_SENDS = 1024  # enough to know what a run of each program costs
 
 
 class Ending(enum.StrEnum):
@@ -178,14 +179,13 @@ class Session:
 
     def _drain(self) -> None:
         """Move what has gathered into the recording; nothing is written when nothing happened."""
-        raw = self._collector.drain()
+        self._spans += self._collector.drain(self._writer.write_spans)
         counters = self._collector.read_counters()
-        if raw:
-            self._spans += len(raw) // (RING_HEADER_BYTES + SPAN_BYTES)
-            self._writer.write_spans(raw)
         if counters != self._last_counters:
             self._last_counters = counters
             self._writer.write_counters(counters)
+            if self._collector.timing and parse_counters(counters).sends > _TIMED_SENDS:
+                self._collector.stop_timing()
 
     def _show_progress(self) -> None:
         now_ns, now = time.monotonic_ns(), parse_counters(self._last_counters)
@@ -240,7 +240,7 @@ class Session:
             "vmstat": kernel.read_vmstat(),
             "losses": result.losses,
             "own_cost": {
-                "bpf": self._collector.read_program_costs(),
+                "bpf": self._collector.read_program_costs(parse_counters(self._last_counters)),
                 "cpu_ns": time.process_time_ns(),
                 "peak_memory_bytes": _peak_memory_bytes(),
                 "setup_cpu_ns": loaded.setup_cpu_ns,
@@ -273,6 +273,7 @@ class _Signals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.received == signal.SIGINT and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # dropping it must not be torn by a third
             raise KeyboardInterrupt
         self.received = number
 

@@ -53,10 +53,10 @@ struct bt_span {
 	bt_u16 queue;         /* virtqueue index: 0 inflate, 1 deflate */
 	bt_u32 pages;         /* pages this call moved or named, 4 KiB units */
 	bt_s32 result;        /* return value */
-	bt_u32 config_calls;  /* configuration space accesses inside this call */
+	bt_u32 config_calls;  /* times the target was read from configuration space inside this call */
 	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
-	bt_u32 actual_pages;  /* actual as the driver last wrote it inside this call */
-	bt_u64 config_ns;     /* time inside those accesses */
+	bt_u32 actual_pages;  /* size of the balloon, which the driver writes to `actual` before it returns */
+	bt_u64 config_ns;     /* from entry until the target had been read */
 };
 
 /* Sums since the programs were attached, per function. Read by mapping, never by event. */

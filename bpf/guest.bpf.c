@@ -217,8 +217,7 @@ static __always_inline int on_update_balloon_size_func_return(u64 result)
 {
 	struct thread_state *thread = find_thread();
 
-	if (thread && thread->balloon && VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
-		/* The driver writes this very number to `actual`. */
+	if (thread && !(thread->flags & BT_HAS_ACTUAL) && thread->balloon && VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
 		thread->actual_pages = read_u32(thread->balloon, VIRTIO_BALLOON_NUM_PAGES);
 		thread->flags |= BT_HAS_ACTUAL;
 	}
@@ -268,12 +267,17 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
 	if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET) {
-		thread->pages = read_u32(balloon, VIRTIO_BALLOON_NUM_PFNS);
+		thread->pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PFNS);
 		thread->send_flags |= BT_HAS_PAGES;
 	}
 	if (VIRTQUEUE_INDEX != NO_OFFSET) {
-		thread->queue = read_u32(vq, VIRTQUEUE_INDEX);
+		thread->queue = ARGUMENT_U32(tell_host, vq, VIRTQUEUE_INDEX);
 		thread->send_flags |= BT_HAS_QUEUE;
+	}
+	/* Every driver counts its pages first and tells the host then, and writes this number to `actual`. */
+	if (VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
+		thread->actual_pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PAGES);
+		thread->flags |= BT_HAS_ACTUAL;
 	}
 	if (!(thread->flags & BT_HAS_DEVICE))
 		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV));
@@ -350,54 +354,88 @@ static __always_inline int on_virtballoon_migratepage_return(u64 result)
 /*
  * vdev->config->get(vdev, offset, buffer, length) and ->set(...): function pointers, so always symbols
  * (vp_get on PCI, vm_get on virtio-mmio). Other virtio devices use them too; only what a work item does
- * itself is counted. struct virtio_balloon_config starts with num_pages, then actual, both 32 bits.
+ * itself is followed. struct virtio_balloon_config starts with num_pages, then actual, both 32 bits.
  */
 #define CONFIG_NUM_PAGES 0
 #define CONFIG_ACTUAL 4
 
-static __always_inline struct thread_state *thread_in_work_item(void)
+/* A test for the caller's own branch: a pointer chosen by it would become arithmetic that the verifier forbids. */
+static __always_inline int in_work_item(struct thread_state *thread)
+{
+	return thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC);
+}
+
+/* The target is known: a work item reads it before anything else. */
+static __always_inline void target_read(struct thread_state *thread, u64 buffer)
+{
+	thread->target_pages = read_u32(buffer, 0);
+	thread->config_ns = bpf_ktime_get_ns() - thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
+	thread->config_calls++;
+	thread->flags |= BT_HAS_TARGET | BT_HAS_CONFIG;
+}
+
+static __always_inline void count_config_get(int by_kprobe)
+{
+	struct bt_counters *sum = sums();
+
+	if (!sum)
+		return;
+	if (by_kprobe)
+		__sync_fetch_and_add(&sum->functions[BT_CONFIG_GET].entries, 1);
+	else
+		__sync_fetch_and_add(&sum->functions[BT_CONFIG_GET].returns, 1);
+}
+
+static __always_inline int is_target(u64 offset, u64 length)
+{
+	return (u32)offset == CONFIG_NUM_PAGES && (u32)length == sizeof(u32);
+}
+
+/* On return fentry still shows the arguments, so that one program does. */
+#define CONFIG_GET_fentry \
+	int fexit_config_get(u64 *ctx) { return on_config_get(ctx[1], ctx[2], ctx[3]); }
+#define CONFIG_GET_kprobe PROGRAMS_kprobe(config_get, 4, NO_RESULT)
+#define CONFIG_GET_both CONFIG_GET_fentry CONFIG_GET_kprobe
+#define CONFIG_GET_absent
+
+static __always_inline int on_config_get(u64 offset, u64 buffer, u64 length)
 {
 	struct thread_state *thread = find_thread();
 
-	if (!thread || !(thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC)))
-		return 0;
-	return thread;
+	count_config_get(0);
+	if (thread && in_work_item(thread) && is_target(offset, length))
+		target_read(thread, buffer);
+	return 0;
 }
 
 static __always_inline int on_config_get_entry(u64 vdev, u64 offset, u64 buffer, u64 length)
 {
-	struct thread_state *thread = thread_in_work_item();
+	struct thread_state *thread = find_thread();
 
-	if (!thread)
-		return 0;
-	thread->config_buffer = (u32)offset == CONFIG_NUM_PAGES && (u32)length == sizeof(u32) ? buffer : 0;
-	thread->entry_ns[BT_CONFIG_GET] = bpf_ktime_get_ns();
+	count_config_get(1);
+	if (thread && in_work_item(thread))
+		thread->config_buffer = is_target(offset, length) ? buffer : 0;
 	return 0;
 }
 
 static __always_inline int on_config_get_return(u64 result)
 {
-	struct thread_state *thread = thread_in_work_item();
+	struct thread_state *thread = find_thread();
 
-	if (!thread || !thread->entry_ns[BT_CONFIG_GET])
+	if (!thread || !in_work_item(thread))
 		return 0;
-	thread->config_ns += bpf_ktime_get_ns() - thread->entry_ns[BT_CONFIG_GET];
-	thread->config_calls++;
-	thread->entry_ns[BT_CONFIG_GET] = 0;
-	thread->flags |= BT_HAS_CONFIG;
-	if (thread->config_buffer) {
-		thread->target_pages = read_u32(thread->config_buffer, 0);
-		thread->flags |= BT_HAS_TARGET;
-	}
+	if (thread->config_buffer)
+		target_read(thread, thread->config_buffer);
+	thread->config_buffer = 0;
 	return 0;
 }
 
 /* Attached only where the driver's own num_pages cannot be read. */
 static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer, u64 length)
 {
-	struct thread_state *thread = thread_in_work_item();
+	struct thread_state *thread = find_thread();
 
-	if (!thread || (u32)offset != CONFIG_ACTUAL || (u32)length != sizeof(u32))
+	if (!thread || !in_work_item(thread) || (u32)offset != CONFIG_ACTUAL || (u32)length != sizeof(u32))
 		return 0;
 	thread->actual_pages = read_u32(buffer, 0);
 	thread->flags |= BT_HAS_ACTUAL;
@@ -411,5 +449,5 @@ PROGRAMS(tell_host, 2, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
-PROGRAMS(config_get, 4, NO_RESULT)
+CONCAT(CONFIG_GET_, KIND_config_get)
 ENTRY_PROGRAM(config_set, 4)

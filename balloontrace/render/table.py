@@ -222,11 +222,9 @@ def _losses(report: Report) -> str:
 def _cost(cost: OwnCost | None) -> str:
     if cost is None:
         return ""
-    runs = [program.runs for program in cost.bpf if program.runs is not None]
-    times_ns = [program.run_time_ns for program in cost.bpf if program.run_time_ns is not None]
     sentence = (
-        f"Cost of recording: BPF {format_duration_ns(sum(times_ns) if times_ns else None)} in "
-        f"{format_count(sum(runs) if runs else None)} runs; CPU {format_duration_ns(cost.cpu_ns)} "
+        f"Cost of recording: BPF {format_duration_ns(cost.bpf_time_ns)} in {format_count(cost.bpf_runs)} "
+        f"runs ({format_count(cost.bpf_timed_runs)} of them timed); CPU {format_duration_ns(cost.cpu_ns)} "
         f"(and {format_duration_ns(cost.setup_cpu_ns)} to set up); memory at most "
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"

@@ -246,16 +246,16 @@ def test_kprobes_throughout_on_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "returns", "words"),
+    ("mechanism", "returns", "word"),
     [
-        (Mechanism.FENTRY, True, "fentry+fexit"),
+        (Mechanism.FENTRY, True, "fexit"),
         (Mechanism.FENTRY, False, "fentry"),
-        (Mechanism.KPROBE, True, "kprobe+kretprobe"),
+        (Mechanism.KPROBE, True, "kretprobe"),
         (Mechanism.KPROBE, False, "kprobe"),
     ],
 )
-def test_mechanisms_in_the_kernels_words(mechanism: Mechanism, returns: bool, words: str) -> None:
-    assert mechanism.spelled_out(returns=returns) == words
+def test_programs_in_the_kernels_words(mechanism: Mechanism, returns: bool, word: str) -> None:
+    assert mechanism.program(returns=returns) == word
 
 
 # ---- as it is shown ----

@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 from fakesystem import FakeSystem, lay_out_bcc
 
-from balloontrace.collector import Collector
+from balloontrace.collector import Collector, Counters
 from balloontrace.diagnosis import Diagnosis, diagnose
 from balloontrace.layout import (
     DEVICE_STATE_BYTES,
@@ -55,17 +55,22 @@ class ScriptedCollector:
         self._drains = list(drains)
         self._operations = list(operations)
 
-    def drain(self) -> bytes:
+    timing = False
+
+    def drain(self, take: Callable[[memoryview], object]) -> int:
         self.drains_after_detaching += self.detached
-        return self._drains.pop(0) if self._drains else b""
+        raw = self._drains.pop(0) if self._drains else b""
+        if raw:
+            take(memoryview(raw))
+        return len(raw) // 64
 
     def read_counters(self) -> bytes:
         if len(self._operations) > 1:
             return counters(self._operations.pop(0))
         return counters(*self._operations)
 
-    def read_program_costs(self) -> list[dict[str, object]]:
-        return [{"program": "entry_tell_host", "runs": 7, "run_time_ns": 700}]
+    def read_program_costs(self, _counters: Counters) -> list[dict[str, object]]:
+        return [{"program": "fentry_tell_host", "runs": 7, "timed_runs": 7, "run_time_ns": 700}]
 
     def detach(self) -> None:
         self.detached = True
@@ -281,7 +286,7 @@ def test_the_end_says_what_it_cost_and_lost(tmp_path: Path, diagnosis: Diagnosis
     run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [RECORD])
     end = end_of(run.recording)
     cost = cast("dict[str, object]", end["own_cost"])
-    assert cost["bpf"] == [{"program": "entry_tell_host", "runs": 7, "run_time_ns": 700}]
+    assert cost["bpf"] == [{"program": "fentry_tell_host", "runs": 7, "timed_runs": 7, "run_time_ns": 700}]
     assert cast(int, cost["peak_memory_bytes"]) > 1 << 20
     assert cost["setup_peak_memory_bytes"] == 100 << 20
     assert set(cost) == {

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Everything a person types: `make help` lists it. Each target installs what it needs.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench examples clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show where the time went
+	@$(PYTHON) -m lab.demo
+
+test: $(READY) lint  ## all tests, those in real guests included
+	$(PYTHON) -m pytest
+
+check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
+	$(PYTHON) -m pytest -q tests/unit
+
+bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
+	@$(PYTHON) -m bench
+
+examples: $(READY)  ## record the examples anew in the lab
+	@$(PYTHON) -m lab.examples
+
+clean:  ## remove what make made here; `python -m lab clean` removes the cached image
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: lint
+lint: $(READY)
+	$(PYTHON) -m ruff format --check --quiet .
+	$(PYTHON) -m ruff check --quiet .
+	$(PYTHON) -m mypy --no-error-summary
+
+$(READY): pyproject.toml lab/make-venv
+	@lab/make-venv $(VENV)
+	@touch $@

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`make bench`: measure every figure, or those named, print a line each, fail when one misses its target.
+
+ONLY=name measures one figure (and whatever is measured with it); BENCH_JSON=file receives all as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bench import overhead, reporting, startup
+from bench.figures import Benchmark, Figure
+
+BENCHMARKS: tuple[Benchmark, ...] = (*reporting.BENCHMARKS, *startup.BENCHMARKS, *overhead.BENCHMARKS)
+
+
+def main() -> int:
+    """Run the benchmarks; 0 when every target is met, 1 when one is short, 2 for an unknown name."""
+    only = os.environ.get("ONLY", "")
+    chosen = [benchmark for benchmark in BENCHMARKS if not only or only in benchmark.names]
+    if not chosen:
+        names = ", ".join(name for benchmark in BENCHMARKS for name in benchmark.names)
+        print(f"bench: no figure is called {only}; there are {names}", file=sys.stderr)
+        return 2
+    figures: list[Figure] = []
+    for benchmark in chosen:
+        for figure in benchmark.measure():
+            if not only or figure.name == only:
+                figures.append(figure)
+                print(figure.line(), flush=True)
+    target = os.environ.get("BENCH_JSON")
+    if target:
+        Path(target).write_text(json.dumps([figure.as_json() for figure in figures], indent=1) + "\n")
+    return int(any(figure.verdict == "SHORT" for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

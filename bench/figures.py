@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A figure: one measured number, and the target it is held to, if it has one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number."""
+
+    name: str
+    value: float
+    unit: str
+    at_most: float | None = None  # None: shown for comparison only
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, `SHORT` when the target is missed, `-` when there is none."""
+        if self.at_most is None:
+            return "-"
+        return "ok" if self.value <= self.at_most else "SHORT"
+
+    def line(self) -> str:
+        """Name, value, unit, target and verdict in columns."""
+        target = "-" if self.at_most is None else f"<= {self.at_most:g}"
+        return f"{self.name:<36} {self.value:>10.3f} {self.unit:<4} {target:>9}  {self.verdict}"
+
+    def as_json(self) -> dict[str, object]:
+        """What goes to BENCH_JSON."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A measurement that yields figures; `names` are what ONLY can ask for."""
+
+    names: tuple[str, ...]
+    measure: Callable[[], Iterable[Figure]]
+
+
+def say(text: str) -> None:
+    """Progress, which is no figure, on stderr."""
+    print(f"  {text}", file=sys.stderr, flush=True)
