@@ -131,6 +131,16 @@ class Collector:
             for fd in self.loaded.links:
                 os.close(fd)
 
+    @property
+    def waiting(self) -> int:
+        """Spans waiting in the ring."""
+        return self._ring.waiting
+
+    @property
+    def capacity(self) -> int:
+        """Spans the ring has room for."""
+        return self._ring.capacity
+
     def drain(self, take: Callable[[memoryview], object]) -> int:
         """Give `take` the finished spans since the last call, as in the ring; returns their number."""
         return self._ring.drain(take)

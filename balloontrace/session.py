@@ -35,6 +35,8 @@ from balloontrace.recording import FORMAT_VERSION, RecordingWriter
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
 _OOM_SCORE_NEVER = -1000
+_OLDEST_S = 2.0  # spans wait no longer for being written, save for one wake-up
+_FULL_PARTS = 4  # a ring filled to a quarter is drained at once
 _TIMED_SENDS = 1024  # enough to know what a run of each program costs
 
 
@@ -110,7 +112,8 @@ class Session:
         self._driver = _DriverWatch(diagnosis)
         self._wakeups = 0
         self._spans = 0
-        self._last_counters = b""
+        self._counters = self._written_counters = b""
+        self._pace = DrainPace()
         self._progress: tuple[int, Counters] | None = None
 
     def write_start(self) -> None:
@@ -123,9 +126,9 @@ class Session:
         try:
             result.ending = self._record_until_end(result)
             self._collector.detach()
+            self._counters = self._collector.read_counters()
             self._drain()
-            counters = parse_counters(self._collector.read_counters())
-            result.losses = summarise_losses(counters, self._collector.plan)
+            result.losses = summarise_losses(parse_counters(self._counters), self._collector.plan)
             self._writer.write_end(self._end(result))
         except BrokenPipeError as error:
             result.ending, result.error = Ending.OUTPUT_CLOSED, error
@@ -150,7 +153,7 @@ class Session:
                     wait_s = max(0.0, min(wait_s, deadline - time.monotonic()))
                 ready = dict(poll.poll(wait_s * 1000))
                 self._wakeups += 1
-                self._drain()
+                self._look()
                 if options.show_progress:
                     self._show_progress()
                 if workload.ended:
@@ -169,7 +172,7 @@ class Session:
         if self._driver.gone():
             return Ending.DRIVER_GONE
         wanted = self._options.operations
-        if wanted is not None and parse_counters(self._last_counters).operations >= wanted:
+        if wanted is not None and parse_counters(self._counters).operations >= wanted:
             return Ending.OPERATIONS
         if workload.ended:
             return Ending.COMMAND
@@ -177,18 +180,23 @@ class Session:
             return Ending.DURATION
         return None
 
+    def _look(self) -> None:
+        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+        self._counters = self._collector.read_counters()
+        if self._collector.timing and parse_counters(self._counters).sends > _TIMED_SENDS:
+            self._collector.stop_timing()
+        if self._pace.is_due(self._collector.waiting, self._collector.capacity, time.monotonic()):
+            self._drain()
+
     def _drain(self) -> None:
         """Move what has gathered into the recording; nothing is written when nothing happened."""
         self._spans += self._collector.drain(self._writer.write_spans)
-        counters = self._collector.read_counters()
-        if counters != self._last_counters:
-            self._last_counters = counters
-            self._writer.write_counters(counters)
-            if self._collector.timing and parse_counters(counters).sends > _TIMED_SENDS:
-                self._collector.stop_timing()
+        if self._counters != self._written_counters:
+            self._written_counters = self._counters
+            self._writer.write_counters(self._counters)
 
     def _show_progress(self) -> None:
-        now_ns, now = time.monotonic_ns(), parse_counters(self._last_counters)
+        now_ns, now = time.monotonic_ns(), parse_counters(self._counters)
         before_ns, before = self._progress or (now_ns, now)
         self._say(f"\r\033[K{progress_line(before, now, now_ns - before_ns)}")
         self._progress = now_ns, now
@@ -240,7 +248,7 @@ class Session:
             "vmstat": kernel.read_vmstat(),
             "losses": result.losses,
             "own_cost": {
-                "bpf": self._collector.read_program_costs(parse_counters(self._last_counters)),
+                "bpf": self._collector.read_program_costs(parse_counters(self._counters)),
                 "cpu_ns": time.process_time_ns(),
                 "peak_memory_bytes": _peak_memory_bytes(),
                 "setup_cpu_ns": loaded.setup_cpu_ns,
@@ -250,6 +258,32 @@ class Session:
                 "attach_s": (self._attached_ns - self._started_ns) / 1e9,
             },
         }
+
+
+class DrainPace:
+    """When to drain: once the balloon rests, before the ring is full, and before what waits is old.
+
+    Writing what was traced costs a third of what tracing costs. That is better spent when nobody waits for
+    the guest; what a kill can take is bounded by `_OLDEST_S`.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._since_s: float | None = None
+
+    def is_due(self, waiting: int, capacity: int, now_s: float) -> bool:
+        """Whether to drain, with `waiting` spans in a ring for `capacity`, at `now_s` of any clock."""
+        resting = waiting == self._waiting
+        self._waiting = waiting
+        if not waiting:
+            self._since_s = None
+            return False
+        if self._since_s is None:
+            self._since_s = now_s
+        due = resting or waiting * _FULL_PARTS >= capacity or now_s - self._since_s >= _OLDEST_S
+        if due:
+            self._since_s = None
+        return due
 
 
 class _Signals:

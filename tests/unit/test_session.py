@@ -29,7 +29,14 @@ from balloontrace.layout import (
 )
 from balloontrace.loader import Loaded
 from balloontrace.recording import Recording, read_recording
-from balloontrace.session import Ending, Session, SessionOptions, SessionResult, protect_from_oom_killer
+from balloontrace.session import (
+    DrainPace,
+    Ending,
+    Session,
+    SessionOptions,
+    SessionResult,
+    protect_from_oom_killer,
+)
 
 RECORD = struct.pack("II", SPAN_BYTES, 0) + bytes(SPAN_BYTES)
 COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
@@ -56,10 +63,17 @@ class ScriptedCollector:
         self._operations = list(operations)
 
     timing = False
+    capacity = 64
+
+    @property
+    def waiting(self) -> int:
+        return len(self._drains[0]) // 64 if self._drains else 0
 
     def drain(self, take: Callable[[memoryview], object]) -> int:
         self.drains_after_detaching += self.detached
-        raw = self._drains.pop(0) if self._drains else b""
+        count = len(self._drains) if self.detached else 1
+        raw = b"".join(self._drains[:count])
+        del self._drains[:count]
         if raw:
             take(memoryview(raw))
         return len(raw) // 64
@@ -325,3 +339,23 @@ def test_protection_from_the_oom_killer() -> None:
             os._exit(0 if protected else 1)
         os._exit(0 if not protected else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_drains_when_the_balloon_rests() -> None:
+    pace = DrainPace()
+    assert [pace.is_due(waiting, 1000, now) for now, waiting in enumerate([0, 10, 10, 0, 0])] == [
+        False, False, True, False, False,
+    ]  # fmt: skip
+
+
+def test_drains_before_the_ring_is_full() -> None:
+    pace = DrainPace()
+    assert not pace.is_due(249, 1000, 0.0)
+    assert pace.is_due(250, 1000, 0.1)
+
+
+def test_drains_before_what_waits_is_old() -> None:
+    pace = DrainPace()
+    due = [pace.is_due(10 + now, 1000, float(now)) for now in range(6)]
+    # Noticed at 0, due at 2; what is left counts anew from 3, due at 5.
+    assert due == [False, False, True, False, False, True]
