@@ -44,12 +44,6 @@ def test_kernel_line_takes_what_is_asked_for() -> None:
     assert kernel_line.endswith("nokaslr x=y")
 
 
-@pytest.mark.parametrize(("accelerator", "on_one"), [(KVM, False), (TCG, True), (ICOUNT, False)])
-def test_emulated_guests_with_several_cpus_boot_on_one(accelerator: Accelerator, on_one: bool) -> None:
-    (kernel_line,) = values(command(accelerator=accelerator), "-append")
-    assert ("maxcpus=1" in kernel_line.split()) == on_one
-
-
 def test_repository_is_shared_read_only_and_io_is_not() -> None:
     repo, io = values(command(), "-fsdev")
     assert "path=/src/repo" in repo
