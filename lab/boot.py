@@ -13,7 +13,7 @@ from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.vm import Vm, start_vm
 
-# "Oops: int3" in sched_clock_idle_wakeup_event, twice in 140 boots: QEMU 7.2's multi-threaded emulation can run
+# "Oops: int3" in the idle loop, twice in 140 boots: QEMU 7.2's multi-threaded emulation can run
 # a breakpoint that the kernel has just removed while it patched its own code. Booting on one CPU and starting
 # the others later avoids it, but makes every boot 0.8 s longer; another try costs less.
 _ATTEMPTS = 3
