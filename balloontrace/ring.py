@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 # Documentation/bpf/ringbuf.rst: two u32 before each record, length and page offset. The length's top bit says
 # that the record is still being written, the next one that it was discarded.
@@ -70,8 +71,10 @@ class SpanRing:
         """Give the mappings back."""
         for view in (self._consumer, self._producer, self._data):
             view.release()
-        self._consumer_page.close()
-        self._producer_pages.close()
+        for pages in (self._consumer_page, self._producer_pages):
+            # An error on its way out still holds the view that `take` was given; the process's end unmaps it.
+            with suppress(BufferError):
+                pages.close()
 
 
 class SharedPage:

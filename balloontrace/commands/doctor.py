@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,9 @@ from balloontrace.errors import CannotTraceError
 
 if TYPE_CHECKING:
     from balloontrace.diagnosis import Diagnosis
+
+_MARKS = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
+_INDENT = 17
 
 
 @click.command("doctor")
@@ -64,12 +68,11 @@ def _json(diagnosis: Diagnosis) -> str:
 
 
 def _text(diagnosis: Diagnosis) -> str:
-    marks = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
     lines = []
     for finding in diagnosis.findings:
-        lines.append(f"{marks[finding.state]}  {finding.name:<9}  {finding.text}")
+        lines += _wrap(f"{_MARKS[finding.state]}  {finding.name:<9}  ", finding.text, _INDENT)
         if finding.mend:
-            lines.append(f"{'':<17}-> {finding.mend}")
+            lines += _wrap(" " * _INDENT + "-> ", finding.mend, _INDENT + 3)
     lines += ["", *_plan_lines(diagnosis)] if diagnosis.plan.driver_found else []
     return "\n".join(lines)
 
@@ -79,14 +82,16 @@ def _plan_lines(diagnosis: Diagnosis) -> list[str]:
 
     from balloontrace.probes import describe
 
-    rows = [
-        (
-            row["stage"],
-            row["function"],
-            row["mechanism"] or row["status"],
-            row["note"] or (f"stands in for {row['stands_in_for']}" if row["stands_in_for"] else ""),
-        )
-        for row in describe(diagnosis.plan)
+    described = describe(diagnosis.plan)
+    rows = [(row["stage"], row["function"], row["mechanism"] or row["status"]) for row in described]
+    table = str(tabulate(rows, headers=("stage", "function", "attached with"), tablefmt="simple"))
+    notes = [(row["function"], row["note"]) for row in described if row["note"]]
+    return [
+        *(line.rstrip() for line in table.splitlines()),
+        "",
+        *(line for function, note in notes for line in _wrap(f"{function}: ", str(note), 2)),
     ]
-    table = tabulate(rows, headers=("stage", "function", "attached with", "note"), tablefmt="simple")
-    return [line.rstrip() for line in str(table).splitlines()]
+
+
+def _wrap(start: str, text: str, indent: int) -> list[str]:
+    return textwrap.wrap(start + text, 80, subsequent_indent=" " * indent)
