@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace doctor` in a real guest: one that can be traced, and the same one with something taken away."""
+
+from __future__ import annotations
+
+import json
+
+from tracing import bind_driver, shell
+
+import lab
+
+DOCTOR_S = 60
+
+
+def last_words(done: lab.Completed) -> str:
+    """The one sentence of a doctor that says no."""
+    assert done.status == 3, done.describe()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("balloontrace: cannot trace here: ")
+    assert "NO  " in done.stdout
+    return line
+
+
+def test_a_guest_that_can_be_traced(guest: lab.Guest) -> None:
+    done = guest.run(["balloontrace", "doctor", "--format", "json"], timeout_s=DOCTOR_S)
+    assert (done.status, done.stderr) == (0, ""), done.describe()
+    found = json.loads(done.stdout)
+    release = guest.run(["uname", "-r"], check=True).stdout.strip()
+    states = {finding["name"]: finding["state"] for finding in found["findings"]}
+    texts = {finding["name"]: finding["text"] for finding in found["findings"]}
+    assert found["can_trace"] is True
+    assert set(states.values()) == {"ok"}
+    assert release in texts["kernel"]
+    assert release in texts["headers"]
+    assert found["driver"] == {"kind": "stock", "module": "virtio_balloon"}
+    (device,) = found["devices"]
+    assert device["driver"] == "virtio_balloon"
+    assert {"STATS_VQ", "VERSION_1"} <= set(device["features"])
+    assert len(device["features"]) == len(device["feature_bits"])
+    assert found["boundaries"] == {
+        "fill": "update_balloon_size_func",
+        "leak": "leak_balloon",
+        "send": "tell_host",
+    }
+    probes = {probe["function"]: probe for probe in found["probes"]}
+    assert (probes["fill_balloon"]["status"], probes["fill_balloon"]["mechanism"]) == ("inlined", None)
+    assert "update_balloon_size_func stands in" in probes["fill_balloon"]["note"]
+    assert probes["update_balloon_size_func"]["stands_in_for"] == "fill_balloon"
+    assert probes["tell_host"]["mechanism"] == "fentry+fexit"
+    assert probes["tell_host"]["module"] == "virtio_balloon"
+    assert "kretprobe" in probes["config_get"]["mechanism"]
+    assert {probe["status"] for probe in probes.values()} == {"attach", "inlined", "not needed"}
+    # The driver's private structure; where a member lies is the kernel's business, that it is known is ours.
+    assert found["layout"]["source"] == "btf"
+    assert {"virtio_balloon.num_pfns", "virtio_balloon.num_pages", "virtqueue.index"} <= set(
+        found["layout"]["offsets_bytes"]
+    )
+
+
+def test_the_same_as_text(guest: lab.Guest) -> None:
+    done = guest.run(["balloontrace", "doctor"], timeout_s=DOCTOR_S)
+    assert (done.status, done.stderr) == (0, ""), done.describe()
+    assert "stock driver, module virtio_balloon" in done.stdout
+    assert "STATS_VQ" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["a", "allocate", "fill_balloon", "inlined", "update_balloon_size_func", "stands", "in"] in rows
+    assert ["b+c+d", "tell_host", "fentry+fexit"] in rows
+
+
+def test_without_the_driver(guest: lab.Guest) -> None:
+    guest.run(["modprobe", "-r", "virtio_balloon"], check=True)
+    try:
+        done = guest.run(["balloontrace", "doctor"], timeout_s=DOCTOR_S)
+    finally:
+        bind_driver(guest)
+    assert "the balloon driver is not loaded: modprobe virtio_balloon" in last_words(done)
+    assert "(no driver)" in done.stdout
+
+
+def test_as_an_ordinary_user(guest: lab.Guest) -> None:
+    ordinary = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    done = guest.run([*ordinary, "balloontrace", "doctor"], timeout_s=DOCTOR_S)
+    assert "this user may not load BPF programs: run it with sudo" in last_words(done)
+    # What such a user can see is still said.
+    assert "stock driver" in done.stdout
+    refused = guest.run([*ordinary, "balloontrace", "record", "-o", "/tmp/never.bt"], timeout_s=DOCTOR_S)
+    assert refused.status == 3
+    assert "run it with sudo" in refused.stderr
+    assert guest.run(["ls", "/tmp/never.bt"]).status != 0
+
+
+def test_without_headers(guest: lab.Guest) -> None:
+    """In a mount namespace of its own: nobody else misses them."""
+    hide = 'mount --bind "$(mktemp -d)" "$(readlink -f /lib/modules/$(uname -r)/build)"'
+    done = guest.run(
+        ["unshare", "--mount", *shell(f"{hide} && exec balloontrace doctor")], timeout_s=DOCTOR_S
+    )
+    release = guest.run(["uname", "-r"], check=True).stdout.strip()
+    assert f"install linux-headers-{release}" in last_words(done)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings that something ends or damages: what was written is whole as far as it goes, and says what is not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tracing import (
+    FULL_MIB,
+    MIB_PAGES,
+    Json,
+    assert_no_trace,
+    assert_sums,
+    assert_whole,
+    balloontrace,
+    bind_driver,
+    change,
+    loss,
+    move,
+    outcomes,
+    pull,
+    record,
+    report,
+    shell,
+    start_recording,
+    traces,
+    wait_below,
+)
+
+import lab
+
+WHOLE_PAGES = 1_835_008
+MOVED_MIB = 211  # prime
+# An inflate of 7 GiB fills more than 900 kB: whatever is cut to less is cut in the middle of it.
+CUT_BYTES = 600_000
+
+
+def only_sentence(done: lab.Completed) -> str:
+    """The sentence a failed recorder ends with; its other lines are the usual ones."""
+    assert done.status == 1, done.describe()
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def balloon_device(guest: lab.Guest) -> str:
+    folder = "/sys/bus/virtio/drivers/virtio_balloon"
+    return guest.run(shell(f"cd {folder} && echo virtio*"), check=True).stdout.strip()
+
+
+# ---- the driver goes away ----
+
+
+def test_driver_unloaded_under_kprobes(guest: lab.Guest, tmp_path: Path) -> None:
+    recorder = record(guest, "/root/unloaded.bt", "--attach", "kprobe")
+    move(guest, FULL_MIB - MOVED_MIB)
+    guest.run(["modprobe", "-r", "virtio_balloon"], timeout_s=60, check=True)
+    done = recorder.wait(30)
+    assert_no_trace(guest)
+    bind_driver(guest)
+    assert "the recording is incomplete: driver unloaded or unbound" in only_sentence(done)
+    found = report(recorder.pull(tmp_path))
+    assert (found["complete"], found["ended"]) == (False, "driver unloaded or unbound")
+    assert any("did not end normally: driver unloaded" in warning for warning in found["warnings"])
+    assert outcomes(found)[0] == ("inflate", "reached", MOVED_MIB * MIB_PAGES)
+    assert found["events_lost"] == 0
+
+
+def test_driver_held_by_fentry_then_unbound(guest: lab.Guest, tmp_path: Path) -> None:
+    recorder = record(guest, "/root/unbound.bt")
+    refused = guest.run(["modprobe", "-r", "virtio_balloon"], timeout_s=60)
+    assert refused.status != 0
+    assert "in use" in refused.stderr
+    move(guest, FULL_MIB - MOVED_MIB)
+    assert recorder.process.poll() is None
+    device = balloon_device(guest)
+    guest.run(
+        shell(f"echo {device} > /sys/bus/virtio/drivers/virtio_balloon/unbind"), timeout_s=60, check=True
+    )
+    done = recorder.wait(30)
+    assert_no_trace(guest)
+    bind_driver(guest)
+    assert "the recording is incomplete: driver unloaded or unbound" in only_sentence(done)
+    found = report(recorder.pull(tmp_path))
+    assert found["complete"] is False
+    assert outcomes(found)[0] == ("inflate", "reached", MOVED_MIB * MIB_PAGES)
+    # Emptying the balloon on the way out is no operation, but it is seen.
+    removal = [each for each in found["outside"] if "removed" in each["what"]]
+    assert [each["calls"] > 0 for each in removal] == [True]
+
+
+# ---- four recorders of one inflate, each with a fault of its own ----
+
+
+@dataclass
+class Faulty:
+    """One recorder of the inflate: how it ended and its recording on this machine."""
+
+    done: lab.Completed
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Faulty]]:
+    """7 GiB are taken while one recorder is killed, one fills its disk, one loses its reader, one overflows."""
+    folder = tmp_path_factory.mktemp("faulty")
+    guest.run(shell("mkdir -p /tmp/small && mount -t tmpfs -o size=640k none /tmp/small"), check=True)
+    killed = start_recording(guest, "/root/killed.bt")
+    full = start_recording(guest, "/tmp/small/full.bt")
+    overflown = start_recording(guest, "/root/overflown.bt", "--buffer-kib", "4")
+    reader = f"head -c {CUT_BYTES} > /root/cut.bt"
+    cut = guest.start(shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"))
+    for recorder in (killed, full, overflown):
+        recorder.wait_attached()
+    cut.wait_for(b"probes attached", 150)
+    guest.set_balloon(target_mib=FULL_MIB - 7168)
+    wait_below(guest, 3000)
+    killed.process.signal(signal.SIGKILL)
+    guest.wait_balloon(timeout_s=120)
+    move(guest, FULL_MIB)
+    processes = {
+        "killed": killed.process.wait(30),
+        "full": full.wait(30),
+        "cut": cut.wait(30),
+        "overflown": overflown.end(),
+    }
+    folders = {"full": "/tmp/small"}
+    yield {
+        name: Faulty(done, pull(guest, f"{folders.get(name, '/root')}/{name}.bt", folder))
+        for name, done in processes.items()
+    }
+    guest.run(["umount", "/tmp/small"], check=True)
+
+
+def part_of_the_inflate(path: Path) -> Json:
+    """The report of a recording that was cut off in the middle of the inflate."""
+    found = report(path)
+    assert found["complete"] is False
+    assert any("no end record" in warning for warning in found["warnings"])
+    (operation,) = found["operations"]
+    assert (operation["kind"], operation["outcome"]) == ("inflate", "in progress")
+    assert 0 < operation["pages"] < WHOLE_PAGES
+    assert_sums(found)
+    return found
+
+
+def test_killed(faulty: dict[str, Faulty], guest: lab.Guest) -> None:
+    assert faulty["killed"].done.status == -signal.SIGKILL
+    found = part_of_the_inflate(faulty["killed"].path)
+    assert found["own_cost"] is None
+    assert traces(guest) == ""
+    text = balloontrace("report", faulty["killed"].path)
+    assert text.returncode == 0
+    assert "the recording ended before the target was reached" in text.stdout
+    assert "cut off" in text.stderr
+
+
+def test_disk_full(faulty: dict[str, Faulty]) -> None:
+    said = only_sentence(faulty["full"].done)
+    assert said.startswith("balloontrace: the recording is incomplete: No space left on device after ")
+    assert said.endswith("; what was written can be reported")
+    found = part_of_the_inflate(faulty["full"].path)
+    assert found["spans"] > 1000
+
+
+def test_reader_gone(faulty: dict[str, Faulty]) -> None:
+    *usual, said, status = faulty["cut"].done.stderr.splitlines()
+    assert said.startswith("balloontrace: the recording is incomplete: Broken pipe after ")
+    assert status == "status 1"
+    assert "Traceback" not in "".join(usual)
+    assert faulty["cut"].path.stat().st_size == CUT_BYTES
+    part_of_the_inflate(faulty["cut"].path)
+
+
+def test_overflow(faulty: dict[str, Faulty]) -> None:
+    done, path = faulty["overflown"].done, faulty["overflown"].path
+    found = report(path)
+    lost = found["events_lost"]
+    assert lost > 1000
+    assert f" {lost} lost" in done.stderr
+    send = loss(found, "tell_host")
+    # What was lost is known to the event: probes ran for every call, only the room for spans was short.
+    assert send["entries"] == send["returns"] == 2 * 7168
+    assert send["unmatched_returns"] == 0
+    assert found["spans"] + lost == found["events_seen"]
+    assert any("events were lost" in warning for warning in found["warnings"])
+    held = balloontrace("report", "--max-lost", "0", path)
+    assert held.returncode == 5
+    assert "events were lost" in held.stderr
+    assert "more than --max-lost allows" in held.stderr
+    assert balloontrace("report", "--max-lost", "100%", path).returncode == 0
+
+
+def test_reader_gone_before_anything_happens(guest: lab.Guest, tmp_path: Path) -> None:
+    reader = "head -c 5000 > /root/early.bt"
+    done = guest.run(
+        shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"), timeout_s=150
+    )
+    *_, said, status = done.stderr.splitlines()
+    assert (said.startswith("balloontrace: "), status) == (True, "status 1"), done.describe()
+    assert "Broken pipe" in said
+    assert "Traceback" not in done.stderr
+    text = balloontrace("report", pull(guest, "/root/early.bt", tmp_path))
+    assert "Traceback" not in text.stderr
+    assert text.returncode in (0, 1)
+
+
+# ---- a guest that runs out of memory ----
+
+SMALL_MIB = 1024
+LEFT_MIB = 64
+
+
+def wait_standstill(guest: lab.Guest) -> None:
+    """Waits until the balloon has hardly moved for two seconds: it gets no more."""
+    seen: list[int] = []
+
+    def stands_still() -> bool:
+        seen.append(guest.balloon_actual_bytes())
+        return len(seen) > 10 and max(seen[-10:]) - min(seen[-10:]) < 32 << 20
+
+    guest.wait_until(stands_still, 60, what="a balloon that stalls", every_s=0.2)
+
+
+def test_out_of_memory(tmp_path: Path) -> None:
+    """A target below what the guest needs: whatever runs there then makes the balloon give pages back."""
+    with lab.solo(memory_mib=SMALL_MIB, balloons=[{"deflate-on-oom": "on"}]) as small:
+        recorder = record(small, "/root/squeezed.bt")
+        before = small.vmstat()
+        small.set_balloon(target_mib=LEFT_MIB)
+        wait_standstill(small)
+        assert small.balloon_actual_bytes() > LEFT_MIB << 20
+        small.wait_until(
+            lambda: small.vmstat()["balloon_deflate"] > before["balloon_deflate"],
+            60,
+            what="pages given back to a guest out of memory",
+        )
+        assert recorder.process.poll() is None
+        assert small.pull(f"/proc/{recorder.process.pid}/oom_score_adj") == b"-1000\n"
+        small.set_balloon(target_mib=SMALL_MIB)
+        small.wait_balloon(timeout_s=60)
+        recorder.end()
+        moved = change(before, small.vmstat(), ("balloon_inflate", "balloon_deflate"))
+        assert_no_trace(small)
+        found = report(recorder.pull(tmp_path))
+    assert_whole(found)
+    assert_sums(found)
+    assert "DEFLATE_ON_OOM" in found["header"]["devices"][0]["features"]
+    assert moved[0] == moved[1]
+    squeezed, returned = found["operations"]
+    assert (squeezed["kind"], squeezed["outcome"]) == ("inflate", "superseded")
+    assert (returned["kind"], returned["outcome"]) == ("deflate", "reached")
+    assert returned["actual_after_pages"] == 0
+    assert squeezed["short_work_items"] > 0
+    assert squeezed["oom_notifications"] > 0
+    for said in ("waiting on allocation: ", "guest out of memory: ", "given up for the opposite direction"):
+        assert any(sentence.startswith(said) for sentence in squeezed["verdict"])
+    (notified,) = [each for each in found["outside"] if each["what"] == "virtio_balloon_oom_notify"]
+    assert notified["calls"] == squeezed["oom_notifications"]
+
+
+def test_a_stall_that_lasts_as_long_as_the_recording(tmp_path: Path) -> None:
+    """Without deflate-on-oom nothing is given back: the recording ends while the driver waits for memory."""
+    with lab.solo(memory_mib=SMALL_MIB) as small:
+        recorder = record(small, "/root/stalled.bt")
+        small.set_balloon(target_mib=LEFT_MIB)
+        wait_standstill(small)
+        recorder.end()
+        move(small, SMALL_MIB)
+        found = report(recorder.pull(tmp_path))
+    assert_sums(found)
+    assert (found["complete"], found["events_lost"]) == (True, 0)
+    (stalled,) = found["operations"]
+    assert (stalled["kind"], stalled["outcome"]) == ("inflate", "stalled")
+    assert stalled["oom_notifications"] == 0
+    assert any(sentence.startswith("stalled, waiting on allocation at ") for sentence in stalled["verdict"])

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What live tests of the recorder share: recorders in a guest, what they wrote, and a guest left as it was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lab
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB_PAGES = 256
+PAGE_BYTES = 4096
+FULL_MIB = 8192
+ATTACHED = b"probes attached"
+# Set-up takes 8 to 20 s under emulation, and more when several recorders set up at once.
+ATTACH_S = 150
+
+Json = dict[str, Any]
+
+_DRIVER_FOLDER = "/sys/bus/virtio/drivers/virtio_balloon"
+# Every trace that a recorder could leave, as lines; [b] keeps the shell from finding itself. Few programs: under
+# emulation each one started takes tens of milliseconds, and this runs after every test.
+_TRACES = """
+pgrep -af '[b]alloontrace'
+cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions
+bpftool prog show
+"""
+_IS_BOUND = f'set -- {_DRIVER_FOLDER}/virtio*; [ -e "$1" ]'
+_BIND = f"""
+modprobe virtio_balloon
+for device in /sys/bus/virtio/devices/virtio*; do
+    [ "$(cat "$device/device")" = 0x0005 ] && [ ! -e "$device/driver" ] &&
+        echo "${{device##*/}}" > {_DRIVER_FOLDER}/bind
+done
+{_IS_BOUND}
+"""
+
+
+def shell(script: str) -> list[str]:
+    return ["sh", "-c", script]
+
+
+class Recorder:
+    """`balloontrace record` at work in a guest."""
+
+    def __init__(self, guest: lab.Guest, path: str, process: lab.GuestProcess) -> None:
+        self.guest = guest
+        self.path = path
+        self.process = process
+
+    def wait_attached(self) -> Recorder:
+        self.process.wait_for(ATTACHED, ATTACH_S)
+        return self
+
+    def wait(self, timeout_s: float = 60) -> lab.Completed:
+        return self.process.wait(timeout_s)
+
+    def end(self, number: int = signal.SIGINT) -> lab.Completed:
+        """Ends it by a signal and expects the end to be in order."""
+        self.process.signal(number)
+        done = self.wait()
+        assert done.status == 0, done.describe()
+        return done
+
+    def pull(self, folder: Path) -> Path:
+        """Its recording on this machine."""
+        return pull(self.guest, self.path, folder)
+
+
+def start_recording(
+    guest: lab.Guest, path: str, *options: str, env: Mapping[str, str] | None = None
+) -> Recorder:
+    """Starts a recorder without waiting for it: several that set up at once take less time."""
+    words = ["balloontrace", "record", "-o", path, *options]
+    return Recorder(guest, path, guest.start(words, env=env))
+
+
+def record(guest: lab.Guest, path: str, *options: str, env: Mapping[str, str] | None = None) -> Recorder:
+    """A recorder whose probes are attached."""
+    return start_recording(guest, path, *options, env=env).wait_attached()
+
+
+def pull(guest: lab.Guest, path: str, folder: Path) -> Path:
+    local = folder / Path(path).name
+    local.write_bytes(guest.pull(path))
+    return local
+
+
+def balloontrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command on this machine, where reports are made."""
+    return subprocess.run(
+        [sys.executable, "-m", "balloontrace", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def report(recording: Path) -> Json:
+    """The report of a recording, as JSON."""
+    done = balloontrace("report", "--format", "json", recording)
+    assert done.returncode == 0, done.stderr
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+def loss(found: Json, function: str) -> Json:
+    (row,) = [row for row in found["losses"] if row["function"] == function]
+    return dict(row)
+
+
+def stage(operation: Json, name: str) -> Json:
+    (row,) = [row for row in operation["stages"] if row["stage"] == name]
+    return dict(row)
+
+
+def outcomes(found: Json) -> list[tuple[str, str, int]]:
+    return [(each["kind"], each["outcome"], each["pages"]) for each in found["operations"]]
+
+
+def assert_whole(found: Json) -> None:
+    """A complete recording that lost nothing and agrees with every independent count."""
+    assert found["complete"] is True
+    assert found["warnings"] == []
+    assert found["events_lost"] == 0
+    assert {check["name"] for check in found["checks"]} >= {"balloon_inflate", "balloon_deflate"}
+    disagreeing = [check for check in found["checks"] if check["agrees"] is not True]
+    assert disagreeing == []
+
+
+def assert_sums(found: Json) -> None:
+    """The stages of each operation add up to its wall time, to the nanosecond."""
+    for operation in found["operations"]:
+        rows = [row for row in operation["stages"] if row["part_of"] is None]
+        assert sum(row["total_ns"] or 0 for row in rows) == operation["wall_ns"]
+
+
+def move(guest: lab.Guest, target_mib: int, timeout_s: float = 120) -> None:
+    guest.set_balloon(target_mib=target_mib)
+    guest.wait_balloon(timeout_s=timeout_s)
+
+
+def wait_below(guest: lab.Guest, mib: int, timeout_s: float = 120) -> None:
+    """Waits until the balloon has left the guest less than `mib`: it is in the middle of an inflate."""
+    guest.wait_until(
+        lambda: guest.balloon_actual_bytes() < mib << 20, timeout_s, what=f"the balloon below {mib} MiB"
+    )
+
+
+def change(before: Mapping[str, int], after: Mapping[str, int], names: Sequence[str]) -> list[int]:
+    return [after[name] - before[name] for name in names]
+
+
+def traces(guest: lab.Guest) -> str:
+    """What of a recorder is still there; empty when nothing is."""
+    return guest.run(shell(_TRACES), check=True).stdout
+
+
+def assert_no_trace(guest: lab.Guest, timeout_s: float = 10) -> None:
+    """No process, probe or program of ours; the kernel frees them a little after the last descriptor is closed."""
+    left = ["unknown"]
+
+    def is_clean() -> bool:
+        left[0] = traces(guest)
+        return not left[0]
+
+    try:
+        guest.wait_until(is_clean, timeout_s, what="a guest without traces of a recorder", every_s=0.2)
+    except lab.LabTimeout:
+        end_recorders(guest)
+        raise AssertionError(f"left in the guest:\n{left[0]}") from None
+
+
+def end_recorders(guest: lab.Guest) -> None:
+    """Kills what is left, so that one failing test does not fail those that follow."""
+    guest.run(shell("for pid in $(pgrep -f '[b]alloontrace'); do kill -KILL $pid; done"))
+
+
+def bind_driver(guest: lab.Guest) -> None:
+    """Loads the driver and binds it, whatever is missing of that."""
+    guest.run(shell(_BIND), check=True)
+
+
+def put_back(guest: lab.Guest, full_mib: int = FULL_MIB) -> None:
+    """The driver bound and the balloon empty."""
+    if guest.run(shell(_IS_BOUND)).status != 0:
+        bind_driver(guest)
+    if guest.balloon_actual_bytes() != full_mib << 20:
+        move(guest, full_mib)
