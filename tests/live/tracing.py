@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What live tests of the recorder share: recorders in a guest, what they wrote, and a guest left as it was found."""
+"""What live tests of the recorder share: recorders in a guest, what they wrote, a guest left as found."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ATTACH_S = 150
 Json = dict[str, Any]
 
 _DRIVER_FOLDER = "/sys/bus/virtio/drivers/virtio_balloon"
-# Every trace that a recorder could leave, as lines; [b] keeps the shell from finding itself. Few programs: under
-# emulation each one started takes tens of milliseconds, and this runs after every test.
+# Every trace that a recorder could leave, as lines; [b] keeps the shell from finding itself. Few programs:
+# under emulation each one started takes tens of milliseconds, and this runs after every test.
 _TRACES = """
 pgrep -af '[b]alloontrace'
 cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions
@@ -93,11 +93,11 @@ def pull(guest: lab.Guest, path: str, folder: Path) -> Path:
     return local
 
 
-def balloontrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def balloontrace(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The command on this machine, where reports are made."""
     return subprocess.run(
         [sys.executable, "-m", "balloontrace", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def traces(guest: lab.Guest) -> str:
 
 
 def assert_no_trace(guest: lab.Guest, timeout_s: float = 10) -> None:
-    """No process, probe or program of ours; the kernel frees them a little after the last descriptor is closed."""
+    """No process, probe or program of ours; the kernel frees them a little after the process ended."""
     left = ["unknown"]
 
     def is_clean() -> bool:

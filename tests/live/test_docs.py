@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every command that README.md and examples/README.md show is run, and shows what they say it shows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tracing import ATTACH_S, ATTACHED, FULL_MIB, MIB_PAGES, ROOT, balloontrace, shell
+
+import lab
+
+PAGES = ("README.md", "examples/README.md")
+LEFT_MIB = FULL_MIB - 7168
+DEMO_S = 300
+
+
+def console_blocks(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Each `$ command` of a page's console blocks with the lines shown below it."""
+    for block in re.findall(r"^```console\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = part.splitlines()
+            yield command, shown
+
+
+def indented_commands(page: str) -> Iterator[str]:
+    """The lines of a page's indented code, without the remarks behind them."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE):
+        yield re.sub(r"\s{2,}#.*", "", line)
+
+
+COMMANDS = sorted({
+    command for page in PAGES
+    for command in [*indented_commands(page), *(command for command, _ in console_blocks(page))]
+})  # fmt: skip
+SHOWN = [(command, shown) for page in PAGES for command, shown in console_blocks(page) if shown]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 10
+    assert len(SHOWN) >= 2
+
+
+@pytest.fixture(scope="module")
+def folder(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where commands for "anywhere" run: the examples are there, and a recording fetched from a guest."""
+    place = tmp_path_factory.mktemp("anywhere")
+    shutil.copytree(ROOT / "examples", place / "examples")
+    guest.run(
+        ["balloontrace", "record", "-f", "-o", "/io/guest.bt", "-d", "1"], timeout_s=ATTACH_S, check=True
+    )
+    shutil.copyfile(guest.io / "guest.bt", place / "guest.bt")
+    return place
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
+    words = command.removeprefix("ssh guest ").removeprefix("sudo ")
+    if words.startswith("make "):
+        subprocess.run(["make", "-n", *words.split()[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif words.startswith("apt install "):
+        packages = words.removeprefix("apt install ")
+        guest.run(shell(f"dpkg -s {packages}"), check=True)
+    elif "record" in words:
+        run_record(words, guest)
+    elif "doctor" in words:
+        guest.run(shell(f"cd /repo && {words}"), check=True)
+    else:
+        assert words.startswith("balloontrace "), f"nobody knows how to test {command!r}"
+        balloontrace_in(folder, words)
+
+
+def run_record(words: str, guest: lab.Guest) -> lab.Completed:
+    """Run a `record` command, ended as it asks to be: by a duration, by operations, or by Ctrl-C."""
+    place = "/repo" if "PYTHONPATH=." in words else "/io"
+    words = re.sub(r"-d \d+", "-d 1", words)
+    out = re.search(r"-o ([\w.-]+\.bt)", words)
+    recorder = guest.start(shell(f"cd {place} && rm -f {out[1] if out else ''} && exec {exec_form(words)}"))
+    recorder.wait_for(ATTACHED, ATTACH_S)
+    if "--operations 1" in words:
+        guest.set_balloon(target_mib=LEFT_MIB)
+        guest.wait_balloon(timeout_s=120)
+    elif "-d 1" not in words:
+        recorder.signal(signal.SIGINT)
+    return recorder.wait(120, check=True)
+
+
+def exec_form(words: str) -> str:
+    """`exec` takes no assignments before the command; `env` does."""
+    return f"env {words}" if "=" in words.split()[0] else words
+
+
+def balloontrace_in(place: Path, words: str) -> str:
+    done = balloontrace(*words.split()[1:], cwd=place)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_command_shows_what_the_page_says(
+    command: str, shown: list[str], guest: lab.Guest, folder: Path
+) -> None:
+    words = command.removeprefix("sudo ")
+    if "record" in words:
+        lines = run_record(words, guest).stderr.strip().splitlines()
+    else:
+        lines = balloontrace_in(folder, words).splitlines()
+    # "..." on a page stands for what differs from run to run.
+    patterns = [".*".join(re.escape(part) for part in line.split("...")) for line in shown]
+    assert len(lines) == len(patterns)
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"
+
+
+@pytest.mark.parametrize("recording", sorted((ROOT / "examples").glob("*.bt")), ids=lambda path: path.stem)
+def test_examples_have_their_reports(recording: Path, folder: Path) -> None:
+    shown = balloontrace_in(folder / "examples", f"balloontrace report {recording.name}")
+    assert shown == recording.with_suffix(".txt").read_text()
+
+
+def test_the_examples_hold_the_seed_s_workload(folder: Path) -> None:
+    for name, kind in (("stock-inflate", "balloon_inflate"), ("stock-deflate", "balloon_deflate")):
+        rows = balloontrace_in(folder, f"balloontrace report examples/{name}.bt").splitlines()
+        check = next(row for row in rows if row.startswith(kind))
+        assert check.split()[-1] == "yes"
+        assert check.count("1 835 008") == 2
+    assert 7168 * MIB_PAGES == 1_835_008
+
+
+def test_the_demo() -> None:
+    done = subprocess.run(["make", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=DEMO_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 835 008") >= 4
+    assert "2 virtio4 deflate" in done.stdout
+    assert "nothing is left running" in done.stderr
