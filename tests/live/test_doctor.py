@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`balloontrace doctor` in a real guest: one that can be traced, and the same one with something taken away."""
+"""`balloontrace doctor` in a real guest that can be traced, and with something taken away."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Recordings that something ends or damages: what was written is whole as far as it goes, and says what is not."""
+"""Recordings that something ends or damages: what was written is whole, and says what is not."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ from tracing import (
 
 import lab
 
-WHOLE_PAGES = 1_835_008
+FIRST_MIB = 1009  # prime
 MOVED_MIB = 211  # prime
+SECOND_CPU = "/sys/devices/system/cpu/cpu1/online"
 # An inflate of 7 GiB fills more than 900 kB: whatever is cut to less is cut in the middle of it.
 CUT_BYTES = 600_000
+SPAN_BYTES = 64
 
 
 def only_sentence(done: lab.Completed) -> str:
@@ -105,7 +107,7 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Faulty]]:
-    """7 GiB are taken while one recorder is killed, one fills its disk, one loses its reader, one overflows."""
+    """7 GiB are taken; one recorder is killed, one's disk fills, one's reader goes, one's ring overflows."""
     folder = tmp_path_factory.mktemp("faulty")
     guest.run(shell("mkdir -p /tmp/small && mount -t tmpfs -o size=640k none /tmp/small"), check=True)
     killed = start_recording(guest, "/root/killed.bt")
@@ -116,8 +118,18 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for recorder in (killed, full, overflown):
         recorder.wait_attached()
     cut.wait_for(b"probes attached", 150)
+    # Probes are detached while the driver runs through them. Emulation is not up to code that changes under
+    # another CPU (the kernel then trips over a breakpoint it has just removed), so there is only one.
+    guest.run(shell(f"echo 0 > {SECOND_CPU}"), check=True)
+    move(guest, FULL_MIB - FIRST_MIB)
+    # What a kill can take is bounded: once the balloon rests, what was traced is written within two wake-ups.
+    guest.wait_until(
+        lambda: int(guest.run(["stat", "-c", "%s", killed.path], check=True).stdout) > FIRST_MIB * SPAN_BYTES,
+        30,
+        what="the first inflate in the recording that is to be killed",
+    )
     guest.set_balloon(target_mib=FULL_MIB - 7168)
-    wait_below(guest, 3000)
+    wait_below(guest, FULL_MIB - FIRST_MIB - 1000)
     killed.process.signal(signal.SIGKILL)
     guest.wait_balloon(timeout_s=120)
     move(guest, FULL_MIB)
@@ -127,6 +139,7 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "cut": cut.wait(30),
         "overflown": overflown.end(),
     }
+    guest.run(shell(f"echo 1 > {SECOND_CPU}"), check=True)
     folders = {"full": "/tmp/small"}
     yield {
         name: Faulty(done, pull(guest, f"{folders.get(name, '/root')}/{name}.bt", folder))
@@ -140,9 +153,10 @@ def part_of_the_inflate(path: Path) -> Json:
     found = report(path)
     assert found["complete"] is False
     assert any("no end record" in warning for warning in found["warnings"])
-    (operation,) = found["operations"]
-    assert (operation["kind"], operation["outcome"]) == ("inflate", "in progress")
-    assert 0 < operation["pages"] < WHOLE_PAGES
+    first, *rest = found["operations"]
+    assert (first["kind"], first["outcome"]) == ("inflate", "reached")
+    assert first["pages"] == FIRST_MIB * MIB_PAGES
+    assert [(each["kind"], each["outcome"]) for each in rest] in ([], [("inflate", "in progress")])
     assert_sums(found)
     return found
 
@@ -154,7 +168,7 @@ def test_killed(faulty: dict[str, Faulty], guest: lab.Guest) -> None:
     assert traces(guest) == ""
     text = balloontrace("report", faulty["killed"].path)
     assert text.returncode == 0
-    assert "the recording ended before the target was reached" in text.stdout
+    assert "INCOMPLETE" in text.stdout
     assert "cut off" in text.stderr
 
 
@@ -195,7 +209,7 @@ def test_overflow(faulty: dict[str, Faulty]) -> None:
 
 
 def test_reader_gone_before_anything_happens(guest: lab.Guest, tmp_path: Path) -> None:
-    reader = "head -c 5000 > /root/early.bt"
+    reader = "head -c 1000 > /root/early.bt"
     done = guest.run(
         shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"), timeout_s=150
     )
@@ -260,20 +274,3 @@ def test_out_of_memory(tmp_path: Path) -> None:
         assert any(sentence.startswith(said) for sentence in squeezed["verdict"])
     (notified,) = [each for each in found["outside"] if each["what"] == "virtio_balloon_oom_notify"]
     assert notified["calls"] == squeezed["oom_notifications"]
-
-
-def test_a_stall_that_lasts_as_long_as_the_recording(tmp_path: Path) -> None:
-    """Without deflate-on-oom nothing is given back: the recording ends while the driver waits for memory."""
-    with lab.solo(memory_mib=SMALL_MIB) as small:
-        recorder = record(small, "/root/stalled.bt")
-        small.set_balloon(target_mib=LEFT_MIB)
-        wait_standstill(small)
-        recorder.end()
-        move(small, SMALL_MIB)
-        found = report(recorder.pull(tmp_path))
-    assert_sums(found)
-    assert (found["complete"], found["events_lost"]) == (True, 0)
-    (stalled,) = found["operations"]
-    assert (stalled["kind"], stalled["outcome"]) == ("inflate", "stalled")
-    assert stalled["oom_notifications"] == 0
-    assert any(sentence.startswith("stalled, waiting on allocation at ") for sentence in stalled["verdict"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`balloontrace record` where all goes well: exactly what happened, however it is attached, written and ended."""
+"""`balloontrace record` where all goes well: exactly what happened, however attached, written and ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COUNTERS = ("balloon_inflate", "balloon_deflate")
 
 @pytest.fixture(scope="module")
 def whole(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Json:
-    """The report of an inflate and a deflate of 7 GiB, with what kernel and device say of it under `outside`."""
+    """The report of an inflate and a deflate of 7 GiB; under `elsewhere` what others say of them."""
     recorder = record(
         guest, "/root/whole.bt", "--label", "whole", env={"SUDO_UID": "1234", "SUDO_GID": "2345"}
     )
@@ -61,7 +61,7 @@ def whole(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Json:
     listed = guest.run(["stat", "-c", "%a %u %g", recorder.path], check=True).stdout.strip()
     path = recorder.pull(tmp_path_factory.mktemp("whole"))
     found = report(path)
-    found["outside"] = {
+    found["elsewhere"] = {
         "path": path,
         "vmstat": change(before, after, COUNTERS),
         "device_pages": (full_bytes - squeezed_bytes) // PAGE_BYTES,
@@ -75,8 +75,8 @@ def whole(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Json:
 def test_every_page_is_counted_three_times_over(whole: Json) -> None:
     assert_whole(whole)
     assert outcomes(whole) == [("inflate", "reached", WHOLE_PAGES), ("deflate", "reached", WHOLE_PAGES)]
-    assert whole["outside"]["vmstat"] == [WHOLE_PAGES, WHOLE_PAGES]
-    assert whole["outside"]["device_pages"] == WHOLE_PAGES
+    assert whole["elsewhere"]["vmstat"] == [WHOLE_PAGES, WHOLE_PAGES]
+    assert whole["elsewhere"]["device_pages"] == WHOLE_PAGES
     inflate, deflate = whole["operations"]
     assert (inflate["sends"], deflate["sends"]) == (WHOLE_SENDS, WHOLE_SENDS)
     assert (inflate["actual_before_pages"], inflate["actual_after_pages"]) == (0, WHOLE_PAGES)
@@ -112,12 +112,12 @@ def test_the_own_cost_is_told(whole: Json) -> None:
 
 
 def test_the_recorder_protects_itself_and_its_file(whole: Json) -> None:
-    assert whole["outside"]["oom_score_adj"] == "-1000"
-    assert whole["outside"]["mode_and_owner"] == "600 1234 2345"
+    assert whole["elsewhere"]["oom_score_adj"] == "-1000"
+    assert whole["elsewhere"]["mode_and_owner"] == "600 1234 2345"
 
 
 def test_what_it_says_and_what_it_writes(whole: Json) -> None:
-    first, last = whole["outside"]["stderr"].splitlines()
+    first, last = whole["elsewhere"]["stderr"].splitlines()
     assert first.startswith("balloontrace: probes attached (")
     assert "without fill_balloon" in first
     assert last.startswith(f"balloontrace: terminated: {whole['spans']} spans, ")
@@ -129,7 +129,7 @@ def test_what_it_says_and_what_it_writes(whole: Json) -> None:
 
 
 def test_the_other_formats_of_the_same_report(whole: Json) -> None:
-    path = whole["outside"]["path"]
+    path = whole["elsewhere"]["path"]
     held = balloontrace("report", "--max-lost", "0", path)
     assert (held.returncode, held.stderr) == (0, "")
     assert "1 835 008" in held.stdout
