@@ -33,6 +33,7 @@ from balloontrace.wire import Spans, decode_counters, decode_spans
 from balloontrace.workitems import UNKNOWN_DEVICE
 
 _ATTACHED = "attached"
+_NOT_NEEDED = "not needed"
 
 # Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
@@ -245,12 +246,11 @@ def _not_measured(
     if Function.TELL_HOST not in traced:
         sentences.append("sends, and b+c+d: tell_host was not traced")
     if not operations.items.config_measured.any() and len(operations.items):
-        sentences.append("configuration accesses: their probes were not attached")
+        sentences.append("reading the target: its probe was not attached")
     if not operations.items.measured.any() and len(operations.items):
-        sentences.append("targets and outcomes: they come from configuration accesses, which were not seen")
-    sentences += [
-        _missing_probe(probe, header.probes) for probe in header.probes if probe.status != _ATTACHED
-    ]
+        sentences.append("targets and outcomes: the target was not seen being read")
+    missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, _NOT_NEEDED)]
+    sentences += [_missing_probe(probe, header.probes) for probe in missing]
     if end is None or end.own_cost is None:
         sentences.append("the tool's own cost: it is written at the end of a recording")
     return tuple(sentences)
@@ -262,7 +262,7 @@ def _missing_probe(probe: Probe, probes: Sequence[Probe]) -> str:
         for other in probes
         if probe.function in (other.stands_in_for or "").split(", ") and other.status == _ATTACHED
     ]
-    instead = f"; {stand_ins[0]} stands in for it" if stand_ins else ""
-    return f"{probe.function}: {probe.status or 'not attached'}{instead}" + (
-        f" ({probe.note})" if probe.note else ""
-    )
+    sentence = f"{probe.function}: {probe.status or 'not attached'}"
+    if stand_ins:
+        return f"{sentence}; {stand_ins[0]} stands in for it"
+    return f"{sentence} ({probe.note})" if probe.note else sentence

@@ -130,9 +130,10 @@ class PlannedProbe:
         """
         if self.mechanism is Mechanism.KPROBE:
             return tuple((symbol, Mechanism.KPROBE) for symbol in self.symbols)
-        first = {
-            symbol.name: symbol for symbol in sorted(self.symbols, key=lambda s: s.address, reverse=True)
-        }
+        first: dict[str, Symbol] = {}
+        for symbol in self.symbols:
+            if symbol.name not in first or symbol.address < first[symbol.name].address:
+                first[symbol.name] = symbol
         return tuple(
             (symbol, Mechanism.FENTRY if symbol is first[symbol.name] else Mechanism.KPROBE)
             for symbol in self.symbols

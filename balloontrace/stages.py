@@ -159,9 +159,9 @@ def _rows(
         row(*first, allocate, measured=True),
         row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, send, measured=sends_traced),
         _sum_row((STAGE_OTHER, "outside the stages", GUEST_KERNEL, None), other_ns, wall_ns),
-        # Quantiles are of the accesses of one work item together; the count is of single ones.
+        # Quantiles are of the reads of one work item together; the count is of single ones.
         replace(
-            part("config", "configuration access", config, measured=config_calls is not None),
+            part("config", "reading the target", config, measured=config_calls is not None),
             count=config_calls,
         ),
         part(

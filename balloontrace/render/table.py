@@ -47,7 +47,7 @@ _SHORT_NAMES = {
     "a+b+c+d": "allocate..madvise",
     "b+c+d": "b+c+d send..madvise",
     "other": "other",
-    "other.config": "- config access",
+    "other.config": "- reading target",
     "other.work_item": "- rest of work item",
     "other.requeue": "- re-queue",
     "other.interrupt": "- interrupt to work",

@@ -55,10 +55,10 @@ def test_doctor_says_no(untraceable: dict[str, str]) -> None:
     done = balloontrace_command("doctor", env=untraceable)
     assert done.returncode == 3
     assert sentence(done).startswith("cannot trace here: ")
-    assert (
-        "NO    bcc        the installed Python package bcc is not the BPF Compiler Collection" in done.stdout
-    )
-    assert "-> install python3-bpfcc" in done.stdout
+    words = " ".join(done.stdout.split())
+    assert "NO bcc the installed Python package bcc is not the BPF Compiler Collection" in words
+    assert "-> install python3-bpfcc" in words
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -218,9 +219,21 @@ def test_the_write_of_actual_is_followed_only_without_the_drivers_member() -> No
 
 def test_fentry_where_it_can_be() -> None:
     plan = stock(fentry=[*DRIVER_FUNCTIONS, "vp_get", "fill_balloon"])
-    mechanisms = {found.function: found.mechanism for found in plan.attachable}
-    assert mechanisms.pop(Function.CONFIG_GET) is Mechanism.KPROBE
-    assert set(mechanisms.values()) == {Mechanism.FENTRY}
+    assert {found.mechanism for found in plan.attachable} == {Mechanism.FENTRY}
+
+
+def test_fentry_takes_the_first_of_equal_names_and_kprobes_the_others() -> None:
+    found = stock(fentry=["vp_get"]).probe(Function.CONFIG_GET)
+    ranked = sorted(found.by_symbol, key=lambda pair: pair[0].address)
+    assert [mechanism for _, mechanism in ranked] == [Mechanism.FENTRY, Mechanism.KPROBE]
+    assert found.kind == "both"
+    assert sorted(found.spelled_out.split(", ")) == ["fexit", "kprobe+kretprobe"]
+
+
+def test_without_addresses_the_order_of_kallsyms_tells_which_is_first() -> None:
+    hidden = [replace(symbol, address=0) for symbol in driver() + transport()]
+    plan = make_plan(hidden, NUM_PAGES_KNOWN, fentry_functions=frozenset(["vp_get"]))
+    assert [m for _, m in plan.probe(Function.CONFIG_GET).by_symbol] == [Mechanism.FENTRY, Mechanism.KPROBE]
 
 
 def test_no_fentry_for_what_type_information_does_not_know() -> None:

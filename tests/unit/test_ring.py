@@ -207,3 +207,19 @@ def test_a_shared_value_is_read_as_it_stands(value_bytes: int) -> None:
     assert page.read() == bytes(value_bytes - 1) + b"\x2a"
     page.close()
     os.close(fd)
+
+
+def test_closing_after_an_error_that_still_holds_the_view(kernel: KernelEnd) -> None:
+    """A disk that is full while the ring is written out: the error's traceback looks into the ring."""
+
+    def take(view: memoryview) -> None:
+        part = view[:8]
+        raise OSError(28, "No space left on device", part)
+
+    consumer = SpanRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
+    kernel.output(payload(1))
+    with pytest.raises(OSError, match="No space left") as raised:
+        consumer.drain(take)
+    assert kernel.consumed == 0
+    consumer.close()
+    assert raised.value.__traceback__ is not None
