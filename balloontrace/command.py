@@ -17,9 +17,13 @@ _ENDS_S = 5.0
 class Workload:
     """A command that runs while recording, ended with it as a context. No command, no effect."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Prepare `argv`; entering the context starts it, or raises UsageError."""
+    def __init__(self, argv: Sequence[str], *, stdout_fd: int | None = None) -> None:
+        """Prepare `argv`; entering the context starts it, or raises UsageError.
+
+        Its standard output is `stdout_fd`, ours if that is None.
+        """
         self._argv = argv
+        self._stdout_fd = stdout_fd
         self._process: subprocess.Popen[bytes] | None = None
         self.fd: int | None = None  # readable once the command has ended
 
@@ -27,7 +31,9 @@ class Workload:
         if not self._argv:
             return self
         try:
-            self._process = subprocess.Popen(self._argv, preexec_fn=_be_an_ordinary_process)
+            self._process = subprocess.Popen(
+                self._argv, stdout=self._stdout_fd, preexec_fn=_be_an_ordinary_process
+            )
         except OSError as error:
             raise UsageError(f"cannot run {self._argv[0]}: {error.strerror}") from error
         self.fd = os.pidfd_open(self._process.pid)
@@ -36,14 +42,16 @@ class Workload:
     def __exit__(self, *_: object) -> None:
         if self._process is None or self.fd is None:
             return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
+        try:
+            if self._process.poll() is None:
+                self._process.terminate()
                 self._process.wait(_ENDS_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        os.close(self.fd)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # a second Ctrl-C does not wait, but leaves no command behind either
+            self._process.kill()
+            self._process.wait()
+            os.close(self.fd)
 
     @property
     def ended(self) -> bool:

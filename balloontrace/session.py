@@ -35,6 +35,7 @@ from balloontrace.recording import FORMAT_VERSION, RecordingWriter
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
 _OOM_SCORE_NEVER = -1000
+_STDOUT, _STDERR = 1, 2
 _OLDEST_S = 2.0  # spans wait no longer for being written, save for one wake-up
 _FULL_PARTS = 4  # a ring filled to a quarter is drained at once
 _TIMED_SENDS = 1024  # enough to know what a run of each program costs
@@ -120,11 +121,18 @@ class Session:
         """Write the metadata: the recording now says what it is. Raises OSError."""
         self._writer.write_metadata(self._metadata())
 
-    def run(self) -> SessionResult:
-        """Record until something ends it, then write what is left. Does not raise for output that fails."""
+    def run(self, greeting: str = "") -> SessionResult:
+        """Say `greeting`, record until something ends it, then write what is left.
+
+        Whoever waits for the greeting may send a signal at once: from then on one ends the recording in
+        order. Does not raise for output that fails.
+        """
         result = SessionResult(Ending.INTERRUPTED)
         try:
-            result.ending = self._record_until_end(result)
+            with _Signals() as signals:
+                if greeting:
+                    self._say(greeting)
+                result.ending = self._record_until_end(result, signals)
             self._collector.detach()
             self._counters = self._collector.read_counters()
             self._drain()
@@ -137,11 +145,13 @@ class Session:
         result.spans, result.bytes_written = self._spans, self._writer.bytes_written
         return result
 
-    def _record_until_end(self, result: SessionResult) -> Ending:
+    def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
         options = self._options
         deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
         watched = options.show_progress or options.operations is not None
-        with _Signals() as signals, Workload(options.command) as workload:
+        # What the command writes to standard output is no part of a recording that goes there.
+        stdout_fd = _STDERR if self._output_fd == _STDOUT else None
+        with Workload(options.command, stdout_fd=stdout_fd) as workload:
             poll = select.poll()
             for fd in (signals.fd, workload.fd):
                 if fd is not None:

@@ -139,11 +139,10 @@ def _record(
             session.write_start()
         except OSError as error:
             raise BalloontraceError(f"cannot write the recording: {error.strerror}") from error
-        if file is not None:
-            file.publish()
-        _say(f"balloontrace: {_attached_line(collector)}\n")
         try:
-            return session.run()
+            if file is not None:
+                file.publish()
+            return session.run(f"balloontrace: {_attached_line(collector)}\n")
         except (KeyboardInterrupt, UsageError):
             if file is not None:
                 file.discard()

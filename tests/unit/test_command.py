@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -57,6 +58,34 @@ def test_it_is_killed_when_it_will_not_end(monkeypatch: pytest.MonkeyPatch, tmp_
         while not ready.exists():
             time.sleep(0.01)
     assert workload.status == -signal.SIGKILL
+
+
+def test_an_interrupt_while_it_ends_leaves_no_command(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    stubborn = (
+        "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN);"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(99)"
+    )
+    workload = Workload([sys.executable, "-c", stubborn])
+    workload.__enter__()
+    while not ready.exists():
+        time.sleep(0.01)
+    started_s = time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        workload.__exit__()
+    assert workload.status == -signal.SIGKILL
+    assert time.monotonic() - started_s < 4
+
+
+def test_its_output_goes_where_it_should(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "out").open("wb") as out,
+        Workload(["echo", "hello"], stdout_fd=out.fileno()) as workload,
+    ):
+        assert workload.fd is not None
+        select.select([workload.fd], [], [], 10)
+    assert (tmp_path / "out").read_bytes() == b"hello\n"
 
 
 def test_it_is_an_ordinary_process_to_the_oom_killer() -> None:

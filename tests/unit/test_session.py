@@ -220,6 +220,35 @@ def test_a_signal_is_answered_at_once(
     assert time.monotonic() - started_s < 10
 
 
+def test_a_signal_right_after_the_greeting_ends_it_in_order(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    def interrupt(_greeting: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    fd = os.open(tmp_path / "out.bt", os.O_WRONLY | os.O_CREAT, 0o600)
+    collector = cast(Collector, ScriptedCollector(diagnosis))
+    session = Session(collector, diagnosis, fd, SessionOptions(), started_ns=0, say=interrupt)
+    session.write_start()
+    result = session.run("probes attached")
+    os.close(fd)
+    assert result.ending is Ending.INTERRUPTED
+    assert end_of(read_recording(tmp_path / "out.bt"))["clean"] is True
+
+
+def test_a_command_writes_nothing_into_the_recording(tmp_path: Path, diagnosis: Diagnosis) -> None:
+    path = tmp_path / "out.bt"
+    saved = os.dup(1)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(fd, 1)
+        run_session(ScriptedCollector(diagnosis), diagnosis, 1, SessionOptions(command=("echo", "hello")))
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(fd)
+    end_of(read_recording(path))
+    assert b"hello" not in path.read_bytes()
+
+
 def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: Diagnosis) -> None:
     """The first one ends the loop; the second arrives while the end is written."""
 
