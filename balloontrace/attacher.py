@@ -19,11 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from balloontrace.btf import LIBBPF
-
 REQUEST_BYTES = 1 << 20
-
-_BPF_STATS_RUN_TIME = 0  # enum bpf_stats_type, include/uapi/linux/bpf.h
 
 
 class RefusedError(Exception):
@@ -42,7 +38,6 @@ class Attacher:
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
         self.links: list[int] = []
-        self.stats: list[int] = []
         self.failures: dict[str, str] = {}
         self._lib = bcc.lib
         source = Path(request["source"])
@@ -52,7 +47,7 @@ class Attacher:
 
     def fds(self) -> list[int]:
         """Everything that must outlive this process."""
-        return [*self.maps.values(), *self.programs.values(), *self.links, *self.stats]
+        return [*self.maps.values(), *self.programs.values(), *self.links]
 
     def attach(self, attachment: dict[str, Any]) -> None:
         """Attach one program; an optional one that is refused is noted and left out."""
@@ -66,13 +61,6 @@ class Attacher:
             return
         self.programs[attachment["program"]] = program_fd
         self.links.append(link_fd)
-
-    def enable_statistics(self) -> None:
-        """Have the kernel count runs and run time of programs for as long as the descriptor is open."""
-        with suppress(OSError, AttributeError):
-            fd = ctypes.CDLL(LIBBPF).bpf_enable_stats(_BPF_STATS_RUN_TIME)
-            if fd >= 0:
-                self.stats.append(fd)
 
     def _load(self, attachment: dict[str, Any], kind: int, name: str) -> int:
         """Load the C function under `name`, from which bcc derives the target of an fentry program."""
@@ -139,7 +127,6 @@ def serve(end: socket.socket) -> int:
         attacher = Attacher(request)
         for attachment in request["attachments"]:
             attacher.attach(attachment)
-        attacher.enable_statistics()
         reply = {
             "maps": list(attacher.maps),
             "programs": list(attacher.programs),

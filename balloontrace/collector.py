@@ -27,6 +27,7 @@ from balloontrace.layout import (
     RING_HEADER_BYTES,
     SPAN_BYTES,
 )
+from balloontrace.libbpf import enable_run_time_statistics
 from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
 from balloontrace.probes import Plan, PlannedProbe, Status
 from balloontrace.ring import SharedPage, SpanRing
@@ -108,7 +109,9 @@ class Collector:
         self.plan, self.loaded = _load(plan, layout, ring_bytes)
         self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
         self._page = SharedPage(self.loaded.maps["counters"], _COUNTERS_BYTES)
-        self._stats_fd = self.loaded.stats_fd
+        self._stats_fd: int | None = None
+        self._ever_timed = False
+        self.set_timing(True)
         self._attached = True
 
     def __enter__(self) -> Collector:
@@ -122,7 +125,7 @@ class Collector:
         self._page.close()
         for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
             os.close(fd)
-        self.stop_timing()
+        self.set_timing(False)
 
     def detach(self) -> None:
         """Take the probes off the kernel; maps and their contents stay readable."""
@@ -149,9 +152,12 @@ class Collector:
         """`struct bt_counters` as it stands."""
         return self._page.read()
 
-    def stop_timing(self) -> None:
-        """Switch the kernel's run-time statistics off: they cost some 100 instructions a run themselves."""
-        if self._stats_fd is not None:
+    def set_timing(self, on: bool) -> None:
+        """Have the kernel time the programs, or not; without libbpf it never does."""
+        if on and self._stats_fd is None:
+            self._stats_fd = enable_run_time_statistics()
+            self._ever_timed |= self._stats_fd is not None
+        elif not on and self._stats_fd is not None:
             os.close(self._stats_fd)
             self._stats_fd = None
 
@@ -174,7 +180,7 @@ class Collector:
 
     def _read_timed(self, program: str) -> dict[str, int | None]:
         text = ""
-        if self.loaded.stats_fd is not None:
+        if self._ever_timed:
             with suppress(OSError):
                 text = Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text()
         found = dict(re.findall(r"^(run_cnt|run_time_ns):\s*(\d+)$", text, re.MULTILINE))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from balloontrace.btf import BtfError, open_btf
+from balloontrace.libbpf import BtfError, open_btf
 
 ROOT = Path("/")
 DRIVER_MODULE = "virtio_balloon"

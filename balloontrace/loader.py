@@ -57,7 +57,6 @@ class Loaded:
     maps: dict[str, int]
     programs: dict[str, int]
     links: list[int]
-    stats_fd: int | None  # keeps the kernel's run-time statistics on while open
     failures: dict[str, str]  # optional functions that could not be attached, and why
     bcc_version: str
     setup_cpu_ns: int
@@ -149,7 +148,6 @@ def _loaded(
         maps={name: next(feed) for name in reply["maps"]},
         programs={name: next(feed) for name in reply["programs"]},
         links=[next(feed) for _ in range(reply["links"])],
-        stats_fd=next(feed, None),
         failures=reply["failures"],
         bcc_version=reply["bcc_version"],
         setup_cpu_ns=int((usage.ru_utime + usage.ru_stime) * 1e9),

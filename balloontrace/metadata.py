@@ -190,6 +190,7 @@ def _parse_own_cost(value: object) -> OwnCost | None:
         bpf_runs=sum(program.runs or 0 for program in bpf) if bpf else None,
         bpf_timed_runs=sum(program.timed_runs or 0 for program in bpf) if bpf else None,
         bpf_time_ns=_estimate_time_ns(bpf),
+        bpf_never_timed=tuple(program.program for program in bpf if program.runs and not program.timed_runs),
         cpu_ns=integer(value, "cpu_ns"),
         setup_cpu_ns=integer(value, "setup_cpu_ns"),
         peak_memory_bytes=integer(value, "peak_memory_bytes"),
@@ -210,11 +211,9 @@ def _parse_bpf_cost(table: Json) -> BpfCost | None:
 
 def _estimate_time_ns(bpf: tuple[BpfCost, ...]) -> int | None:
     """All runs at the mean time of the timed ones: the statistics are switched off when they know enough."""
-    total_ns = 0
-    for program in bpf:
-        if program.runs == 0:
-            continue
-        if program.runs is None or not program.timed_runs or program.run_time_ns is None:
-            return None
-        total_ns += program.run_time_ns * program.runs // program.timed_runs
-    return total_ns if bpf else None
+    times_ns = [
+        program.run_time_ns * (program.runs or 0) // program.timed_runs
+        for program in bpf
+        if program.timed_runs and program.run_time_ns is not None
+    ]
+    return sum(times_ns) if times_ns else None

@@ -200,14 +200,15 @@ class BpfCost:
 class OwnCost:
     """What recording cost the machine it ran on.
 
-    `bpf_time_ns` is the time of all runs of all programs, at the mean of those that were timed; None when a
-    program ran that was never timed.
+    `bpf_time_ns` is the time of all runs of all programs, at the mean of those that were timed; None when
+    none was. `bpf_never_timed` names the programs that ran and are not in it.
     """
 
     bpf: tuple[BpfCost, ...] = ()
     bpf_runs: int | None = None
     bpf_timed_runs: int | None = None
     bpf_time_ns: int | None = None
+    bpf_never_timed: tuple[str, ...] = ()
     cpu_ns: int | None = None
     setup_cpu_ns: int | None = None
     peak_memory_bytes: int | None = None

@@ -28,17 +28,15 @@ from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import Function
 from balloontrace.layout import COUNTERS_LAYOUT, SPAN_LAYOUT
+from balloontrace.pace import DrainPace, TimingPace
 from balloontrace.probes import describe
 from balloontrace.progress import progress_line
 from balloontrace.recording import FORMAT_VERSION, RecordingWriter
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
-_OOM_SCORE_NEVER = -1000
 _STDOUT, _STDERR = 1, 2
-_OLDEST_S = 2.0  # spans wait no longer for being written, save for one wake-up
-_FULL_PARTS = 4  # a ring filled to a quarter is drained at once
-_TIMED_SENDS = 1024  # enough to know what a run of each program costs
+_OOM_SCORE_NEVER = -1000
 
 
 class Ending(enum.StrEnum):
@@ -114,7 +112,10 @@ class Session:
         self._wakeups = 0
         self._spans = 0
         self._counters = self._written_counters = b""
+        self._seen_counters = b""
+        self._was_moving = False
         self._pace = DrainPace()
+        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
         self._progress: tuple[int, Counters] | None = None
 
     def write_start(self) -> None:
@@ -193,8 +194,12 @@ class Session:
     def _look(self) -> None:
         """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
         self._counters = self._collector.read_counters()
-        if self._collector.timing and parse_counters(self._counters).sends > _TIMED_SENDS:
-            self._collector.stop_timing()
+        moving = self._counters != self._seen_counters
+        if moving or self._was_moving:
+            timing = self._collector.timing
+            if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
+                self._collector.set_timing(not timing)
+        self._seen_counters, self._was_moving = self._counters, moving
         if self._pace.is_due(self._collector.waiting, self._collector.capacity, time.monotonic()):
             self._drain()
 
@@ -268,32 +273,6 @@ class Session:
                 "attach_s": (self._attached_ns - self._started_ns) / 1e9,
             },
         }
-
-
-class DrainPace:
-    """When to drain: once the balloon rests, before the ring is full, and before what waits is old.
-
-    Writing what was traced costs a third of what tracing costs. That is better spent when nobody waits for
-    the guest; what a kill can take is bounded by `_OLDEST_S`.
-    """
-
-    def __init__(self) -> None:
-        self._waiting = 0
-        self._since_s: float | None = None
-
-    def is_due(self, waiting: int, capacity: int, now_s: float) -> bool:
-        """Whether to drain, with `waiting` spans in a ring for `capacity`, at `now_s` of any clock."""
-        resting = waiting == self._waiting
-        self._waiting = waiting
-        if not waiting:
-            self._since_s = None
-            return False
-        if self._since_s is None:
-            self._since_s = now_s
-        due = resting or waiting * _FULL_PARTS >= capacity or now_s - self._since_s >= _OLDEST_S
-        if due:
-            self._since_s = None
-        return due
 
 
 class _Signals:

@@ -224,12 +224,17 @@ def _cost(cost: OwnCost | None) -> str:
         return ""
     sentence = (
         f"Cost of recording: BPF {format_duration_ns(cost.bpf_time_ns)} in {format_count(cost.bpf_runs)} "
-        f"runs ({format_count(cost.bpf_timed_runs)} of them timed); CPU {format_duration_ns(cost.cpu_ns)} "
+        f"runs ({format_count(cost.bpf_timed_runs)} of them timed{_never_timed(cost)}); "
+        f"CPU {format_duration_ns(cost.cpu_ns)} "
         f"(and {format_duration_ns(cost.setup_cpu_ns)} to set up); memory at most "
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
     )
     return _wrap(sentence)
+
+
+def _never_timed(cost: OwnCost) -> str:
+    return f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:

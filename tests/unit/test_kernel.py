@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from fakesystem import FakeSystem
 
-from balloontrace.btf import BtfError, open_btf
 from balloontrace.kernel import (
     BalloonDevice,
     Symbol,
@@ -24,6 +23,7 @@ from balloontrace.kernel import (
     read_symbols,
     read_vmstat,
 )
+from balloontrace.libbpf import BtfError, open_btf
 
 CHUNK_BYTES = 1 << 20
 

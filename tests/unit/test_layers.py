@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
     ("units", "stats", "results", "layout", "outputfile"),
-    ("kernel", "btf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
+    ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
     ("workitems", "operations", "matching", "attacher", "loader", "collector"),
-    ("diagnosis", "command", "progress", "session"),
+    ("diagnosis", "command", "pace", "progress", "session"),
     ("stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),

@@ -95,7 +95,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str) -> None:
 
 def close(loaded: Loaded) -> None:
     fds = [*loaded.maps.values(), *loaded.programs.values(), *loaded.links]
-    for fd in fds if loaded.stats_fd is None else [*fds, loaded.stats_fd]:
+    for fd in fds:
         os.close(fd)
 
 

@@ -30,7 +30,6 @@ from balloontrace.layout import (
 from balloontrace.loader import Loaded
 from balloontrace.recording import Recording, read_recording
 from balloontrace.session import (
-    DrainPace,
     Ending,
     Session,
     SessionOptions,
@@ -56,7 +55,7 @@ class ScriptedCollector:
         self, diagnosis: Diagnosis, drains: Sequence[bytes] = (), operations: Sequence[int] = ()
     ) -> None:
         self.plan = diagnosis.plan
-        self.loaded = Loaded({}, {}, [], None, {}, "0.31.0", 9_000, 100 << 20, 9_000)
+        self.loaded = Loaded({}, {}, [], {}, "0.31.0", 9_000, 100 << 20, 9_000)
         self.detached = False
         self.drains_after_detaching = 0
         self._drains = list(drains)
@@ -64,6 +63,9 @@ class ScriptedCollector:
 
     timing = False
     capacity = 64
+
+    def set_timing(self, on: bool) -> None:
+        self.timing = on
 
     @property
     def waiting(self) -> int:
@@ -368,23 +370,3 @@ def test_protection_from_the_oom_killer() -> None:
             os._exit(0 if protected else 1)
         os._exit(0 if not protected else 1)
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_drains_when_the_balloon_rests() -> None:
-    pace = DrainPace()
-    assert [pace.is_due(waiting, 1000, now) for now, waiting in enumerate([0, 10, 10, 0, 0])] == [
-        False, False, True, False, False,
-    ]  # fmt: skip
-
-
-def test_drains_before_the_ring_is_full() -> None:
-    pace = DrainPace()
-    assert not pace.is_due(249, 1000, 0.0)
-    assert pace.is_due(250, 1000, 0.1)
-
-
-def test_drains_before_what_waits_is_old() -> None:
-    pace = DrainPace()
-    due = [pace.is_due(10 + now, 1000, float(now)) for now in range(6)]
-    # Noticed at 0, due at 2; what is left counts anew from 3, due at 5.
-    assert due == [False, False, True, False, False, True]

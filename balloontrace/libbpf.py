@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Member offsets of kernel structures, read from BTF with libbpf (the library bcc itself stands on)."""
+"""What libbpf, the library bcc itself stands on, is used for: BTF, and the run times of programs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _KIND_FUNC = 12  # BTF_KIND_FUNC
 _VLEN_MASK = 0xFFFF
 _KIND_FLAG = 1 << 31
 _MEMBER_BIT_OFFSET_MASK = 0xFFFFFF  # the bits above hold a bitfield's width when the kind flag is set
+_BPF_STATS_RUN_TIME = 0  # enum bpf_stats_type, include/uapi/linux/bpf.h
 
 
 class BtfError(BalloontraceError):
@@ -82,6 +83,15 @@ class Btf:
     def has_function(self, name: str) -> bool:
         """Whether the type information describes function `name`; it may be inlined all the same."""
         return bool(self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_FUNC) > 0)
+
+
+def enable_run_time_statistics() -> int | None:
+    """Have the kernel count runs and time of BPF programs while the returned descriptor is open."""
+    try:
+        fd = int(ctypes.CDLL(LIBBPF).bpf_enable_stats(_BPF_STATS_RUN_TIME))
+    except (OSError, AttributeError):  # no libbpf, or one without the function
+        return None
+    return fd if fd >= 0 else None
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When the recorder drains, and when it has the kernel time its programs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from balloontrace.collector import Counters, parse_counters
+from balloontrace.events import Function
+from balloontrace.layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
+from balloontrace.pace import DrainPace, TimingPace
+
+EMPTY = parse_counters(bytes(FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES))
+TRACED = frozenset({Function.TELL_HOST, Function.LEAK_BALLOON, Function.VIRTBALLOON_CHANGED})
+
+
+def called(**calls: int) -> Counters:
+    functions = dict(EMPTY.functions)
+    for name, count in calls.items():
+        function = Function[name.upper()]
+        functions[function] = replace(functions[function], entries=count, returns=count)
+    return replace(EMPTY, functions=functions)
+
+
+def test_drains_when_the_balloon_rests() -> None:
+    pace = DrainPace()
+    assert [pace.is_due(waiting, 1000, now) for now, waiting in enumerate([0, 10, 10, 0, 0])] == [
+        False, False, True, False, False,
+    ]  # fmt: skip
+
+
+def test_drains_before_the_ring_is_full() -> None:
+    pace = DrainPace()
+    assert not pace.is_due(249, 1000, 0.0)
+    assert pace.is_due(250, 1000, 0.1)
+
+
+def test_drains_before_what_waits_is_old() -> None:
+    pace = DrainPace()
+    due = [pace.is_due(10 + now, 1000, float(now)) for now in range(6)]
+    # Noticed at 0, due at 2; what is left counts anew from 3, due at 5.
+    assert due == [False, False, True, False, False, True]
+
+
+def test_timing_goes_on_while_nothing_is_known() -> None:
+    assert TimingPace(TRACED).is_wanted(EMPTY, timing=True)
+
+
+def test_timing_ends_when_what_is_called_is_known() -> None:
+    pace = TimingPace(TRACED)
+    assert pace.is_wanted(called(tell_host=1000), timing=True)
+    assert not pace.is_wanted(called(tell_host=1100), timing=True)
+
+
+def test_timing_comes_back_for_what_was_never_timed() -> None:
+    pace = TimingPace(TRACED)
+    assert not pace.is_wanted(called(tell_host=2000), timing=True)
+    # The balloon rests: the next thing to be called may be the other function.
+    assert pace.is_wanted(called(tell_host=2000), timing=False)
+    assert not pace.is_wanted(called(tell_host=4000, leak_balloon=2000), timing=True)
+    assert not pace.is_wanted(called(tell_host=4000, leak_balloon=2000), timing=False)
+
+
+def test_calls_that_were_not_timed_do_not_count() -> None:
+    pace = TimingPace(TRACED)
+    assert pace.is_wanted(called(tell_host=2000), timing=False)
+
+
+def test_what_is_seldom_called_keeps_nothing_on() -> None:
+    pace = TimingPace(TRACED)
+    pace.is_wanted(called(tell_host=2000, leak_balloon=2000), timing=True)
+    assert not pace.is_wanted(called(tell_host=2000, leak_balloon=2000, virtballoon_changed=1), timing=False)
