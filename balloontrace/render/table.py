@@ -254,7 +254,7 @@ def _sentences(prefix: str, sentences: Iterable[str]) -> str:
 
 
 def _wrap(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(text, WIDTH_COLUMNS, subsequent_indent=indent)
+    return textwrap.fill(text, WIDTH_COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _clip(text: str, columns: int = _NAME_COLUMNS) -> str:
