@@ -47,7 +47,11 @@ def check_counts(
             _check(name, counted, _change(vmstats, name, unit), "/proc/vmstat", note)
             for name, counted, unit in counts
         ),
-        *(_against_actual(spans, operations.nesting, sends, note) if sends_traced else ()),
+        *(
+            _against_actual(spans, operations.nesting, sends, (_actual_source(header), note))
+            if sends_traced
+            else ()
+        ),
     )
 
 
@@ -81,8 +85,17 @@ def _check(name: str, spans: int | None, independent: int | None, source: str, n
     return Check(name, spans, independent, source, agrees, note if agrees is False else None)
 
 
-def _against_actual(spans: Spans, nesting: Nesting, sends: Mask, note: str | None) -> list[Check]:
-    """Per device: pages sent, inflated less deflated, against the change of the `actual` the driver wrote."""
+def _actual_source(header: Header) -> str:
+    """Where the balloon's size was seen: in the driver's own count, else in what it wrote."""
+    written = any(probe.function == "config_set" and probe.status == "attached" for probe in header.probes)
+    return "configuration space" if written else "driver's num_pages"
+
+
+def _against_actual(
+    spans: Spans, nesting: Nesting, sends: Mask, where: tuple[str, str | None]
+) -> list[Check]:
+    """Per device: pages sent, inflated less deflated, against the change of the balloon's size."""
+    source, note = where
     writes = spans.has(SpanFlag.ACTUAL)
     signed = np.where(spans.columns["queue"] == Queue.INFLATE, 1, -1) * spans.int64("pages")
     checks = []
@@ -93,10 +106,10 @@ def _against_actual(spans: Spans, nesting: Nesting, sends: Mask, note: str | Non
         chosen = sends & mine & (spans.int64("start_ns") >= spans.int64("start_ns")[first])
         chosen &= spans.end_ns <= spans.end_ns[last]
         counted = int(signed[chosen].sum())
-        # What `actual` was before the first write is not seen: it is what that call made of it, undone.
+        # What the size was before the first look is not seen: it is what that call made of it, undone.
         within = chosen & (spans.end_ns <= spans.end_ns[first])
         actual = spans.int64("actual_pages")
         change = int(actual[last] - actual[first]) + int(signed[within].sum())
         name = f"actual of virtio{device}" if device >= 0 else "actual"
-        checks.append(_check(name, counted, change, "configuration space", note))
+        checks.append(_check(name, counted, change, source, note))
     return checks
