@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    _open_missing_streams()
     try:
         result = cli.main(args=argv, prog_name="balloontrace", standalone_mode=False)
     except BalloontraceError as error:
@@ -71,8 +73,26 @@ def _run(argv: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("balloontrace: interrupted", err=True)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has seen enough; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # How click answers a closed pipe. The reader has seen enough; nothing more can be said there.
         return ExitCode.OK
+    except OSError as error:
+        place = error.filename or "standard output"
+        click.echo(f"balloontrace: cannot use {place}: {error.strerror}", err=True)
+        _drop_stdout()
+        return ExitCode.FAILURE
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _open_missing_streams() -> None:
+    """Stand in for streams that the caller has closed: the next file opened would take their place."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest free descriptor is this one: those before it are open by now.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if fd == 0 else "w"))
+
+
+def _drop_stdout() -> None:
+    """What is still buffered would be complained about once more when Python flushes it on exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

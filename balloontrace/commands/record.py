@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,8 @@ def record(
       ssh guest sudo balloontrace record -o - -d 60 > guest.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
+    if duration_s is not None and not math.isfinite(duration_s):
+        raise UsageError(f"-d takes a number of seconds, not {duration_s}")
     if buffer_kib & (buffer_kib - 1):
         raise UsageError(f"--buffer-kib takes a power of two, such as 2048, not {buffer_kib}")
     if command and shutil.which(command[0]) is None:
@@ -238,4 +241,5 @@ def _silence_stdout() -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True, nl=False)
+    with suppress(OSError):  # that nobody listens any more ends no recording
+        click.echo(text, err=True, nl=False)

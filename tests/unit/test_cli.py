@@ -108,6 +108,7 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
         (["record", "--operations", "many"], "--operations"),
         (["record", "-d", "0"], "-d"),
         (["record", "-d", "-1"], "-d"),
+        (["record", "-d", "nan"], "-d"),
         (["record", "--buffer-kib", "3"], "--buffer-kib"),
         (["record", "--buffer-kib", "48"], "power of two"),
         (["record", "--attach", "ftrace"], "--attach"),
@@ -155,6 +156,49 @@ def test_what_is_asked_for_is_no_error(words: list[str]) -> None:
     done = balloontrace_command(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+# ---- streams that are full, closed or gone ----
+
+EXAMPLE = str(ROOT / "examples" / "stock-inflate.bt")
+
+
+def shell(script: str) -> subprocess.CompletedProcess[str]:
+    """A bash script in which `$RUN` is the command line and `$EXAMPLE` a recording."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RUN": f"{sys.executable} -m balloontrace",
+        "EXAMPLE": EXAMPLE,
+    }
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT, env=env
+    )
+
+
+@pytest.mark.parametrize("verb", ["report $EXAMPLE", "export $EXAMPLE", "doctor --format json"])
+def test_a_full_disk_behind_standard_output(verb: str) -> None:
+    done = shell(f"$RUN {verb} > /dev/full")
+    assert done.returncode == 1
+    assert sentence(done) == "cannot use standard output: No space left on device"
+
+
+@pytest.mark.parametrize("verb", ["report", "report --format json", "export"])
+def test_a_reader_who_has_seen_enough_is_no_error(verb: str) -> None:
+    done = shell(f"set -o pipefail; $RUN {verb} $EXAMPLE | head -c 5")
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 5, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("report - <&-", 1), ("export - <&-", 1), ("report $EXAMPLE >&-", 0), ("report $EXAMPLE 2>&- >&-", 0)],
+)
+def test_streams_that_are_closed(words: str, status: int) -> None:
+    done = shell(f"$RUN {words}")
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    if status:
+        assert sentence(done) == "standard input is empty: nothing was recorded"
 
 
 def test_version() -> None:
