@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +137,8 @@ def _record(
     if options.operations is not None:
         _require_progress(plan, diagnosis)
     with Collector(plan, diagnosis.layout, ring_bytes=ring_bytes) as collector:
+        if options.operations is not None:
+            _require_progress(plan, diagnosis, collector.loaded.failures)
         session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=_say)
         try:
             session.write_start()
@@ -173,10 +175,11 @@ def _plan_to_attach(diagnosis: Diagnosis, missing_probes: str, attach: str) -> P
     return diagnosis.plan.with_kprobes() if attach == "kprobe" else diagnosis.plan
 
 
-def _require_progress(plan: Plan, diagnosis: Diagnosis) -> None:
+def _require_progress(plan: Plan, diagnosis: Diagnosis, failures: Collection[str] = ()) -> None:
+    """UsageError unless the end of an operation can be seen with `plan`, less the functions in `failures`."""
     from balloontrace.events import Function
 
-    attached = {probe.function for probe in plan.attachable}
+    attached = {probe.function for probe in plan.attachable if probe.function.symbol not in failures}
     has_actual = (
         diagnosis.layout.get("virtio_balloon", "num_pages") is not None or Function.CONFIG_SET in attached
     )

@@ -18,7 +18,9 @@ import pytest
 from fakesystem import FakeSystem, lay_out_bcc
 
 from balloontrace.collector import Collector, Counters
+from balloontrace.commands.record import _require_progress
 from balloontrace.diagnosis import Diagnosis, diagnose
+from balloontrace.errors import UsageError
 from balloontrace.layout import (
     DEVICE_STATE_BYTES,
     DEVICES,
@@ -188,6 +190,13 @@ def test_operations(tmp_path: Path, diagnosis: Diagnosis) -> None:
     run = Run(tmp_path, diagnosis, SessionOptions(operations=5), [RECORD] * 9, [0, 1, 2, 4, 5, 5, 5])
     assert run.result.ending is Ending.OPERATIONS
     assert run.result.spans >= 5
+
+
+def test_operations_need_the_target(diagnosis: Diagnosis) -> None:
+    """It is known only after attaching whether it will be seen: kptr_restrict=2 hides one of two vp_get."""
+    _require_progress(diagnosis.plan, diagnosis, {})
+    with pytest.raises(UsageError, match="--operations needs the balloon's target"):
+        _require_progress(diagnosis.plan, diagnosis, {"config_get": "vp_get has no kprobe: Invalid argument"})
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
