@@ -53,6 +53,10 @@ def balloon_device(guest: lab.Guest) -> str:
     return guest.run(shell(f"cd {folder} && echo virtio*"), check=True).stdout.strip()
 
 
+def size_bytes(guest: lab.Guest, path: str) -> int:
+    return int(guest.run(["stat", "-c", "%s", path], check=True).stdout)
+
+
 # ---- the driver goes away ----
 
 
@@ -121,10 +125,11 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # Probes are detached while the driver runs through them. Emulation is not up to code that changes under
     # another CPU (the kernel then trips over a breakpoint it has just removed), so there is only one.
     guest.run(shell(f"echo 0 > {SECOND_CPU}"), check=True)
+    empty_bytes = size_bytes(guest, killed.path)
     move(guest, FULL_MIB - FIRST_MIB)
-    # What a kill can take is bounded: once the balloon rests, what was traced is written within two wake-ups.
+    # What a kill can take is bounded: once the balloon rests, what was traced is written. Two spans a MiB.
     guest.wait_until(
-        lambda: int(guest.run(["stat", "-c", "%s", killed.path], check=True).stdout) > FIRST_MIB * SPAN_BYTES,
+        lambda: size_bytes(guest, killed.path) >= empty_bytes + 2 * FIRST_MIB * SPAN_BYTES,
         30,
         what="the first inflate in the recording that is to be killed",
     )
