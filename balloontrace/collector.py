@@ -178,16 +178,35 @@ class Collector:
             if attachment.program in self.loaded.programs
         ]
 
-    def _read_timed(self, program: str) -> dict[str, int | None]:
-        text = ""
-        if self._ever_timed:
-            with suppress(OSError):
-                text = Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text()
-        found = dict(re.findall(r"^(run_cnt|run_time_ns):\s*(\d+)$", text, re.MULTILINE))
+    def read_missed(self) -> dict[Function, int | None]:
+        """Entries of each function for which the kernel did not run the program; None: not counted.
+
+        It does not when that CPU is inside the same program already. A return missed so shows at the next
+        entry, as `overwritten`.
+        """
         return {
-            "timed_runs": int(found["run_cnt"]) if "run_cnt" in found else None,
-            "run_time_ns": int(found["run_time_ns"]) if "run_time_ns" in found else None,
+            Function[attachment.function.upper()]: self._read_fdinfo(attachment.program).get(
+                "recursion_misses"
+            )
+            for attachment in _unique_programs(self.plan)
+            # Kernels before 6.7 count none at kprobes.
+            if attachment.mechanism == "fentry" and not attachment.returns
         }
+
+    def _read_timed(self, program: str) -> dict[str, int | None]:
+        found = self._read_fdinfo(program) if self._ever_timed else {}
+        return {"timed_runs": found.get("run_cnt"), "run_time_ns": found.get("run_time_ns")}
+
+    def _read_fdinfo(self, program: str) -> dict[str, int]:
+        """The kernel's own counts of a program; empty for one that was not attached."""
+        with suppress(OSError, KeyError):
+            return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
+        return {}
+
+
+def parse_fdinfo(text: str) -> dict[str, int]:
+    """The decimal fields of a descriptor's fdinfo (bpf_prog_show_fdinfo in kernel/bpf/syscall.c)."""
+    return {name: int(value) for name, value in re.findall(r"^(\w+):\s*(\d+)$", text, re.MULTILINE)}
 
 
 def _unique_programs(plan: Plan) -> list[Attachment]:
@@ -204,7 +223,9 @@ def _count_runs(attachment: Attachment, counts: FunctionCounts) -> int:
     return counts.returns if attachment.returns else counts.entries
 
 
-def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int | None]]:
+def summarise_losses(
+    counters: Counters, plan: Plan, missed: Mapping[Function, int | None]
+) -> dict[str, dict[str, int | None]]:
     """What each attached probe missed. A function whose return is not probed has no returns to count."""
     losses = {}
     for probe in plan.attachable:
@@ -219,7 +240,7 @@ def summarise_losses(counters: Counters, plan: Plan) -> dict[str, dict[str, int 
             "lost": counts.lost,
             "no_state": counts.no_state if returns else None,
             "overwritten": counts.overwritten if returns else None,
-            "missed": None,
+            "missed": missed.get(probe.function),
         }
     return losses
 

@@ -137,7 +137,9 @@ class Session:
             self._collector.detach()
             self._counters = self._collector.read_counters()
             self._drain()
-            result.losses = summarise_losses(parse_counters(self._counters), self._collector.plan)
+            result.losses = summarise_losses(
+                parse_counters(self._counters), self._collector.plan, self._collector.read_missed()
+            )
             self._writer.write_end(self._end(result))
         except BrokenPipeError as error:
             result.ending, result.error = Ending.OUTPUT_CLOSED, error

@@ -17,10 +17,11 @@ from typing import cast
 import pytest
 from fakesystem import FakeSystem, lay_out_bcc
 
-from balloontrace.collector import Collector, Counters
+from balloontrace.collector import Collector, Counters, parse_fdinfo
 from balloontrace.commands.record import _require_progress
 from balloontrace.diagnosis import Diagnosis, diagnose
 from balloontrace.errors import UsageError
+from balloontrace.events import Function
 from balloontrace.layout import (
     DEVICE_STATE_BYTES,
     DEVICES,
@@ -89,6 +90,9 @@ class ScriptedCollector:
 
     def read_program_costs(self, _counters: Counters) -> list[dict[str, object]]:
         return [{"program": "fentry_tell_host", "runs": 7, "timed_runs": 7, "run_time_ns": 700}]
+
+    def read_missed(self) -> dict[Function, int | None]:
+        return {Function.TELL_HOST: 3}
 
     def detach(self) -> None:
         self.detached = True
@@ -349,7 +353,14 @@ def test_the_end_says_what_it_cost_and_lost(tmp_path: Path, diagnosis: Diagnosis
     }  # fmt: skip
     losses = cast("dict[str, dict[str, object]]", end["losses"])
     assert losses["tell_host"]["lost"] == 0
+    assert (losses["tell_host"]["missed"], losses["leak_balloon"]["missed"]) == (3, None)
     assert losses["virtballoon_changed"]["returns"] is None
+
+
+def test_counts_of_a_program_are_read_from_its_descriptor() -> None:
+    text = "pos:\t0\nprog_type:\t26\nprog_tag:\t48ff\nrun_time_ns:\t700\nrun_cnt:\t7\nrecursion_misses:\t3\n"
+    found = parse_fdinfo(text)
+    assert (found["run_time_ns"], found["run_cnt"], found["recursion_misses"]) == (700, 7, 3)
 
 
 def test_progress_is_shown_on_request(tmp_path: Path, diagnosis: Diagnosis) -> None:
