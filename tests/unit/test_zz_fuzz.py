@@ -26,11 +26,10 @@ from balloontrace.render.json import render_json
 from balloontrace.render.table import render_table
 from balloontrace.wire import decode_spans
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000
 BATCHES = 20
 FULL_REPORT_EVERY = 8
-MAX_EXAMPLE_BYTES = 300_000
 HEADROOM_BYTES = 512 << 20
 
 
@@ -54,14 +53,14 @@ def report_of(data: bytes, *, full: bool) -> str:
 
 
 def originals() -> list[bytes]:
-    """What gets damaged: recordings made up here, and real ones of moderate size."""
+    """What gets damaged: recordings made up here, and real ones, made in the lab."""
     made = [
         synthetic.recording_bytes(synthetic.typical_flow()),
         synthetic.recording_bytes(synthetic.typical_flow(fill_is_symbol=True), pieces=12),
         synthetic.recording_bytes(synthetic.typical_flow(config_traced=False), ended=False),
     ]
-    real = [path for path in sorted(EXAMPLES.glob("*.bt")) if path.stat().st_size <= MAX_EXAMPLE_BYTES]
-    return made + [path.read_bytes() for path in real]
+    assert REAL
+    return made + [path.read_bytes() for path in REAL]
 
 
 def limit_memory() -> None:
