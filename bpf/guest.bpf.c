@@ -194,8 +194,11 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 	return 0;
 }
 
-/* Keeps the device's standing: an operation ends when `actual` comes back to the target. */
-static __always_inline void follow_device(struct thread_state *thread)
+/*
+ * Keeps the device's standing: an operation ends when `actual` comes to the target. `moved` tells whether this
+ * work item did anything; one that found nothing to do ends no operation, whatever size the balloon had before.
+ */
+static __always_inline void follow_device(struct thread_state *thread, int moved)
 {
 	struct bt_counters *sum = sums();
 	struct bt_device_state *device;
@@ -204,7 +207,7 @@ static __always_inline void follow_device(struct thread_state *thread)
 	if (!sum || !(thread->flags & BT_HAS_TARGET) || !(thread->flags & BT_HAS_ACTUAL))
 		return;
 	device = device_state(sum, thread);
-	was_moving = device->moving || thread->actual_pages != device->actual_pages;
+	was_moving = device->moving || moved;
 	device->target_pages = thread->target_pages;
 	device->actual_pages = thread->actual_pages;
 	device->changed_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
@@ -216,14 +219,16 @@ static __always_inline void follow_device(struct thread_state *thread)
 static __always_inline int on_update_balloon_size_func_return(u64 result)
 {
 	struct thread_state *thread = find_thread();
+	/* Sending and writing `actual` set this; a work item with nothing to do does neither. */
+	int moved = thread && thread->flags & BT_HAS_ACTUAL;
 
-	if (thread && !(thread->flags & BT_HAS_ACTUAL) && thread->balloon && VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
+	if (thread && !moved && thread->balloon && VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
 		thread->actual_pages = read_u32(thread->balloon, VIRTIO_BALLOON_NUM_PAGES);
 		thread->flags |= BT_HAS_ACTUAL;
 	}
 	leave(BT_UPDATE_BALLOON_SIZE_FUNC, thread, 0, 0, thread ? thread->flags : 0);
 	if (thread)
-		follow_device(thread);
+		follow_device(thread, moved);
 	return 0;
 }
 
