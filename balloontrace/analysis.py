@@ -46,7 +46,9 @@ def analyse(recording: Recording) -> Report:
     spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
     losses = _losses(recording, end)
     traced = _traced(header, spans, losses)
-    operations = find_operations(spans, interrupts_traced=Function.VIRTBALLOON_CHANGED in traced)
+    missing = _missing_spans(spans, losses)
+    changed = Function.VIRTBALLOON_CHANGED
+    operations = find_operations(spans, interrupts_traced=changed in traced and not missing.get(changed))
     tables = StageTables(spans, operations, sends_traced=Function.TELL_HOST in traced)
     shown = _operations(operations, tables.of_operations(), header, traced)
     lost, seen = _events_lost(losses), _events_seen(losses)
@@ -58,7 +60,12 @@ def analyse(recording: Recording) -> Report:
         spans=len(spans),
         events_lost=lost,
         events_seen=seen,
-        warnings=(*_warnings(recording, end, spans), *_loss_warnings(losses, lost)),
+        spans_missing=sum(missing.values()) if losses else None,
+        warnings=(
+            *_warnings(recording, end, spans),
+            *_missing_warnings(sum(missing.values())),
+            *_loss_warnings(losses, lost),
+        ),
         operations=shown,
         totals=_totals(shown, tables.of_kinds()),
         outside=operations.outside,
@@ -205,6 +212,23 @@ def _events_seen(losses: Sequence[Loss]) -> int | None:
     return sum(known) if known else None
 
 
+def _missing_spans(spans: Spans, losses: Sequence[Loss]) -> dict[Function, int]:
+    """Spans that were handed over while recording, by the counters, and are not in the file."""
+    present = np.bincount(spans.columns["function"], minlength=max(Function) + 1)
+    known = {function.symbol: function for function in Function}
+    return {
+        function: max(0, _spans_made(loss) - int(present[function]))
+        for loss in losses
+        if (function := known.get(loss.function)) is not None
+    }
+
+
+def _spans_made(loss: Loss) -> int:
+    """Where no return is probed the entry makes the span, else the return of an entry that was seen."""
+    calls = loss.entries if loss.returns is None else loss.returns - (loss.unmatched_returns or 0)
+    return (calls or 0) - (loss.lost or 0)
+
+
 def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:
     """Functions that were attached, by the metadata, or else that evidently left something."""
     attached = {probe.function for probe in header.probes if probe.status == _ATTACHED}
@@ -227,6 +251,12 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     elif end.clean is False:
         sentences.append(f"the recording did not end normally: {end.reason or 'no reason is given'}")
     return sentences
+
+
+def _missing_warnings(missing: int) -> list[str]:
+    if not missing:
+        return []
+    return [f"{format_count(missing)} recorded spans are not in the file, so times and counts are too low"]
 
 
 def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:

@@ -220,7 +220,10 @@ class OwnCost:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A recording, analysed."""
+    """A recording, analysed.
+
+    `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more.
+    """
 
     schema_version: int
     header: Header
@@ -229,6 +232,7 @@ class Report:
     spans: int
     events_lost: int | None
     events_seen: int | None
+    spans_missing: int | None
     warnings: tuple[str, ...]
     operations: tuple[Operation, ...]
     totals: tuple[Total, ...]

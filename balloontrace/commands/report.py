@@ -125,7 +125,9 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
         return
     if result.events_lost is None:
         raise DataLostError("the recording does not say how much was lost, so --max-lost cannot be held")
-    if allowed.exceeded_by(result.events_lost, result.events_seen):
+    missing = result.spans_missing or 0
+    if allowed.exceeded_by(result.events_lost + missing, result.events_seen):
+        gone = f" and {missing} are missing from the file" if missing else ""
         raise DataLostError(
-            f"{result.events_lost} events were lost while recording, more than --max-lost allows"
+            f"{result.events_lost} events were lost while recording{gone}, more than --max-lost allows"
         )

@@ -160,6 +160,23 @@ def test_max_lost(
     assert "Operation 1" in said.out
 
 
+def test_spans_missing_from_the_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage takes the first piece: what it held is missing, and does not mean that recording began later."""
+    raw = bytearray(synthetic.recording_bytes(synthetic.typical_flow()))
+    raw[raw.index(b"SPAN") + 40] ^= 1
+    path = tmp_path / "damaged.bt"
+    path.write_bytes(raw)
+    found = analyse(read_recording(path))
+    assert found.spans_missing == sum(loss.entries or 0 for loss in found.losses) - found.spans > 0
+    assert found.events_lost == 0
+    assert found.operations[0].started_before_recording is None
+    assert not any("when the recording started" in (check.note or "") for check in found.checks)
+    with pytest.raises(DataLostError, match=f"and {found.spans_missing} are missing from the file"):
+        report.main([str(path), "--max-lost", "0"], standalone_mode=False)
+    said = capsys.readouterr()
+    assert f"{found.spans_missing} recorded spans are not in the file" in said.err
+
+
 def test_max_lost_is_a_number_or_a_percentage() -> None:
     assert parse_max_lost("17") == MaxLost(events=17)
     assert parse_max_lost("0.5%") == MaxLost(share=0.005)
