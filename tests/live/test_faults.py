@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from tracing import (
+    ATTACH_S,
+    ATTACHED,
     FULL_MIB,
     MIB_PAGES,
     Json,
@@ -121,7 +123,7 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     cut = guest.start(shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"))
     for recorder in (killed, full, overflown):
         recorder.wait_attached()
-    cut.wait_for(b"probes attached", 150)
+    cut.wait_for(ATTACHED, ATTACH_S)
     # Probes are detached while the driver runs through them. Emulation is not up to code that changes under
     # another CPU (the kernel then trips over a breakpoint it has just removed), so there is only one.
     guest.run(shell(f"echo 0 > {SECOND_CPU}"), check=True)
@@ -216,7 +218,7 @@ def test_overflow(faulty: dict[str, Faulty]) -> None:
 def test_reader_gone_before_anything_happens(guest: lab.Guest, tmp_path: Path) -> None:
     reader = "head -c 1000 > /root/early.bt"
     done = guest.run(
-        shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"), timeout_s=150
+        shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"), timeout_s=ATTACH_S
     )
     *_, said, status = done.stderr.splitlines()
     assert (said.startswith("balloontrace: "), status) == (True, "status 1"), done.describe()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from tracing import (
+    ATTACH_S,
+    ATTACHED,
     FULL_MIB,
     MIB_PAGES,
     PAGE_BYTES,
@@ -151,7 +153,7 @@ def test_operations_by_fentry_by_kprobe_and_through_a_pipe(guest: lab.Guest, tmp
     piped = guest.start(shell(f"balloontrace record -o - --operations {count} | cat > /root/piped.bt"))
     for recorder in recorders:
         recorder.wait_attached()
-    piped.wait_for(b"probes attached", 150)
+    piped.wait_for(ATTACHED, ATTACH_S)
     before = guest.vmstat()
     for number in range(PRIME_OPERATIONS):
         # In, out, in, out, in.
@@ -183,10 +185,10 @@ def test_duration_command_and_two_interrupts(guest: lab.Guest, tmp_path: Path) -
     timed = start_recording(guest, "/root/timed.bt", "-d", "1.3")
     around = start_recording(guest, "/root/around.bt", "--", "sh", "-c", "echo from the command; exit 7")
     dropped = start_recording(guest, "/root/dropped.bt")
-    done = timed.wait(150)
+    done = timed.wait(ATTACH_S)
     assert done.status == 0, done.describe()
     assert "balloontrace: duration reached: " in done.stderr
-    command = around.wait(150)
+    command = around.wait(ATTACH_S)
     assert (command.status, command.stdout) == (1, "from the command\n"), command.describe()
     assert "the command ended with status 7; the recording is complete" in command.stderr
     dropped.wait_attached()
