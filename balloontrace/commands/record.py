@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "balloon.bt"
 
+_LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
+
 
 @click.command("record", context_settings={"allow_interspersed_args": False})
 @click.option(
@@ -214,7 +216,7 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
     place = "standard output" if output == "-" else output
-    lost = sum((loss["lost"] or 0) + (loss["no_state"] or 0) for loss in result.losses.values())
+    lost = sum(loss[count] or 0 for loss in result.losses.values() for count in _LOST)
     if sys.stderr.isatty():
         _say("\n")
     _say(

@@ -204,8 +204,11 @@ def test_overflow(faulty: dict[str, Faulty]) -> None:
     assert f" {lost} lost" in done.stderr
     send = loss(found, "tell_host")
     # What was lost is known to the event: probes ran for every call, only the room for spans was short.
-    assert send["entries"] == send["returns"] == 2 * 7168
-    assert send["unmatched_returns"] == 0
+    assert (send["entries"], send["unmatched_returns"]) == (2 * 7168, 0)
+    # The kernel drops a return when another recorder's fexit leaves the function in the middle of the call
+    # (bpf_tramp_image_put); three recorders did. That is counted too.
+    assert send["returns"] + send["overwritten"] == send["entries"]
+    assert send["overwritten"] <= 3
     assert found["spans"] + lost == found["events_seen"]
     assert any("events were lost" in warning for warning in found["warnings"])
     held = balloontrace("report", "--max-lost", "0", path)
