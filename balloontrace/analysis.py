@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from balloontrace.checks import check_counts
+from balloontrace.checks import check_counts, pages_of_sends_known
 from balloontrace.events import Function
 from balloontrace.layout import parse_counters_layout, parse_span_layout
 from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat
@@ -77,7 +77,7 @@ def analyse(recording: Recording) -> Report:
             (parse_vmstat(recording.metadata), end.vmstat if end else {}),
         ),
         losses=losses,
-        not_measured=_not_measured(header, operations, traced, end),
+        not_measured=_not_measured(spans, header, operations, traced, end),
         own_cost=end.own_cost if end else None,
     )
 
@@ -101,6 +101,8 @@ def _operations(
         sums(np.where(items.short, waited_ns, 0)[rows], operation, count),
     )
     names = {device.index: device.name for device in header.devices if device.index is not None}
+    if len(header.devices) == 1:
+        names[UNKNOWN_DEVICE] = header.devices[0].name
     summed = zip(*(column.tolist() for column in columns), strict=True)
     return tuple(
         _operation(number, found, table, names, traced, each)
@@ -149,7 +151,7 @@ def _operation(
 
 def device_name(index: int, names: Mapping[int, str]) -> str:
     """What the kernel calls the device of this index."""
-    return "unknown device" if index == UNKNOWN_DEVICE else names.get(index, f"virtio{index}")
+    return names.get(index, "unknown device" if index == UNKNOWN_DEVICE else f"virtio{index}")
 
 
 def _totals(
@@ -267,7 +269,7 @@ def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
 
 
 def _not_measured(
-    header: Header, operations: Operations, traced: frozenset[Function], end: End | None
+    spans: Spans, header: Header, operations: Operations, traced: frozenset[Function], end: End | None
 ) -> tuple[str, ...]:
     """What the report cannot show, and why."""
     sentences = []
@@ -275,6 +277,11 @@ def _not_measured(
         sentences.append("b, c and d apart: that takes a recording of the host too")
     if Function.TELL_HOST not in traced:
         sentences.append("sends, and b+c+d: tell_host was not traced")
+    elif not pages_of_sends_known(spans):
+        sentences.append(
+            "pages of a send: the driver has no type information; pages of operations are how far the "
+            "balloon's size moved, without the first work item of the recording"
+        )
     if not operations.items.config_measured.any() and len(operations.items):
         sentences.append("reading the target: its probe was not attached")
     if not operations.items.measured.any() and len(operations.items):

@@ -31,7 +31,7 @@ def check_counts(
     """
     sends = spans.of(Function.TELL_HOST) & spans.has(SpanFlag.PAGES)
     sends &= operations.nesting.migrate == NO_SPAN
-    sends_traced = Function.TELL_HOST in traced
+    sends_traced = Function.TELL_HOST in traced and pages_of_sends_known(spans)
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
@@ -53,6 +53,12 @@ def check_counts(
             else ()
         ),
     )
+
+
+def pages_of_sends_known(spans: Spans) -> bool:
+    """Whether sends say how many pages they name; not without type information of the driver."""
+    sends = spans.of(Function.TELL_HOST)
+    return bool(spans.has(SpanFlag.PAGES)[sends].any() or not sends.any())
 
 
 def _unit_pages(header: Header) -> int | None:

@@ -153,12 +153,16 @@ def _collect(
     has_body = np.bincount(body_row[bodies], minlength=count) > 0
     target = _optional(spans, "target_pages", SpanFlag.TARGET)[work_spans]
     actual = _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans]
-    pages = _pages(spans, work_spans, (sends, send_row[sends]), (bodies, body_row[bodies]))
+    pages, pages_known = _pages(spans, work_spans, (sends, send_row[sends]), (bodies, body_row[bodies]))
+    step, step_known = _steps(nesting.device[work_spans], actual)
+    by_step = ~pages_known & step_known
+    pages = np.where(by_step, np.abs(step), pages)
     unguided = (target == NOT_MEASURED) | (actual == NOT_MEASURED)
     asleep = unguided & (item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS)
     direction = _direction(
         spans, (sends, send_row[sends]), (bodies, body_row[bodies]), target, actual, asleep
     )
+    direction = np.where(by_step & (direction == 0), np.sign(step), direction)
     send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
     last_send_end_ns = np.zeros(count, dtype=np.int64)
     np.maximum.at(last_send_end_ns, send_row[sends], spans.end_ns[sends])
@@ -175,7 +179,7 @@ def _collect(
         pages=pages,
         target_pages=target,
         actual_pages=actual,
-        short=_short(direction, pages, target, actual, asleep),
+        short=_short(direction, pages, target, actual, asleep) & (pages_known | by_step | unguided),
         sends=np.bincount(send_row[sends], minlength=count).astype(np.int64),
         send_ns=send_ns,
         send_in_body_ns=np.where(has_body, send_in_body_ns, send_ns),
@@ -197,16 +201,29 @@ def _pages(
     work_spans: NDArray[np.intp],
     sends: tuple[NDArray[np.intp], Column],
     bodies: tuple[NDArray[np.intp], Column],
-) -> Column:
-    """Pages moved by each item: as its sends say, else its fill or leak, else itself."""
+) -> tuple[Column, Mask]:
+    """Pages moved by each item: as its sends say, else its fill or leak, else itself; and whether they do."""
     count = len(work_spans)
+    has_pages, has_result = spans.has(SpanFlag.PAGES), spans.has(SpanFlag.RESULT)
+    unsaid = np.bincount(sends[1][~has_pages[sends[0]]], minlength=count) > 0
+    said = np.bincount(bodies[1][(has_pages | has_result)[bodies[0]]], minlength=count) > 0
     pages = spans.measured("pages", SpanFlag.PAGES)
     # leak_balloon and fill_balloon return how many pages they moved.
     returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
     moved = np.where(spans.has(SpanFlag.PAGES), pages, returned)
     by_send = sums(pages[sends[0]], sends[1], count)
     by_body = sums(moved[bodies[0]], bodies[1], count)
-    return np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
+    moved_pages = np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
+    return moved_pages, ~unsaid | said
+
+
+def _steps(device: Column, actual: Column) -> tuple[Column, Mask]:
+    """How far `actual` moved since the item before of the same device, and where both are known."""
+    known = np.zeros(len(actual), dtype=np.bool_)
+    known[1:] = (device[1:] == device[:-1]) & (actual[1:] != NOT_MEASURED) & (actual[:-1] != NOT_MEASURED)
+    step = np.zeros(len(actual), dtype=np.int64)
+    step[1:] = actual[1:] - actual[:-1]
+    return np.where(known, step, 0), known
 
 
 def _direction(

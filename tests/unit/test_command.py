@@ -66,6 +66,8 @@ def test_an_interrupt_while_it_ends_leaves_no_command(tmp_path: Path) -> None:
         "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN);"
         f"pathlib.Path({str(ready)!r}).touch(); time.sleep(99)"
     )
+    # For who runs the tests in the background, interrupts are ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     workload = Workload([sys.executable, "-c", stubborn])
     workload.__enter__()
     while not ready.exists():
@@ -74,6 +76,7 @@ def test_an_interrupt_while_it_ends_leaves_no_command(tmp_path: Path) -> None:
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         workload.__exit__()
+    signal.signal(signal.SIGINT, before)
     assert workload.status == -signal.SIGKILL
     assert time.monotonic() - started_s < 4
 

@@ -13,7 +13,7 @@ from mutations import join, split
 from synthetic import Expected, Flow, Times
 
 from balloontrace.analysis import analyse
-from balloontrace.events import Function, Queue
+from balloontrace.events import Function, Queue, SpanFlag
 from balloontrace.recording import read_recording
 from balloontrace.results import Operation, Report, StageRow
 
@@ -283,6 +283,32 @@ def test_without_configuration_accesses_pages_and_times_still_hold() -> None:
         assert operation.target_pages is None
         assert stage(operation.stages, "other.config").total_ns is None
     assert any("targets and outcomes" in sentence for sentence in report.not_measured)
+    assert_adds_up(report)
+
+
+def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> None:
+    flow = Flow()
+    flow.resize(7 * 256 + 100)
+    flow.resize(256)
+    unsaid = ~int(SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.PAGES)
+    sends = int(Function.TELL_HOST)
+    flow.spans = [
+        (*span[:5], span[5] & unsaid, 0, 0, 0, *span[9:])
+        if span[4] == sends
+        else (*span[:5], span[5] & ~SpanFlag.DEVICE, 0, *span[7:])
+        for span in flow.spans
+    ]
+    report = report_of(flow, devices=[{"name": "virtio4", "index": 4}])
+    assert [(o.kind, o.outcome, o.short_work_items) for o in report.operations] == [
+        ("inflate", "reached", 0),
+        ("deflate", "reached", 0),
+    ]
+    assert {o.device for o in report.operations} == {"virtio4"}
+    # What the first work item moved is nowhere to be seen.
+    assert report.operations[0].pages == 6 * 256 + 100
+    assert report.operations[1].pages == 6 * 256 + 100
+    assert [check.agrees for check in report.checks if check.name != "balloon_migrate"] == [None, None]
+    assert any(sentence.startswith("pages of a send: ") for sentence in report.not_measured)
     assert_adds_up(report)
 
 
