@@ -22,6 +22,7 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
 _PATCHED_DRIVER = "send_resp_data"
+_BIT_3 = 3
 
 _BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
 
@@ -108,6 +109,7 @@ def diagnose(root: Path = kernel.ROOT) -> Diagnosis:
         _check_btf(layout),
         _check_device(devices),
         _check_driver(plan, kind),
+        _check_bit_3(kind, devices),
         *_check_plan(plan),
     )
     return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan)
@@ -241,6 +243,18 @@ def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
         return Finding("driver", State.PROBLEM, "the balloon driver is not loaded", "modprobe virtio_balloon")
     place = f"module {plan.driver_module}" if plan.driver_module else "built in"
     return Finding("driver", State.OK, f"{kind} driver, {place}")
+
+
+def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
+    """The page-bitmap patch calls bit 3 its own; mainline, and every device that follows it, does not."""
+    if kind is not DriverKind.PATCHED or not any(_BIT_3 in device.feature_bits for device in devices):
+        return None
+    return Finding(
+        "bit 3", State.WARNING,
+        "the driver takes feature bit 3 for PAGE_BITMAP; a device that means FREE_PAGE_HINT by it discards "
+        "pages which the guest still uses",
+        "make sure that the VMM has the page-bitmap patch too, or turn free-page-hint off",
+    )  # fmt: skip
 
 
 def _check_plan(plan: Plan) -> tuple[Finding, ...]:

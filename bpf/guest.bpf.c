@@ -439,7 +439,10 @@ static __always_inline int on_config_get_return(u64 result)
 static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer, u64 length)
 {
 	struct thread_state *thread = find_thread();
+	struct bt_counters *sum = sums();
 
+	if (sum)
+		__sync_fetch_and_add(&sum->functions[BT_CONFIG_SET].entries, 1);
 	if (!thread || !in_work_item(thread) || (u32)offset != CONFIG_ACTUAL || (u32)length != sizeof(u32))
 		return 0;
 	thread->actual_pages = read_u32(buffer, 0);

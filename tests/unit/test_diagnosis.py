@@ -167,6 +167,17 @@ def test_patched_driver_by_its_symbol(system: FakeSystem) -> None:
     assert finding(diagnosis, "driver").text == "patched driver, module virtio_balloon"
 
 
+@pytest.mark.parametrize(
+    ("bits", "symbol", "warned"), [((1, 3), True, True), ((1,), True, False), ((1, 3), False, False)]
+)
+def test_bit_3_means_two_things(
+    system: FakeSystem, bits: tuple[int, ...], symbol: bool, warned: bool
+) -> None:
+    system.device("virtio3", 5, bits, driver=DRIVER)
+    diagnosis = with_symbols(system, *([f"ffffffffc0400700 t send_resp_data\t[{DRIVER}]"] if symbol else []))
+    assert ("bit 3" in {found.name for found in diagnosis.warnings}) is warned
+
+
 def test_patched_driver_by_its_member(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout({"virtio_balloon.resp_data": 400}, source="btf")
     monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
