@@ -266,6 +266,9 @@ def _plan_probe(
         return PlannedProbe(point, status, note=stand_in)
     plain = all(not symbol.suffix for symbol in symbols)
     unique = len(symbols) == 1 or not point.in_driver
+    if not point.in_driver and not any(symbol.address for symbol in symbols):
+        # Without addresses only the first of a name can be reached, however it is attached.
+        symbols = tuple({symbol.name: symbol for symbol in reversed(symbols)}.values())[::-1]
     by_fentry = unique and plain and all(symbol.name in fentry_functions for symbol in symbols)
     return PlannedProbe(
         point,

@@ -49,6 +49,7 @@ MAGIC = b"\x89BTRACE\n"
 SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
+_SPAN_PIECE_BYTES = 64 << 10  # about 1 000 spans
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _PIECE = struct.Struct("<4s4sIIII")
@@ -78,9 +79,9 @@ class RecordingWriter:
         self._write_piece(b"META", payload)
 
     def write_spans(self, raw: bytes | memoryview) -> None:
-        """Append records as drained; split so that each piece holds whole records. Nothing for no bytes."""
+        """Append records as drained, in pieces small enough to lose one. Nothing for no bytes."""
         view = memoryview(raw).cast("B")
-        step = MAX_PAYLOAD_BYTES - MAX_PAYLOAD_BYTES % self._span_stride_bytes
+        step = _SPAN_PIECE_BYTES - _SPAN_PIECE_BYTES % self._span_stride_bytes
         for start in range(0, len(view), step):
             self._write_piece(b"SPAN", view[start : start + step])
 

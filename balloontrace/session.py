@@ -135,12 +135,13 @@ class Session:
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
             self._collector.detach()
+            vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
             self._counters = self._collector.read_counters()
             self._drain()
             result.losses = summarise_losses(
                 parse_counters(self._counters), self._collector.plan, self._collector.read_missed()
             )
-            self._writer.write_end(self._end(result))
+            self._writer.write_end(self._end(result, vmstat))
         except BrokenPipeError as error:
             result.ending, result.error = Ending.OUTPUT_CLOSED, error
         except OSError as error:
@@ -179,7 +180,7 @@ class Session:
         self, signals: _Signals, workload: Workload, deadline: float | None, ready: dict[int, int]
     ) -> Ending | None:
         if signals.received is not None:
-            return Ending.TERMINATED if signals.received == signal.SIGTERM else Ending.INTERRUPTED
+            return Ending.INTERRUPTED if signals.received == signal.SIGINT else Ending.TERMINATED
         if ready.get(self._output_fd, 0) & select.POLLERR:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if self._driver.gone():
@@ -255,14 +256,14 @@ class Session:
             "bcc_version": loaded.bcc_version,
         }
 
-    def _end(self, result: SessionResult) -> dict[str, object]:
+    def _end(self, result: SessionResult, vmstat: dict[str, int]) -> dict[str, object]:
         loaded = self._collector.loaded
         return {
             "clean": result.ending.clean,
             "reason": str(result.ending),
             "command_status": result.command_status,
             "ended": _clocks(),
-            "vmstat": kernel.read_vmstat(),
+            "vmstat": vmstat,
             "losses": result.losses,
             "own_cost": {
                 "bpf": self._collector.read_program_costs(parse_counters(self._counters)),
@@ -278,7 +279,7 @@ class Session:
 
 
 class _Signals:
-    """SIGINT and SIGTERM end a recording; a second SIGINT raises KeyboardInterrupt, which drops it."""
+    """SIGINT, SIGTERM and SIGHUP end a recording; a second SIGINT raises KeyboardInterrupt and drops it."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -287,6 +288,8 @@ class _Signals:
     def __enter__(self) -> _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, self._on_signal)
         signal.set_wakeup_fd(self._write_fd)
         return self
 
