@@ -12,51 +12,57 @@ from pathlib import Path
 from lab.cache import cache_folder
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import ICOUNT, KVM, QEMU, TCG, Accelerator, VmConfig, option_value
+from lab.qemu import ICOUNT, KVM, SYSTEM_QEMU, TCG, Accelerator, QemuProgram, VmConfig, option_value
 
 _TRIAL_TIMEOUT_S = 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def choose_accelerator(config: VmConfig, image: Image, kvm_node: Path = Path("/dev/kvm")) -> Accelerator:
+def choose_accelerator(
+    config: VmConfig,
+    image: Image,
+    kvm_node: Path = Path("/dev/kvm"),
+    program: QemuProgram = SYSTEM_QEMU,
+) -> Accelerator:
     """KVM when it works, else emulation; instruction counting is always emulation."""
     if config.icount:
         return ICOUNT
-    return KVM if kvm_works(image, kvm_node) else TCG
+    return KVM if kvm_works(image, program, kvm_node) else TCG
 
 
-def kvm_works(image: Image, kvm_node: Path) -> bool:
+def kvm_works(image: Image, program: QemuProgram, kvm_node: Path) -> bool:
     """Whether the image's kernel boots under KVM here; tried once per QEMU, kernel and boot of this machine.
 
     The node alone says little: inside some clouds it exists, can be opened, and guests die or hang under it.
     """
     if not os.access(kvm_node, os.R_OK | os.W_OK):
         return False
-    inputs = [read_qemu_version(), image.folder.name, _BOOT_ID.read_text()]
-    verdict = cache_folder() / f"kvm-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
+    inputs = [read_qemu_version(program), image.folder.name, _BOOT_ID.read_text()]
+    kind = "kvm-" if program == SYSTEM_QEMU else "newkvm-"
+    verdict = cache_folder() / f"{kind}{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
     if not verdict.exists():
-        for old in cache_folder().glob("kvm-*"):
+        for old in cache_folder().glob(f"{kind}*"):
             old.unlink(missing_ok=True)
-        verdict.write_text("yes" if try_kvm(image.kernel) else "no")
+        verdict.write_text("yes" if try_kvm(image.kernel, program) else "no")
     return verdict.read_text() == "yes"
 
 
-def read_qemu_version() -> str:
+def read_qemu_version(program: QemuProgram = SYSTEM_QEMU) -> str:
     """First line of `qemu-system-x86_64 --version`. Raises LabError when it cannot be run."""
     try:
         return subprocess.run(
-            [QEMU, "--version"], capture_output=True, text=True, check=True
+            [*program.argv, "--version"], capture_output=True, text=True, check=True
         ).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError) as error:
-        raise LabError(f"{QEMU} does not run: {error}") from None
+        raise LabError(f"{program.argv[0]} does not run: {error}") from None
 
 
-def try_kvm(kernel: Path) -> bool:
+def try_kvm(kernel: Path, program: QemuProgram = SYSTEM_QEMU) -> bool:
     """Boots the kernel without a root file system: it must panic over that and QEMU end by itself."""
     with tempfile.NamedTemporaryFile() as console:
         command = [
             "setpriv", "--pdeathsig", "KILL",
-            QEMU, *KVM.arguments, "-cpu", KVM.cpu, "-m", "256M", "-nodefaults", "-no-user-config",
+            *program.argv, *KVM.arguments, "-cpu", KVM.cpu, "-m", "256M", "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot",
             "-kernel", str(kernel), "-append", "console=ttyS0 quiet panic=-1",
             "-chardev", f"file,id=console,path={option_value(Path(console.name))}",
@@ -64,7 +70,11 @@ def try_kvm(kernel: Path) -> bool:
         ]  # fmt: skip
         try:
             done = subprocess.run(
-                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_TRIAL_TIMEOUT_S
+                command,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=_TRIAL_TIMEOUT_S,
+                env={**os.environ, **program.environment},
             )
         except subprocess.TimeoutExpired:
             return False

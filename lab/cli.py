@@ -22,6 +22,7 @@ from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
 from lab.sizes import MIB_BYTES, format_size, parse_size_bytes, parse_size_mib
+from lab.vhost import BackendOptions
 from lab.vm import attach_vm
 
 EXIT_LAB = 1
@@ -42,17 +43,28 @@ def cli() -> None:
 @click.option("--memory", default="8G", show_default=True, help="Memory of the guest.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of the guest; 2, and 1 with --icount.")
 @click.option("--icount", is_flag=True, help="The guest's time counts instructions, 1 ns each.")
-@click.option("--balloons", type=click.IntRange(0, 1), default=1, show_default=True, help="Balloon devices.")
+@click.option("--balloons", type=click.IntRange(0, 1), help="QEMU's own balloons; 1, with --backend 0.")
+@click.option("--backend", is_flag=True, help="The lab's own balloon device instead of QEMU's.")
+@click.option("--page-bitmap", is_flag=True, help="The same, and it offers page bitmaps.")
 @click.option("--kernel-arg", multiple=True, help="Further word for the guest kernel's command line.")
 def up(
-    name: str, memory: str, cpus: int | None, icount: bool, balloons: int, kernel_arg: tuple[str, ...]
+    name: str,
+    memory: str,
+    cpus: int | None,
+    icount: bool,
+    balloons: int | None,
+    backend: bool,
+    page_bitmap: bool,
+    kernel_arg: tuple[str, ...],
 ) -> None:
     """Start a VM that stays until `down`."""
+    device = BackendOptions(page_bitmap=page_bitmap) if backend or page_bitmap else None
     config = VmConfig(
         memory_mib=parse_size_mib(memory),
         cpus=cpus if cpus is not None else (1 if icount else 2),
         icount=icount,
-        balloons=({},) * balloons,
+        balloons=({},) * (balloons if balloons is not None else int(device is None)),
+        backend=device,
         kernel_args=kernel_arg,
     )
     progress = Progress()

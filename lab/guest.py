@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lab import folders
 from lab.agent import AgentClient, AgentGone, new_command_id
 from lab.errors import LabError, LabTimeout, VMLost
 from lab.process import Completed, GuestProcess
 from lab.qmp import QmpClient, QmpGone
-from lab.sizes import MIB_BYTES, format_size
+from lab.sizes import MIB_BYTES, PAGE_BYTES, format_size
+from lab.vhost import BackendClient
 from lab.vm import Vm
 
 GUEST_IO = PurePosixPath("/io")
@@ -32,6 +34,7 @@ class Guest:
         connection, self._agent_lock = vm.connect_agent()
         self._agent = AgentClient(connection)
         self._qmp: QmpClient | None = None
+        self._backend = vm.backend_client()
         self._target_bytes: int | None = None
         self._wait_ready(boot_timeout_s)
 
@@ -139,11 +142,25 @@ class Guest:
         if (target_mib is None) == (target_bytes is None):
             raise LabError("set_balloon takes target_mib or target_bytes.")
         self._target_bytes = target_bytes if target_bytes is not None else (target_mib or 0) * MIB_BYTES
-        self.qmp("balloon", value=self._target_bytes)
+        if self._backend is None:
+            self.qmp("balloon", value=self._target_bytes)
+        else:
+            self.backend.set_target_pages((self._memory_bytes() - self._target_bytes) // PAGE_BYTES)
 
     def balloon_actual_bytes(self) -> int:
         """How much memory the guest has now, as the guest's driver told the device."""
-        return int(self.qmp("query-balloon")["actual"])
+        if self._backend is None:
+            return int(self.qmp("query-balloon")["actual"])
+        return self._memory_bytes() - self.backend.actual_pages() * PAGE_BYTES
+
+    @property
+    def backend(self) -> BackendClient:
+        """The lab's own balloon device: its log and counts. Raises LabError where QEMU's balloon is used."""
+        if self._backend is None:
+            raise LabError(
+                "This VM has QEMU's balloon; solo(device=\"backend\") makes one with the lab's own."
+            )
+        return self._backend
 
     def wait_balloon(self, actual_bytes: int | None = None, timeout_s: float = 60) -> None:
         """Waits until the guest has exactly so much (default: the last target). Raises LabTimeout, VMLost."""
@@ -198,6 +215,8 @@ class Guest:
         os.close(self._agent_lock)
         if self._qmp is not None:
             self._qmp.close()
+        if self._backend is not None:
+            self._backend.close()
 
     def stop(self) -> None:
         """Ends the VM and removes its folder; nothing to do, and no error, when it has ended already."""
@@ -211,6 +230,12 @@ class Guest:
             self.detach()
             self._vm.end()
             self._vm.remove()
+
+    def _memory_bytes(self) -> int:
+        state = folders.read_state(self._vm.folder)
+        if state is None:
+            raise self._vm.lost("its state cannot be read")
+        return state.memory_mib * MIB_BYTES
 
     def _wait_ready(self, timeout_s: float) -> None:
         try:

@@ -10,8 +10,22 @@ from pathlib import Path
 from lab.agent import AGENT_PORTS
 from lab.errors import LabError
 from lab.image import Image
+from lab.vhost import BackendOptions
 
 QEMU = "qemu-system-x86_64"
+# QEMU >= 10.2; what it does is up to the vhost-user backend behind it.
+VHOST_DEVICE = "vhost-user-test-device-pci"
+
+
+@dataclass(frozen=True)
+class QemuProgram:
+    """Which QEMU: the first words of its command line, and what it needs in its environment."""
+
+    argv: tuple[str, ...] = (QEMU,)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+SYSTEM_QEMU = QemuProgram()
 
 
 @dataclass(frozen=True)
@@ -22,9 +36,15 @@ class VmConfig:
     cpus: int = 2
     icount: bool = False  # guest time counts instructions (1 ns each) instead of passing
     balloons: tuple[Mapping[str, str], ...] = field(default_factory=lambda: ({},))
+    backend: BackendOptions | None = None  # a balloon of the lab's own, beside QEMU's or instead
     kernel_args: tuple[str, ...] = ()
     init_on_alloc: bool = False  # Debian's default is on: then the guest clears every page it gives away
     extra_args: tuple[str, ...] = ()
+
+    @property
+    def backend_queues(self) -> int:
+        """Inflate and deflate, and the third that free page hints come with."""
+        return 3 if self.backend and "--free-page-hint" in self.backend.arguments else 2
 
     def check(self) -> None:
         """Raises LabError for what QEMU cannot do, before it says so in its own words."""
@@ -59,12 +79,19 @@ class Plumbing:
     console: Path
     repo: Path
     io: Path
+    backend_fd: int | None = None  # connected to the lab's own balloon device
 
 
-def qemu_command(config: VmConfig, image: Image, accelerator: Accelerator, plumbing: Plumbing) -> list[str]:
+def qemu_command(
+    config: VmConfig,
+    image: Image,
+    accelerator: Accelerator,
+    plumbing: Plumbing,
+    program: QemuProgram = SYSTEM_QEMU,
+) -> list[str]:
     """The whole command line, one device after the other."""
     return [
-        QEMU,
+        *program.argv,
         *machine_arguments(config, accelerator),
         *kernel_arguments(config, image),
         *disk_arguments(image.root),
@@ -72,6 +99,7 @@ def qemu_command(config: VmConfig, image: Image, accelerator: Accelerator, plumb
         *share_arguments("repo", plumbing.repo, readonly=True),
         *share_arguments("io", plumbing.io, readonly=False),
         *balloon_arguments(config.balloons),
+        *(backend_arguments(config, plumbing.backend_fd) if plumbing.backend_fd is not None else ()),
         *config.extra_args,
     ]
 
@@ -134,6 +162,17 @@ def balloon_arguments(balloons: Sequence[Mapping[str, str]]) -> list[str]:
         ]
         arguments += ["-device", ",".join(words)]
     return arguments
+
+
+def backend_arguments(config: VmConfig, descriptor: int) -> list[str]:
+    """A balloon (virtio device 5) that the process behind `descriptor` is; it shares the guest's memory."""
+    queues = f"num_vqs={config.backend_queues},config_size=16"
+    return [
+        "-object", f"memory-backend-memfd,id=memory,size={config.memory_mib}M,share=on",
+        "-machine", "memory-backend=memory",
+        "-chardev", f"socket,id=backend,fd={descriptor}",
+        "-device", f"{VHOST_DEVICE},id=backend0,chardev=backend,virtio-id=5,{queues}",
+    ]  # fmt: skip
 
 
 def option_value(path: Path) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from lab.boot import boot
+from lab.errors import LabError
 from lab.guest import Guest
 from lab.image import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
+from lab.vhost import BackendOptions
 
 
 @contextmanager
@@ -20,7 +23,12 @@ def solo(
     memory_mib: int = 8192,
     cpus: int | None = None,
     icount: bool = False,
-    balloons: int | Sequence[Mapping[str, str]] = 1,
+    device: Literal["qemu", "backend"] = "qemu",
+    balloons: int | Sequence[Mapping[str, str]] | None = None,
+    page_bitmap: bool = False,
+    dump: bool = False,
+    sanitize: bool = False,
+    backend_args: Sequence[str] = (),
     kernel_args: Sequence[str] = (),
     init_on_alloc: bool = False,
     extra_args: Sequence[str] = (),
@@ -30,14 +38,22 @@ def solo(
 ) -> Iterator[Guest]:
     """Boots a guest and yields it when its agent answers; ends it and removes its folder in any case.
 
-    `cpus` is 2, with `icount` 1. `balloons` is 0 or 1, or the properties of each:
-    `[{"deflate-on-oom": "on"}]`. `extra_args` go to QEMU. Raises LabError.
+    `cpus` is 2, with `icount` 1. `device` says which balloon `guest` moves: QEMU's, or the lab's own, with
+    the options `page_bitmap`, `dump`, `sanitize` and `backend_args` (`BackendOptions`). `balloons` are
+    QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1, with
+    `device="backend"` 0. `extra_args` go to QEMU. Raises LabError.
     """
+    options = BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args))
+    if device == "qemu" and options != BackendOptions():
+        raise LabError('QEMU\'s own balloon has none of these options; device="backend" has them.')
+    if balloons is None:
+        balloons = 1 if device == "qemu" else 0
     config = VmConfig(
         memory_mib=memory_mib,
         cpus=cpus if cpus is not None else (1 if icount else 2),
         icount=icount,
         balloons=tuple({} for _ in range(balloons)) if isinstance(balloons, int) else tuple(balloons),
+        backend=options if device == "backend" else None,
         kernel_args=tuple(kernel_args),
         init_on_alloc=init_on_alloc,
         extra_args=tuple(extra_args),

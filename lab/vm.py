@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One QEMU process: started in a folder of its own, found again by another program, ended."""
+"""One QEMU process, and the lab's own balloon device if it has one: started, found again, ended."""
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import signal
 import socket
 import subprocess
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab import folders
@@ -22,7 +23,9 @@ from lab.identity import ProcessIdentity, own_identity, read_identity
 from lab.image import Image, ImageSpec, using_image
 from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
-from lab.qemu import Accelerator, Plumbing, VmConfig, qemu_command
+from lab.qemu import SYSTEM_QEMU, Accelerator, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.qemutree import using_vhost_qemu
+from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend, start_backend
 
 REPO = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 60
@@ -33,11 +36,16 @@ class Vm:
     """A VM by its folder: `vm.json`, the sockets, `console.log`, `qemu.log` and the exchange folder `io`."""
 
     def __init__(
-        self, folder: Path, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None = None
+        self,
+        folder: Path,
+        identity: ProcessIdentity,
+        child: subprocess.Popen[bytes] | None = None,
+        backend: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self.folder = folder
         self.identity = identity
         self._child = child
+        self._backend = backend
 
     @property
     def name(self) -> str:
@@ -71,12 +79,23 @@ class Vm:
                 signal.pidfd_send_signal(descriptor, number)
 
     def end(self) -> None:
-        """Ends QEMU: it is asked, then killed."""
+        """Ends QEMU: it is asked, then killed; the lab's own balloon device ends with it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.wait_ended(0):
-                return
+                break
             self.send_signal(number)
             self.wait_ended(_END_TIMEOUT_S)
+        self.wait_backend_ended()
+
+    def wait_backend_ended(self) -> int | None:
+        """Waits for the balloon device, and kills it in the end; its exit status, None without one."""
+        if self._backend is None:
+            return None
+        try:
+            return self._backend.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._backend.kill()
+            return self._backend.wait()
 
     def remove(self) -> None:
         """Removes its folder; QEMU must have ended."""
@@ -96,6 +115,7 @@ class Vm:
         return VMLost(
             f"VM {self.name} is lost: {what}; {self._describe_end()}\n"
             f"--- QEMU's messages ---\n{tail_lines(_read_text(self.folder / 'qemu.log'), _SHOWN_LINES)}\n"
+            f"{self._describe_backend()}"
             f"--- end of the guest's console ---\n{tail_lines(console, _SHOWN_LINES)}"
         )
 
@@ -106,6 +126,11 @@ class Vm:
         except OSError as error:
             raise self.lost(f"cannot connect to its socket {socket_name}: {error.strerror}") from None
 
+    def backend_client(self) -> BackendClient | None:
+        """A client of the lab's own balloon device; None without one."""
+        has_one = (self.folder / CONTROL_SOCKET).exists()
+        return BackendClient(self.folder, lambda: self.connect(CONTROL_SOCKET)) if has_one else None
+
     def connect_agent(self) -> tuple[socket.socket, int]:
         """A connection to a free agent port, and the lock to close after it. Raises LabError."""
         for number in range(AGENT_PORTS):
@@ -113,6 +138,10 @@ class Vm:
             if lock is not None:
                 return self.connect(f"agent{number}"), lock
         raise LabError(f"All {AGENT_PORTS} connections to VM {self.name} are in use.")
+
+    def _describe_backend(self) -> str:
+        messages = _read_text(self.folder / MESSAGES)
+        return f"--- the balloon device's messages ---\n{messages}" if messages else ""
 
     def _describe_end(self) -> str:
         if not self.wait_ended(_END_TIMEOUT_S):
@@ -138,11 +167,11 @@ def start_vm(
     config.check()
     ensure_packages(TO_RUN, progress)
     folders.remove_stale()
-    with using_image(spec, progress) as (image, image_lock):
-        accelerator = choose_accelerator(config, image)
+    with ExitStack() as stack:
+        software = _enter_software(config, stack, spec, progress)
         folder = folders.create_folder(name, owned=not outlives_us)
         try:
-            return _launch(config, folder, image, image_lock, accelerator, outlives_us=outlives_us)
+            return _launch(config, folder, software, outlives_us=outlives_us)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -156,34 +185,59 @@ def attach_vm(name: str) -> Vm:
     return Vm(run_folder() / name, state.qemu)
 
 
-def _launch(
-    config: VmConfig,
-    folder: Path,
-    image: Image,
-    image_lock: int,
-    accelerator: Accelerator,
-    *,
-    outlives_us: bool,
-) -> Vm:
+@dataclass(frozen=True)
+class _Software:
+    """What a VM is made of, and the locks that keep it from being removed while the VM runs."""
+
+    image: Image
+    program: QemuProgram
+    accelerator: Accelerator
+    backend_build: Path | None
+    locks: tuple[int, ...]
+
+
+def _enter_software(
+    config: VmConfig, stack: ExitStack, spec: ImageSpec | None, progress: Progress | None
+) -> _Software:
+    image, image_lock = stack.enter_context(using_image(spec, progress))
+    program, build = SYSTEM_QEMU, None
+    locks: tuple[int, ...] = (image_lock,)
+    if config.backend is not None:
+        build = build_backend(sanitize=config.backend.sanitize, progress=progress)
+        program, program_locks = stack.enter_context(using_vhost_qemu(progress))
+        locks = (*locks, *program_locks)
+    return _Software(image, program, choose_accelerator(config, image, program=program), build, locks)
+
+
+def _launch(config: VmConfig, folder: Path, software: _Software, *, outlives_us: bool) -> Vm:
     with ExitStack() as stack:
         names = ["qmp", *(f"agent{number}" for number in range(AGENT_PORTS))]
         listeners = [stack.enter_context(closing(folders.listen(folder, name))) for name in names]
         descriptors = tuple(listener.fileno() for listener in listeners)
         plumbing = Plumbing(descriptors[0], descriptors[1:], folder / "console.log", REPO, folder / "io")
+        backend = None
+        if config.backend is not None and software.backend_build is not None:
+            # Both ends are closed here on the way out: the device lives as long as QEMU has its end.
+            ours, theirs = (stack.enter_context(closing(end)) for end in socket.socketpair())
+            control = stack.enter_context(closing(folders.listen(folder, CONTROL_SOCKET)))
+            backend = start_backend(software.backend_build, config.backend, folder, ours, control)
+            plumbing = replace(plumbing, backend_fd=theirs.fileno())
+            descriptors = (*descriptors, theirs.fileno())
         guard = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
         log = stack.enter_context((folder / "qemu.log").open("wb"))
         # QEMU inherits the lock on the image, which therefore stays as long as any VM uses it. A session of
         # its own: Ctrl-C in a terminal is for the program that started the VM, which then ends it in order.
         child = subprocess.Popen(
-            [*guard, *qemu_command(config, image, accelerator, plumbing)],
+            [*guard, *qemu_command(config, software.image, software.accelerator, plumbing, software.program)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            pass_fds=(*descriptors, image_lock), start_new_session=True,
+            env={**os.environ, **software.program.environment},
+            pass_fds=(*descriptors, *software.locks), start_new_session=True,
         )  # fmt: skip
     identity = read_identity(child.pid) or ProcessIdentity(child.pid, 0)
     owner = None if outlives_us else own_identity()
     state = VmState(identity, owner, memory_mib=config.memory_mib, cpus=config.cpus)
-    folders.write_state(folder, replace(state, accelerator=accelerator.name))
-    return Vm(folder, identity, child)
+    folders.write_state(folder, replace(state, accelerator=software.accelerator.name))
+    return Vm(folder, identity, child, backend)
 
 
 def _read_text(path: Path) -> str:

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab import accel
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import ICOUNT, KVM, TCG, Accelerator, Plumbing, VmConfig, qemu_command
+from lab.qemu import ICOUNT, KVM, TCG, Accelerator, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.solo import solo
+from lab.vhost import BackendOptions
 
 IMAGE = Image(Path("/cache/image,1"))
 PLUMBING = Plumbing(7, (8, 9, 10, 11), Path("/run/vm/console.log"), Path("/src/repo"), Path("/run/vm/io"))
@@ -72,6 +76,50 @@ def test_balloons(balloons: tuple[dict[str, str], ...], devices: list[str]) -> N
     assert found == devices
 
 
+def test_the_labs_own_balloon_shares_the_memory_of_the_guest() -> None:
+    config = VmConfig(memory_mib=512, balloons=(), backend=BackendOptions(page_bitmap=True))
+    words = qemu_command(config, IMAGE, TCG, replace(PLUMBING, backend_fd=12))
+    assert values(words, "-object") == ["memory-backend-memfd,id=memory,size=512M,share=on"]
+    assert values(words, "-machine") == ["pc", "memory-backend=memory"]
+    assert "socket,id=backend,fd=12" in values(words, "-chardev")
+    (device,) = [d for d in values(words, "-device") if "vhost" in d or "balloon" in d]
+    assert device.startswith("vhost-user-test-device-pci,")
+    assert {"virtio-id=5", "num_vqs=2", "config_size=16", "chardev=backend"} <= set(device.split(","))
+
+
+def test_free_page_hints_have_a_third_queue() -> None:
+    config = VmConfig(backend=BackendOptions(arguments=("--free-page-hint",)))
+    words = qemu_command(config, IMAGE, TCG, replace(PLUMBING, backend_fd=12))
+    assert any("num_vqs=3" in device for device in values(words, "-device"))
+
+
+def test_nothing_is_shared_with_qemus_own_balloon() -> None:
+    assert values(command(), "-object") == []
+
+
+def test_another_qemu_starts_with_its_own_words() -> None:
+    program = QemuProgram(("/tree/ld.so", "/tree/qemu"))
+    words = qemu_command(VmConfig(), IMAGE, TCG, PLUMBING, program)
+    assert words[:3] == ["/tree/ld.so", "/tree/qemu", "-machine"]
+    assert command()[0] == "qemu-system-x86_64"
+
+
+@pytest.mark.parametrize(
+    "options", [{"page_bitmap": True}, {"dump": True}, {"backend_args": ["--no-discard"]}]
+)
+def test_options_of_the_labs_own_balloon_are_not_qemus(options: dict[str, Any]) -> None:
+    with pytest.raises(LabError, match="backend"), solo(**options):
+        pass
+
+
+def test_options_of_the_device_are_words(tmp_path: Path) -> None:
+    options = BackendOptions(page_bitmap=True, dump=True, arguments=("--extra-ns-per-buffer", "5"))
+    assert options.words(tmp_path) == [
+        "--log", f"{tmp_path}/backend.log", "--dump", f"{tmp_path}/payloads.bin",
+        "--page-bitmap", "--extra-ns-per-buffer", "5",
+    ]  # fmt: skip
+
+
 def test_further_arguments_come_last() -> None:
     assert command(VmConfig(extra_args=("-device", "edu")))[-2:] == ["-device", "edu"]
 
@@ -104,13 +152,13 @@ def test_kvm_is_tried_once_per_boot_of_this_machine(
 ) -> None:
     tries: list[Path] = []
 
-    def tried(kernel: Path) -> bool:
+    def tried(kernel: Path, _program: object) -> bool:
         tries.append(kernel)
         return works
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(accel, "try_kvm", tried)
-    monkeypatch.setattr(accel, "read_qemu_version", lambda: "QEMU emulator version 0")
+    monkeypatch.setattr(accel, "read_qemu_version", lambda _program: "QEMU emulator version 0")
     (tmp_path / "kvm").touch()
     assert accel.choose_accelerator(VmConfig(), IMAGE, tmp_path / "kvm") == expected
     assert accel.choose_accelerator(VmConfig(), IMAGE, tmp_path / "kvm") == expected
