@@ -74,11 +74,6 @@ class Counters:
     devices: tuple[DeviceState, ...]
 
     @property
-    def sends(self) -> int:
-        """Calls of tell_host that have returned."""
-        return self.functions[Function.TELL_HOST].returns
-
-    @property
     def operations(self) -> int:
         """Operations that have reached their target, over all devices."""
         return sum(device.operations for device in self.devices)
