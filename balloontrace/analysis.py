@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from balloontrace.checks import check_counts, pages_of_sends_known
+from balloontrace.checks import SENDS, check_counts, pages_of_sends_known
 from balloontrace.events import Function
 from balloontrace.layout import parse_counters_layout, parse_span_layout
 from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat
@@ -17,6 +17,7 @@ from balloontrace.results import (
     DEFLATE,
     INFLATE,
     SCHEMA_VERSION,
+    BitmapUse,
     Header,
     Loss,
     Operation,
@@ -29,6 +30,7 @@ from balloontrace.stages import StageTables
 from balloontrace.stats import sums
 from balloontrace.units import format_count, rate_bytes_per_s
 from balloontrace.verdict import explain
+from balloontrace.windows import measure_bitmap_use
 from balloontrace.wire import Spans, decode_counters, decode_spans
 from balloontrace.workitems import UNKNOWN_DEVICE
 
@@ -49,8 +51,10 @@ def analyse(recording: Recording) -> Report:
     missing = _missing_spans(spans, losses)
     changed = Function.VIRTBALLOON_CHANGED
     operations = find_operations(spans, interrupts_traced=changed in traced and not missing.get(changed))
-    tables = StageTables(spans, operations, sends_traced=Function.TELL_HOST in traced)
-    shown = _operations(operations, tables.of_operations(), header, traced)
+    tables = StageTables(spans, operations, sends_traced=bool(SENDS & traced))
+    shown = _operations(
+        operations, tables.of_operations(), measure_bitmap_use(spans, operations), header, traced
+    )
     lost, seen = _events_lost(losses), _events_seen(losses)
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -85,6 +89,7 @@ def analyse(recording: Recording) -> Report:
 def _operations(
     operations: Operations,
     tables: Sequence[tuple[StageRow, ...]],
+    bitmaps: Sequence[BitmapUse | None],
     header: Header,
     traced: frozenset[Function],
 ) -> tuple[Operation, ...]:
@@ -105,9 +110,9 @@ def _operations(
         names[UNKNOWN_DEVICE] = header.devices[0].name
     summed = zip(*(column.tolist() for column in columns), strict=True)
     return tuple(
-        _operation(number, found, table, names, traced, each)
-        for number, (found, table, each) in enumerate(
-            zip(operations.found, tables, summed, strict=True), start=1
+        _operation(number, found, table, bitmap, names, traced, each)
+        for number, (found, table, bitmap, each) in enumerate(
+            zip(operations.found, tables, bitmaps, summed, strict=True), start=1
         )
     )
 
@@ -116,6 +121,7 @@ def _operation(
     number: int,
     found: FoundOperation,
     rows: tuple[StageRow, ...],
+    bitmap: BitmapUse | None,
     names: Mapping[int, str],
     traced: frozenset[Function],
     summed: tuple[int, ...],
@@ -136,7 +142,7 @@ def _operation(
         actual_before_pages=found.actual_before_pages,
         actual_after_pages=found.actual_after_pages,
         rate_bytes_per_s=rate_bytes_per_s(pages, wall_ns),
-        sends=sends if Function.TELL_HOST in traced else None,
+        sends=sends if SENDS & traced else None,
         work_items=work_items,
         starts_at="interrupt" if found.interrupt_ns is not None else "work item",
         started_before_recording=found.started_before_recording,
@@ -144,8 +150,9 @@ def _operation(
         short_ns=short_ns,
         oom_notifications=found.oom_notifications if ooms_traced else None,
         oom_pages=found.oom_pages if ooms_traced else None,
-        verdict=explain(found, rows, short_work_items, short_ns),
+        verdict=explain(found, rows, short_work_items, short_ns, bitmap),
         stages=rows,
+        bitmap=bitmap,
     )
 
 
@@ -205,13 +212,18 @@ def _losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
 
 
 def _events_lost(losses: Sequence[Loss]) -> int | None:
-    known = [loss.events_lost for loss in losses if loss.events_lost is not None]
+    known = [loss.events_lost for loss in _of_calls(losses) if loss.events_lost is not None]
     return sum(known) if known else None
 
 
 def _events_seen(losses: Sequence[Loss]) -> int | None:
-    known = [loss.entries for loss in losses if loss.entries is not None]
+    known = [loss.entries for loss in _of_calls(losses) if loss.entries is not None]
     return sum(known) if known else None
+
+
+def _of_calls(losses: Sequence[Loss]) -> list[Loss]:
+    """Losses of spans; that a payload is lost makes no time and no count wrong."""
+    return [loss for loss in losses if loss.function != Function.PAYLOAD.symbol]
 
 
 def _missing_spans(spans: Spans, losses: Sequence[Loss]) -> dict[Function, int]:
@@ -220,7 +232,7 @@ def _missing_spans(spans: Spans, losses: Sequence[Loss]) -> dict[Function, int]:
     known = {function.symbol: function for function in Function}
     return {
         function: max(0, _spans_made(loss) - int(present[function]))
-        for loss in losses
+        for loss in _of_calls(losses)
         if (function := known.get(loss.function)) is not None
     }
 
@@ -264,7 +276,9 @@ def _missing_warnings(missing: int) -> list[str]:
 def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
     if not lost:
         return []
-    places = [f"{loss.function} {format_count(loss.events_lost)}" for loss in losses if loss.events_lost]
+    places = [
+        f"{loss.function} {format_count(loss.events_lost)}" for loss in _of_calls(losses) if loss.events_lost
+    ]
     return [f"{format_count(lost)} events were lost, so times and counts are too low: {', '.join(places)}"]
 
 
@@ -275,9 +289,9 @@ def _not_measured(
     sentences = []
     if header.side != "host":
         sentences.append("b, c and d apart: that takes a recording of the host too")
-    if Function.TELL_HOST not in traced:
+    if not SENDS & traced:
         sentences.append("sends, and b+c+d: tell_host was not traced")
-    elif not pages_of_sends_known(spans):
+    elif not pages_of_sends_known(spans, operations.nesting):
         sentences.append(
             "pages of a send: the driver has no type information; pages of operations are how far the "
             "balloon's size moved, without the first work item of the recording"

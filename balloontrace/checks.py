@@ -13,6 +13,9 @@ from balloontrace.results import IN_PROGRESS, Check, Header
 from balloontrace.wire import Mask, Spans
 from balloontrace.workitems import NO_SPAN, Nesting
 
+SENDS = frozenset({Function.TELL_HOST, Function.SEND_RESP_DATA})
+"""The functions of which one traced shows sends."""
+
 _MAX_DEVICES = 64
 
 
@@ -29,9 +32,9 @@ def check_counts(
     a page enters or leaves a balloon, and BALLOON_MIGRATE apart from both (mm/balloon_compaction.c and
     virtballoon_migratepage), each in its own page size.
     """
-    sends = spans.of(Function.TELL_HOST) & spans.has(SpanFlag.PAGES)
+    sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
     sends &= operations.nesting.migrate == NO_SPAN
-    sends_traced = Function.TELL_HOST in traced and pages_of_sends_known(spans)
+    sends_traced = bool(SENDS & traced) and pages_of_sends_known(spans, operations.nesting)
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
@@ -55,10 +58,10 @@ def check_counts(
     )
 
 
-def pages_of_sends_known(spans: Spans) -> bool:
-    """Whether sends say how many pages they name; not without type information of the driver."""
-    sends = spans.of(Function.TELL_HOST)
-    return bool(spans.has(SpanFlag.PAGES)[sends].any() or not sends.any())
+def pages_of_sends_known(spans: Spans, nesting: Nesting) -> bool:
+    """Whether sends, or what leads to them, say how many pages they name; not without type information."""
+    counting = nesting.send | spans.of(Function.SET_PAGE_BITMAP)
+    return bool(spans.has(SpanFlag.PAGES)[counting].any() or not nesting.send.any())
 
 
 def _unit_pages(header: Header) -> int | None:

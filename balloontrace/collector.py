@@ -24,21 +24,29 @@ from balloontrace.layout import (
     FUNCTION_COUNTER_BYTES,
     FUNCTION_COUNTER_FIELDS,
     FUNCTIONS,
+    PAYLOAD_BYTES,
     RING_HEADER_BYTES,
     SPAN_BYTES,
 )
 from balloontrace.libbpf import enable_run_time_statistics
 from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
-from balloontrace.probes import Plan, PlannedProbe, Status
-from balloontrace.ring import SharedPage, SpanRing
+from balloontrace.probes import TABLE, Plan, PlannedProbe, Status
+from balloontrace.ring import RecordRing, SharedPage
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_RING_BYTES = 2 << 20
-"""Room for 32 768 spans: some 10 000 MiB of stock inflate between two drains."""
+"""Room for some 29 000 spans: 9 000 MiB of stock inflate between two drains."""
+
+PAYLOAD_RING_BYTES = 8 << 20
+"""Room for 7 900 records: 7 900 MiB of stock inflate, or 247 full sends of the patched driver."""
 
 _COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
 _FUNCTION_COUNTERS = struct.Struct(f"={len(FUNCTION_COUNTER_FIELDS)}Q")
 _DEVICE_STATE = struct.Struct("=IIQQII")
+_LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
+
+Definitions = Mapping[str, str | int]
+"""What is passed to the compiler as -D."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,23 @@ def parse_counters(raw: bytes) -> Counters:
 class Collector:
     """A plan attached to the running kernel; as a context it detaches at the end, whatever happens."""
 
-    def __init__(self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
-        """Compile and attach `plan`.
+    def __init__(
+        self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES, payload_ring_bytes: int = 0
+    ) -> None:
+        """Compile and attach `plan`; with room for payloads, what each send carries is captured too.
 
         Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when a required
-        probe is refused. `ring_bytes` is a power of two times the page size.
+        probe is refused. Sizes are powers of two times the page size.
         """
-        self.plan, self.loaded = _load(plan, layout, ring_bytes)
-        self._ring = SpanRing(self.loaded.maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+        self.captures = payload_ring_bytes > 0
+        self.plan, self.loaded = _load(plan, _definitions(layout, ring_bytes, payload_ring_bytes))
+        maps = self.loaded.maps
+        self._spans = RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+        self._payloads = (
+            RecordRing(maps["payloads"], payload_ring_bytes, RING_HEADER_BYTES + PAYLOAD_BYTES)
+            if self.captures
+            else None
+        )
         self._page = SharedPage(self.loaded.maps["counters"], _COUNTERS_BYTES)
         self._stats_fd: int | None = None
         self._ever_timed = False
@@ -116,7 +133,9 @@ class Collector:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.detach()
-        self._ring.close()
+        self._spans.close()
+        if self._payloads is not None:
+            self._payloads.close()
         self._page.close()
         for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
             os.close(fd)
@@ -132,16 +151,21 @@ class Collector:
     @property
     def waiting(self) -> int:
         """Spans waiting in the ring."""
-        return self._ring.waiting
+        return self._spans.waiting
 
     @property
-    def capacity(self) -> int:
-        """Spans the ring has room for."""
-        return self._ring.capacity
+    def filled(self) -> float:
+        """How full the fuller ring is: 0 empty, 1 full."""
+        rings = (self._spans, self._payloads) if self._payloads is not None else (self._spans,)
+        return max(ring.waiting / ring.capacity for ring in rings)
 
     def drain(self, take: Callable[[memoryview], object]) -> int:
         """Give `take` the finished spans since the last call, as in the ring; returns their number."""
-        return self._ring.drain(take)
+        return self._spans.drain(take)
+
+    def drain_payloads(self, take: Callable[[memoryview], object]) -> int:
+        """The same for records of payloads; none if they are not captured."""
+        return self._payloads.drain(take) if self._payloads is not None else 0
 
     def read_counters(self) -> bytes:
         """`struct bt_counters` as it stands."""
@@ -219,9 +243,12 @@ def _count_runs(attachment: Attachment, counts: FunctionCounts) -> int:
 
 
 def summarise_losses(
-    counters: Counters, plan: Plan, missed: Mapping[Function, int | None]
+    counters: Counters, plan: Plan, missed: Mapping[Function, int | None], *, captures: bool = False
 ) -> dict[str, dict[str, int | None]]:
-    """What each attached probe missed. A function whose return is not probed has no returns to count."""
+    """What each attached probe missed, and the capture of payloads if there was one.
+
+    What has no return that is probed has no returns to count.
+    """
     losses = {}
     for probe in plan.attachable:
         counts = counters.functions[probe.function]
@@ -237,42 +264,57 @@ def summarise_losses(
             "overwritten": counts.overwritten if returns else None,
             "missed": missed.get(probe.function),
         }
+    if captures:
+        counts = counters.functions[Function.PAYLOAD]
+        losses[Function.PAYLOAD.symbol] = {
+            **dict.fromkeys(_LOSS_COUNTS), "entries": counts.entries, "lost": counts.lost
+        }  # fmt: skip
     return losses
 
 
-def _load(plan: Plan, layout: Layout, ring_bytes: int) -> tuple[Plan, Loaded]:
+def _load(plan: Plan, definitions: Definitions) -> tuple[Plan, Loaded]:
     """Attach the cheapest way; where the kernel refuses a required fentry, with kprobes throughout."""
     try:
-        return plan, load(_request(plan, layout, ring_bytes))
+        return plan, load(_request(plan, definitions))
     except AttachError as refused:
         by_kprobe = plan.with_kprobes()
         if by_kprobe == plan:
             raise MissingProbeError(f"a required probe was refused: {refused}") from refused
     try:
-        return by_kprobe, load(_request(by_kprobe, layout, ring_bytes))
+        return by_kprobe, load(_request(by_kprobe, definitions))
     except AttachError as refused:
         raise MissingProbeError(f"a required probe was refused: {refused}") from refused
 
 
-def _request(plan: Plan, layout: Layout, ring_bytes: int) -> LoadRequest:
+def _request(plan: Plan, definitions: Definitions) -> LoadRequest:
     return LoadRequest(
         str(bpf_folder() / "guest.bpf.c"),
-        _definitions(plan, layout, ring_bytes),
+        {**definitions, **_kinds(plan)},
         tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
-        ("spans", "counters"),
+        ("spans", "counters", "payloads") if "PAYLOAD_RING_PAGES" in definitions else ("spans", "counters"),
     )
 
 
-def _definitions(plan: Plan, layout: Layout, ring_bytes: int) -> Mapping[str, str | int]:
-    """What the BPF source leaves open: how each function is hooked, and the offsets this kernel has."""
+def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> Definitions:
+    """What the BPF source leaves open: sizes, and the offsets this kernel has."""
     definitions: dict[str, str | int] = {"SPAN_RING_PAGES": ring_bytes // PAGE_BYTES}
-    for probe in plan.probes:
-        attaches = probe.status is Status.ATTACH
-        definitions[f"KIND_{probe.function.symbol}"] = probe.kind if attaches else "absent"
-        definitions[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
+    if payload_ring_bytes:
+        definitions["PAYLOAD_RING_PAGES"] = payload_ring_bytes // PAGE_BYTES
     for member, offset in layout.offsets.items():
         definitions[member.replace(".", "_").upper()] = offset
     return definitions
+
+
+def _kinds(plan: Plan) -> Definitions:
+    """How each function of the table is hooked."""
+    kinds: dict[str, str | int] = {}
+    for point in TABLE:
+        kinds |= {f"KIND_{point.function.symbol}": "absent", f"{point.function.name}_ARGUMENTS": 0}
+    for probe in plan.probes:
+        if probe.status is Status.ATTACH:
+            kinds[f"KIND_{probe.function.symbol}"] = probe.kind
+            kinds[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
+    return kinds
 
 
 def _attachments(probe: PlannedProbe) -> list[Attachment]:

@@ -7,6 +7,7 @@ import enum
 import importlib.util
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,6 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 # Kernel functions whose presence says what the kernel can do; detected by symbol, never by version.
 _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
-_PATCHED_DRIVER = "send_resp_data"
 _BIT_3 = 3
 
 _BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
@@ -88,16 +88,19 @@ class _Bcc:
     foreign: bool = False  # the unrelated package of the same name
 
 
-def diagnose(root: Path = kernel.ROOT) -> Diagnosis:
-    """Look at this system; never raises for something it could report."""
+def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = None) -> Diagnosis:
+    """Look at this system; never raises for something it could report.
+
+    `offsets` are structure offsets that the user knows, by `struct.member`.
+    """
     symbols = _read_symbols(root)
     bcc = _find_bcc()
     names = {symbol.plain_name for symbol in symbols}
     draft = make_plan(symbols, Layout())
-    layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root)
+    layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root).overruled(offsets or {})
     fentry = _TRAMPOLINE in names and bcc.version >= _BCC_WITH_MODULE_FENTRY
     plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
-    kind = _driver_kind(plan, names, layout)
+    kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
     findings = (
         _check_privilege(root),
@@ -117,16 +120,15 @@ def diagnose(root: Path = kernel.ROOT) -> Diagnosis:
 
 def _read_symbols(root: Path) -> tuple[Symbol, ...]:
     try:
-        return kernel.read_symbols((*SYMBOL_NAMES, _RING_BUFFER, _TRAMPOLINE, _PATCHED_DRIVER), root)
+        return kernel.read_symbols((*SYMBOL_NAMES, _RING_BUFFER, _TRAMPOLINE), root)
     except OSError:
         return ()
 
 
-def _driver_kind(plan: Plan, names: set[str], layout: Layout) -> DriverKind:
+def _driver_kind(plan: Plan) -> DriverKind:
     if not plan.driver_found:
         return DriverKind.NONE
-    patched = _PATCHED_DRIVER in names or layout.get("virtio_balloon", "resp_data") is not None
-    return DriverKind.PATCHED if patched else DriverKind.STOCK
+    return DriverKind.PATCHED if plan.patched else DriverKind.STOCK
 
 
 def _find_bcc() -> _Bcc:

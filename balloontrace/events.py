@@ -21,6 +21,10 @@ class Function(enum.IntEnum):
     VIRTBALLOON_MIGRATEPAGE = 7
     CONFIG_GET = 8
     CONFIG_SET = 9
+    SEND_RESP_DATA = 10
+    SET_PAGE_BITMAP = 11
+    EXTEND_PAGE_BITMAP = 12
+    PAYLOAD = 15  # no function: its counters count the pieces of captured payloads
 
     @property
     def symbol(self) -> str:
@@ -38,6 +42,7 @@ class SpanFlag(enum.IntFlag):
     TARGET = 1 << 4
     ACTUAL = 1 << 5
     CONFIG = 1 << 6
+    BYTES = 1 << 7
 
 
 class Queue(enum.IntEnum):

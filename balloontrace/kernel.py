@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from balloontrace.errors import UsageError
 from balloontrace.libbpf import BtfError, open_btf
 
 ROOT = Path("/")
@@ -95,12 +96,49 @@ class Layout:
         """Offset of `struct.member`, None when unknown."""
         return self.offsets.get(f"{struct}.{member}")
 
+    def overruled(self, offsets: Mapping[str, int]) -> Layout:
+        """The same with `offsets` that somebody knows better."""
+        if not offsets:
+            return self
+        source = "command line" if self.source == "none" else f"{self.source} and command line"
+        return replace(self, offsets={**self.offsets, **offsets}, source=source)
 
-# What the BPF programs read, and the member that only the page-bitmap driver has.
+
+# What the BPF programs read; the last line is of the page-bitmap driver only.
 _DRIVER_MEMBERS = (
-    "vdev", "num_pages", "num_pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb", "resp_data",
+    "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb",
+    "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
 _VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
+
+
+KNOWN_MEMBERS = (
+    *(f"virtio_balloon.{name}" for name in _DRIVER_MEMBERS),
+    *(f"{struct}.{name}" for struct, names in _VIRTIO_MEMBERS.items() for name in names),
+)
+"""Every `struct.member` whose offset the BPF programs can make use of."""
+
+_MAX_OFFSET_BYTES = 1 << 20
+
+
+def parse_offsets(text: str) -> dict[str, int]:
+    """Offsets written as `virtio_balloon.pfns=316,virtio_balloon.num_pfns=0x138`; UsageError if not."""
+    offsets = {}
+    for pair in text.split(","):
+        name, _, number = (part.strip() for part in pair.partition("="))
+        if name not in KNOWN_MEMBERS:
+            raise UsageError(
+                f"no offset of {name or 'nothing'} is wanted, but of: {', '.join(KNOWN_MEMBERS)}"
+            )
+        try:
+            offsets[name] = int(number, 0)
+        except ValueError:
+            raise UsageError(
+                f"{name} takes a number of bytes, such as 316 or 0x13c, not {number!r}"
+            ) from None
+        if not 0 <= offsets[name] < _MAX_OFFSET_BYTES:
+            raise UsageError(f"no structure has a member at byte {number} ({name})")
+    return offsets
 
 
 def _read_text(path: Path) -> str | None:

@@ -33,8 +33,23 @@ SPAN_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("target_pages", "u32", 40),
     ("actual_pages", "u32", 44),
     ("config_ns", "u64", 48),
+    ("bytes", "u32", 56),
+    ("passes", "u16", 60),
+    ("bitmaps", "u16", 62),
 )
-SPAN_BYTES = 56
+SPAN_BYTES = 64
+
+PAYLOAD_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("start_ns", "u64", 0),
+    ("tid", "u32", 8),
+    ("total_bytes", "u32", 12),
+    ("offset_bytes", "u32", 16),
+    ("bytes", "u16", 20),
+    ("function", "u8", 22),
+)
+PAYLOAD_HEADER_BYTES = 24
+PAYLOAD_DATA_BYTES = 1024
+PAYLOAD_BYTES = PAYLOAD_HEADER_BYTES + PAYLOAD_DATA_BYTES
 
 FUNCTION_COUNTER_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("entries", "u64", 0),
@@ -65,6 +80,14 @@ SPAN_LAYOUT: Mapping[str, object] = {
     "fields": [list(field) for field in SPAN_FIELDS],
 }
 """`span_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
+
+PAYLOAD_LAYOUT: Mapping[str, object] = {
+    "stride_bytes": RING_HEADER_BYTES + PAYLOAD_BYTES,
+    "header_bytes": RING_HEADER_BYTES,
+    "fields": [list(field) for field in PAYLOAD_FIELDS],
+    "data_offset_bytes": PAYLOAD_HEADER_BYTES,
+}
+"""`payload_layout` of a recording's metadata: as for spans; captured bytes from `data_offset_bytes` on."""
 
 COUNTERS_LAYOUT: Mapping[str, object] = {
     "functions": FUNCTIONS,
@@ -107,6 +130,14 @@ class SpanLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadLayout:
+    """One piece of a payload as drained from the ring buffer: its fields, then the captured bytes."""
+
+    records: SpanLayout
+    data_offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CountersLayout:
     """Both tables of the counters piece."""
 
@@ -119,13 +150,16 @@ def parse_span_layout(value: object) -> SpanLayout:
 
     Fields of unknown names are kept out: a later version appended them and this one has no use for them.
     """
-    table = _mapping(SPAN_LAYOUT if value is None else value, "span_layout")
-    stride_bytes = _integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
-    header_bytes = _integer(table, "header_bytes", 0, stride_bytes)
-    fields = _fields(table.get("fields"), stride_bytes - header_bytes, SPAN_FIELDS)
-    if header_bytes not in (0, RING_HEADER_BYTES) or stride_bytes % 8:
-        raise RecordingError("the recording describes span records that no ring buffer holds; it is unusable")
-    return SpanLayout(stride_bytes, header_bytes, fields)
+    return _records(_mapping(SPAN_LAYOUT if value is None else value, "span_layout"), SPAN_FIELDS)
+
+
+def parse_payload_layout(value: object) -> PayloadLayout:
+    """Check a recording's `payload_layout`; a missing one means today's. RecordingError as for spans."""
+    table = _mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
+    records = _records(table, PAYLOAD_FIELDS)
+    ends = [offset + TYPE_BYTES[kind] for _, kind, offset in records.fields]
+    room_bytes = records.stride_bytes - records.header_bytes
+    return PayloadLayout(records, _integer(table, "data_offset_bytes", max(ends, default=0), room_bytes))
 
 
 def parse_counters_layout(value: object) -> CountersLayout:
@@ -146,6 +180,15 @@ def parse_counters_layout(value: object) -> CountersLayout:
         _fields(table.get("device_fields"), device_stride, DEVICE_STATE_FIELDS),
     )
     return CountersLayout(functions, devices)
+
+
+def _records(table: Mapping[str, object], known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
+    stride_bytes = _integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
+    header_bytes = _integer(table, "header_bytes", 0, stride_bytes)
+    fields = _fields(table.get("fields"), stride_bytes - header_bytes, known)
+    if header_bytes not in (0, RING_HEADER_BYTES) or stride_bytes % 8:
+        raise RecordingError("the recording describes records that no ring buffer holds; it is unusable")
+    return SpanLayout(stride_bytes, header_bytes, fields)
 
 
 def _fields(

@@ -98,6 +98,15 @@ def find_operations(spans: Spans, *, interrupts_traced: bool) -> Operations:
     )
 
 
+def operation_of_spans(spans: Spans, operations: Operations) -> Column:
+    """For each span the operation whose work item it is part of, or NO_OPERATION."""
+    nesting = operations.nesting
+    operation = np.full(len(spans) + 1, NO_OPERATION, dtype=np.int64)  # the last element stands for NO_SPAN
+    operation[operations.items.span] = operations.item_operation
+    own = (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
+    return np.where(own, operation[nesting.work], NO_OPERATION)
+
+
 class _Events:
     """Starts of the events that matter around work items, by device and in order."""
 
@@ -292,7 +301,7 @@ def _optional(value: np.int64) -> int | None:
 
 def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column) -> tuple[Outside, ...]:
     """Calls that are part of no operation, by what they are; kinds that did not occur are left out."""
-    sends, leaks = spans.of(Function.TELL_HOST), spans.of(Function.LEAK_BALLOON)
+    sends, leaks = nesting.send, spans.of(Function.LEAK_BALLOON)
     removal = _removals(spans, nesting)
     unknown = (send_row != NO_SPAN) & ~np.append(items.active, True)[send_row]
     idle = np.zeros(len(spans), dtype=np.bool_)
@@ -300,13 +309,13 @@ def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column)
     alone = (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
     kinds = (
         ("virtballoon_migratepage (page compaction)", spans.of(Function.VIRTBALLOON_MIGRATEPAGE)),
-        ("tell_host of virtballoon_migratepage", sends & (nesting.migrate != NO_SPAN)),
+        ("send of virtballoon_migratepage", sends & (nesting.migrate != NO_SPAN)),
         ("virtio_balloon_oom_notify", spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY)),
-        ("tell_host of virtio_balloon_oom_notify", sends & (nesting.oom != NO_SPAN) & (send_row == NO_SPAN)),
+        ("send of virtio_balloon_oom_notify", sends & (nesting.oom != NO_SPAN) & (send_row == NO_SPAN)),
         ("leak_balloon of a driver being removed or frozen", removal),
         ("leak_balloon without its work item", leaks & alone & ~removal),
-        ("tell_host without its work item", sends & alone & (nesting.body == NO_SPAN)),
-        ("tell_host of unknown direction", sends & unknown),
+        ("send without its work item", sends & alone & (nesting.body == NO_SPAN)),
+        ("send of unknown direction", sends & unknown),
         ("work item that found nothing to do", idle),
     )
     pages, durations_ns = spans.measured("pages", SpanFlag.PAGES), spans.int64("duration_ns")

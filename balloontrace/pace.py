@@ -16,6 +16,8 @@ _BUSY = (
     Function.FILL_BALLOON,
     Function.LEAK_BALLOON,
     Function.TELL_HOST,
+    Function.SEND_RESP_DATA,
+    Function.SET_PAGE_BITMAP,
 )
 
 
@@ -30,8 +32,8 @@ class DrainPace:
         self._waiting = 0
         self._since_s: float | None = None
 
-    def is_due(self, waiting: int, capacity: int, now_s: float) -> bool:
-        """Whether to drain, with `waiting` spans in a ring for `capacity`, at `now_s` of any clock."""
+    def is_due(self, waiting: int, filled: float, now_s: float) -> bool:
+        """Whether to drain at `now_s` of any clock: `waiting` spans, the fuller ring `filled` (1: full)."""
         resting = waiting == self._waiting
         self._waiting = waiting
         if not waiting:
@@ -39,7 +41,7 @@ class DrainPace:
             return False
         if self._since_s is None:
             self._since_s = now_s
-        due = resting or waiting * _FULL_PARTS >= capacity or now_s - self._since_s >= _OLDEST_S
+        due = resting or filled * _FULL_PARTS >= 1 or now_s - self._since_s >= _OLDEST_S
         if due:
             self._since_s = None
         return due

@@ -47,6 +47,7 @@ class ProbePoint:
     required: bool = False
     in_driver: bool = True  # in the driver's own object, not elsewhere in the kernel
     every_driver: bool = True  # exists in every driver's source: no symbol means inlined
+    patched_only: bool = False  # a function of the page-bitmap patch; other drivers have no row for it
     returns: bool = True  # its return is probed too
     stand_in: Function | None = None  # what shows its time when it is inlined
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
@@ -74,6 +75,20 @@ TABLE = (
     ProbePoint(
         Function.TELL_HOST, ("tell_host",), "b+c+d",
         "one span per send: queue, pages, and the time until the host has answered", required=True,
+    ),
+    ProbePoint(
+        Function.SET_PAGE_BITMAP, ("set_page_bitmap",), "b build",
+        "filling bitmaps and writing records: passes over the list of pages, bitmaps in use",
+        patched_only=True, stand_in=Function.TELL_HOST,
+    ),
+    ProbePoint(
+        Function.SEND_RESP_DATA, ("send_resp_data",), "b+c+d",
+        "one span per send of records: queue, bytes, and the time until the host has answered",
+        patched_only=True, stand_in=Function.TELL_HOST,
+    ),
+    ProbePoint(
+        Function.EXTEND_PAGE_BITMAP, ("extend_page_bitmap",), "a allocate",
+        "memory for the bitmaps", patched_only=True,
     ),
     ProbePoint(
         Function.VIRTBALLOON_CHANGED, ("virtballoon_changed",), "target",
@@ -164,8 +179,13 @@ class Plan:
     driver_found: bool
 
     def probe(self, function: Function) -> PlannedProbe:
-        """The row of `function`."""
+        """The row of `function`; StopIteration if the driver is not one that has it."""
         return next(probe for probe in self.probes if probe.function is function)
+
+    @property
+    def patched(self) -> bool:
+        """Whether the driver has the page-bitmap patch."""
+        return any(probe.point.patched_only for probe in self.probes)
 
     @property
     def attachable(self) -> tuple[PlannedProbe, ...]:
@@ -196,31 +216,45 @@ class Plan:
     @property
     def boundaries(self) -> dict[str, str]:
         """The function whose time is taken for each boundary; part of every recording."""
+        rows = [
+            ("fill", Function.FILL_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
+            ("leak", Function.LEAK_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
+            ("send", Function.TELL_HOST, Function.TELL_HOST),
+        ]
+        if self.patched:
+            rows += [
+                ("build", Function.SET_PAGE_BITMAP, Function.TELL_HOST),
+                ("bitmap send", Function.SEND_RESP_DATA, Function.TELL_HOST),
+            ]
         return {
             name: (function if self.probe(function).status is Status.ATTACH else fallback).symbol
-            for name, function, fallback in (
-                ("fill", Function.FILL_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
-                ("leak", Function.LEAK_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
-                ("send", Function.TELL_HOST, Function.TELL_HOST),
-            )
+            for name, function, fallback in rows
         }
 
 
 def make_plan(
     symbols: Sequence[Symbol], layout: Layout, *, fentry_functions: frozenset[str] = frozenset()
 ) -> Plan:
-    """Fit the table to a kernel.
+    """Fit the table to a kernel and its driver: stock, or with the page-bitmap patch.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` are the names of driver functions
     that fentry can reach (in BTF, on a kernel and a bcc that support it).
     """
     usable = [symbol for symbol in symbols if not _NEVER.search(symbol.name)]
     anchor = _driver_anchor([s for s in usable if s.plain_name == "update_balloon_size_func"])
+    patched = is_patched(usable, layout)
     probes = tuple(
         _plan_probe(point, _choose_symbols(point, usable, anchor), layout, fentry_functions)
         for point in TABLE
+        if patched or not point.patched_only
     )
     return Plan(probes, anchor.module if anchor else "", anchor is not None)
+
+
+def is_patched(symbols: Iterable[Symbol], layout: Layout) -> bool:
+    """Whether the driver has the page-bitmap patch: by symbol or member, never by feature bit 3."""
+    named = any(symbol.plain_name == Function.SEND_RESP_DATA.symbol for symbol in symbols)
+    return named or layout.get("virtio_balloon", "resp_data") is not None
 
 
 def _driver_anchor(candidates: Iterable[Symbol]) -> Symbol | None:

@@ -12,13 +12,19 @@ _MIB_PAGES = (1 << 20) // BALLOON_PAGE_BYTES
 def progress_line(before: Counters, now: Counters, elapsed_ns: int) -> str:
     """What moved between two looks `elapsed_ns` apart, and where the driver's time went since the start."""
     device = max(now.devices, key=lambda state: state.changed_ns)
-    work, send = (now.functions[f] for f in (Function.UPDATE_BALLOON_SIZE_FUNC, Function.TELL_HOST))
+    work = now.functions[Function.UPDATE_BALLOON_SIZE_FUNC]
     if not work.returns:
         return "waiting for the balloon to move"
-    moved = send.pages - before.functions[Function.TELL_HOST].pages
-    rate = moved / _MIB_PAGES / (elapsed_ns / 1e9) if elapsed_ns else 0.0
+    # With the page-bitmap patch tell_host is what leads to sends, and counts no pages.
+    by_bitmap = now.functions[Function.SEND_RESP_DATA].returns > 0
+    send = now.functions[Function.SEND_RESP_DATA if by_bitmap else Function.TELL_HOST]
+    rate = (_moved_pages(now) - _moved_pages(before)) / _MIB_PAGES / (elapsed_ns / 1e9) if elapsed_ns else 0.0
     share = f"{100 * send.duration_ns / work.duration_ns:.0f} %" if work.duration_ns else "-"
     return f"{_position(device)}, {rate:.0f} MiB/s, {send.returns} sends; time waiting for the host: {share}"
+
+
+def _moved_pages(counters: Counters) -> int:
+    return sum(counters.functions[each].pages for each in (Function.TELL_HOST, Function.SET_PAGE_BITMAP))
 
 
 def _position(device: DeviceState) -> str:

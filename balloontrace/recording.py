@@ -7,8 +7,9 @@
               payload crc32 u32  crc32 of those 20 bytes u32, then the payload
 
 All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
-buffer), CNTR (struct bt_counters since attach, so that a killed recording knows its losses), ENDR (JSON,
-last). A recording comes from a stranger: no length is believed before its checksum, nothing is executed.
+buffer), PAYL (records of captured payloads, likewise), CNTR (struct bt_counters since attach, so that a
+killed recording knows its losses), ENDR (JSON, last). A recording comes from a stranger: no length is
+believed before its checksum, nothing is executed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from balloontrace.errors import RecordingError
-from balloontrace.layout import SPAN_LAYOUT
+from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.outputfile import OutputFile, open_output
 
 __all__ = [
@@ -42,14 +43,15 @@ __all__ = [
 # History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
 # older reader skips; a new major version is one that an older reader must refuse.
 #   1.0  META, SPAN, CNTR, ENDR
-FORMAT_VERSION = (1, 0)
+#   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps
+FORMAT_VERSION = (1, 1)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"
 SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
-_SPAN_PIECE_BYTES = 64 << 10  # about 1 000 spans
+_PIECE_BYTES = 64 << 10  # about 900 spans
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _PIECE = struct.Struct("<4s4sIIII")
@@ -69,21 +71,25 @@ class RecordingWriter:
         self._sequence = 0
         start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
         self._preamble = start + struct.pack("<I", zlib.crc32(start))
-        self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT)
+        self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT, "span_layout")
+        self._payload_stride_bytes = _stride_bytes(PAYLOAD_LAYOUT, "payload_layout")
 
     def write_metadata(self, metadata: Mapping[str, object]) -> None:
-        """Start the file: must come first. The mapping must be JSON; its `span_layout` is honoured."""
-        self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT))
+        """Start the file: must come first. The mapping must be JSON; the layouts in it are honoured."""
+        self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT), "span_layout")
+        layout = metadata.get("payload_layout", PAYLOAD_LAYOUT)
+        self._payload_stride_bytes = _stride_bytes(layout, "payload_layout")
         payload = _encode_json(metadata)
         self._write_all(self._preamble)
         self._write_piece(b"META", payload)
 
     def write_spans(self, raw: bytes | memoryview) -> None:
         """Append records as drained, in pieces small enough to lose one. Nothing for no bytes."""
-        view = memoryview(raw).cast("B")
-        step = _SPAN_PIECE_BYTES - _SPAN_PIECE_BYTES % self._span_stride_bytes
-        for start in range(0, len(view), step):
-            self._write_piece(b"SPAN", view[start : start + step])
+        self._write_records(b"SPAN", raw, self._span_stride_bytes)
+
+    def write_payloads(self, raw: bytes | memoryview) -> None:
+        """Append records of captured payloads as drained, likewise."""
+        self._write_records(b"PAYL", raw, self._payload_stride_bytes)
 
     def write_counters(self, raw: bytes) -> None:
         """Append a `struct bt_counters`: totals since the programs were attached; the last one counts."""
@@ -92,6 +98,12 @@ class RecordingWriter:
     def write_end(self, end: Mapping[str, object]) -> None:
         """Append the end record, after which the recording counts as complete."""
         self._write_piece(b"ENDR", _encode_json(end))
+
+    def _write_records(self, kind: bytes, raw: bytes | memoryview, stride_bytes: int) -> None:
+        view = memoryview(raw).cast("B")
+        step = _PIECE_BYTES - _PIECE_BYTES % stride_bytes
+        for start in range(0, len(view), step):
+            self._write_piece(kind, view[start : start + step])
 
     def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
         checked = struct.pack(
@@ -119,14 +131,16 @@ class RecordingWriter:
 class Recording:
     """What is whole in a recording, and in `damage` one sentence for each thing that is not.
 
-    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans` are the payloads in the
-    order of the file; `counters` is the last `struct bt_counters`. `notes` tell what was skipped on purpose.
+    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans` and `payloads` are the
+    contents of SPAN and PAYL pieces in the order of the file; `counters` is the last `struct bt_counters`.
+    `notes` tell what was skipped on purpose.
     """
 
     label: str
     version: tuple[int, int]
     metadata: dict[str, object]
     spans: tuple[memoryview, ...]
+    payloads: tuple[memoryview, ...]
     counters: bytes | None
     end: dict[str, object] | None
     damage: tuple[str, ...]
@@ -229,6 +243,7 @@ class _PieceReader:
     sequences: set[int] = field(default_factory=set)
     metadata: dict[str, object] | None = None
     spans: list[memoryview] = field(default_factory=list)
+    payloads: list[memoryview] = field(default_factory=list)
     counters: tuple[int, bytes] | None = None
     end: dict[str, object] | None = None
     unknown: dict[bytes, int] = field(default_factory=dict)
@@ -253,6 +268,7 @@ class _PieceReader:
             self.version,
             self.metadata,
             tuple(self.spans),
+            tuple(self.payloads),
             self.counters[1] if self.counters else None,
             self.end,
             self._bounded_damage(),
@@ -315,6 +331,9 @@ class _PieceReader:
             case b"SPAN":
                 if payload:
                     self.spans.append(payload)
+            case b"PAYL":
+                if payload:
+                    self.payloads.append(payload)
             case b"CNTR":
                 if self.counters is None or self.counters[0] < header.sequence:
                     self.counters = header.sequence, bytes(payload)
@@ -414,10 +433,10 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _stride_bytes(layout: object) -> int:
+def _stride_bytes(layout: object, name: str) -> int:
     stride = layout.get("stride_bytes") if isinstance(layout, Mapping) else None
     if not isinstance(stride, int) or not 0 < stride <= MAX_PAYLOAD_BYTES:
-        raise ValueError("span_layout needs stride_bytes")
+        raise ValueError(f"{name} needs stride_bytes")
     return stride
 
 

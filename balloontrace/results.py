@@ -102,6 +102,21 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BitmapUse:
+    """How the patched driver went through the pages of an operation.
+
+    `passes` are walks over the list of pages; `windows` those of them that found a page; `bitmaps` make up a
+    window, at the least in this operation; `bytes_sent` is response data without its headers.
+    """
+
+    windows: int | None
+    passes: int | None
+    bitmaps: int | None
+    mid_window_sends: int | None
+    bytes_sent: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One inflate or deflate of one device towards a target; `outcome` is one of the words above."""
 
@@ -127,6 +142,7 @@ class Operation:
     oom_pages: int | None
     verdict: tuple[str, ...]
     stages: tuple[StageRow, ...]
+    bitmap: BitmapUse | None = None
 
 
 @dataclass(frozen=True, slots=True)

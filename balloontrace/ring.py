@@ -18,7 +18,7 @@ HEADER_BYTES = 8
 _TOP_BYTE_OF_LENGTH = 3 if sys.byteorder == "little" else 0
 
 
-class SpanRing:
+class RecordRing:
     """The consumer's end of a BPF ring buffer whose records all have one size."""
 
     def __init__(self, fd: int, ring_bytes: int, record_bytes: int) -> None:

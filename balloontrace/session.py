@@ -27,7 +27,7 @@ from balloontrace.collector import Collector, Counters, parse_counters, summaris
 from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import Function
-from balloontrace.layout import COUNTERS_LAYOUT, SPAN_LAYOUT
+from balloontrace.layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.pace import DrainPace, TimingPace
 from balloontrace.probes import describe
 from balloontrace.progress import progress_line
@@ -139,7 +139,10 @@ class Session:
             self._counters = self._collector.read_counters()
             self._drain()
             result.losses = summarise_losses(
-                parse_counters(self._counters), self._collector.plan, self._collector.read_missed()
+                parse_counters(self._counters),
+                self._collector.plan,
+                self._collector.read_missed(),
+                captures=self._collector.captures,
             )
             self._writer.write_end(self._end(result, vmstat))
         except BrokenPipeError as error:
@@ -152,7 +155,8 @@ class Session:
     def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
         options = self._options
         deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
-        watched = options.show_progress or options.operations is not None
+        # Payloads fill their ring faster than spans do theirs.
+        watched = options.show_progress or options.operations is not None or self._collector.captures
         # What the command writes to standard output is no part of a recording that goes there.
         stdout_fd = _STDERR if self._output_fd == _STDOUT else None
         with Workload(options.command, stdout_fd=stdout_fd) as workload:
@@ -203,12 +207,13 @@ class Session:
             if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
                 self._collector.set_timing(not timing)
         self._seen_counters, self._was_moving = self._counters, moving
-        if self._pace.is_due(self._collector.waiting, self._collector.capacity, time.monotonic()):
+        if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 
     def _drain(self) -> None:
         """Move what has gathered into the recording; nothing is written when nothing happened."""
         self._spans += self._collector.drain(self._writer.write_spans)
+        self._collector.drain_payloads(self._writer.write_payloads)
         if self._counters != self._written_counters:
             self._written_counters = self._counters
             self._writer.write_counters(self._counters)
@@ -249,6 +254,8 @@ class Session:
             "functions": {str(int(function)): function.symbol for function in Function},
             "span_layout": dict(SPAN_LAYOUT),
             "counters_layout": dict(COUNTERS_LAYOUT),
+            "capture": "payload" if self._collector.captures else "none",
+            "payload_layout": dict(PAYLOAD_LAYOUT),
             "probes": describe(plan, loaded.failures),
             "boundaries": plan.boundaries,
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Operations into stage tables: integer nanoseconds which add up to the wall time exactly.
 
-Seen from the guest alone: `a` is the fill or leak (or the work item that stands in for it) less its sends
-and configuration accesses; `b+c+d` is the time inside `tell_host`, which only the host's side can split;
-`other` is the wall time less those two, and the rows below it say where it went. Where sends were not
+Seen from the guest alone: `a` is the fill or leak (or the work item that stands in for it) less its sends,
+configuration accesses and `b.build`; `b.build`, of the patched driver only, is `set_page_bitmap` less its
+sends; `b+c+d` is the time inside the sends (`tell_host` or `send_resp_data`), which only the host's side can
+split; `other` is the wall time less all those, and the rows below it say where it went. Where sends were not
 traced, a cannot be told from b+c+d either, and their sum stands as `a+b+c+d`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from balloontrace.operations import NO_OPERATION, Operations
+from balloontrace.events import Function
+from balloontrace.operations import NO_OPERATION, Operations, operation_of_spans
 from balloontrace.results import INFLATE, StageRow
 from balloontrace.stats import Distribution, distributions, sums
 from balloontrace.wire import Column, Spans
 
 STAGE_A = "a"
+STAGE_BUILD = "b.build"
 STAGE_BCD = "b+c+d"
 STAGE_OTHER = "other"
 STAGE_UNSPLIT = "a+b+c+d"
@@ -40,14 +44,9 @@ class _Parts:
     """What the stages of all operations are made of."""
 
     wall_ns: Column
-    allocate: _Series
-    send: _Series
-    config: _Series
+    series: Mapping[str, _Series]
     config_calls: Column
     config_measured: Column
-    outside_body: _Series
-    requeue: _Series
-    interrupt: _Series
 
 
 class StageTables:
@@ -71,27 +70,22 @@ class StageTables:
     def _tables(self, group_of_operation: Column, kinds: list[str]) -> list[tuple[StageRow, ...]]:
         """One table a group of operations; `kinds[g]` is what the operations of group g do."""
         parts, groups = self._parts, len(kinds)
-
-        def spread(series: _Series) -> list[Distribution]:
-            return distributions(series.values_ns, group_of_operation[series.operation], groups)
-
-        series = [
-            spread(series)
-            for series in (
-                parts.allocate,
-                parts.send,
-                parts.config,
-                parts.outside_body,
-                parts.requeue,
-                parts.interrupt,
-            )
-        ]
+        spreads = {
+            name: distributions(series.values_ns, group_of_operation[series.operation], groups)
+            for name, series in parts.series.items()
+        }
         wall_ns = sums(parts.wall_ns, group_of_operation, groups).tolist()
         calls = sums(parts.config_calls, group_of_operation, groups).tolist()
         measured = (sums(parts.config_measured, group_of_operation, groups) > 0).tolist()
         return [
-            _rows(kind, wall, (self._sends_traced, call if known else None), *each)
-            for kind, wall, call, known, *each in zip(kinds, wall_ns, calls, measured, *series, strict=True)
+            _rows(
+                kinds[group],
+                wall_ns[group],
+                {name: spread[group] for name, spread in spreads.items()},
+                sends_traced=self._sends_traced,
+                config_calls=calls[group] if measured[group] else None,
+            )
+            for group in range(groups)
         ]
 
 
@@ -104,6 +98,8 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
     body_ns, config_ns = items.body_ns[rows], items.config_ns[rows]
     send_in_body_ns, config_in_body_ns = items.send_in_body_ns[rows], items.config_in_body_ns[rows]
     outside_ns = item_ns - body_ns - (items.send_ns[rows] - send_in_body_ns) - (config_ns - config_in_body_ns)
+    build_ns = items.build_ns[rows]
+    built = build_ns > 0
     bounded = items.body_bounded[rows]
     with_config = items.config_measured[rows]
     same = operation[1:] == operation[:-1]
@@ -117,60 +113,79 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
     count = len(operations.found)
     return _Parts(
         wall_ns=ends_ns - starts_ns,
-        allocate=_Series(body_ns - send_in_body_ns - config_in_body_ns, operation),
-        send=_Series(spans.int64("duration_ns")[sends], operations.send_operation[sends]),
-        config=_Series(config_ns[with_config], operation[with_config]),
+        series={
+            "allocate": _Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
+            "extend": _extend(spans, operations),
+            "build": _Series(build_ns[built], operation[built]),
+            "send": _Series(spans.int64("duration_ns")[sends], operations.send_operation[sends]),
+            "config": _Series(config_ns[with_config], operation[with_config]),
+            "outside_body": _Series(outside_ns[bounded], operation[bounded]),
+            "requeue": _Series(gap_ns[same], operation[1:][same]),
+            "interrupt": _Series(
+                lead_ns[seen[operation[firsts]]], operation[firsts][seen[operation[firsts]]]
+            ),
+        },
         config_calls=sums(items.config_calls[rows], operation, count),
         config_measured=sums(with_config.astype(np.int64), operation, count),
-        outside_body=_Series(outside_ns[bounded], operation[bounded]),
-        requeue=_Series(gap_ns[same], operation[1:][same]),
-        interrupt=_Series(lead_ns[seen[operation[firsts]]], operation[firsts][seen[operation[firsts]]]),
     )
+
+
+def _extend(spans: Spans, operations: Operations) -> _Series:
+    """Getting memory for bitmaps, in the operation of its work item."""
+    operation = operation_of_spans(spans, operations)
+    which = spans.of(Function.EXTEND_PAGE_BITMAP) & (operation != NO_OPERATION)
+    return _Series(spans.int64("duration_ns")[which], operation[which])
 
 
 def _rows(
     kind: str,
     wall_ns: int,
-    traced: tuple[bool, int | None],
-    allocate: Distribution,
-    send: Distribution,
-    config: Distribution,
-    outside_body: Distribution,
-    requeue: Distribution,
-    interrupt: Distribution,
+    spreads: Mapping[str, Distribution],
+    *,
+    sends_traced: bool,
+    config_calls: int | None,
 ) -> tuple[StageRow, ...]:
-    other_ns = wall_ns - allocate.total_ns - send.total_ns
-    parts = (config, outside_body, requeue, interrupt)
-    rest_ns = other_ns - sum(part.total_ns for part in parts)
-    name = "allocate" if kind == INFLATE else "release"
-    sends_traced, config_calls = traced
+    """The rows of one table; `spreads` are the series of `_Parts` as they are in it."""
+    stages = ("allocate", "build", "send")
+    other_ns = wall_ns - sum(spreads[name].total_ns for name in stages)
+    others = ("config", "outside_body", "requeue", "interrupt")
+    rest_ns = other_ns - sum(spreads[name].total_ns for name in others)
 
-    def row(stage: str, label: str, where: str, spread: Distribution, *, measured: bool) -> StageRow:
-        return _row((stage, label, where, None), spread, wall_ns, measured=measured)
+    def row(stage: str, label: str, where: str, name: str, *, measured: bool) -> StageRow:
+        return _row((stage, label, where, None), spreads[name], wall_ns, measured=measured)
 
-    def part(stage: str, label: str, spread: Distribution, *, measured: bool) -> StageRow:
-        what = (f"{STAGE_OTHER}.{stage}", label, GUEST_KERNEL, STAGE_OTHER)
-        return _row(what, spread, wall_ns, measured=measured)
+    def part(of: str, stage: str, label: str, name: str, *, measured: bool) -> StageRow:
+        return _row((f"{of}.{stage}", label, GUEST_KERNEL, of), spreads[name], wall_ns, measured=measured)
 
+    verb = "allocate" if kind == INFLATE else "release"
     first = (
-        (STAGE_A, name, GUEST_KERNEL) if sends_traced else (STAGE_UNSPLIT, f"{name}..madvise", GUEST_AND_HOST)
+        (STAGE_A, verb, GUEST_KERNEL) if sends_traced else (STAGE_UNSPLIT, f"{verb}..madvise", GUEST_AND_HOST)
     )
-    return (
-        row(*first, allocate, measured=True),
-        row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, send, measured=sends_traced),
+    rows = [row(*first, "allocate", measured=True)]
+    if spreads["extend"].count:
+        rows.append(part(STAGE_A, "extend", "memory for bitmaps", "extend", measured=True))
+    if spreads["build"].count:
+        rows.append(row(STAGE_BUILD, "build", GUEST_KERNEL, "build", measured=True))
+    config = part(STAGE_OTHER, "config", "reading the target", "config", measured=config_calls is not None)
+    outside_measured = spreads["outside_body"].count > 0
+    outside = "rest of work item (actual written)"
+    rows += [
+        row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, "send", measured=sends_traced),
         _sum_row((STAGE_OTHER, "outside the stages", GUEST_KERNEL, None), other_ns, wall_ns),
         # Quantiles are of the reads of one work item together; the count is of single ones.
-        replace(
-            part("config", "reading the target", config, measured=config_calls is not None),
-            count=config_calls,
-        ),
+        replace(config, count=config_calls),
+        part(STAGE_OTHER, "work_item", outside, "outside_body", measured=outside_measured),
+        part(STAGE_OTHER, "requeue", "between work items (re-queue)", "requeue", measured=True),
         part(
-            "work_item", "rest of work item (actual written)", outside_body, measured=outside_body.count > 0
+            STAGE_OTHER,
+            "interrupt",
+            "interrupt to first work item",
+            "interrupt",
+            measured=spreads["interrupt"].count > 0,
         ),
-        part("requeue", "between work items (re-queue)", requeue, measured=True),
-        part("interrupt", "interrupt to first work item", interrupt, measured=interrupt.count > 0),
         _sum_row((f"{STAGE_OTHER}.rest", "remaining", GUEST_KERNEL, STAGE_OTHER), rest_ns, wall_ns),
-    )
+    ]
+    return tuple(rows)
 
 
 def _row(

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balloontrace.operations import FoundOperation
-from balloontrace.results import DRIVER_REMOVED, IN_PROGRESS, INFLATE, STALLED, SUPERSEDED, StageRow
-from balloontrace.stages import STAGE_A, STAGE_BCD, STAGE_OTHER
+from balloontrace.results import (
+    DRIVER_REMOVED,
+    IN_PROGRESS,
+    INFLATE,
+    STALLED,
+    SUPERSEDED,
+    BitmapUse,
+    StageRow,
+)
+from balloontrace.stages import STAGE_A, STAGE_BCD, STAGE_BUILD, STAGE_OTHER
 from balloontrace.units import format_count, format_duration_ns, format_pages_as_bytes, format_share
 
 DOMINANT_SHARE = 0.5
@@ -19,7 +27,11 @@ OTHER_SHARE = 0.05
 
 
 def explain(
-    found: FoundOperation, rows: Sequence[StageRow], short_work_items: int, short_ns: int
+    found: FoundOperation,
+    rows: Sequence[StageRow],
+    short_work_items: int,
+    short_ns: int,
+    bitmap: BitmapUse | None = None,
 ) -> tuple[str, ...]:
     """Sentences for one operation, the most telling first; empty when nothing stands out."""
     sentences = [
@@ -27,6 +39,7 @@ def explain(
         _waiting(found.kind, short_work_items, short_ns),
         _dominant(found.kind, rows),
         explain_other(rows),
+        _mid_window(bitmap),
         _memory_shortage(found),
         _moved_target(found),
         "it was under way when the recording started" if found.started_before_recording else None,
@@ -78,11 +91,26 @@ def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
         if row.share is None or row.share < DOMINANT_SHARE:
             continue
         if row.stage == STAGE_BCD:
-            return f"host slow: {format_share(row.share)} of the time inside tell_host"
+            return f"host slow: {format_share(row.share)} of the time waiting for it"
+        if row.stage == STAGE_BUILD:
+            return f"guest slow: {format_share(row.share)} of the time building bitmaps and records"
         if row.stage == STAGE_A:
             what = "allocating" if kind == INFLATE else "releasing"
             return f"guest slow: {format_share(row.share)} of the time {what} pages"
     return None
+
+
+def _mid_window(bitmap: BitmapUse | None) -> str | None:
+    """A fault in the patch as posted: send_resp_data frees all bitmaps but the first (v4, 4/7)."""
+    if bitmap is None or not bitmap.mid_window_sends:
+        return None
+    sends = f"{format_count(bitmap.mid_window_sends)} send{'s' if bitmap.mid_window_sends > 1 else ''}"
+    if bitmap.bitmaps is not None and bitmap.bitmaps < 2:
+        return f"{sends} in the middle of a window of one bitmap"
+    return (
+        f"{sends} in the middle of a window: the patch as posted in 2016 frees the window's bitmaps there "
+        "and goes on reading them"
+    )
 
 
 def _memory_shortage(found: FoundOperation) -> str | None:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from balloontrace.events import Function, SpanFlag
 from balloontrace.layout import (
+    PAYLOAD_FIELDS,
     RING_HEADER_BYTES,
     SPAN_FIELDS,
     CountersLayout,
+    PayloadLayout,
     SpanLayout,
     TableLayout,
 )
@@ -46,6 +48,11 @@ COLUMN_TYPES: Mapping[str, type[np.generic]] = {
     "config_calls": np.uint32,
     "target_pages": np.uint32,
     "actual_pages": np.uint32,
+    "bytes": np.uint32,
+    "passes": np.uint16,
+    "bitmaps": np.uint16,
+    "total_bytes": np.uint32,
+    "offset_bytes": np.uint32,
 }
 
 
@@ -95,15 +102,9 @@ def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Sp
     Records whose ring buffer header is odd, or whose times are impossible, are counted as damaged; so are
     the bytes at the end of a piece that make no whole record.
     """
-    stride = layout.stride_bytes
-    tables = [
-        np.frombuffer(piece, dtype=np.uint8, count=len(piece) - len(piece) % stride).reshape(-1, stride)
-        for piece in pieces
-    ]
-    torn = sum(len(piece) % stride != 0 for piece in pieces)
-    records = np.concatenate(tables) if tables else np.empty((0, stride), dtype=np.uint8)
+    records, torn = _record_table(pieces, layout)
     whole = _whole_records(records, layout)
-    columns = _columns(records, layout)
+    columns = _columns(records, layout, SPAN_FIELDS)
     sane = (
         whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
     )
@@ -113,6 +114,57 @@ def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Sp
         {name: values[order].astype(COLUMN_TYPES[name], copy=False) for name, values in columns.items()},
         damaged=int(np.count_nonzero(~sane)) + torn,
         unknown=int(np.count_nonzero(sane)) - int(np.count_nonzero(known)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What one send carried; `data` is what was captured of it, without a gap from its start on."""
+
+    start_ns: int
+    tid: int
+    function: Function
+    total_bytes: int
+    data: bytes
+
+    @property
+    def cut(self) -> bool:
+        """Whether less was captured than was sent."""
+        return len(self.data) < self.total_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """Captured payloads in order of start; `damaged` counts records that could not be decoded."""
+
+    found: tuple[Payload, ...] = ()
+    damaged: int = 0
+
+
+def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout) -> Payloads:
+    """Join the records of the PAYL pieces of a recording into payloads, one a send."""
+    records, torn = _record_table(pieces, layout.records)
+    columns = _columns(records, layout.records, PAYLOAD_FIELDS)
+    room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
+    sane = _whole_records(records, layout.records) & _below(columns["start_ns"], _MAX_START_NS)
+    sane &= _below(columns["bytes"], room_bytes + 1)
+    sane &= np.isin(columns["function"], [Function.TELL_HOST, Function.SEND_RESP_DATA])
+    rows = np.flatnonzero(sane)
+    data = records[:, layout.records.header_bytes + layout.data_offset_bytes :]
+    names = ("start_ns", "tid", "function", "total_bytes", "offset_bytes", "bytes")
+    joined: dict[tuple[int, int, int], tuple[int, bytearray]] = {}
+    for row, start_ns, tid, function, total_bytes, offset_bytes, count in zip(
+        rows.tolist(), *(columns[name][rows].tolist() for name in names), strict=True
+    ):
+        _, so_far = joined.setdefault((start_ns, tid, function), (total_bytes, bytearray()))
+        if offset_bytes == len(so_far):
+            so_far += data[row, :count].tobytes()
+    found = (
+        Payload(start_ns, tid, Function(function), total_bytes, bytes(so_far[:total_bytes]))
+        for (start_ns, tid, function), (total_bytes, so_far) in joined.items()
+    )
+    return Payloads(
+        tuple(sorted(found, key=lambda payload: payload.start_ns)), len(records) - len(rows) + torn
     )
 
 
@@ -133,6 +185,17 @@ def span_dtype(layout: SpanLayout) -> np.dtype[np.void]:
     )
 
 
+def _record_table(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> tuple[NDArray[np.uint8], int]:
+    """One row of bytes a record, and how many pieces end with part of one."""
+    stride = layout.stride_bytes
+    tables = [
+        np.frombuffer(piece, dtype=np.uint8, count=len(piece) - len(piece) % stride).reshape(-1, stride)
+        for piece in pieces
+    ]
+    torn = sum(len(piece) % stride != 0 for piece in pieces)
+    return (np.concatenate(tables) if tables else np.empty((0, stride), dtype=np.uint8)), torn
+
+
 def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
     if layout.header_bytes != RING_HEADER_BYTES:
         return np.ones(len(records), dtype=np.bool_)
@@ -143,13 +206,15 @@ def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
     return np.asarray(((lengths & _RING_FLAG_BITS) == 0) & fits)
 
 
-def _columns(records: NDArray[np.uint8], layout: SpanLayout) -> dict[str, NDArray[np.generic]]:
+def _columns(
+    records: NDArray[np.uint8], layout: SpanLayout, known: Sequence[tuple[str, str, int]]
+) -> dict[str, NDArray[np.generic]]:
     """Every known field as an array; one the recording does not carry is all zero, hence flagged nowhere."""
     table = records.view(span_dtype(layout)).reshape(-1)
     carried = {name for name, _, _ in layout.fields}
     return {
         name: table[name] if name in carried else np.zeros(len(table), dtype=COLUMN_TYPES[name])
-        for name, _, _ in SPAN_FIELDS
+        for name, _, _ in known
     }
 
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Spans into work items: which calls ran inside each `update_balloon_size_func`, and what it moved.
 
-Nesting comes from time and thread alone. A `tell_host` that `virtballoon_migratepage` made (compaction may
+A send is a call of `send_resp_data`, or of `tell_host` where it sends page numbers itself. In the driver with
+the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside.
+
+Nesting comes from time and thread alone. A send that `virtballoon_migratepage` made (compaction may
 run it inside the work item's own allocation) or that an out-of-memory notification made is no send of the
 work item; its time stays in whatever the work item was doing.
 """
@@ -30,13 +33,19 @@ FAILED_ALLOCATION_SLEEP_NS = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class Nesting:
-    """For each span, the index of the span of each sort that it ran inside, or NO_SPAN."""
+    """For each span, the index of the span of each sort that it ran inside (or is), or NO_SPAN.
+
+    `bitmap` is `set_page_bitmap`, or where that was not traced the window. `send` tells which ones are sends.
+    """
 
     work: Column
     body: Column
+    bitmap: Column
+    window: Column
     oom: Column
     migrate: Column
     device: Column
+    send: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,8 @@ class WorkItems:
     send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end
     before they do.
     `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or tried to.
-    `short` ones got fewer pages than they asked for.
+    `short` ones got fewer pages than they asked for. `build_ns`, of the patched driver only, is the time of
+    making bitmaps and records; it is part of the body.
     """
 
     span: Column
@@ -65,6 +75,7 @@ class WorkItems:
     sends: Column
     send_ns: Column
     send_in_body_ns: Column
+    build_ns: Column
     body_bounded: Mask
     body_ns: Column
     config_measured: Mask
@@ -94,7 +105,21 @@ def nest_spans(spans: Spans) -> Nesting:
     migrate = _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_MIGRATEPAGE))
     is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (oom == NO_SPAN)
     body = _enclosing(spans, by_thread, is_body)
-    return Nesting(work, body, oom, migrate, _devices(spans, (work, body, oom, migrate)))
+    send, window, bitmap = _find_sends(spans, by_thread)
+    device = _devices(spans, (work, body, bitmap, window, oom, migrate))
+    return Nesting(work, body, bitmap, window, oom, migrate, device, send)
+
+
+def _find_sends(spans: Spans, by_thread: NDArray[np.intp]) -> tuple[Mask, Column, Column]:
+    """Which spans are sends, the window each span ran inside, and the set_page_bitmap or else the window."""
+    tell_host = spans.of(Function.TELL_HOST)
+    enclosing = _enclosing(spans, by_thread, tell_host)
+    by_bitmap = spans.of(Function.SEND_RESP_DATA)
+    is_window = np.zeros(len(spans) + 1, dtype=np.bool_)
+    is_window[enclosing[by_bitmap]] = True  # the last element stands for NO_SPAN
+    window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
+    bitmap = _enclosing(spans, by_thread, spans.of(Function.SET_PAGE_BITMAP))
+    return by_bitmap | (tell_host & ~is_window[:-1]), window, np.where(bitmap != NO_SPAN, bitmap, window)
 
 
 def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
@@ -105,10 +130,12 @@ def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
     row_of_span[work_spans] = np.arange(len(work_spans))
     # The last element stands for NO_SPAN (-1), so that looking up "inside nothing" gives NO_SPAN again.
     own = (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
-    send_row = np.where(spans.of(Function.TELL_HOST) & own, row_of_span[nesting.work], NO_SPAN)
+    send_row = np.where(nesting.send & own, row_of_span[nesting.work], NO_SPAN)
     is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (nesting.oom == NO_SPAN)
     body_row = np.where(is_body, row_of_span[nesting.work], NO_SPAN)
-    return _collect(spans, nesting, work_spans, send_row, body_row), send_row
+    is_bitmap = (nesting.bitmap == np.arange(len(spans))) & own
+    bitmap_row = np.where(is_bitmap, row_of_span[nesting.work], NO_SPAN)
+    return _collect(spans, nesting, work_spans, send_row, body_row, bitmap_row), send_row
 
 
 def _enclosing(spans: Spans, by_thread: NDArray[np.intp], outer: Mask) -> Column:
@@ -141,10 +168,16 @@ def _devices(spans: Spans, containers: tuple[Column, ...]) -> Column:
 
 
 def _collect(
-    spans: Spans, nesting: Nesting, work_spans: NDArray[np.intp], send_row: Column, body_row: Column
+    spans: Spans,
+    nesting: Nesting,
+    work_spans: NDArray[np.intp],
+    send_row: Column,
+    body_row: Column,
+    bitmap_row: Column,
 ) -> WorkItems:
     count = len(work_spans)
     sends, bodies = np.flatnonzero(send_row != NO_SPAN), np.flatnonzero(body_row != NO_SPAN)
+    bitmaps = np.flatnonzero(bitmap_row != NO_SPAN)
     in_body = sends[nesting.body[sends] != NO_SPAN]
     duration_ns, config_ns = spans.int64("duration_ns"), spans.measured("config_ns", SpanFlag.CONFIG)
     start_ns = spans.int64("start_ns")[work_spans]
@@ -153,7 +186,13 @@ def _collect(
     has_body = np.bincount(body_row[bodies], minlength=count) > 0
     target = _optional(spans, "target_pages", SpanFlag.TARGET)[work_spans]
     actual = _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans]
-    pages, pages_known = _pages(spans, work_spans, (sends, send_row[sends]), (bodies, body_row[bodies]))
+    pages, pages_known = _pages(
+        spans,
+        work_spans,
+        (sends, send_row[sends]),
+        (bodies, body_row[bodies]),
+        (bitmaps, bitmap_row[bitmaps]),
+    )
     step, step_known = _steps(nesting.device[work_spans], actual)
     by_step = ~pages_known & step_known
     pages = np.where(by_step, np.abs(step), pages)
@@ -166,9 +205,15 @@ def _collect(
     send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
     last_send_end_ns = np.zeros(count, dtype=np.int64)
     np.maximum.at(last_send_end_ns, send_row[sends], spans.end_ns[sends])
+    np.maximum.at(last_send_end_ns, bitmap_row[bitmaps], spans.end_ns[bitmaps])
     by_send = ~has_body & (direction > 0) & (last_send_end_ns > 0)
     stand_in_ns = np.where(by_send, last_send_end_ns - start_ns, item_ns)
     config_in_body_ns = sums(config_ns[bodies], body_row[bodies], count)
+    in_bitmap = sends[nesting.bitmap[sends] != NO_SPAN]
+    build_ns = sums(duration_ns[bitmaps], bitmap_row[bitmaps], count)
+    build_ns -= sums(duration_ns[in_bitmap], send_row[in_bitmap], count)
+    has_bitmap = np.bincount(bitmap_row[bitmaps], minlength=count) > 0
+    sent = np.bincount(send_row[sends], minlength=count).astype(np.int64)
     return WorkItems(
         span=work_spans.astype(np.int64),
         device=nesting.device[work_spans],
@@ -179,9 +224,11 @@ def _collect(
         pages=pages,
         target_pages=target,
         actual_pages=actual,
-        short=_short(direction, pages, target, actual, asleep) & (pages_known | by_step | unguided),
-        sends=np.bincount(send_row[sends], minlength=count).astype(np.int64),
+        short=_short(direction, pages, target, actual, asleep, has_bitmap)
+        & (pages_known | by_step | unguided),
+        sends=sent,
         send_ns=send_ns,
+        build_ns=np.where(sent > 0, build_ns, 0),
         send_in_body_ns=np.where(has_body, send_in_body_ns, send_ns),
         body_bounded=has_body | by_send,
         body_ns=np.where(has_body, sums(duration_ns[bodies], body_row[bodies], count), stand_in_ns),
@@ -201,17 +248,26 @@ def _pages(
     work_spans: NDArray[np.intp],
     sends: tuple[NDArray[np.intp], Column],
     bodies: tuple[NDArray[np.intp], Column],
+    bitmaps: tuple[NDArray[np.intp], Column],
 ) -> tuple[Column, Mask]:
-    """Pages moved by each item: as its sends say, else its fill or leak, else itself; and whether they do."""
+    """Pages moved by each item, and whether anything says so.
+
+    Its set_page_bitmap or windows do, else its sends, else its fill or leak, else the item itself.
+    """
     count = len(work_spans)
     has_pages, has_result = spans.has(SpanFlag.PAGES), spans.has(SpanFlag.RESULT)
+    counted, counted_row = (column[has_pages[bitmaps[0]]] for column in bitmaps)
     unsaid = np.bincount(sends[1][~has_pages[sends[0]]], minlength=count) > 0
     said = np.bincount(bodies[1][(has_pages | has_result)[bodies[0]]], minlength=count) > 0
+    said |= np.bincount(counted_row, minlength=count) > 0
     pages = spans.measured("pages", SpanFlag.PAGES)
     # leak_balloon and fill_balloon return how many pages they moved.
     returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
     moved = np.where(spans.has(SpanFlag.PAGES), pages, returned)
-    by_send = sums(pages[sends[0]], sends[1], count)
+    # Where windows stand in, each counts the pages of all of them.
+    by_bitmap = np.zeros(count, dtype=np.int64)
+    np.maximum.at(by_bitmap, counted_row, pages[counted])
+    by_send = np.where(by_bitmap > 0, by_bitmap, sums(pages[sends[0]], sends[1], count))
     by_body = sums(moved[bodies[0]], bodies[1], count)
     moved_pages = np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
     return moved_pages, ~unsaid | said
@@ -246,9 +302,14 @@ def _direction(
     return direction.astype(np.int64)
 
 
-def _short(direction: Column, pages: Column, target: Column, actual: Column, asleep: Mask) -> Mask:
-    """Items which moved less than one full send although the target was farther away."""
+def _short(
+    direction: Column, pages: Column, target: Column, actual: Column, asleep: Mask, by_bitmap: Mask
+) -> Mask:
+    """Items which moved less than they could although the target was farther away.
+
+    An item moves one full send of page numbers at most, by bitmaps the whole distance.
+    """
     tried = (target != NOT_MEASURED) & (actual != NOT_MEASURED)
     distance = direction * (target - actual) + pages
-    got_less = pages < np.minimum(distance, PAGES_PER_WORK_ITEM)
+    got_less = pages < np.where(by_bitmap, distance, np.minimum(distance, PAGES_PER_WORK_ITEM))
     return np.asarray((direction != 0) & np.where(tried, got_less, asleep))

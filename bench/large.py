@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from balloontrace.events import Function, SpanFlag
-from balloontrace.layout import COUNTERS_LAYOUT, SPAN_LAYOUT, parse_span_layout
+from balloontrace.layout import (
+    COUNTERS_LAYOUT,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+    SPAN_LAYOUT,
+    parse_span_layout,
+)
 from balloontrace.recording import RecordingWriter
 from balloontrace.wire import span_dtype
 
@@ -35,8 +41,8 @@ def write_large(path: Path) -> int:
     work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL | SpanFlag.CONFIG
     work["target_pages"] = np.where(inflating, full_pages, 0)
     work["actual_pages"] = np.where(inflating, step, SENDS_PER_OPERATION - step) * 256
-    raw = records.reshape(-1).view(np.uint8).reshape(-1, 64)
-    raw[:, 0] = 56
+    raw = records.reshape(-1).view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
+    raw[:, 0] = SPAN_BYTES
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     writer = RecordingWriter(fd)
     writer.write_metadata(

@@ -27,6 +27,10 @@ enum bt_function {
 	BT_VIRTBALLOON_MIGRATEPAGE = 7,
 	BT_CONFIG_GET = 8,                /* counted only, never a span of its own */
 	BT_CONFIG_SET = 9,                /* likewise */
+	BT_SEND_RESP_DATA = 10,           /* page-bitmap patch: one send of records */
+	BT_SET_PAGE_BITMAP = 11,          /* page-bitmap patch: pages into bitmaps, records and sends */
+	BT_EXTEND_PAGE_BITMAP = 12,       /* page-bitmap patch: memory for the bitmaps */
+	BT_PAYLOAD = 15,                  /* no function: counts the pieces of payloads */
 	BT_FUNCTIONS = 16,                /* size of tables indexed by function */
 };
 
@@ -39,6 +43,7 @@ enum bt_span_flags {
 	BT_HAS_TARGET = 1 << 4,
 	BT_HAS_ACTUAL = 1 << 5,
 	BT_HAS_CONFIG = 1 << 6,
+	BT_HAS_BYTES = 1 << 7,
 };
 
 /* One completed call of a traced function in the guest. */
@@ -57,6 +62,24 @@ struct bt_span {
 	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
 	bt_u32 actual_pages;  /* size of the balloon, which the driver writes to `actual` before it returns */
 	bt_u64 config_ns;     /* from entry until the target had been read */
+	bt_u32 bytes;         /* of response data this call sent */
+	bt_u16 passes;        /* set_page_bitmap: walks over the list of pages, one for each window */
+	bt_u16 bitmaps;       /* set_page_bitmap: bitmaps that make up a window, at least 1; 0: not measured */
+};
+
+/* A piece of what one send carried, as it lay in the driver's memory; a send of more has several, in order. */
+#define BT_PAYLOAD_BYTES 1024
+#define BT_PAYLOAD_PIECES 32
+
+struct bt_payload {
+	bt_u64 start_ns;      /* of the span of the same thread that this was sent by */
+	bt_u32 tid;
+	bt_u32 total_bytes;   /* what the send carried in all, captured or not */
+	bt_u32 offset_bytes;  /* of this piece in it */
+	bt_u16 bytes;         /* in this piece */
+	bt_u8 function;       /* BT_TELL_HOST: u32 page numbers; BT_SEND_RESP_DATA: records of the page-bitmap patch */
+	bt_u8 padding;
+	bt_u8 data[BT_PAYLOAD_BYTES];
 };
 
 /* Sums since the programs were attached, per function. Read by mapping, never by event. */

@@ -11,6 +11,9 @@
 
 BPF_RINGBUF_OUTPUT(spans, SPAN_RING_PAGES);
 BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
+#ifdef PAYLOAD_RING_PAGES
+BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
+#endif
 
 /*
  * Calls in flight, by thread. A table of slots and not a hash: a lookup here costs a sixth of a hash's (28
@@ -31,9 +34,12 @@ struct thread_state {
 	u32 target_pages;
 	u32 actual_pages;
 	u32 pages;            /* of the send in flight */
+	u32 bytes;            /* likewise */
 	u16 queue;            /* likewise */
 	u16 device;
-	u8 flags;             /* of the above: BT_HAS_* */
+	u16 passes;           /* of the set_page_bitmap in flight */
+	u16 bitmaps;          /* likewise */
+	u8 flags;             /* of the device, target and actual: BT_HAS_* */
 	u8 send_flags;        /* of the send in flight */
 	u16 padding;
 };
@@ -128,6 +134,9 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->target_pages = thread->target_pages;
 	span->actual_pages = thread->actual_pages;
 	span->config_ns = thread->config_ns;
+	span->bytes = thread->bytes;
+	span->passes = thread->passes;
+	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
 	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
 
@@ -262,6 +271,72 @@ static __always_inline int on_leak_balloon_return(u64 result)
 	return 0;
 }
 
+/*
+ * What a send copied out of the driver's memory, in pieces of one size. `total_bytes` is the driver's word; whatever
+ * it says, no more than BT_PAYLOAD_PIECES are read.
+ */
+static __always_inline void capture(struct thread_state *thread, int function, u64 from, u32 total_bytes)
+{
+#ifdef PAYLOAD_RING_PAGES
+	struct bt_counters *sum = sums();
+
+	if (!sum || !from)
+		return;
+	for (int i = 0; i < BT_PAYLOAD_PIECES; i++) {
+		u32 offset_bytes = i * BT_PAYLOAD_BYTES;
+		struct bt_payload *piece;
+		u32 bytes;
+
+		if (offset_bytes >= total_bytes)
+			break;
+		__sync_fetch_and_add(&sum->functions[BT_PAYLOAD].entries, 1);
+		piece = payloads.ringbuf_reserve(sizeof(*piece));
+		if (!piece) {
+			__sync_fetch_and_add(&sum->functions[BT_PAYLOAD].lost, 1);
+			continue;
+		}
+		bytes = total_bytes - offset_bytes;
+		if (bytes > BT_PAYLOAD_BYTES)
+			bytes = BT_PAYLOAD_BYTES;
+		piece->start_ns = thread->entry_ns[function];
+		piece->tid = thread->tid;
+		piece->total_bytes = total_bytes;
+		piece->offset_bytes = offset_bytes;
+		piece->bytes = bytes;
+		piece->function = function;
+		piece->padding = 0;
+		if (bpf_probe_read_kernel(piece->data, bytes, (void *)(from + offset_bytes)))
+			piece->bytes = 0;
+		payloads.ringbuf_submit(piece, BPF_RB_NO_WAKEUP);
+	}
+#endif
+}
+
+/*
+ * What is known at the entry of each of the functions (vb, vq, ...) that send or lead to sends. Every driver
+ * counts its pages first and tells the host then, and writes num_pages to `actual`.
+ */
+#define NOTE_SEND(function, thread, balloon, vq) do { \
+	(thread)->send_flags = 0; \
+	if (VIRTQUEUE_INDEX != NO_OFFSET) { \
+		(thread)->queue = ARGUMENT_U32(function, vq, VIRTQUEUE_INDEX); \
+		(thread)->send_flags |= BT_HAS_QUEUE; \
+	} \
+	if (VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) { \
+		(thread)->actual_pages = ARGUMENT_U32(function, balloon, VIRTIO_BALLOON_NUM_PAGES); \
+		(thread)->flags |= BT_HAS_ACTUAL; \
+	} \
+	if (!((thread)->flags & BT_HAS_DEVICE)) \
+		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV)); \
+} while (0)
+
+/* How many page numbers an array holds at most: VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver. */
+#define ARRAY_PFNS_MAX 256
+
+/*
+ * tell_host(vb, vq): a send of page numbers. In the patched driver with bitmaps a window instead, whose sends
+ * are calls of send_resp_data, and num_pfns counts the pages of all windows.
+ */
 static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 {
 	struct thread_state *thread = enter(BT_TELL_HOST);
@@ -271,21 +346,13 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 	thread->send_flags = 0;
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
-	if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET) {
-		thread->pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PFNS);
-		thread->send_flags |= BT_HAS_PAGES;
-	}
-	if (VIRTQUEUE_INDEX != NO_OFFSET) {
-		thread->queue = ARGUMENT_U32(tell_host, vq, VIRTQUEUE_INDEX);
-		thread->send_flags |= BT_HAS_QUEUE;
-	}
-	/* Every driver counts its pages first and tells the host then, and writes this number to `actual`. */
-	if (VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
-		thread->actual_pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PAGES);
-		thread->flags |= BT_HAS_ACTUAL;
-	}
-	if (!(thread->flags & BT_HAS_DEVICE))
-		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV));
+	NOTE_SEND(tell_host, thread, balloon, vq);
+	if (VIRTIO_BALLOON_NUM_PFNS == NO_OFFSET || thread->open & (1 << BT_SET_PAGE_BITMAP))
+		return 0;
+	thread->pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PFNS);
+	thread->send_flags |= BT_HAS_PAGES;
+	if (VIRTIO_BALLOON_PFNS != NO_OFFSET && thread->pages <= ARRAY_PFNS_MAX)
+		capture(thread, BT_TELL_HOST, balloon + VIRTIO_BALLOON_PFNS, thread->pages * sizeof(u32));
 	return 0;
 }
 
@@ -294,6 +361,98 @@ static __always_inline int on_tell_host_return(u64 result)
 	struct thread_state *thread = find_thread();
 
 	leave(BT_TELL_HOST, thread, thread ? thread->pages : 0, 0, thread ? thread->send_flags : 0);
+	return 0;
+}
+
+/* send_resp_data(vb, vq, busy_wait): one send of the patched driver; resp_pos counts the u64 that wait in resp_data. */
+static __always_inline int on_send_resp_data_entry(u64 balloon, u64 vq, u64 busy_wait)
+{
+	struct thread_state *thread = enter(BT_SEND_RESP_DATA);
+
+	if (!thread)
+		return 0;
+	thread->send_flags = 0;
+	if (!SEND_RESP_DATA_ARGUMENTS)
+		return 0;
+	NOTE_SEND(send_resp_data, thread, balloon, vq);
+	if (VIRTIO_BALLOON_RESP_POS == NO_OFFSET)
+		return 0;
+	thread->bytes = ARGUMENT_U32(send_resp_data, balloon, VIRTIO_BALLOON_RESP_POS) * sizeof(u64);
+	thread->send_flags |= BT_HAS_BYTES;
+	if (VIRTIO_BALLOON_RESP_DATA != NO_OFFSET)
+		capture(thread, BT_SEND_RESP_DATA, read_pointer(balloon, VIRTIO_BALLOON_RESP_DATA), thread->bytes);
+	return 0;
+}
+
+static __always_inline int on_send_resp_data_return(u64 result)
+{
+	struct thread_state *thread = find_thread();
+
+	leave(BT_SEND_RESP_DATA, thread, 0, 0, thread ? thread->send_flags & ~BT_HAS_PAGES : 0);
+	return 0;
+}
+
+/*
+ * set_page_bitmap(vb, pages, vq): everything of an operation between its last page and its end. It walks the list
+ * of pages once for each window; a window is as many bitmaps of 32 KiB (1 GiB of guest) as could be had.
+ */
+#define BITMAP_PFNS (1ULL << 18)
+#define WORD_PFNS 64ULL
+
+static __always_inline void count_passes(struct thread_state *thread, u64 balloon)
+{
+	u64 bitmaps = ARGUMENT_U32(set_page_bitmap, balloon, VIRTIO_BALLOON_NR_PAGE_BMAP);
+	u64 first = read_pointer(balloon, VIRTIO_BALLOON_MIN_PFN) & ~(WORD_PFNS - 1);
+	u64 end = (read_pointer(balloon, VIRTIO_BALLOON_MAX_PFN) + WORD_PFNS - 1) & ~(WORD_PFNS - 1);
+	u64 window = (bitmaps ? bitmaps : 1) * BITMAP_PFNS;
+
+	thread->bitmaps = bitmaps;
+	thread->passes = end > first ? (end - first + window - 1) / window : 0;
+}
+
+static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 vq)
+{
+	struct thread_state *thread = enter(BT_SET_PAGE_BITMAP);
+
+	if (!thread)
+		return 0;
+	thread->bitmaps = 0;
+	thread->send_flags = 0;
+	if (!SET_PAGE_BITMAP_ARGUMENTS)
+		return 0;
+	NOTE_SEND(set_page_bitmap, thread, balloon, vq);
+	if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET)
+		thread->pages = ARGUMENT_U32(set_page_bitmap, balloon, VIRTIO_BALLOON_NUM_PFNS);
+	if (VIRTIO_BALLOON_NR_PAGE_BMAP != NO_OFFSET && VIRTIO_BALLOON_MIN_PFN != NO_OFFSET &&
+	    VIRTIO_BALLOON_MAX_PFN != NO_OFFSET)
+		count_passes(thread, balloon);
+	return 0;
+}
+
+static __always_inline int on_set_page_bitmap_return(u64 result)
+{
+	struct thread_state *thread = find_thread();
+	u8 flags = 0;
+
+	/* The queue is that of the sends inside, the number of pages its own: those inside set none. */
+	if (thread && SET_PAGE_BITMAP_ARGUMENTS) {
+		flags = thread->send_flags & BT_HAS_QUEUE;
+		if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET)
+			flags |= BT_HAS_PAGES;
+	}
+	leave(BT_SET_PAGE_BITMAP, thread, thread ? thread->pages : 0, 0, flags);
+	return 0;
+}
+
+static __always_inline int on_extend_page_bitmap_entry(u64 balloon)
+{
+	enter(BT_EXTEND_PAGE_BITMAP);
+	return 0;
+}
+
+static __always_inline int on_extend_page_bitmap_return(u64 result)
+{
+	leave(BT_EXTEND_PAGE_BITMAP, find_thread(), 0, 0, 0);
 	return 0;
 }
 
@@ -454,6 +613,9 @@ PROGRAMS(update_balloon_size_func, 1, NO_RESULT)
 PROGRAMS(fill_balloon, 2, RESULT)
 PROGRAMS(leak_balloon, 2, RESULT)
 PROGRAMS(tell_host, 2, NO_RESULT)
+PROGRAMS(send_resp_data, 3, NO_RESULT)
+PROGRAMS(set_page_bitmap, 3, NO_RESULT)
+PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)

@@ -9,8 +9,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,18 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     metavar="KIB",
     help="Room in the kernel for events between two drains; a power of two.",
 )
+@click.option(
+    "--capture",
+    type=click.Choice(["none", "payload"]),
+    default="none",
+    show_default=True,
+    help="payload copies what each send carries, at most 32 KiB: which pages it names.",
+)
+@click.option(
+    "--layout",
+    metavar="STRUCT.MEMBER=BYTES,...",
+    help="Offsets of structure members, for a driver without type information (pahole shows them).",
+)
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
 def record(
@@ -87,6 +100,8 @@ def record(
     missing_probes: str,
     attach: str,
     buffer_kib: int,
+    capture: str,
+    layout: str | None,
     label: str | None,
     command: Sequence[str],
 ) -> None:
@@ -104,6 +119,15 @@ def record(
         raise UsageError(f"--buffer-kib takes a power of two, such as 2048, not {buffer_kib}")
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"cannot run {command[0]}: no such program")
+    from balloontrace.kernel import parse_offsets
+
+    how = _How(
+        missing_probes,
+        attach,
+        buffer_kib * 1024,
+        capture=capture == "payload",
+        offsets=parse_offsets(layout) if layout else {},
+    )
     # Until the recording has begun there is nothing to end in order: both signals drop it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from balloontrace.session import SessionOptions
@@ -116,29 +140,41 @@ def record(
         show_progress=sys.stderr.isatty(),
     )
     with _open_destination(output, force=force) as (output_fd, file):
-        result = _record(output_fd, file, options, missing_probes, attach, buffer_kib * 1024, started_ns)
+        result = _record(output_fd, file, options, how, started_ns)
     _tell(result, output)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is to be traced, and how."""
+
+    missing_probes: str
+    attach: str
+    ring_bytes: int
+    capture: bool
+    offsets: Mapping[str, int]
 
 
 def _record(
     output_fd: int,
     file: OutputFile | None,
     options: SessionOptions,
-    missing_probes: str,
-    attach: str,
-    ring_bytes: int,
+    how: _How,
     started_ns: int,
 ) -> SessionResult:
-    from balloontrace.collector import Collector
+    from balloontrace.collector import PAYLOAD_RING_BYTES, Collector
     from balloontrace.diagnosis import diagnose
     from balloontrace.session import Session, protect_from_oom_killer
 
     protect_from_oom_killer()
-    diagnosis = diagnose()
-    plan = _plan_to_attach(diagnosis, missing_probes, attach)
+    diagnosis = diagnose(offsets=how.offsets)
+    plan = _plan_to_attach(diagnosis, how)
     if options.operations is not None:
         _require_progress(plan, diagnosis)
-    with Collector(plan, diagnosis.layout, ring_bytes=ring_bytes) as collector:
+    payload_ring_bytes = PAYLOAD_RING_BYTES if how.capture else 0
+    with Collector(
+        plan, diagnosis.layout, ring_bytes=how.ring_bytes, payload_ring_bytes=payload_ring_bytes
+    ) as collector:
         if options.operations is not None:
             _require_progress(plan, diagnosis, collector.loaded.failures)
         session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=_say)
@@ -156,7 +192,7 @@ def _record(
             raise
 
 
-def _plan_to_attach(diagnosis: Diagnosis, missing_probes: str, attach: str) -> Plan:
+def _plan_to_attach(diagnosis: Diagnosis, how: _How) -> Plan:
     """The plan, once nothing makes tracing impossible and the user accepts what is missing."""
     if diagnosis.problems:
         more = (
@@ -166,7 +202,7 @@ def _plan_to_attach(diagnosis: Diagnosis, missing_probes: str, attach: str) -> P
         )
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}{more}")
     missing = ", ".join(probe.function.symbol for probe in diagnosis.plan.missing_required)
-    if missing and missing_probes == "error":
+    if missing and how.missing_probes == "error":
         raise MissingProbeError(f"no symbol for {missing}: --missing-probes warn traces what is left")
     if not diagnosis.plan.attachable:
         raise MissingProbeError(
@@ -174,7 +210,18 @@ def _plan_to_attach(diagnosis: Diagnosis, missing_probes: str, attach: str) -> P
         )
     for warning in diagnosis.warnings:
         _say(f"balloontrace: warning: {warning.sentence}\n")
-    return diagnosis.plan.with_kprobes() if attach == "kprobe" else diagnosis.plan
+    if how.capture:
+        _warn_of_missing_payloads(diagnosis)
+    return diagnosis.plan.with_kprobes() if how.attach == "kprobe" else diagnosis.plan
+
+
+def _warn_of_missing_payloads(diagnosis: Diagnosis) -> None:
+    """Say which payloads cannot be captured because nobody knows where they lie."""
+    wanted = {"num_pfns", "pfns"} | ({"resp_data", "resp_pos"} if diagnosis.plan.patched else set())
+    unknown = sorted(name for name in wanted if diagnosis.layout.get("virtio_balloon", name) is None)
+    if unknown:
+        members = ", ".join(f"virtio_balloon.{name}" for name in unknown)
+        _say(f"balloontrace: warning: payloads are not captured without the offsets of {members}: --layout\n")
 
 
 def _require_progress(plan: Plan, diagnosis: Diagnosis, failures: Collection[str] = ()) -> None:

@@ -45,6 +45,8 @@ _FORMAT = TableFormat(
 
 _SHORT_NAMES = {
     "a+b+c+d": "allocate..madvise",
+    "a.extend": "- bitmap memory",
+    "b.build": "b build bitmaps",
     "b+c+d": "b+c+d send..madvise",
     "other": "other",
     "other.config": "- reading target",

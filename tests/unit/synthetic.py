@@ -18,7 +18,7 @@ from balloontrace.events import Function, Queue, SpanFlag
 from balloontrace.layout import COUNTERS_LAYOUT, DEVICES, FUNCTIONS, SPAN_LAYOUT
 from balloontrace.recording import Recording, RecordingWriter, read_recording
 
-_SPAN = struct.Struct("<QQIHBBHHIiIIIQ")
+_SPAN = struct.Struct("<QQIHBBHHIiIIIQIHH")
 _RING = struct.Struct("<II")
 PAGES_PER_SEND = 256
 
@@ -40,6 +40,9 @@ class Times:
     after_body: int = 150
     requeue: int = 2_500
     failed_allocation: int = 200_000_000
+    extend: int = 900
+    pass_: int = 7_000
+    records: int = 1_100
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Expected:
     pages: int = 0
     sends: int = 0
     a_ns: int = 0
+    extend_ns: int = 0
+    build_ns: int = 0
     bcd_ns: int = 0
     config_ns: int = 0
     outside_body_ns: int = 0
@@ -110,6 +115,9 @@ class Flow:
                 fields.get("target_pages", 0),
                 fields.get("actual_pages", 0),
                 fields.get("config_ns", 0),
+                fields.get("bytes", 0),
+                fields.get("passes", 0),
+                fields.get("bitmaps", 0),
             )
         )
 
@@ -252,6 +260,91 @@ class Flow:
         self.span(Function.UPDATE_BALLOON_SIZE_FUNC, start_ns, **fields)
 
 
+class PatchedFlow(Flow):
+    """A driver with the page-bitmap patch: one work item an operation, in windows of one send or more."""
+
+    def __init__(
+        self,
+        *,
+        sends_of_windows: tuple[int, ...] = (1,),
+        bitmaps: int = 2,
+        bitmap_is_symbol: bool = True,
+        send_bytes: int = 640,
+    ) -> None:
+        super().__init__()
+        self.sends_of_windows, self.bitmaps, self.send_bytes = sends_of_windows, bitmaps, send_bytes
+        self.bitmap_is_symbol = bitmap_is_symbol
+
+    def migrate(self, *, tid: int = 77) -> None:
+        """Compaction moves one balloon page: two sends of one record."""
+        start_ns = self.now
+        for queue in (Queue.INFLATE, Queue.DEFLATE):
+            self._send_records(queue, 8, tid=tid)
+        self.span(Function.VIRTBALLOON_MIGRATEPAGE, start_ns, tid=tid, result=0)
+        self.vmstat["balloon_migrate"] += 1
+
+    def _send_records(self, queue: Queue, count: int, *, tid: int) -> int:
+        start_ns = self.now
+        self.now += self.times.send
+        self.span(Function.SEND_RESP_DATA, start_ns, tid=tid, queue=int(queue), bytes=count)
+        return self.now - start_ns
+
+    def _item(self, expected: Expected, granted: int | None) -> None:
+        times, start_ns = self.times, self.now
+        direction = 1 if self.target > self.actual else -1
+        wanted = abs(self.target - self.actual)
+        pages = wanted if granted is None else min(granted, wanted)
+        queue = Queue.INFLATE if direction > 0 else Queue.DEFLATE
+        self.now += times.config_get + times.before_body
+        body_start_ns = self.now
+        self.now += times.extend
+        self.span(Function.EXTEND_PAGE_BITMAP, self.now - times.extend)
+        self.now += times.allocate + (times.failed_allocation if pages < wanted else 0)
+        build_ns, send_ns = self._windows(queue, pages) if pages else (0, 0)
+        bitmap_end_ns = self.now
+        self.now += times.after_send
+        if direction < 0:
+            self.span(Function.LEAK_BALLOON, body_start_ns, pages=pages, result=pages)
+        body_end_ns = self.now
+        self.now += times.after_body + times.config_set
+        self.actual += direction * pages
+        self._work_span(start_ns)
+        self.vmstat["balloon_inflate" if direction > 0 else "balloon_deflate"] += pages
+        if direction > 0:
+            body_start_ns = start_ns + times.config_get
+            body_end_ns = bitmap_end_ns if pages else self.now
+        expected.a_ns += body_end_ns - body_start_ns - build_ns - send_ns
+        expected.outside_body_ns += self.now - start_ns - times.config_get - (body_end_ns - body_start_ns)
+        expected.extend_ns += times.extend
+        expected.build_ns += build_ns
+        expected.bcd_ns += send_ns
+        expected.config_ns += times.config_get
+        expected.pages += pages
+        expected.sends += sum(self.sends_of_windows) if pages else 0
+        expected.short += pages < wanted
+        expected.end_ns = self.now
+
+    def _windows(self, queue: Queue, pages: int) -> tuple[int, int]:
+        """set_page_bitmap: the time of building, as far as it can be told, and that of sending."""
+        times, start_ns, send_ns, unseen_ns = self.times, self.now, 0, 0
+        for sends in self.sends_of_windows:
+            self.now += times.pass_
+            unseen_ns += 0 if self.bitmap_is_symbol else times.pass_
+            window_ns = self.now
+            for _ in range(sends):
+                self.now += times.records
+                send_ns += self._send_records(queue, self.send_bytes, tid=self.tid)
+            counted = {} if self.bitmap_is_symbol else {"pages": pages}
+            self.span(Function.TELL_HOST, window_ns, queue=int(queue), **counted)
+        if self.bitmap_is_symbol:
+            self.now += 100
+            self.span(
+                Function.SET_PAGE_BITMAP, start_ns, queue=int(queue), pages=pages,
+                passes=len(self.sends_of_windows), bitmaps=self.bitmaps,
+            )  # fmt: skip
+        return self.now - start_ns - send_ns - unseen_ns, send_ns
+
+
 _FLAG_OF = {
     "queue": SpanFlag.QUEUE,
     "pages": SpanFlag.PAGES,
@@ -259,6 +352,7 @@ _FLAG_OF = {
     "target_pages": SpanFlag.TARGET,
     "actual_pages": SpanFlag.ACTUAL,
     "config_ns": SpanFlag.CONFIG,
+    "bytes": SpanFlag.BYTES,
 }
 
 
@@ -284,9 +378,10 @@ def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]
     """What `record` writes at the start, for a Debian guest."""
     flows = list(flows)
     stand_in = not any(flow.fill_is_symbol for flow in flows)
-    functions = [
-        function for function in Function if function not in (Function.CONFIG_GET, Function.CONFIG_SET)
-    ]
+    left_out = {Function.CONFIG_GET, Function.CONFIG_SET, Function.PAYLOAD}
+    if not any(isinstance(flow, PatchedFlow) for flow in flows):
+        left_out |= {Function.SEND_RESP_DATA, Function.SET_PAGE_BITMAP, Function.EXTEND_PAGE_BITMAP}
+    functions = [function for function in Function if function not in left_out]
     probes = [
         {
             "function": function.symbol,

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
     ("workitems", "operations", "matching", "attacher", "loader", "collector"),
     ("diagnosis", "command", "pace", "progress", "session"),
-    ("stages", "verdict", "checks", "analysis"),
+    ("windows", "stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),
     ("cli", "__main__"),

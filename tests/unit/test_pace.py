@@ -24,20 +24,20 @@ def called(**calls: int) -> Counters:
 
 def test_drains_when_the_balloon_rests() -> None:
     pace = DrainPace()
-    assert [pace.is_due(waiting, 1000, now) for now, waiting in enumerate([0, 10, 10, 0, 0])] == [
+    assert [pace.is_due(waiting, waiting / 1000, now) for now, waiting in enumerate([0, 10, 10, 0, 0])] == [
         False, False, True, False, False,
     ]  # fmt: skip
 
 
 def test_drains_before_the_ring_is_full() -> None:
     pace = DrainPace()
-    assert not pace.is_due(249, 1000, 0.0)
-    assert pace.is_due(250, 1000, 0.1)
+    assert not pace.is_due(249, 0.249, 0.0)
+    assert pace.is_due(250, 0.25, 0.1)
 
 
 def test_drains_before_what_waits_is_old() -> None:
     pace = DrainPace()
-    due = [pace.is_due(10 + now, 1000, float(now)) for now in range(6)]
+    due = [pace.is_due(10 + now, 0.01, float(now)) for now in range(6)]
     # Noticed at 0, due at 2; what is left counts anew from 3, due at 5.
     assert due == [False, False, True, False, False, True]
 

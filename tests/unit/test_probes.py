@@ -60,7 +60,7 @@ def stock(layout: Layout = NUM_PAGES_KNOWN, fentry: Iterable[str] = ()) -> Plan:
 
 
 def test_every_function_has_one_row() -> None:
-    assert sorted(point.function for point in TABLE) == sorted(Function)
+    assert sorted(point.function for point in TABLE) == sorted(set(Function) - {Function.PAYLOAD})
 
 
 def test_stock_debian_kernel() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balloontrace.ring import HEADER_BYTES, SharedPage, SpanRing
+from balloontrace.ring import HEADER_BYTES, RecordRing, SharedPage
 
 PAGE_BYTES = mmap.PAGESIZE
 RING_BYTES = PAGE_BYTES
@@ -81,8 +81,8 @@ def kernel() -> Iterator[KernelEnd]:
 
 
 @pytest.fixture
-def ring(kernel: KernelEnd) -> Iterator[SpanRing]:
-    consumer = SpanRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
+def ring(kernel: KernelEnd) -> Iterator[RecordRing]:
+    consumer = RecordRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
     yield consumer
     consumer.close()
 
@@ -91,7 +91,7 @@ def payload(number: int) -> bytes:
     return struct.pack("Q", number) * (PAYLOAD_BYTES // 8)
 
 
-def drained(ring: SpanRing) -> bytes:
+def drained(ring: RecordRing) -> bytes:
     """What a drain hands over, copied out of the ring."""
     taken: list[bytes] = []
     count = ring.drain(lambda view: taken.append(bytes(view)))
@@ -113,12 +113,12 @@ def numbers(raw: bytes) -> list[int]:
     return found
 
 
-def test_empty(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_empty(kernel: KernelEnd, ring: RecordRing) -> None:
     assert drained(ring) == b""
     assert kernel.consumed == 0
 
 
-def test_each_record_comes_once_and_in_order(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_each_record_comes_once_and_in_order(kernel: KernelEnd, ring: RecordRing) -> None:
     for number in range(7):
         assert kernel.output(payload(number))
     assert numbers(drained(ring)) == list(range(7))
@@ -127,7 +127,7 @@ def test_each_record_comes_once_and_in_order(kernel: KernelEnd, ring: SpanRing) 
     assert numbers(drained(ring)) == [7]
 
 
-def test_draining_frees_room(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_draining_frees_room(kernel: KernelEnd, ring: RecordRing) -> None:
     assert all(kernel.output(payload(number)) for number in range(RING_RECORDS))
     assert not kernel.output(payload(99))
     assert numbers(drained(ring)) == list(range(RING_RECORDS))
@@ -136,7 +136,7 @@ def test_draining_frees_room(kernel: KernelEnd, ring: SpanRing) -> None:
     assert numbers(drained(ring)) == [99]
 
 
-def test_a_record_being_written_holds_back_what_follows(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_a_record_being_written_holds_back_what_follows(kernel: KernelEnd, ring: RecordRing) -> None:
     kernel.output(payload(0))
     kernel.output(payload(1))
     unfinished = kernel.reserve(payload(2))
@@ -148,21 +148,21 @@ def test_a_record_being_written_holds_back_what_follows(kernel: KernelEnd, ring:
     assert numbers(drained(ring)) == [2, 3]
 
 
-def test_only_a_record_being_written(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_only_a_record_being_written(kernel: KernelEnd, ring: RecordRing) -> None:
     unfinished = kernel.reserve(payload(5))
     assert drained(ring) == b""
     kernel.submit(unfinished)
     assert numbers(drained(ring)) == [5]
 
 
-def test_a_stretch_across_the_end(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_a_stretch_across_the_end(kernel: KernelEnd, ring: RecordRing) -> None:
     kernel.start_at((RING_RECORDS - 3) * STRIDE_BYTES)
     for number in range(10):
         kernel.output(payload(number))
     assert numbers(drained(ring)) == list(range(10))
 
 
-def test_positions_beyond_four_gibibytes(kernel: KernelEnd, ring: SpanRing) -> None:
+def test_positions_beyond_four_gibibytes(kernel: KernelEnd, ring: RecordRing) -> None:
     kernel.start_at((1 << 40) + (RING_RECORDS - 1) * STRIDE_BYTES)
     for number in range(RING_RECORDS):
         kernel.output(payload(number))
@@ -173,7 +173,7 @@ def test_positions_beyond_four_gibibytes(kernel: KernelEnd, ring: SpanRing) -> N
 @given(steps=st.lists(st.tuples(st.integers(1, RING_RECORDS + 5), st.booleans()), max_size=12))
 def test_nothing_is_lost_or_doubled_whatever_the_rhythm(steps: list[tuple[int, bool]]) -> None:
     kernel = KernelEnd()
-    ring = SpanRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
+    ring = RecordRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
     written: list[int] = []
     seen: list[int] = []
     for count, drains in steps:
@@ -191,7 +191,7 @@ def test_nothing_is_lost_or_doubled_whatever_the_rhythm(steps: list[tuple[int, b
 
 
 def test_closing_gives_everything_back(kernel: KernelEnd) -> None:
-    ring = SpanRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
+    ring = RecordRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
     ring.close()
     with pytest.raises(ValueError, match="released"):
         drained(ring)
@@ -216,7 +216,7 @@ def test_closing_after_an_error_that_still_holds_the_view(kernel: KernelEnd) -> 
         part = view[:8]
         raise OSError(28, "No space left on device", part)
 
-    consumer = SpanRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
+    consumer = RecordRing(kernel.fd, RING_BYTES, STRIDE_BYTES)
     kernel.output(payload(1))
     with pytest.raises(OSError, match="No space left") as raised:
         consumer.drain(take)

@@ -65,14 +65,15 @@ class ScriptedCollector:
         self._operations = list(operations)
 
     timing = False
-    capacity = 64
+    filled = 0.0
+    captures = False
 
     def set_timing(self, on: bool) -> None:
         self.timing = on
 
     @property
     def waiting(self) -> int:
-        return len(self._drains[0]) // 64 if self._drains else 0
+        return len(self._drains[0]) // len(RECORD) if self._drains else 0
 
     def drain(self, take: Callable[[memoryview], object]) -> int:
         self.drains_after_detaching += self.detached
@@ -81,7 +82,10 @@ class ScriptedCollector:
         del self._drains[:count]
         if raw:
             take(memoryview(raw))
-        return len(raw) // 64
+        return len(raw) // len(RECORD)
+
+    def drain_payloads(self, _take: Callable[[memoryview], object]) -> int:
+        return 0
 
     def read_counters(self) -> bytes:
         if len(self._operations) > 1:

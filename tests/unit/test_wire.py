@@ -19,13 +19,14 @@ TODAY = layout.parse_span_layout(None)
 
 TABLES = {
     "bt_span": layout.SPAN_FIELDS,
+    "bt_payload": layout.PAYLOAD_FIELDS,
     "bt_function_counters": layout.FUNCTION_COUNTER_FIELDS,
     "bt_device_state": layout.DEVICE_STATE_FIELDS,
 }
 
 
 def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> tuple[int, ...]:
-    return (start_ns, duration_ns, 7, 1, function, 0, *([0] * 8))
+    return (start_ns, duration_ns, 7, 1, function, 0, *([0] * 11))
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -57,7 +58,13 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
     counters_bytes = (
         layout.FUNCTIONS * layout.FUNCTION_COUNTER_BYTES + layout.DEVICES * layout.DEVICE_STATE_BYTES
     )
-    sizes = (layout.SPAN_BYTES, layout.FUNCTION_COUNTER_BYTES, layout.DEVICE_STATE_BYTES, counters_bytes)
+    sizes = (
+        layout.SPAN_BYTES,
+        layout.PAYLOAD_BYTES,
+        layout.FUNCTION_COUNTER_BYTES,
+        layout.DEVICE_STATE_BYTES,
+        counters_bytes,
+    )
     expected += [f"size {name} {size}" for name, size in zip((*TABLES, "bt_counters"), sizes, strict=True)]
     expected.append(f"devices {layout.COUNTERS_LAYOUT['devices_offset_bytes']}")
     expected += [f"function {f.name} {f.value}" for f in Function]
@@ -67,7 +74,7 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
 
 def test_numpy_sees_each_field_behind_the_ring_header() -> None:
     kinds = span_dtype(TODAY)
-    assert kinds.itemsize == 64
+    assert kinds.itemsize == 72
     assert kinds.fields is not None
     assert kinds.fields["config_ns"][1] == 8 + 48
 
@@ -80,17 +87,17 @@ def test_spans_come_back_in_order_of_start_the_outer_call_first() -> None:
     assert spans.damaged == spans.unknown == 0
 
 
-@pytest.mark.parametrize("ring", [56 | 1 << 31, 56 | 1 << 30, 48, 57, 0])
+@pytest.mark.parametrize("ring", [64 | 1 << 31, 64 | 1 << 30, 56, 65, 0])
 def test_records_with_an_odd_ring_header_are_counted_not_decoded(ring: int) -> None:
     raw = bytearray(synthetic.pack_spans([span(1), span(2), span(3)]))
-    struct.pack_into("<I", raw, 64, ring)
+    struct.pack_into("<I", raw, 72, ring)
     spans = decode_spans([bytes(raw)], TODAY)
     assert spans.int64("start_ns").tolist() == [1, 3]
     assert spans.damaged == 1
 
 
 def test_impossible_times_torn_ends_and_unknown_functions_are_counted() -> None:
-    raw = synthetic.pack_spans([span(1), span(2**63), span(3, 2**60), span(4, function=15)])
+    raw = synthetic.pack_spans([span(1), span(2**63), span(3, 2**60), span(4, function=99)])
     spans = decode_spans([raw + b"torn"], TODAY)
     assert spans.int64("start_ns").tolist() == [1]
     assert (spans.damaged, spans.unknown) == (3, 1)
@@ -102,11 +109,11 @@ def test_no_pieces_are_no_spans() -> None:
 
 def test_a_later_layout_with_appended_fields_is_understood() -> None:
     later = {
-        "stride_bytes": 72,
+        "stride_bytes": 80,
         "header_bytes": 8,
-        "fields": [*(list(field) for field in layout.SPAN_FIELDS), ["order", "u64", 56]],
+        "fields": [*(list(field) for field in layout.SPAN_FIELDS), ["order", "u64", 64]],
     }
-    record = struct.pack("<II", 64, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
+    record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
     spans = decode_spans([record * 2], layout.parse_span_layout(later))
     assert spans.int64("start_ns").tolist() == [5, 5]
     assert spans.damaged == 0
@@ -121,7 +128,7 @@ def test_a_later_layout_with_appended_fields_is_understood() -> None:
         {"header_bytes": -8},
         {"header_bytes": 16},
         {"fields": None},
-        {"fields": [["start_ns", "u64", 60]]},
+        {"fields": [["start_ns", "u64", 68]]},
         {"fields": [["start_ns", "u64", -8]]},
         {"fields": [["start_ns", "double", 0]]},
         {"fields": [["start_ns", "u64", 0], ["duration_ns", "u64", 4]]},

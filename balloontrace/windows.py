@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the patched driver went through an operation's pages: passes over its list, windows, sends inside them.
+
+A window is what one set of bitmaps spans, at most 32 GiB of guest; the list of pages is walked once for each,
+and `tell_host` is called for those that hold a page. A send before the last one of a window is in its middle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from balloontrace.events import Function, SpanFlag
+from balloontrace.operations import NO_OPERATION, Operations, operation_of_spans
+from balloontrace.results import BitmapUse
+from balloontrace.stats import sums
+from balloontrace.wire import Spans
+from balloontrace.workitems import NO_SPAN
+
+
+def measure_bitmap_use(spans: Spans, operations: Operations) -> list[BitmapUse | None]:
+    """One entry an operation, in the order of `Operations.found`; None for one that used no bitmaps."""
+    count = len(operations.found)
+    operation = operation_of_spans(spans, operations)
+    inside = operation != NO_OPERATION
+    nesting = operations.nesting
+    own = np.arange(len(spans))
+    windows = np.flatnonzero(inside & (nesting.window == own))
+    whole = np.flatnonzero(inside & spans.of(Function.SET_PAGE_BITMAP))
+    sends = np.flatnonzero(inside & spans.of(Function.SEND_RESP_DATA))
+    in_window = sends[nesting.window[sends] != NO_SPAN]
+    counted = whole[spans.int64("bitmaps")[whole] > 0]
+    sized = sends[spans.has(SpanFlag.BYTES)[sends]]
+    windows_of = np.bincount(operation[windows], minlength=count)
+    sends_in_windows = np.bincount(operation[in_window], minlength=count)
+    passes = sums(spans.int64("passes")[counted], operation[counted], count)
+    passes_known = np.bincount(operation[counted], minlength=count) == np.bincount(
+        operation[whole], minlength=count
+    )
+    bytes_sent = sums(spans.int64("bytes")[sized], operation[sized], count)
+    bytes_known = np.bincount(operation[sized], minlength=count) == np.bincount(
+        operation[sends], minlength=count
+    )
+    uses: list[BitmapUse | None] = [None] * count
+    for index in np.unique(operation[np.concatenate([whole, windows, sends])]).tolist():
+        bitmaps = spans.int64("bitmaps")[counted[operation[counted] == index]]
+        uses[index] = BitmapUse(
+            windows=int(windows_of[index]) or None,
+            passes=int(passes[index]) if passes_known[index] and len(bitmaps) else None,
+            bitmaps=int(bitmaps.min()) if len(bitmaps) else None,
+            mid_window_sends=(
+                int(sends_in_windows[index] - windows_of[index]) if windows_of[index] else None
+            ),
+            bytes_sent=int(bytes_sent[index]) if bytes_known[index] else None,
+        )
+    return uses

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The patched driver's operations: what is building, what sending, and how often in mid-window."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic import Expected, PatchedFlow
+from test_operations import assert_adds_up, assert_is, report_of
+
+GIB_PAGES = 1 << 18
+
+
+@pytest.mark.parametrize("sends_of_windows", [(1,), (3,), (1, 2, 1)])
+@pytest.mark.parametrize("bitmap_is_symbol", [True, False])
+def test_known_times_come_back_exactly(sends_of_windows: tuple[int, ...], *, bitmap_is_symbol: bool) -> None:
+    flow = PatchedFlow(sends_of_windows=sends_of_windows, bitmap_is_symbol=bitmap_is_symbol)
+    flow.resize(GIB_PAGES)
+    flow.migrate()
+    flow.resize(100)
+    report = report_of(flow)
+    assert len(report.operations) == 2
+    for operation, expected in zip(report.operations, flow.expected, strict=True):
+        assert_is(operation, expected)
+        assert operation.outcome == "reached"
+    assert_adds_up(report)
+    outside = {each.what: each.calls for each in report.outside}
+    assert outside == {"virtballoon_migratepage (page compaction)": 1, "send of virtballoon_migratepage": 2}
+
+
+def test_pages_are_those_of_the_whole_operation() -> None:
+    flow = PatchedFlow(sends_of_windows=(1, 1))
+    flow.resize(GIB_PAGES)
+    report = report_of(flow)
+    assert report.operations[0].pages == GIB_PAGES
+    assert all(check.agrees for check in report.checks)
+
+
+def test_passes_windows_and_sends_are_counted() -> None:
+    flow = PatchedFlow(sends_of_windows=(1, 3), bitmaps=4)
+    flow.resize(GIB_PAGES)
+    (operation,) = report_of(flow).operations
+    use = operation.bitmap
+    assert use is not None
+    assert (use.windows, use.passes, use.bitmaps, use.mid_window_sends) == (2, 2, 4, 2)
+    assert use.bytes_sent == 4 * 640
+    assert any("goes on reading them" in sentence for sentence in operation.verdict)
+
+
+def test_one_bitmap_cannot_be_read_after_it_was_freed() -> None:
+    flow = PatchedFlow(sends_of_windows=(2,), bitmaps=1)
+    flow.resize(GIB_PAGES)
+    (operation,) = report_of(flow).operations
+    assert not any("goes on reading" in sentence for sentence in operation.verdict)
+
+
+def test_what_was_not_traced_is_not_measured() -> None:
+    flow = PatchedFlow(bitmap_is_symbol=False)
+    flow.resize(GIB_PAGES)
+    (operation,) = report_of(flow).operations
+    assert operation.bitmap is not None
+    assert (operation.bitmap.passes, operation.bitmap.bitmaps) == (None, None)
+    assert operation.bitmap.windows == 1
+
+
+def test_waiting_for_memory_is_seen_whatever_the_size() -> None:
+    flow = PatchedFlow()
+    expected = Expected(0, "inflate", flow.now)
+    flow.interrupt(GIB_PAGES)
+    flow.work(expected, granted=(100_000,), max_items=1)
+    (operation,) = report_of(flow).operations
+    assert operation.outcome == "stalled"
+    assert operation.short_work_items == 1
