@@ -15,6 +15,7 @@ from tracing import (
     assert_sums,
     assert_whole,
     change,
+    migrate_pages,
     move,
     outcomes,
     record,
@@ -164,9 +165,9 @@ def test_compaction_moves_its_pages(patched: lab.Guest) -> None:
         assert share_in_small_blocks(blocks) > 0.4 > fresh
         assert free_pages(blocks) > PRIME_MIB * MIB_PAGES
         move(patched, SMALL_MIB - PRIME_MIB)
-    patched.run(shell("echo 1 > /proc/sys/vm/compact_memory"), check=True)
+    migrate_pages(patched)
     migrated = patched.vmstat()["balloon_migrate"] - before["balloon_migrate"]
-    assert migrated > 100
+    assert migrated > 0
     move(patched, SMALL_MIB)
     after = patched.vmstat()
     # A page that was moved is neither inflated nor deflated.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracing import MIB_PAGES, PAGE_BYTES, change, move, shell
+from tracing import MIB_PAGES, PAGE_BYTES, change, migrate_pages, move, shell
 
 import lab
 from lab.aging import fragmented
@@ -138,7 +138,7 @@ def test_compaction_while_the_balloon_moves(bitmap: lab.Guest) -> None:
             move(bitmap, FULL_MIB - mib)
         compacting.kill()
         compacting.wait(60)
-    bitmap.run(shell("echo 1 > /proc/sys/vm/compact_memory"), check=True)
+    migrate_pages(bitmap)
     assert moves.migrated() > 0
     # Pages that compaction had isolated while the list was walked are with the host no sooner than next time.
     status = bitmap.backend.status()
@@ -150,7 +150,7 @@ def test_a_migrated_page_is_two_sends_of_one_record(bitmap: lab.Guest) -> None:
     with fragmented(bitmap, mib=300):
         move(bitmap, FULL_MIB - 1399)
     moves = Moves(bitmap)
-    bitmap.run(shell("echo 1 > /proc/sys/vm/compact_memory"), check=True, timeout_s=120)
+    migrate_pages(bitmap)
     migrated = moves.migrated()
     assert migrated > 0
     assert {len(payload) for _, payload in moves.buffers()} == {1}

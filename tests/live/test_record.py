@@ -19,6 +19,7 @@ from tracing import (
     balloontrace,
     change,
     loss,
+    migrate_pages,
     move,
     outcomes,
     pull,
@@ -276,7 +277,7 @@ def test_compaction_moves_pages_of_the_balloon(guest: lab.Guest, tmp_path: Path)
     move(guest, FULL_MIB - 256)
     release.kill()
     holder.wait(30, check=True)
-    guest.run(shell("echo 1 > /proc/sys/vm/compact_memory"), timeout_s=60, check=True)
+    migrate_pages(guest)
     (moved,) = change(before, guest.vmstat(), ["balloon_migrate"])
     recorder.end()
     found = report(recorder.pull(tmp_path))

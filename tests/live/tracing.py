@@ -156,6 +156,27 @@ def change(before: Mapping[str, int], after: Mapping[str, int], names: Sequence[
     return [after[name] - before[name] for name in names]
 
 
+# Compaction moves what it thinks worth moving, at times nothing; a block taken offline is emptied of all of it.
+_MIGRATE = """
+echo 1 > /proc/sys/vm/compact_memory
+migrated=$(sed -n 's/^balloon_migrate //p' /proc/vmstat)
+[ "$migrated" -gt $1 ] && exit
+cd /sys/devices/system/memory
+for block in $(ls -d memory[0-9]* | sort -rV); do
+    echo offline > $block/state && echo online > $block/state
+    migrated=$(sed -n 's/^balloon_migrate //p' /proc/vmstat)
+    [ "$migrated" -gt $1 ] && exit
+done
+"""
+
+
+def migrate_pages(guest: lab.Guest) -> None:
+    """Has the kernel move some pages of the balloon; there must be free memory to move them to."""
+    before = guest.vmstat()["balloon_migrate"]
+    guest.run(["sh", "-c", _MIGRATE, "sh", str(before)], timeout_s=180)
+    assert guest.vmstat()["balloon_migrate"] > before
+
+
 def traces(guest: lab.Guest) -> str:
     """What of a recorder is still there; empty when nothing is."""
     return guest.run(shell(_TRACES), check=True).stdout
