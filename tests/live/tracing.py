@@ -156,7 +156,7 @@ def change(before: Mapping[str, int], after: Mapping[str, int], names: Sequence[
     return [after[name] - before[name] for name in names]
 
 
-# Compaction moves what it thinks worth moving, at times nothing; a block taken offline is emptied of all of it.
+# Compaction moves what it thinks worth it, at times nothing; a block taken offline is emptied of all of it.
 _MIGRATE = """
 echo 1 > /proc/sys/vm/compact_memory
 migrated=$(sed -n 's/^balloon_migrate //p' /proc/vmstat)
