@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from balloontrace.carried import Carried, measure_payloads
 from balloontrace.checks import SENDS, check_counts, pages_of_sends_known
 from balloontrace.events import Function
-from balloontrace.layout import parse_counters_layout, parse_span_layout
+from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
 from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
@@ -31,7 +33,7 @@ from balloontrace.stats import sums
 from balloontrace.units import format_count, rate_bytes_per_s
 from balloontrace.verdict import explain
 from balloontrace.windows import measure_bitmap_use
-from balloontrace.wire import Spans, decode_counters, decode_spans
+from balloontrace.wire import Payloads, Spans, decode_counters, decode_payloads, decode_spans
 from balloontrace.workitems import UNKNOWN_DEVICE
 
 _ATTACHED = "attached"
@@ -52,8 +54,12 @@ def analyse(recording: Recording) -> Report:
     changed = Function.VIRTBALLOON_CHANGED
     operations = find_operations(spans, interrupts_traced=changed in traced and not missing.get(changed))
     tables = StageTables(spans, operations, sends_traced=bool(SENDS & traced))
+    payloads = decode_payloads(
+        recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
+    )
+    carried = measure_payloads(spans, operations, payloads)
     shown = _operations(
-        operations, tables.of_operations(), measure_bitmap_use(spans, operations), header, traced
+        operations, tables.of_operations(), measure_bitmap_use(spans, operations), carried, header, traced
     )
     lost, seen = _events_lost(losses), _events_seen(losses)
     return Report(
@@ -67,6 +73,7 @@ def analyse(recording: Recording) -> Report:
         spans_missing=sum(missing.values()) if losses else None,
         warnings=(
             *_warnings(recording, end, spans),
+            *_payload_warnings(payloads, losses),
             *_missing_warnings(sum(missing.values())),
             *_loss_warnings(losses, lost),
         ),
@@ -79,9 +86,13 @@ def analyse(recording: Recording) -> Report:
             header,
             traced,
             (parse_vmstat(recording.metadata), end.vmstat if end else {}),
+            carried.new_pages,
         ),
         losses=losses,
-        not_measured=_not_measured(spans, header, operations, traced, end),
+        not_measured=(
+            *_not_measured(spans, header, operations, traced, end),
+            *_payloads_not_measured(recording, payloads, operations),
+        ),
         own_cost=end.own_cost if end else None,
     )
 
@@ -90,6 +101,7 @@ def _operations(
     operations: Operations,
     tables: Sequence[tuple[StageRow, ...]],
     bitmaps: Sequence[BitmapUse | None],
+    carried: Carried,
     header: Header,
     traced: frozenset[Function],
 ) -> tuple[Operation, ...]:
@@ -109,11 +121,15 @@ def _operations(
     if len(header.devices) == 1:
         names[UNKNOWN_DEVICE] = header.devices[0].name
     summed = zip(*(column.tolist() for column in columns), strict=True)
-    return tuple(
+    shown = (
         _operation(number, found, table, bitmap, names, traced, each)
         for number, (found, table, bitmap, each) in enumerate(
             zip(operations.found, tables, bitmaps, summed, strict=True), start=1
         )
+    )
+    return tuple(
+        replace(operation, payload=statistics, payload_sends=sends)
+        for operation, statistics, sends in zip(shown, carried.statistics, carried.sends, strict=True)
     )
 
 
@@ -265,6 +281,26 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     elif end.clean is False:
         sentences.append(f"the recording did not end normally: {end.reason or 'no reason is given'}")
     return sentences
+
+
+def _payload_warnings(payloads: Payloads, losses: Sequence[Loss]) -> list[str]:
+    """What of the captured payloads is not there. The counts are of pieces of 1 KiB."""
+    sentences = []
+    lost = sum(loss.lost or 0 for loss in losses if loss.function == Function.PAYLOAD.symbol)
+    if lost:
+        sentences.append(f"{format_count(lost)} pieces of payloads were lost: what they named is not known")
+    if payloads.damaged:
+        sentences.append(f"{format_count(payloads.damaged)} pieces of payloads could not be decoded")
+    return sentences
+
+
+def _payloads_not_measured(recording: Recording, payloads: Payloads, operations: Operations) -> list[str]:
+    """Why it is not known what sends named, where it is not."""
+    if payloads.found or not operations.nesting.send.any():
+        return []
+    if recording.metadata.get("capture") == "payload":
+        return ["what sends named: the driver has no type information; record --layout tells where it lies"]
+    return ["what sends named: record --capture payload keeps it"]
 
 
 def _missing_warnings(missing: int) -> list[str]:

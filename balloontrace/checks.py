@@ -10,6 +10,7 @@ import numpy as np
 from balloontrace.events import BALLOON_PAGE_BYTES, Function, Queue, SpanFlag
 from balloontrace.operations import Operations
 from balloontrace.results import IN_PROGRESS, Check, Header
+from balloontrace.units import format_count
 from balloontrace.wire import Mask, Spans
 from balloontrace.workitems import NO_SPAN, Nesting
 
@@ -25,12 +26,14 @@ def check_counts(
     header: Header,
     traced: Set[Function],
     vmstats: tuple[Mapping[str, int], Mapping[str, int]],
+    named_pages: Mapping[Queue, int | None],
 ) -> tuple[Check, ...]:
     """Each identity that ought to hold, and whether it does; `agrees` is None where one side is unknown.
 
     `vmstats` are /proc/vmstat before and after. The kernel counts BALLOON_INFLATE and BALLOON_DEFLATE where
     a page enters or leaves a balloon, and BALLOON_MIGRATE apart from both (mm/balloon_compaction.c and
-    virtballoon_migratepage), each in its own page size.
+    virtballoon_migratepage), each in its own page size. `named_pages` are those that payloads name, each
+    once.
     """
     sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
     sends &= operations.nesting.migrate == NO_SPAN
@@ -45,17 +48,36 @@ def check_counts(
         ("balloon_deflate", _pages(spans, sends, Queue.DEFLATE) if sends_traced else None, unit_pages),
         ("balloon_migrate", migrated, 1),
     )
+    named = [
+        _check_named(f"balloon_{queue.name.lower()}", pages, vmstats, unit_pages, note)
+        for queue, pages in named_pages.items()
+    ]
     return (
         *(
             _check(name, counted, _change(vmstats, name, unit), "/proc/vmstat", note)
             for name, counted, unit in counts
         ),
+        *named,
         *(
             _against_actual(spans, operations.nesting, sends, (_actual_source(header), note))
             if sends_traced
             else ()
         ),
     )
+
+
+def _check_named(
+    name: str,
+    pages: int | None,
+    vmstats: tuple[Mapping[str, int], Mapping[str, int]],
+    unit_pages: int | None,
+    note: str | None,
+) -> Check:
+    """Pages the host was told of, against those the kernel moved."""
+    moved = _change(vmstats, name, unit_pages)
+    if note is None and pages is not None and moved is not None and pages < moved:
+        note = f"{format_count(moved - pages)} pages were moved, and the host was not told"
+    return _check(f"{name}, as payloads name", pages, moved, "/proc/vmstat", note)
 
 
 def pages_of_sends_known(spans: Spans, nesting: Nesting) -> bool:

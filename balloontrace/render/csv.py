@@ -3,16 +3,31 @@
 
 `level` says what a row is: `operation` and `total` sum up, `stage` and `total_stage` are the rows of their
 stage tables (`part_of` marks a row that is part of another), `warning` carries in `note` what is damaged,
-lost or missing. `pandas.read_csv` loads it without options.
+lost or missing. Of captured payloads, `payload` sums up an operation, `send` is one of its sends
+(`payload`: how much of it is known), `run_order` counts the runs of 2^order pages and up that the named
+pages lie in, and `record_order` the records of 2^order pages. `pandas.read_csv` loads it without options.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.results import Operation, Report, StageRow, Total
+
+_BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
+_PAYLOAD = (
+    "bytes_sent",
+    "header_bytes",
+    "runs_named",
+    "pages_named",
+    "pages_repeated",
+    "pages_in_balloon_before",
+)
+_RECORDS = ("records", "bitmap_words", "plain_runs", "pages_by_words", "pages_by_runs", "bits_carried")
+_CONTIGUITY = ("pfn_first", "pfn_last", "longest_run_pages")
 
 COLUMNS = (
     "level",
@@ -41,6 +56,13 @@ COLUMNS = (
     "p99_ns",
     "max_ns",
     "note",
+    *_BITMAP,
+    "payload",
+    *_PAYLOAD,
+    *_RECORDS,
+    "order",
+    "runs",
+    *_CONTIGUITY,
 )
 
 Row = dict[str, object]
@@ -69,6 +91,8 @@ def _rows(report: Report) -> Iterator[Row]:
         same: Row = {"operation": operation.number, "device": operation.device, "kind": operation.kind}
         for stage in operation.stages:
             yield {"level": "stage", **same, **_stage(stage)}
+        for row in _payload(operation):
+            yield {**same, **row}
     for total in report.totals:
         yield _total(total)
         for stage in total.stages:
@@ -92,7 +116,55 @@ def _operation(operation: Operation) -> Row:
         "short_work_items": operation.short_work_items,
         "short_ns": operation.short_ns,
         "note": "; ".join(operation.verdict) or None,
+        **_fields(operation.bitmap, (*_BITMAP, "bytes_sent")),
     }
+
+
+def _payload(operation: Operation) -> Iterator[Row]:
+    """What an operation's sends carried, in all and one by one."""
+    statistics, sends = operation.payload, operation.payload_sends
+    if statistics is None or sends is None:
+        return
+    distinct, records = statistics.distinct, statistics.of_records
+    yield {
+        "level": "payload",
+        "name": statistics.encoding,
+        "sends": statistics.sends,
+        "pages": distinct.pages,
+        "runs": distinct.runs,
+        "note": statistics.first_refusal,
+        **_fields(statistics, _PAYLOAD),
+        **_fields(records, _RECORDS),
+        **_fields(distinct, _CONTIGUITY),
+    }
+    for level, orders in (
+        ("run_order", distinct.run_orders),
+        ("record_order", records.plain_run_orders if records else ()),
+    ):
+        for each in orders:
+            yield {"level": level, **_fields(each, ("order", "runs", "pages"))}
+    columns = dataclasses.asdict(sends)
+    for values in zip(*columns.values(), strict=True):
+        send = dict(zip(columns, values, strict=True))
+        yield {
+            "level": "send",
+            "started_ns": send["start_ns"],
+            "payload": send["state"],
+            "pages": send["new_pages"],
+            "pages_named": send["pages"],
+            "pages_by_words": send["bits_set"],
+            "pfn_first": send["first_pfn"],
+            "pfn_last": send["last_pfn"],
+            **{
+                name: send[name]
+                for name in ("bytes_sent", "records", "bitmap_words", "plain_runs", "runs_named")
+            },
+        }
+
+
+def _fields(result: object, names: Iterable[str]) -> Row:
+    """Some fields of a result by their names; nothing of what there is not."""
+    return {} if result is None else {name: getattr(result, name) for name in names}
 
 
 def _total(total: Total) -> Row:

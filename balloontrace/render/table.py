@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-import tabulate as tabulate_library
-from tabulate import DataRow, Line, TableFormat, tabulate
-
-from balloontrace.results import Check, Header, Operation, OwnCost, Report, StageRow, Total
+from balloontrace.render.payload import describe_bitmaps, describe_payload
+from balloontrace.render.text import clip, table, wrap
+from balloontrace.results import (
+    Check,
+    Header,
+    Operation,
+    OwnCost,
+    Report,
+    StageRow,
+    Total,
+)
 from balloontrace.units import (
     NOT_MEASURED,
     NS_PER_S,
@@ -22,26 +28,9 @@ from balloontrace.units import (
     format_share,
 )
 
-# Without this every header is padded by two columns, and the tables would not fit.
-tabulate_library.MIN_PADDING = 0
-
-WIDTH_COLUMNS = 80
-
 # More than these would bury the totals; CSV and JSON hold all of them.
 _LISTED_OPERATIONS = 40
 _DETAILED_OPERATIONS = 6
-_NAME_COLUMNS = 14
-
-_FORMAT = TableFormat(
-    lineabove=None,
-    linebelowheader=Line("", "-", " ", ""),
-    linebetweenrows=None,
-    linebelow=None,
-    headerrow=DataRow("", " ", ""),
-    datarow=DataRow("", " ", ""),
-    padding=0,
-    with_header_hide=None,
-)
 
 _SHORT_NAMES = {
     "a+b+c+d": "allocate..madvise",
@@ -88,7 +77,7 @@ def _header(report: Report) -> str:
         f"{_started(header)}{_ended(report)}; {format_count(report.spans)} spans",
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
-    return "\n".join(_wrap(line) for line in lines)
+    return "\n".join(wrap(line) for line in lines)
 
 
 def _started(header: Header) -> str:
@@ -109,7 +98,7 @@ def _operations(operations: Sequence[Operation]) -> str:
     rows = [
         (
             str(operation.number),
-            _clip(operation.device),
+            clip(operation.device),
             operation.kind,
             format_count(operation.pages),
             format_pages_as_bytes(operation.pages),
@@ -122,7 +111,7 @@ def _operations(operations: Sequence[Operation]) -> str:
     names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
     more = len(operations) - len(rows)
     hint = f"\n... and {format_count(more)} more: --format csv has them all" if more else ""
-    return _table(names, rows, "rllrrrrl") + hint
+    return table(names, rows, "rllrrrrl") + hint
 
 
 def _details(report: Report) -> list[str]:
@@ -136,11 +125,13 @@ def _operation(operation: Operation) -> str:
     way = f"{format_pages_as_bytes(operation.actual_before_pages)} to "
     way += format_pages_as_bytes(operation.actual_after_pages)
     title = (
-        f"Operation {operation.number}: {operation.kind} of {_clip(operation.device)}, {way} "
+        f"Operation {operation.number}: {operation.kind} of {clip(operation.device)}, {way} "
         f"(target {format_pages_as_bytes(operation.target_pages)}), {format_count(operation.sends)} sends"
     )
-    sentences = [_wrap(f"- {sentence}", "  ") for sentence in operation.verdict]
-    return "\n".join([_wrap(title), _stages(operation.stages), *sentences])
+    sentences = [*operation.verdict, *([describe_bitmaps(operation.bitmap)] if operation.bitmap else [])]
+    payload = [] if operation.payload is None else ["", describe_payload(operation.number, operation.payload)]
+    listed = [wrap(f"- {sentence}", "  ") for sentence in sentences]
+    return "\n".join([wrap(title), _stages(operation.stages), *listed, *payload])
 
 
 def _total(total: Total) -> str:
@@ -149,7 +140,7 @@ def _total(total: Total) -> str:
         f"{format_pages_as_bytes(total.pages)} in {format_duration_ns(total.wall_ns)}, "
         f"{format_rate(total.rate_bytes_per_s)}, {format_count(total.sends)} sends"
     )
-    return "\n".join([_wrap(title), _stages(total.stages)])
+    return "\n".join([wrap(title), _stages(total.stages)])
 
 
 def _stages(stages: Iterable[StageRow]) -> str:
@@ -168,7 +159,7 @@ def _stages(stages: Iterable[StageRow]) -> str:
         for stage in stages
         if stage.part_of is None or stage.total_ns
     ]
-    return _table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+    return table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
 
 
 def _outside(report: Report) -> str:
@@ -176,7 +167,7 @@ def _outside(report: Report) -> str:
         (each.what, format_count(each.calls), format_count(each.pages), format_duration_ns(each.total_ns))
         for each in report.outside
     ]
-    return _table(("outside of operations", "calls", "pages", "total"), rows, "lrrr") if rows else ""
+    return table(("outside of operations", "calls", "pages", "total"), rows, "lrrr") if rows else ""
 
 
 def _checks(checks: Sequence[Check]) -> str:
@@ -192,8 +183,8 @@ def _checks(checks: Sequence[Check]) -> str:
         for check in checks
     ]
     names = ("pages, counted twice", "in spans", "other count", "from", "agree")
-    notes = [_wrap(f"- {check.name}: {check.note}", "  ") for check in checks if check.note]
-    return "\n".join([_table(names, rows, "lrrll"), *notes]) if rows else ""
+    notes = [wrap(f"- {check.name}: {check.note}", "  ") for check in checks if check.note]
+    return "\n".join([table(names, rows, "lrrll"), *notes]) if rows else ""
 
 
 def _losses(report: Report) -> str:
@@ -218,7 +209,7 @@ def _losses(report: Report) -> str:
     ]
     title = f"Lost: {format_count(report.events_lost)} of {format_count(report.events_seen)} events."
     names = ("probe", "calls", "unmatched", "no room", "no state", "no return", "missed")
-    return title + "\n" + _table(names, [(_clip(row[0], 25), *row[1:]) for row in rows], "lrrrrrr")
+    return title + "\n" + table(names, [(clip(row[0], 25), *row[1:]) for row in rows], "lrrrrrr")
 
 
 def _cost(cost: OwnCost | None) -> str:
@@ -232,32 +223,12 @@ def _cost(cost: OwnCost | None) -> str:
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
     )
-    return _wrap(sentence)
+    return wrap(sentence)
 
 
 def _never_timed(cost: OwnCost) -> str:
     return f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
-    words = {"l": "left", "r": "right"}
-    text = tabulate(
-        rows,
-        headers=names,
-        tablefmt=_FORMAT,
-        disable_numparse=True,
-        colalign=[words[letter] for letter in alignment] if rows else None,
-    )
-    return "\n".join(line.rstrip() for line in text.splitlines())
-
-
 def _sentences(prefix: str, sentences: Iterable[str]) -> str:
-    return "\n".join(_wrap(prefix + sentence, "  ") for sentence in sentences)
-
-
-def _wrap(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(text, WIDTH_COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _clip(text: str, columns: int = _NAME_COLUMNS) -> str:
-    return text if len(text) <= columns else text[: columns - 1] + "~"
+    return "\n".join(wrap(prefix + sentence, "  ") for sentence in sentences)

@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "layout", "outputfile"),
+    ("units", "stats", "results", "layout", "outputfile", "pageset"),
     ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
-    ("workitems", "operations", "matching", "attacher", "loader", "collector"),
+    ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector"),
     ("diagnosis", "command", "pace", "progress", "session"),
-    ("windows", "stages", "verdict", "checks", "analysis"),
+    ("windows", "carried", "stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),
     ("cli", "__main__"),

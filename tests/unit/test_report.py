@@ -22,7 +22,8 @@ from balloontrace.errors import DataLostError, UsageError
 from balloontrace.recording import read_recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
-from balloontrace.render.table import WIDTH_COLUMNS, render_table
+from balloontrace.render.table import render_table
+from balloontrace.render.text import WIDTH_COLUMNS
 from balloontrace.results import Report
 
 ROOT = Path(__file__).parents[2]
