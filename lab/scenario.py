@@ -14,13 +14,20 @@ END_S = 60
 
 
 def record_moves(
-    guest: Guest, name: str, targets_mib: Sequence[int], *, say: Callable[[str], None] = lambda _: None
+    guest: Guest,
+    name: str,
+    targets_mib: Sequence[int],
+    *,
+    options: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Record the balloon leaving the guest each of `targets_mib` in turn; returns the recording.
 
+    `options` are more of `balloontrace record`.
+
     The recorder ends by itself when the balloon has reached its target as often. Raises LabError.
     """
-    argv = ["balloontrace", "record", "-o", f"/io/{name}", "--operations", str(len(targets_mib))]
+    argv = ["balloontrace", "record", "-o", f"/io/{name}", "--operations", str(len(targets_mib)), *options]
     say(f"in the guest: {' '.join(argv)}")
     recorder = guest.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
