@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sums and quantiles of integer nanoseconds, for many groups at once and without a loop over values."""
+"""Sums, quantiles and logarithms of integers, for many groups at once and without a loop over values."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def sums(values: Int64s, groups: Int64s, group_count: int) -> Int64s:
     totals = np.zeros(group_count, dtype=np.int64)
     np.add.at(totals, groups, values)
     return totals
+
+
+def floor_log2(values: NDArray[np.integer]) -> Int64s:
+    """The k of 2^k <= value < 2^(k+1), for integers from 1 to 2^53: those a float holds exactly."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
 
 
 def _sort_in_groups(values_ns: Int64s, groups: Int64s) -> Int64s:

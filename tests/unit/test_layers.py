@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "layout", "outputfile"),
+    ("units", "stats", "results", "layout", "outputfile", "pageset"),
     ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
-    ("workitems", "operations", "matching", "attacher", "loader", "collector"),
+    ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector"),
     ("diagnosis", "command", "pace", "progress", "session"),
     ("stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
