@@ -219,6 +219,87 @@ class OwnCost:
 
 
 @dataclass(frozen=True, slots=True)
+class RunOrder:
+    """How many runs of 2^order up to 2^(order+1) - 1 pages there are, and how many pages are in them."""
+
+    order: int
+    runs: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contiguity:
+    """How some pages lie: in how many runs of consecutive numbers, as long as can be, and in what span.
+
+    `density` is the share of the pages from first to last that are among them.
+    """
+
+    pages: int
+    pfn_first: int | None
+    pfn_last: int | None
+    pfn_span: int | None
+    density: float | None
+    runs: int
+    mean_run_pages: float | None
+    longest_run_pages: int | None
+    run_orders: tuple[RunOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStatistics:
+    """What the records of response data consist of.
+
+    A bitmap word carries 64 bits and names a page for each that is set, so that `pages_by_words` is the
+    number of bits set, and `bits_set_share` their share of `bits_carried`. A plain run has no word and names
+    2^order pages.
+    """
+
+    records: int
+    bitmap_words: int
+    plain_runs: int
+    plain_run_orders: tuple[RunOrder, ...]
+    pages_by_words: int
+    pages_by_runs: int
+    bits_carried: int
+    bits_set_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadStatistics:
+    """What the payloads of one operation's sends named, and at what price. `of_records`: None for PFN arrays.
+
+    Payloads are whole, missing, cut (captured in part only) or invalid (something was refused;
+    `first_refusal` is a sentence). Unless all are whole, pages are those that could be decoded.
+
+    `bytes_sent` is of payloads, `header_bytes` of the response headers before them. `bytes_per_page` is both
+    over `pages_named`, to be held against the 4 bytes of a PFN; None when something was not captured.
+
+    `runs_named` counts what a host meets that takes records as they come: each plain run, each stretch of
+    bits set in a word; of PFN arrays, the stretches of consecutive numbers in each, once sorted.
+
+    A page counts in `pages_named` as often as it was named, and once in `distinct`; `pages_repeated` is the
+    difference. `pages_in_balloon_before` are the distinct ones that the host had before the operation.
+    """
+
+    encoding: str
+    sends: int
+    payloads_whole: int
+    payloads_missing: int
+    payloads_cut: int
+    payloads_invalid: int
+    first_refusal: str | None
+    bytes_sent: int | None
+    header_bytes: int
+    bytes_per_page: float | None
+    of_records: RecordStatistics | None
+    runs_named: int
+    pages_named: int
+    pages_repeated: int
+    pages_in_balloon_before: int | None
+    distinct: Contiguity
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A recording, analysed.
 
