@@ -6,8 +6,8 @@ in 52-57, bmap_len in 58-63. With bmap_len 8 a word follows, whose bit i names p
 record names 2^(page_shift - 12) pages from start_pfn. What is refused, and whether decoding goes on behind
 it, is what the lab's device does (lab/backend/decode.c); a unit test compares the two.
 
-Many payloads are decoded at once. Memory is in proportion to their bytes, at worst some 50 times as much
-(words of every other bit): whoever has many takes them by `batches`.
+Many payloads are decoded at once. The memory that takes is in proportion to their bytes, for runs of pages at
+worst some 50 times as much (words of every other bit): whoever has many takes them by `batches`.
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ def topmost(starts: Int64s, ends: Int64s, ranks: NDArray[np.intp]) -> Pieces:
     laid down as two blocks of 2^k pieces, which may overlap each other, and blocks are halved from the
     largest on. That is a sparse table for range maxima, filled from its coarse end.
     """
+    # Not np.unique: newer ones hash integers, which takes a hundred times as long as sorting these.
     edges = np.sort(np.concatenate([starts, ends]), kind="stable")
     edges = edges[np.diff(edges, prepend=-1) > 0]
     firsts = np.searchsorted(edges, starts)

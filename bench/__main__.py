@@ -11,10 +11,15 @@ import os
 import sys
 from pathlib import Path
 
-from bench import overhead, reporting, startup
+from bench import decode_payloads, overhead, reporting, startup
 from bench.figures import Benchmark, Figure
 
-BENCHMARKS: tuple[Benchmark, ...] = (*reporting.BENCHMARKS, *startup.BENCHMARKS, *overhead.BENCHMARKS)
+BENCHMARKS: tuple[Benchmark, ...] = (
+    *decode_payloads.BENCHMARKS,
+    *reporting.BENCHMARKS,
+    *startup.BENCHMARKS,
+    *overhead.BENCHMARKS,
+)
 
 
 def main() -> int:

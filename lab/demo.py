@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`make demo`: the same inflate with the stock driver and with the page-bitmap driver, and where its time went."""
+"""`make demo`: one inflate with the stock driver and with the page-bitmap driver, and where its time went."""
 
 from __future__ import annotations
 
