@@ -15,10 +15,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from balloontrace.events import Function, Queue, SpanFlag
-from balloontrace.layout import COUNTERS_LAYOUT, DEVICES, FUNCTIONS, SPAN_LAYOUT
+from balloontrace.layout import (
+    COUNTERS_LAYOUT,
+    DEVICES,
+    FUNCTIONS,
+    PAYLOAD_BYTES,
+    PAYLOAD_DATA_BYTES,
+    PAYLOAD_LAYOUT,
+    SPAN_LAYOUT,
+)
 from balloontrace.recording import Recording, RecordingWriter, read_recording
 
 _SPAN = struct.Struct("<QQIHBBHHIiIIIQIHH")
+_PAYLOAD = struct.Struct("<QIIIHBx")
 _RING = struct.Struct("<II")
 PAGES_PER_SEND = 256
 
@@ -91,6 +100,7 @@ class Flow:
         self.spans: list[Span] = []
         self.expected: list[Expected] = []
         self.vmstat = {"balloon_inflate": 0, "balloon_deflate": 0, "balloon_migrate": 0}
+        self.payloads: list[tuple[int, int, Function, bytes]] = []
         self._items = 0
 
     def span(self, function: Function, start_ns: int, tid: int | None = None, **fields: int) -> None:
@@ -120,6 +130,11 @@ class Flow:
                 fields.get("bitmaps", 0),
             )
         )
+
+    def carry(self, function: Function, data: bytes, *, tid: int | None = None) -> None:
+        """What the send that returns now carried."""
+        start_ns = self.spans[-1][0]
+        self.payloads.append((start_ns, self.tid if tid is None else tid, function, data))
 
     def interrupt(self, target_pages: int) -> None:
         """The host asks for another size; the interrupt lands on some other thread."""
@@ -361,6 +376,17 @@ def pack_spans(spans: Iterable[Span]) -> bytes:
     return b"".join(_RING.pack(_SPAN.size, 0) + _SPAN.pack(*span) for span in spans)
 
 
+def pack_payloads(payloads: Iterable[tuple[int, int, Function, bytes]]) -> bytes:
+    """Payloads as the recorder drains them, in pieces of 1 KiB."""
+    records = []
+    for start_ns, tid, function, data in payloads:
+        for offset in range(0, len(data), PAYLOAD_DATA_BYTES):
+            piece = data[offset : offset + PAYLOAD_DATA_BYTES]
+            head = _PAYLOAD.pack(start_ns, tid, len(data), offset, len(piece), int(function))
+            records.append(_RING.pack(PAYLOAD_BYTES, 0) + head + piece.ljust(PAYLOAD_DATA_BYTES, b"\xee"))
+    return b"".join(records)
+
+
 def pack_counters(spans: Iterable[Span], *, lost: int = 0) -> bytes:
     """A `struct bt_counters` for these spans, with `lost` sends that found no room."""
     rows = [[0] * 8 for _ in range(FUNCTIONS)]
@@ -426,6 +452,8 @@ def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]
         "functions": {str(int(function)): function.symbol for function in Function},
         "span_layout": dict(SPAN_LAYOUT),
         "counters_layout": dict(COUNTERS_LAYOUT),
+        "payload_layout": dict(PAYLOAD_LAYOUT),
+        "capture": "payload" if any(flow.payloads for flow in flows) else "none",
         "probes": probes,
         "boundaries": {"fill": "update_balloon_size_func" if stand_in else "fill_balloon"},
         "vmstat": {"balloon_inflate": 1000, "balloon_deflate": 1000, "balloon_migrate": 10},
@@ -485,6 +513,8 @@ def recording_bytes(
         for start in range(0, len(spans), step):
             writer.write_spans(pack_spans(spans[start : start + step]))
             writer.write_counters(pack_counters(spans[: start + step], lost=lost))
+        for flow in flows:
+            writer.write_payloads(pack_payloads(flow.payloads))
         if ended:
             writer.write_end(end_record(flows))
         os.lseek(read_fd, 0, os.SEEK_SET)
