@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench import decode_payloads, overhead, reporting, startup
+from bench import bitmap_overhead, decode_payloads, overhead, reporting, startup
 from bench.figures import Benchmark, Figure
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -19,6 +19,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *reporting.BENCHMARKS,
     *startup.BENCHMARKS,
     *overhead.BENCHMARKS,
+    *bitmap_overhead.BENCHMARKS,
 )
 
 
