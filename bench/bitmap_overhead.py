@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What recording costs the page-bitmap driver, with and without capturing payloads, in instructions.
 
-As in `overhead`, the guest's clock counts instructions. Its balloon device is a process of its own here, and while
-the guest waits for one the clock of a counting guest jumps; so what is compared is the processor time of the
-kernel's workers, in which the driver runs with its probes and without the waiting. The share of the wall time
-is smaller still.
+As in `overhead`, the guest's clock counts instructions. Its balloon device is a process of its own here,
+and while the guest waits for one the clock of a counting guest jumps; so what is compared is the processor
+time of the kernel's workers, in which the driver runs with its probes and without the waiting. The share of
+the wall time is smaller still.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _workers_ns(guest: lab.Guest) -> int:
 
 @contextmanager
 def _recorder(guest: lab.Guest, options: Sequence[str]) -> Iterator[None]:
-    """A recorder at work in the guest; its recording must hold every operation of the block, and its payloads."""
+    """A recorder at work in the guest; its recording must hold all of the block, payloads included."""
     process = guest.start(["balloontrace", "record", "-f", "-o", RECORDING, *options])
     process.wait_for(b"probes attached", timeout_s=START_S)
     yield

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sends of a guest with the buffers its host served: which is which, and how far apart their clocks are.
+
+A balloon has one buffer in flight, so the k-th send on a queue is the k-th buffer served of it. Where one
+of the recordings begins later or ends earlier, several ways to lay them side by side may be thought of; one
+is taken only if it alone agrees with
+
+* the queues, and the number of pages of each send where both sides know it;
+* causality: the host cannot see a kick before the guest made it, nor the guest an answer before the host
+  gave it. Each pair bounds the offset of the two clocks from both sides; an offset, and a drift, must lie
+  between them all;
+* the times of recording: what has no partner happened when the other side was not recording.
+
+Those bounds also say how well the offset is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.errors import RecordingError
+from balloontrace.units import NS_PER_S, format_count, format_duration_ns
+from balloontrace.wire import Column
+
+UNKNOWN_PAGES = -1
+UNKNOWN_QUEUE = -1
+
+MAX_DRIFT = 500e-6
+"""How much faster one clock may go than the other: adjtimex() slews no more (kernel/time/ntp.c, MAXFREQ)."""
+
+# Probes of a recorder are attached one after the other, and its clock is read before the first and after
+# the last.
+_START_NS = 50_000_000
+
+# Fewer pairs than this prove little by their times: the wall clocks must then agree, too.
+_MANY_PAIRS = 64
+_WALL_CLOCKS_NS = 60 * NS_PER_S
+
+_Function = Callable[[float], float]
+
+_PROBED_PAIRS = 256
+_MOST_SHIFTS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When a side was recording, by its own clock, and what to add to that clock for the time of day."""
+
+    start_ns: int
+    end_ns: int
+    realtime_offset_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Sends of a guest, or buffers served by a host, as columns in order of start.
+
+    For a send, from the entry to the return of the function that sends; for a buffer, from when its kick was
+    seen until its completion was written. Queues are indices or UNKNOWN_QUEUE, pages may be UNKNOWN_PAGES.
+    """
+
+    start_ns: Column
+    end_ns: Column
+    queue: Column
+    pages: Column
+    window: Window
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def only(self, which: NDArray[np.bool_]) -> Calls:
+        """Some of them."""
+        return Calls(
+            self.start_ns[which], self.end_ns[which], self.queue[which], self.pages[which], self.window
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What to add to the guest's clock for the host's: `offset_ns` at the guest's `at_ns`, and a drift.
+
+    `error_ns` bounds how far that is off, at any time from the first pair to the last.
+    """
+
+    offset_ns: float
+    at_ns: int
+    drift: float
+    error_ns: float
+
+    def to_host_ns(self, guest_ns: Column) -> NDArray[np.float64]:
+        """Times of the guest in the host's clock, less the guest's: add them as floats near zero only."""
+        return self.offset_ns + self.drift * (guest_ns - self.at_ns).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Pairs as indices of both sides, in order; of `unseen_queues` the host served nothing."""
+
+    sends: NDArray[np.intp]
+    batches: NDArray[np.intp]
+    clock: Clock
+    unseen_queues: tuple[int, ...]
+
+
+def match(sends: Calls, batches: Calls) -> Matching:
+    """Pair a guest's sends with its host's buffers; RecordingError with the reason if it cannot be proved."""
+    if not len(sends) or not len(batches):
+        side = "host served no buffer" if len(sends) else "guest sent nothing"
+        raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
+    seen = np.unique(batches.queue)
+    unseen = np.setdiff1d(np.unique(sends.queue), seen)
+    chosen = np.isin(sends.queue, seen) if UNKNOWN_QUEUE not in seen else np.ones(len(sends), dtype=np.bool_)
+    if UNKNOWN_QUEUE in seen:
+        unseen = unseen[:0]
+    guest = sends.only(chosen)
+    if not len(guest):
+        raise RecordingError("the recordings cannot be matched: they are of different queues")
+    found = [(shift, clock) for shift in _shifts(guest, batches) if (clock := _try(guest, batches, shift))]
+    if not found:
+        raise RecordingError(_why_not(guest, batches))
+    if len(found) > 1:
+        raise RecordingError(
+            f"the recordings cannot be matched: {len(found)} ways to lay {format_count(len(guest))} sends "
+            f"beside {format_count(len(batches))} served buffers agree with all times"
+        )
+    shift, clock = found[0]
+    mine, theirs = _overlap(len(guest), len(batches), shift)
+    return Matching(
+        np.flatnonzero(chosen)[mine], np.arange(len(batches))[theirs], clock, tuple(unseen.tolist())
+    )
+
+
+def fit_clock(times_ns: Column, lows_ns: Column, highs_ns: Column) -> Clock | None:
+    """The clock between bounds of its offset at some times; None when there is none within MAX_DRIFT.
+
+    For a drift r the offset lies between max(low - r t) and min(high - r t). What is left between them is
+    concave in r, so that thirds find its maximum, and halves where it vanishes on either side.
+    """
+    at_ns = int(times_ns[0])
+    base_ns = int(lows_ns[0])  # numbers of 10^15 ns have no room for fractions in a float
+    times = (times_ns - at_ns).astype(np.float64)
+    lows, highs = (lows_ns - base_ns).astype(np.float64), (highs_ns - base_ns).astype(np.float64)
+    times, lows, highs = _thin(times, lows, highs)
+
+    def bounds(drift: float) -> tuple[float, float]:
+        return float((lows - drift * times).max()), float((highs - drift * times).min())
+
+    def width(drift: float) -> float:
+        low, high = bounds(drift)
+        return high - low
+
+    best = 0.0 if width(0.0) >= 0 else _maximum(width, -MAX_DRIFT, MAX_DRIFT)
+    if width(best) < 0:
+        return None
+    slowest, fastest = _root(width, best, -MAX_DRIFT), _root(width, best, MAX_DRIFT)
+    low, high = bounds(best)
+    middle = (low + high) / 2
+    # How far off a line is that also lies between all bounds, at either end, where they are farthest apart.
+    error = 0.0
+    for drift in np.linspace(slowest, fastest, 33).tolist():
+        low, high = bounds(drift)
+        for time in (0.0, float(times.max())):
+            here = middle + best * time
+            error = max(error, high + drift * time - here, here - low - drift * time)
+    return Clock(base_ns + middle, at_ns, best, error)
+
+
+def _thin(
+    times: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Fewer bounds that are as tight: in each of many stretches of time the strictest of either sort."""
+    stretches = 2048
+    if len(times) <= 4 * stretches:
+        return times, lows, highs
+    edges = np.linspace(0, len(times), stretches, endpoint=False).astype(np.intp)
+    sizes = np.diff(np.append(edges, len(times)))
+    stretch = np.repeat(np.arange(stretches), sizes)
+    is_low = lows >= np.maximum.reduceat(lows, edges)[stretch]
+    is_high = highs <= np.minimum.reduceat(highs, edges)[stretch]
+    kept = is_low | is_high
+    return times[kept], lows[kept], highs[kept]
+
+
+def _maximum(of: _Function, low: float, high: float) -> float:
+    """Where a concave function is largest, to a billionth of the range."""
+    for _ in range(52):
+        first, second = low + (high - low) / 3, high - (high - low) / 3
+        if of(first) < of(second):
+            low = first
+        else:
+            high = second
+    return (low + high) / 2
+
+
+def _root(of: _Function, inside: float, outside: float) -> float:
+    """The place nearest to `outside` up to which a concave function is not negative."""
+    if of(outside) >= 0:
+        return outside
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if of(middle) >= 0 else (inside, middle)
+    return inside
+
+
+def _overlap(sends: int, batches: int, shift: int) -> tuple[slice, slice]:
+    """The rows of either side that have a partner when send i is buffer i + shift."""
+    first, end = max(0, -shift), min(sends, batches - shift)
+    return slice(first, end), slice(first + shift, end + shift)
+
+
+def _shifts(guest: Calls, host: Calls) -> Iterator[int]:
+    """Ways to lay both side by side which the queues, pages and the first times do not exclude."""
+    low, high = 1 - len(guest), len(host)
+    if high - low > _MOST_SHIFTS:
+        # Too many to try: both began together, or both ended together.
+        yield from sorted({0, len(host) - len(guest)})
+        return
+    for shift in range(low, high):
+        mine, theirs = _overlap(len(guest), len(host), shift)
+        probed = slice(mine.start, min(mine.stop, mine.start + _PROBED_PAIRS))
+        beside = slice(theirs.start, theirs.start + probed.stop - probed.start)
+        if _counts_agree(guest, host, probed, beside):
+            highs = host.start_ns[beside] - guest.start_ns[probed]
+            lows = host.end_ns[beside] - guest.end_ns[probed]
+            slack_ns = MAX_DRIFT * float(guest.end_ns[probed][-1] - guest.start_ns[probed][0])
+            if lows.max() - highs.min() <= slack_ns:
+                yield shift
+
+
+def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool:
+    known = (guest.pages[mine] != UNKNOWN_PAGES) & (host.pages[theirs] != UNKNOWN_PAGES)
+    told = host.queue[theirs] != UNKNOWN_QUEUE
+    return bool(
+        np.all((guest.pages[mine] == host.pages[theirs]) | ~known)
+        and np.all((guest.queue[mine] == host.queue[theirs]) | ~told)
+    )
+
+
+def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
+    """The clock with which this way of laying both side by side agrees with everything, or None."""
+    mine, theirs = _overlap(len(guest), len(host), shift)
+    if not _counts_agree(guest, host, mine, theirs):
+        return None
+    clock = fit_clock(
+        guest.start_ns[mine],
+        host.end_ns[theirs] - guest.end_ns[mine],
+        host.start_ns[theirs] - guest.start_ns[mine],
+    )
+    if clock is None or not _partnerless_agree(guest, host, mine, theirs, clock):
+        return None
+    few = mine.stop - mine.start < _MANY_PAIRS
+    return None if few and not _wall_clocks_agree(guest, host, clock) else clock
+
+
+def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, clock: Clock) -> bool:
+    """Whether what has no partner happened before the other side began to record, or after it ended."""
+    slack_ns = _START_NS + clock.error_ns
+    sends_ns = guest.start_ns + clock.to_host_ns(guest.start_ns)
+    ends_ns = guest.end_ns + clock.to_host_ns(guest.end_ns)
+    window = np.array([guest.window.start_ns, guest.window.end_ns])
+    opened_ns, closed_ns = window + clock.to_host_ns(window)
+    early, late = slice(0, mine.start), slice(mine.stop, None)
+    early_host, late_host = slice(0, theirs.start), slice(theirs.stop, None)
+    return bool(
+        np.all(sends_ns[early] <= host.window.start_ns + slack_ns)
+        and np.all(ends_ns[late] >= host.window.end_ns - slack_ns)
+        and np.all(host.start_ns[early_host] <= opened_ns + slack_ns)
+        and np.all(host.end_ns[late_host] >= closed_ns - slack_ns)
+    )
+
+
+def _wall_clocks_agree(guest: Calls, host: Calls, clock: Clock) -> bool:
+    """Whether the times of day exclude that few calls are paired with others of the same shape.
+
+    A call whose partner was not recorded is as far from what stands in for it as the recording went on before
+    and after that: half of this quiet time is how far the wall clocks may differ.
+    """
+    mine, theirs = guest.window.realtime_offset_ns, host.window.realtime_offset_ns
+    if mine is None or theirs is None:
+        return False
+    quiet_ns = max(_quiet_ns(guest), _quiet_ns(host))
+    return abs(mine - theirs - clock.offset_ns) <= min(quiet_ns / 2, _WALL_CLOCKS_NS)
+
+
+def _quiet_ns(calls: Calls) -> int:
+    """How long a recording went on before its first and after its last call, whichever is less."""
+    window = calls.window
+    return max(0, min(int(calls.start_ns[0]) - window.start_ns, window.end_ns - int(calls.end_ns.max())))
+
+
+def _why_not(guest: Calls, host: Calls) -> str:
+    """The reason that tells most about recordings which cannot be matched."""
+    counts = f"{format_count(len(guest))} sends and {format_count(len(host))} served buffers"
+    shifts = {0, len(host) - len(guest)}
+    if not any(_counts_agree(guest, host, *_overlap(len(guest), len(host), shift)) for shift in shifts):
+        return (
+            f"the recordings do not belong together: {counts}, and the numbers of their pages do not agree "
+            "however they are laid side by side"
+        )
+    taken = format_duration_ns(float((guest.end_ns - guest.start_ns).mean()))
+    return (
+        f"the recordings do not belong together: {counts}, which no offset of the clocks reconciles (a send "
+        f"takes {taken} at the mean); are they of one guest, one boot and one time?"
+    )

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which buffer is which send: found where it can be proved, refused where it cannot, and never wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balloontrace.errors import RecordingError
+from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Clock, Window, fit_clock, match
+
+INFLATE, DEFLATE = 0, 1
+S = 1_000_000_000
+OFFSET_NS = 5_000_000 * S + 123_456_789  # the host has been up for longer
+REALTIME_NS = 1_700_000_000 * S
+
+
+def both_sides(
+    count: int,
+    *,
+    seed: int = 1,
+    drift: float = 0.0,
+    pages: int | None = 256,
+    to_host_ns: int = 20_000,
+    jitter_ns: int = 400_000,
+    latency_jitter_ns: int = 40_000,
+    offset_ns: int = OFFSET_NS,
+) -> tuple[Calls, Calls]:
+    """One inflate of `count` sends as each side sees it; the last one is of another size."""
+    random = np.random.default_rng(seed)
+    gap_ns = 30_000 + random.integers(0, jitter_ns, count)
+    served_ns = 200_000 + random.integers(0, jitter_ns, count)
+    kick_ns = to_host_ns + random.integers(0, latency_jitter_ns, count)
+    back_ns = to_host_ns + random.integers(0, latency_jitter_ns, count)
+    taken_ns = kick_ns + served_ns + back_ns
+    start_ns = 10 * S + np.cumsum(gap_ns + taken_ns) - taken_ns
+    sizes = np.full(count, UNKNOWN_PAGES if pages is None else pages)
+    if pages is not None:
+        sizes[-1] = 100
+    queue = np.full(count, INFLATE)
+
+    def host(
+        guest_ns: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.asarray(guest_ns + offset_ns + np.round(drift * (guest_ns - 10 * S)).astype(np.int64))
+
+    window = Window(9 * S, int(start_ns[-1]) + 2 * S, REALTIME_NS)
+    guest = Calls(start_ns, start_ns + taken_ns, queue, sizes, window)
+    seen_ns = host(start_ns + kick_ns)
+    done_ns = host(start_ns + taken_ns - back_ns)
+    host_window = Window(window.start_ns + offset_ns, window.end_ns + offset_ns, REALTIME_NS - offset_ns)
+    return guest, Calls(seen_ns, done_ns, queue, np.where(sizes < 0, 256, sizes), host_window)
+
+
+def part(calls: Calls, first: int, end: int) -> Calls:
+    """What a recording would hold that was made between two of the calls."""
+    which = np.zeros(len(calls), dtype=np.bool_)
+    which[first:end] = True
+    before = calls.window.start_ns if first == 0 else int(calls.start_ns[first]) - 1
+    after = calls.window.end_ns if end >= len(calls) else int(calls.start_ns[end]) - 1
+    return replace(calls.only(which), window=replace(calls.window, start_ns=before, end_ns=after))
+
+
+def refusal(guest: Calls, host: Calls) -> str:
+    with pytest.raises(RecordingError) as caught:
+        match(guest, host)
+    return str(caught.value)
+
+
+def test_the_same_operation_on_both_sides() -> None:
+    guest, host = both_sides(500)
+    found = match(guest, host)
+    assert found.sends.tolist() == found.batches.tolist() == list(range(500))
+    assert abs(found.clock.offset_ns - OFFSET_NS) <= found.clock.error_ns
+    assert found.clock.error_ns < 60_000
+
+
+@pytest.mark.parametrize("drift", [0.0, 20e-6, -400e-6])
+def test_clocks_may_drift(drift: float) -> None:
+    guest, host = both_sides(20_000, drift=drift)
+    clock = match(guest, host).clock
+    truth = OFFSET_NS + drift * (guest.start_ns - 10 * S)
+    off_ns = clock.offset_ns - OFFSET_NS + (clock.to_host_ns(guest.start_ns) - clock.offset_ns)
+    assert np.abs(off_ns - (truth - OFFSET_NS)).max() <= clock.error_ns + 1
+    assert clock.error_ns < 60_000
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 300), (7, 500), (100, 400), (1, 499)])
+def test_a_recording_of_a_part_is_aligned(first: int, end: int) -> None:
+    guest, host = both_sides(500)
+    found = match(guest, part(host, first, end))
+    assert found.sends.tolist() == list(range(first, end))
+    found = match(part(guest, first, end), host)
+    assert found.batches.tolist() == list(range(first, end))
+
+
+def test_both_in_part() -> None:
+    guest, host = both_sides(500)
+    found = match(part(guest, 0, 400), part(host, 50, 500))
+    assert found.sends.tolist() == list(range(50, 400))
+    assert found.batches.tolist() == list(range(350))
+
+
+def test_a_buffer_lost_in_the_middle_is_refused() -> None:
+    guest, host = both_sides(500)
+    lost = np.ones(500, dtype=np.bool_)
+    lost[250] = False
+    assert "do not belong together" in refusal(guest, host.only(lost))
+
+
+def test_another_operation_of_the_same_size_is_refused() -> None:
+    guest, _ = both_sides(500, seed=1)
+    _, host = both_sides(500, seed=2)
+    assert "no offset of the clocks" in refusal(guest, host)
+
+
+def test_another_size_is_refused() -> None:
+    guest, host = both_sides(500)
+    assert "pages do not agree" in refusal(guest, replace(host, pages=host.pages + 1))
+
+
+def test_what_times_alone_cannot_tell_is_refused() -> None:
+    guest, host = both_sides(50, jitter_ns=1, latency_jitter_ns=1)
+    same = np.full(50, 256)
+    guest, host = replace(guest, pages=same), replace(host, pages=same)
+    assert "ways to lay" in refusal(part(guest, 0, 30), part(host, 10, 40))
+
+
+def test_one_send_needs_wall_clocks_that_agree() -> None:
+    guest, host = both_sides(1)
+    assert match(guest, host).sends.tolist() == [0]
+    day_before = REALTIME_NS - OFFSET_NS - 86400 * S
+    other_day = replace(host, window=replace(host.window, realtime_offset_ns=day_before))
+    assert "do not belong together" in refusal(guest, other_day)
+    unknown = replace(host, window=replace(host.window, realtime_offset_ns=None))
+    assert "do not belong together" in refusal(guest, unknown)
+
+
+def test_a_queue_the_host_did_nothing_for_is_left_out() -> None:
+    guest, host = both_sides(100)
+    start_ns = guest.end_ns[-1] + S + np.arange(3) * 1_000_000
+    both = Calls(
+        np.append(guest.start_ns, start_ns),
+        np.append(guest.end_ns, start_ns + 1000),
+        np.append(guest.queue, [DEFLATE] * 3),
+        np.append(guest.pages, [256] * 3),
+        replace(guest.window, end_ns=int(start_ns[-1]) + S),
+    )
+    found = match(both, host)
+    assert found.sends.tolist() == list(range(100))
+    assert found.unseen_queues == (DEFLATE,)
+
+
+def test_a_host_that_cannot_tell_queues_is_matched_by_time() -> None:
+    guest, host = both_sides(100)
+    found = match(guest, replace(host, queue=np.full(100, UNKNOWN_QUEUE)))
+    assert len(found.sends) == 100
+
+
+def test_nothing_on_one_side() -> None:
+    guest, host = both_sides(10)
+    nothing = np.zeros(10, dtype=np.bool_)
+    assert "host served no buffer" in refusal(guest, host.only(nothing))
+    assert "guest sent nothing" in refusal(guest.only(nothing), host)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(2, 120),
+    seed=st.integers(0, 1000),
+    drift=st.floats(-300e-6, 300e-6),
+    cuts=st.tuples(*[st.integers(0, 60)] * 4),
+    known=st.booleans(),
+)
+def test_what_is_matched_is_right(
+    count: int, seed: int, drift: float, cuts: tuple[int, ...], *, known: bool
+) -> None:
+    guest, host = both_sides(count, seed=seed, drift=drift, pages=256 if known else None)
+    first, end = min(cuts[0], count - 1), max(count - cuts[1], 1)
+    first_host, end_host = min(cuts[2], count - 1), max(count - cuts[3], 1)
+    try:
+        found = match(
+            part(guest, first, max(end, first + 1)), part(host, first_host, max(end_host, first_host + 1))
+        )
+    except RecordingError:
+        return
+    assert (found.sends + first).tolist() == (found.batches + first_host).tolist()
+    assert abs(found.clock.offset_ns - OFFSET_NS) <= found.clock.error_ns + abs(drift) * 60 * S
+
+
+def test_bounds_without_room_have_no_clock() -> None:
+    times = np.arange(4) * S
+    assert fit_clock(times, np.array([0, 0, 90, 0]), np.array([50, 50, 150, 150])) is not None
+    assert fit_clock(times, np.array([0, 0, S, 0]), np.array([50, 50, 50, 50])) is None
+
+
+def test_a_bound_is_no_tighter_than_what_it_bounds() -> None:
+    clock = fit_clock(np.array([0, S]), np.array([-100, -100]), np.array([100, 100]))
+    assert isinstance(clock, Clock)
+    assert clock.error_ns >= 100
+    assert clock.offset_ns == pytest.approx(0, abs=1)
