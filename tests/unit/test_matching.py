@@ -124,10 +124,10 @@ def test_another_size_is_refused() -> None:
 
 
 def test_what_times_alone_cannot_tell_is_refused() -> None:
-    guest, host = both_sides(50, jitter_ns=1, latency_jitter_ns=1)
-    same = np.full(50, 256)
+    guest, host = both_sides(300, jitter_ns=1, latency_jitter_ns=1)
+    same = np.full(300, 256)
     guest, host = replace(guest, pages=same), replace(host, pages=same)
-    assert "ways to lay" in refusal(part(guest, 0, 30), part(host, 10, 40))
+    assert "ways to lay" in refusal(part(guest, 0, 200), part(host, 50, 250))
 
 
 def test_one_send_needs_wall_clocks_that_agree() -> None:
