@@ -6,6 +6,11 @@ configuration accesses and `b.build`; `b.build`, of the patched driver only, is 
 sends; `b+c+d` is the time inside the sends (`tell_host` or `send_resp_data`), which only the host's side can
 split; `other` is the wall time less all those, and the rows below it say where it went. Where sends were not
 traced, a cannot be told from b+c+d either, and their sum stands as `a+b+c+d`.
+
+With the host's side, where every send of an operation has its served buffer: `c+d` is from when the host
+had seen the kick until it wrote the completion, `d` the part of it inside the calls that give memory back,
+`c` the rest, and `b` is `b.build` and what of the sends is not c or d. Where the clocks are known well
+enough, `b.to_host` and `b.back` split that. Each row says where it ran.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balloontrace.events import Function
 from balloontrace.operations import NO_OPERATION, Operations, operation_of_spans
@@ -24,11 +30,32 @@ from balloontrace.wire import Column, Spans
 STAGE_A = "a"
 STAGE_BUILD = "b.build"
 STAGE_BCD = "b+c+d"
+STAGE_B = "b"
+STAGE_C = "c"
+STAGE_D = "d"
 STAGE_OTHER = "other"
 STAGE_UNSPLIT = "a+b+c+d"
 
 GUEST_KERNEL = "guest kernel"
 GUEST_AND_HOST = "guest and host"
+HOST_USER = "host user space"
+HOST_KERNEL = "host kernel"
+
+NOT_SERVED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class HostTimes:
+    """What the host knows of each span that is a send, in ns; NOT_SERVED (-1) for all others.
+
+    `to_host_ns` is from the entry of the send until the host had seen the kick, `back_ns` from the completion
+    until the send returned; None when the offset of the clocks is not known well enough.
+    """
+
+    served_ns: Column
+    calls_ns: Column
+    to_host_ns: Column | None
+    back_ns: Column | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +74,18 @@ class _Parts:
     series: Mapping[str, _Series]
     config_calls: Column
     config_measured: Column
+    served: Column
 
 
 class StageTables:
     """Stage rows for each operation and for any grouping of them."""
 
-    def __init__(self, spans: Spans, operations: Operations, *, sends_traced: bool) -> None:
+    def __init__(
+        self, spans: Spans, operations: Operations, *, sends_traced: bool, host: HostTimes | None = None
+    ) -> None:
         self._sends_traced = sends_traced
         self._kinds = [operation.kind for operation in operations.found]
-        self._parts = _measure(spans, operations)
+        self._parts = _measure(spans, operations, host)
 
     def of_operations(self) -> list[tuple[StageRow, ...]]:
         """The stage rows of every operation, in the order of `Operations.found`."""
@@ -77,19 +107,21 @@ class StageTables:
         wall_ns = sums(parts.wall_ns, group_of_operation, groups).tolist()
         calls = sums(parts.config_calls, group_of_operation, groups).tolist()
         measured = (sums(parts.config_measured, group_of_operation, groups) > 0).tolist()
+        unserved = sums(1 - parts.served, group_of_operation, groups).tolist()
         return [
             _rows(
                 kinds[group],
                 wall_ns[group],
                 {name: spread[group] for name, spread in spreads.items()},
                 sends_traced=self._sends_traced,
+                split=not unserved[group],
                 config_calls=calls[group] if measured[group] else None,
             )
             for group in range(groups)
         ]
 
 
-def _measure(spans: Spans, operations: Operations) -> _Parts:
+def _measure(spans: Spans, operations: Operations, host: HostTimes | None) -> _Parts:
     """Split every active work item and the gaps around them; the sums of one operation are its wall time."""
     items = operations.items
     rows = np.flatnonzero(operations.item_operation != NO_OPERATION)
@@ -110,6 +142,8 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
     seen = np.array([found.interrupt_ns is not None for found in operations.found], dtype=np.bool_)
     lead_ns = items.start_ns[rows][firsts] - starts_ns[operation[firsts]]
     sends = np.flatnonzero(operations.send_operation != NO_OPERATION)
+    send_operation = operations.send_operation[sends]
+    send_ns = spans.int64("duration_ns")[sends]
     count = len(operations.found)
     return _Parts(
         wall_ns=ends_ns - starts_ns,
@@ -117,7 +151,8 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
             "allocate": _Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
             "extend": _extend(spans, operations),
             "build": _Series(build_ns[built], operation[built]),
-            "send": _Series(spans.int64("duration_ns")[sends], operations.send_operation[sends]),
+            "send": _Series(send_ns, send_operation),
+            **_host_series(sends, send_operation, send_ns, host),
             "config": _Series(config_ns[with_config], operation[with_config]),
             "outside_body": _Series(outside_ns[bounded], operation[bounded]),
             "requeue": _Series(gap_ns[same], operation[1:][same]),
@@ -127,7 +162,39 @@ def _measure(spans: Spans, operations: Operations) -> _Parts:
         },
         config_calls=sums(items.config_calls[rows], operation, count),
         config_measured=sums(with_config.astype(np.int64), operation, count),
+        served=_served(sends, send_operation, host, count),
     )
+
+
+def _served(sends: NDArray[np.intp], operation: Column, host: HostTimes | None, count: int) -> Column:
+    """1 for each operation that sent something, all of which the host's side shows being served; else 0."""
+    if host is None:
+        return np.zeros(count, dtype=np.int64)
+    alone = np.bincount(operation[host.served_ns[sends] == NOT_SERVED], minlength=count)
+    sent = np.bincount(operation, minlength=count)
+    served: Column = ((sent > 0) & (alone == 0)).astype(np.int64)
+    return served
+
+
+def _host_series(
+    sends: NDArray[np.intp], operation: Column, send_ns: Column, host: HostTimes | None
+) -> dict[str, _Series]:
+    """The sends less the host's time, and that time in its parts; of sends that were seen being served."""
+    names = ("transport", "translate", "calls", "to_host", "back")
+    if host is None:
+        nothing = np.empty(0, dtype=np.int64)
+        return {name: _Series(nothing, nothing) for name in names}
+    which = host.served_ns[sends] != NOT_SERVED
+    matched, of = sends[which], operation[which]
+    served_ns, calls_ns = host.served_ns[matched], host.calls_ns[matched]
+    series = {
+        "transport": _Series(send_ns[which] - served_ns, of),
+        "translate": _Series(served_ns - calls_ns, of),
+        "calls": _Series(calls_ns, of),
+    }
+    for name, column in (("to_host", host.to_host_ns), ("back", host.back_ns)):
+        series[name] = _Series(of[:0], of[:0]) if column is None else _Series(column[matched], of)
+    return series
 
 
 def _extend(spans: Spans, operations: Operations) -> _Series:
@@ -143,9 +210,13 @@ def _rows(
     spreads: Mapping[str, Distribution],
     *,
     sends_traced: bool,
+    split: bool,
     config_calls: int | None,
 ) -> tuple[StageRow, ...]:
-    """The rows of one table; `spreads` are the series of `_Parts` as they are in it."""
+    """The rows of one table; `spreads` are the series of `_Parts` as they are in it.
+
+    `split` tells whether the host's side is known of all its sends.
+    """
     stages = ("allocate", "build", "send")
     other_ns = wall_ns - sum(spreads[name].total_ns for name in stages)
     others = ("config", "outside_body", "requeue", "interrupt")
@@ -164,13 +235,16 @@ def _rows(
     rows = [row(*first, "allocate", measured=True)]
     if spreads["extend"].count:
         rows.append(part(STAGE_A, "extend", "memory for bitmaps", "extend", measured=True))
-    if spreads["build"].count:
+    if split:
+        rows += _split_rows(wall_ns, spreads)
+    elif spreads["build"].count:
         rows.append(row(STAGE_BUILD, "build", GUEST_KERNEL, "build", measured=True))
+    if not split:
+        rows.append(row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, "send", measured=sends_traced))
     config = part(STAGE_OTHER, "config", "reading the target", "config", measured=config_calls is not None)
     outside_measured = spreads["outside_body"].count > 0
     outside = "rest of work item (actual written)"
     rows += [
-        row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, "send", measured=sends_traced),
         _sum_row((STAGE_OTHER, "outside the stages", GUEST_KERNEL, None), other_ns, wall_ns),
         # Quantiles are of the reads of one work item together; the count is of single ones.
         replace(config, count=config_calls),
@@ -186,6 +260,32 @@ def _rows(
         _sum_row((f"{STAGE_OTHER}.rest", "remaining", GUEST_KERNEL, STAGE_OTHER), rest_ns, wall_ns),
     ]
     return tuple(rows)
+
+
+def _split_rows(wall_ns: int, spreads: Mapping[str, Distribution]) -> list[StageRow]:
+    """b, c and d of sends that were all seen being served."""
+
+    def row(
+        stage: str, label: str, where: str, name: str, part_of: str | None = None, *, measured: bool = True
+    ) -> StageRow:
+        return _row((stage, label, where, part_of), spreads[name], wall_ns, measured=measured)
+
+    build, transport = spreads["build"], spreads["transport"]
+    rows = [
+        _sum_row((STAGE_B, "send", GUEST_AND_HOST, None), build.total_ns + transport.total_ns, wall_ns)
+        if build.count
+        else row(STAGE_B, "send", GUEST_AND_HOST, "transport")
+    ]
+    if build.count:
+        rows.append(row(STAGE_BUILD, "build", GUEST_KERNEL, "build", STAGE_B))
+    clocks_known = spreads["to_host"].count > 0
+    return [
+        *rows,
+        row(f"{STAGE_B}.to_host", "guest to host", GUEST_AND_HOST, "to_host", STAGE_B, measured=clocks_known),
+        row(f"{STAGE_B}.back", "host to guest", GUEST_AND_HOST, "back", STAGE_B, measured=clocks_known),
+        row(STAGE_C, "translate", HOST_USER, "translate"),
+        row(STAGE_D, "madvise", HOST_KERNEL, "calls"),
+    ]
 
 
 def _row(

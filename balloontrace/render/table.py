@@ -34,15 +34,27 @@ _DETAILED_OPERATIONS = 6
 
 _SHORT_NAMES = {
     "a+b+c+d": "allocate..madvise",
-    "a.extend": "- bitmap memory",
-    "b.build": "b build bitmaps",
+    "a.extend": "bitmap memory",
+    "b.build": "build bitmaps",
+    "b": "b send",
+    "b.to_host": "to host",
+    "b.back": "back to guest",
+    "c": "c translate",
+    "d": "d madvise",
     "b+c+d": "b+c+d send..madvise",
     "other": "other",
-    "other.config": "- reading target",
-    "other.work_item": "- rest of work item",
-    "other.requeue": "- re-queue",
-    "other.interrupt": "- interrupt to work",
-    "other.rest": "- remaining",
+    "other.config": "reading target",
+    "other.work_item": "rest of work item",
+    "other.requeue": "re-queue",
+    "other.interrupt": "interrupt to work",
+    "other.rest": "remaining",
+}
+
+_SHORT_PLACES = {
+    "guest kernel": "guest",
+    "guest and host": "both",
+    "host user space": "VMM",
+    "host kernel": "host",
 }
 
 
@@ -146,8 +158,8 @@ def _total(total: Total) -> str:
 def _stages(stages: Iterable[StageRow]) -> str:
     rows = [
         (
-            _SHORT_NAMES.get(stage.stage, f"{stage.stage} {stage.name}"),
-            "guest" if stage.where == "guest kernel" else "both",
+            _short_name(stage),
+            _SHORT_PLACES.get(stage.where, stage.where),
             NOT_MEASURED if stage.count is None else str(stage.count),
             format_duration_ns(stage.total_ns),
             format_share(stage.share).replace(" ", ""),
@@ -160,6 +172,14 @@ def _stages(stages: Iterable[StageRow]) -> str:
         if stage.part_of is None or stage.total_ns
     ]
     return table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+
+
+def _short_name(stage: StageRow) -> str:
+    name = _SHORT_NAMES.get(stage.stage, f"{stage.stage} {stage.name}")
+    if stage.part_of is not None:
+        return f"- {name}"
+    # From the guest's side alone it is a stage of its own.
+    return f"b {name}" if stage.stage == "b.build" else name
 
 
 def _outside(report: Report) -> str:
