@@ -121,19 +121,22 @@ def topmost(starts: Int64s, ends: Int64s, ranks: NDArray[np.intp]) -> Pieces:
     laid down as two blocks of 2^k pieces, which may overlap each other, and blocks are halved from the
     largest on. That is a sparse table for range maxima, filled from its coarse end.
     """
+    # In order, because looking up one after the other what lies side by side is several times as fast.
+    order = np.argsort(starts, kind="stable")
+    starts, ends, ranks = starts[order], ends[order], ranks[order]
     # Not np.unique: newer ones hash integers, which takes a hundred times as long as sorting these.
     edges = np.sort(np.concatenate([starts, ends]), kind="stable")
     edges = edges[np.diff(edges, prepend=-1) > 0]
     firsts = np.searchsorted(edges, starts)
     counts = np.searchsorted(edges, ends) - firsts
-    orders = floor_log2(counts)
+    sizes = floor_log2(counts)
     tops = np.full(len(edges), -1)
-    for order in reversed(range(int(orders.max(initial=-1)) + 1)):
-        laid = orders == order
+    for size in reversed(range(int(sizes.max(initial=-1)) + 1)):
+        laid = sizes == size
         np.maximum.at(tops, firsts[laid], ranks[laid])
-        if order:
-            np.maximum.at(tops, firsts[laid] + counts[laid] - (1 << order), ranks[laid])
-            half = 1 << (order - 1)
+        if size:
+            np.maximum.at(tops, firsts[laid] + counts[laid] - (1 << size), ranks[laid])
+            half = 1 << (size - 1)
             tops[half:] = np.maximum(tops[half:], tops[:-half])
     covered = np.flatnonzero(tops >= 0)
     return Pieces(edges[covered], edges[covered + 1], tops[covered])

@@ -36,6 +36,7 @@ _DECODERS: Mapping[Encoding, _Decoder] = {
     Encoding.PFN_ARRAY: decode_pfn_arrays,
 }
 _MOST_PAGES = 1 << 62
+_LEAST_RUNS = 1 << 19
 
 
 class State(IntEnum):
@@ -111,24 +112,22 @@ def summarise_payloads(captured: Captured, before: PageSet | None = None) -> Nam
     `before` is what the host had been given before the first of them; None when that is not known.
     """
     sends = _empty_columns(captured)
-    named = PageSet.empty()
+    named, gathered = PageSet.empty(), _Gathered()
     plain_runs = np.zeros(64, dtype=np.int64)
     first_refusal: str | None = None
     for batch in _decoded(captured):
         runs = batch.decoded.named_runs()
-        # Of several sends that name a page the first is to lie on top.
-        height = batch.size - 1
-        pieces = topmost(runs.starts, runs.ends, height - runs.payload)
-        new_pages = pieces.ends - pieces.starts - named.count_in(pieces.starts, pieces.ends)
-        named |= PageSet.from_runs(pieces.starts, pieces.ends)
         _fill_columns(sends, batch, runs)
-        sends.new_pages[batch.place] = sums(new_pages, height - pieces.ranks, batch.size)
+        gathered.add(runs, batch.place.start)
+        if gathered.are_enough_for(named):
+            named = _add_new_pages(sends, named, gathered.take())
         if isinstance(batch.decoded, Records):
             plain_shifts = batch.decoded.page_shift[batch.decoded.bmap_len == 0]
             plain_runs += np.bincount(plain_shifts, minlength=64)
         if first_refusal is None and batch.decoded.refusals:
             refusal = batch.decoded.refusals[0]
             first_refusal = f"payload {batch.place.start + refusal.payload + 1}, {refusal}"
+    named = _add_new_pages(sends, named, gathered.take())
     return Named(_statistics(sends, named, before, plain_runs[PAGE_SHIFT:], first_refusal), sends, named)
 
 
@@ -139,16 +138,64 @@ def contents_after(before: PageSet | None, captured: Captured, inflates: NDArray
     cannot be known: `before` was not, or a payload is missing, cut or invalid. Pages that the driver holds
     without ever having told the host are not in it.
     """
-    contents = before
+    if before is None:
+        return None
+    contents, gathered = before, _Gathered()
     for batch in _decoded(captured):
-        if contents is None or batch.state.any():
+        if batch.state.any():
             return None
-        runs = batch.decoded.named_runs()
-        pieces = topmost(runs.starts, runs.ends, runs.payload)
-        given = inflates[batch.place][pieces.ranks]
-        contents -= PageSet.from_runs(pieces.starts[~given], pieces.ends[~given])
-        contents |= PageSet.from_runs(pieces.starts[given], pieces.ends[given])
-    return contents
+        gathered.add(batch.decoded.named_runs(), batch.place.start)
+        if gathered.are_enough_for(contents):
+            contents = _moved(contents, gathered.take(), inflates)
+    return _moved(contents, gathered.take(), inflates)
+
+
+def _moved(contents: PageSet, runs: NamedRuns, inflates: NDArray[np.bool_]) -> PageSet:
+    """The contents after some sends: the last one that names a page decides."""
+    pieces = topmost(runs.starts, runs.ends, runs.payload)
+    given = inflates[pieces.ranks]
+    taken_back = PageSet.from_runs(pieces.starts[~given], pieces.ends[~given])
+    return (contents - taken_back) | PageSet.from_runs(pieces.starts[given], pieces.ends[given])
+
+
+def _add_new_pages(sends: SendColumns, named: PageSet, runs: NamedRuns) -> PageSet:
+    """Counts in `sends.new_pages` what some runs add to the pages named before; returns all of them."""
+    # Of several sends that name a page the first is to lie on top.
+    last = len(sends.state) - 1
+    pieces = topmost(runs.starts, runs.ends, last - runs.payload)
+    new_pages = pieces.ends - pieces.starts - named.count_in(pieces.starts, pieces.ends)
+    np.add.at(sends.new_pages, last - pieces.ranks, new_pages)
+    return named | PageSet.from_runs(pieces.starts, pieces.ends)
+
+
+class _Gathered:
+    """Runs put aside until there are about as many as in the set they go into.
+
+    Adding to a set takes as long as it is large. This way it doubles, and all adding together takes as long
+    as adding everything at once would, with a part of the memory.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[NamedRuns] = []
+        self._runs = 0
+
+    def add(self, runs: NamedRuns, first_payload: int) -> None:
+        self._parts.append(NamedRuns(runs.payload + first_payload, runs.starts, runs.ends))
+        self._runs += len(runs.starts)
+
+    def are_enough_for(self, pages: PageSet) -> bool:
+        return self._runs >= max(_LEAST_RUNS, len(pages.starts))
+
+    def take(self) -> NamedRuns:
+        """All of them; none are left."""
+        nothing = np.empty(0, dtype=np.int64)
+        parts = [NamedRuns(nothing, nothing, nothing), *self._parts]
+        self._parts, self._runs = [], 0
+        return NamedRuns(
+            np.concatenate([part.payload for part in parts]),
+            np.concatenate([part.starts for part in parts]),
+            np.concatenate([part.ends for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

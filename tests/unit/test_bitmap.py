@@ -187,6 +187,7 @@ def test_two_thousand_payloads() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1)))
 def test_popcount(words: list[int]) -> None:
     counts = popcount(np.array(words, dtype=np.uint64))
@@ -235,7 +236,7 @@ def _expanded(runs: NamedRuns) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 # ---- what the stock driver sends ----
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.one_of(st.integers(0, 40), st.integers(2**32 - 4, 2**32 - 1)), max_size=30)))
 @example([[2**32 - 1], [0]])
 def test_pfn_arrays(arrays: list[list[int]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balloontrace.pageset import PFN_END, PageSet, topmost
@@ -42,6 +42,7 @@ def elements(found: PageSet, base: int = 0) -> set[int]:
     return {pfn - base for pfn in pages(zip(found.starts.tolist(), found.ends.tolist(), strict=True))}
 
 
+@settings(deadline=None)
 @given(RUNS, BASES)
 def test_made_of_any_runs(runs: list[Run], base: int) -> None:
     found, expected = page_set(runs, base), pages(runs)
@@ -50,6 +51,7 @@ def test_made_of_any_runs(runs: list[Run], base: int) -> None:
     assert found.span == ((base + min(expected), base + max(expected)) if expected else None)
 
 
+@settings(deadline=None)
 @given(RUNS, RUNS, BASES)
 def test_operators(one: list[Run], other: list[Run], base: int) -> None:
     ours, theirs = page_set(one, base), page_set(other, base)
@@ -59,6 +61,7 @@ def test_operators(one: list[Run], other: list[Run], base: int) -> None:
     assert (ours == theirs) == (pages(one) == pages(other))
 
 
+@settings(deadline=None)
 @given(RUNS, RUNS, BASES)
 def test_pages_in_some_runs(one: list[Run], other: list[Run], base: int) -> None:
     starts, ends = columns((base + start, base + end) for start, end in other)
@@ -81,6 +84,7 @@ def test_cannot_be_changed() -> None:
         hash(found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(0, 5)), max_size=20))
 def test_topmost(laid: list[tuple[int, int, int]]) -> None:
     expected: dict[int, int] = {}

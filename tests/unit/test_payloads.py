@@ -108,7 +108,7 @@ def test_response_data(payloads: list[bytes], before: set[int]) -> None:
     json.dumps(dataclasses.asdict(numbers))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 60), max_size=20), max_size=5))
 def test_pfn_arrays(lists: list[list[int]]) -> None:
     found = summarise_payloads(arrays(*(pfns(*numbers) for numbers in lists)))
@@ -123,6 +123,7 @@ def test_pfn_arrays(lists: list[list[int]]) -> None:
     assert int(found.sends.new_pages.sum()) == len(distinct)
 
 
+@settings(deadline=None)
 @given(PAGES)
 def test_contiguity(pages: set[int]) -> None:
     found = contiguity(page_set(pages))
