@@ -67,7 +67,11 @@ class Attacher:
 
     def attach(self, attachment: dict[str, Any]) -> None:
         """Attach one program; an optional one that is refused is noted and left out."""
-        how = self._attach_fentry if attachment["mechanism"] == "fentry" else self._attach_kprobe
+        how = {
+            "fentry": self._attach_fentry,
+            "kprobe": self._attach_kprobe,
+            "tracepoint": self._attach_tracepoint,
+        }[attachment["mechanism"]]
         try:
             program_fd, link_fd = how(attachment)
         except RefusedError as error:
@@ -127,6 +131,14 @@ class Attacher:
         )
         if link_fd < 0:
             raise RefusedError(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_tracepoint(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        category, _, event = attachment["symbol"].encode().partition(b":")
+        program_fd = self._load(attachment, self._bpf.TRACEPOINT, attachment["program"])
+        link_fd: int = self._lib.bpf_attach_tracepoint(program_fd, category, event)
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd
 
 
