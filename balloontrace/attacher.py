@@ -22,6 +22,22 @@ from typing import Any
 REQUEST_BYTES = 1 << 20
 
 
+# include/uapi/linux/bpf.h: BPF_LD | BPF_DW | BPF_IMM, whose source register tells what the number stands for
+_LOAD_64_BITS = 0x18
+_PSEUDO_MAP_VALUE = 2
+
+
+class _Instruction(ctypes.Structure):
+    """`struct bpf_insn`."""
+
+    _fields_ = (
+        ("code", ctypes.c_uint8),
+        ("registers", ctypes.c_uint8),  # destination and, in the upper half, source
+        ("offset", ctypes.c_int16),
+        ("immediate", ctypes.c_int32),
+    )
+
+
 class RefusedError(Exception):
     """The kernel refused a probe."""
 
@@ -51,7 +67,11 @@ class Attacher:
 
     def attach(self, attachment: dict[str, Any]) -> None:
         """Attach one program; an optional one that is refused is noted and left out."""
-        how = self._attach_fentry if attachment["mechanism"] == "fentry" else self._attach_kprobe
+        how = {
+            "fentry": self._attach_fentry,
+            "kprobe": self._attach_kprobe,
+            "tracepoint": self._attach_tracepoint,
+        }[attachment["mechanism"]]
         try:
             program_fd, link_fd = how(attachment)
         except RefusedError as error:
@@ -68,6 +88,7 @@ class Attacher:
         start = self._lib.bpf_function_start(module, program)
         if not start:
             raise RefusedError(f"the BPF source has no program {attachment['program']}")
+        self._put_map_descriptors(start, self._lib.bpf_function_size(module, program))
         fd: int = self._lib.bcc_func_load(
             module, kind, name.encode(), start, self._lib.bpf_function_size(module, program),
             self._lib.bpf_module_license(module), self._lib.bpf_module_kern_version(module),
@@ -76,6 +97,17 @@ class Attacher:
         if fd < 0:
             raise RefusedError(f"{attachment['program']} was not loaded: {os.strerror(ctypes.get_errno())}")
         return fd
+
+    def _put_map_descriptors(self, start: int, size_bytes: int) -> None:
+        """Make map values that the program takes the address of known to the kernel.
+
+        bcc has no word for them: the source names a map by its place in the request, negative numbers and
+        all others being descriptors already.
+        """
+        instructions = (_Instruction * (size_bytes // ctypes.sizeof(_Instruction))).from_address(start)
+        for instruction in instructions:
+            if instruction.code == _LOAD_64_BITS and instruction.registers >> 4 == _PSEUDO_MAP_VALUE:
+                instruction.immediate = list(self.maps.values())[instruction.immediate]
 
     def _attach_fentry(self, attachment: dict[str, Any]) -> tuple[int, int]:
         prefix = "kretfunc" if attachment["returns"] else "kfunc"
@@ -99,6 +131,14 @@ class Attacher:
         )
         if link_fd < 0:
             raise RefusedError(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_tracepoint(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        category, _, event = attachment["symbol"].encode().partition(b":")
+        program_fd = self._load(attachment, self._bpf.TRACEPOINT, attachment["program"])
+        link_fd: int = self._lib.bpf_attach_tracepoint(program_fd, category, event)
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd
 
 

@@ -7,7 +7,7 @@ import enum
 import importlib.util
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class _Bcc:
+class Bcc:
     """What is known of bcc without importing it (that takes 78 MB)."""
 
     found: bool
@@ -93,22 +93,16 @@ def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = No
 
     `offsets` are structure offsets that the user knows, by `struct.member`.
     """
-    symbols = _read_symbols(root)
-    bcc = _find_bcc()
-    names = {symbol.plain_name for symbol in symbols}
+    symbols = read_symbols(SYMBOL_NAMES, root)
+    bcc = find_bcc()
     draft = make_plan(symbols, Layout())
     layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root).overruled(offsets or {})
-    fentry = _TRAMPOLINE in names and bcc.version >= _BCC_WITH_MODULE_FENTRY
+    fentry = can_fentry(symbols, bcc)
     plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
     findings = (
-        _check_privilege(root),
-        _check_lockdown(root),
-        _check_kernel(root, names),
-        _check_symbols(symbols),
-        _check_bcc(bcc),
-        _check_headers(root),
+        *check_machine(symbols, bcc, root),
         _check_btf(layout),
         _check_device(devices),
         _check_driver(plan, kind),
@@ -118,11 +112,29 @@ def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = No
     return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan)
 
 
-def _read_symbols(root: Path) -> tuple[Symbol, ...]:
+def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
+    """Symbols of `names`, and of what tells the kernel's abilities; none where they cannot be read."""
     try:
-        return kernel.read_symbols((*SYMBOL_NAMES, _RING_BUFFER, _TRAMPOLINE), root)
+        return kernel.read_symbols((*names, _RING_BUFFER, _TRAMPOLINE), root)
     except OSError:
         return ()
+
+
+def can_fentry(symbols: Iterable[Symbol], bcc: Bcc) -> bool:
+    """Whether kernel and bcc can hook functions, those of modules too, by fentry."""
+    return bcc.version >= _BCC_WITH_MODULE_FENTRY and any(s.plain_name == _TRAMPOLINE for s in symbols)
+
+
+def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:
+    """What both sides need of machine and user; `symbols` as `read_symbols` found them."""
+    return (
+        _check_privilege(root),
+        _check_lockdown(root),
+        _check_kernel(root, {symbol.plain_name for symbol in symbols}),
+        _check_symbols(symbols),
+        _check_bcc(bcc),
+        _check_headers(root),
+    )
 
 
 def _driver_kind(plan: Plan) -> DriverKind:
@@ -131,18 +143,19 @@ def _driver_kind(plan: Plan) -> DriverKind:
     return DriverKind.PATCHED if plan.patched else DriverKind.STOCK
 
 
-def _find_bcc() -> _Bcc:
+def find_bcc() -> Bcc:
+    """Look for bcc without importing it."""
     spec = importlib.util.find_spec("bcc")
     if spec is None or spec.origin is None:
-        return _Bcc(found=False)
+        return Bcc(found=False)
     folder = Path(spec.origin).parent
     if not (folder / "libbcc.py").exists():
-        return _Bcc(found=False, foreign=True)
+        return Bcc(found=False, foreign=True)
     try:
         match = re.search(r"(\d+(?:\.\d+)+)", (folder / "version.py").read_text())
     except OSError:
         match = None
-    return _Bcc(found=True, version=tuple(int(part) for part in match[1].split(".")) if match else ())
+    return Bcc(found=True, version=tuple(int(part) for part in match[1].split(".")) if match else ())
 
 
 def _check_privilege(root: Path) -> Finding:
@@ -193,7 +206,7 @@ def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
     return Finding("symbols", State.OK, "/proc/kallsyms shows functions and addresses")
 
 
-def _check_bcc(bcc: _Bcc) -> Finding:
+def _check_bcc(bcc: Bcc) -> Finding:
     mend = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora) and use the distribution's python3"
     if bcc.foreign:
         return Finding(

@@ -45,6 +45,29 @@ class SpanFlag(enum.IntFlag):
     BYTES = 1 << 7
 
 
+class Call(enum.IntEnum):
+    """System calls that give memory back or take it; numbers as in `bpf/balloon_batches.h`."""
+
+    MADVISE_DONTNEED = 0
+    MADVISE_REMOVE = 1
+    MADVISE_FREE = 2
+    MADVISE_WILLNEED = 3
+    MADVISE_OTHER = 4
+    FALLOCATE_PUNCH_HOLE = 5
+    FALLOCATE_OTHER = 6
+    PROCESS_MADVISE = 7
+
+
+class BatchFlag(enum.IntFlag):
+    """How a batch was delimited."""
+
+    KICK_SEEN = 1 << 0
+    KICK_VCPU = 1 << 1
+    DONE_SEEN = 1 << 2
+    DONE_IOCTL = 1 << 3
+    UNFINISHED = 1 << 4
+
+
 class Queue(enum.IntEnum):
     """Virtqueues of a balloon device, by index (virtio 1.2, section 5.5.2; the first two always exist)."""
 

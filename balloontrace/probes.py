@@ -17,11 +17,14 @@ class Mechanism(enum.StrEnum):
 
     FENTRY = "fentry"  # fentry/fexit: a third of the cost, needs BTF and an exact name
     KPROBE = "kprobe"  # kprobe/kretprobe: any symbol, by address
+    TRACEPOINT = "tracepoint"  # of system calls, on the host's side only
 
     def program(self, *, returns: bool) -> str:
         """The kernel's word for the program at the function's entry or return, e.g. `kretprobe`."""
         if self is Mechanism.FENTRY:
             return "fexit" if returns else "fentry"
+        if self is Mechanism.TRACEPOINT:
+            return "exit" if returns else "enter"
         return "kretprobe" if returns else "kprobe"
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one line a terminal shows while recording, from two looks at the shared counters."""
+"""The one line a terminal shows while recording either side, from two looks at the shared counters."""
 
 from __future__ import annotations
 
 from balloontrace.collector import Counters, DeviceState
 from balloontrace.events import BALLOON_PAGE_BYTES, Function
+from balloontrace.hostcollector import HostCounters
 
 _MIB_PAGES = (1 << 20) // BALLOON_PAGE_BYTES
 
@@ -32,3 +33,17 @@ def _position(device: DeviceState) -> str:
         return "balloon moving"
     actual, target = device.actual_pages // _MIB_PAGES, device.target_pages // _MIB_PAGES
     return f"balloon {actual} MiB, target {target} MiB"
+
+
+def host_progress_line(before: HostCounters, now: HostCounters, elapsed_ns: int) -> str:
+    """What a process gave back between two looks `elapsed_ns` apart, and how long it was at it."""
+    if not now.all_calls:
+        return "waiting for the process to serve its balloon"
+    calls = now.all_calls - before.all_calls
+    duration_ns = sum(now.calls[call].duration_ns - before.calls[call].duration_ns for call in now.calls)
+    gib = sum(sums.bytes for sums in now.calls.values()) / (1 << 30)
+    share = f"{100 * duration_ns / elapsed_ns:.0f} %" if elapsed_ns else "-"
+    return (
+        f"{now.batches} buffers served, {now.all_calls} calls (+{calls}) on {gib:.2f} GiB; "
+        f"time in calls: {share}"
+    )

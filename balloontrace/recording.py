@@ -7,9 +7,10 @@
               payload crc32 u32  crc32 of those 20 bytes u32, then the payload
 
 All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
-buffer), PAYL (records of captured payloads, likewise), CNTR (struct bt_counters since attach, so that a
-killed recording knows its losses), ENDR (JSON, last). A recording comes from a stranger: no length is
-believed before its checksum, nothing is executed.
+buffer), PAYL (records of captured payloads, likewise), BTCH (batches of the host's side, likewise), CNTR
+(sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
+struct bt_thread in use), ENDR (JSON, last). A recording comes from a stranger: no length is believed before
+its checksum, nothing is executed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from balloontrace.errors import RecordingError
+from balloontrace.hostlayout import BATCH_LAYOUT
 from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.outputfile import OutputFile, open_output
 
@@ -43,7 +45,7 @@ __all__ = [
 # History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
 # older reader skips; a new major version is one that an older reader must refuse.
 #   1.0  META, SPAN, CNTR, ENDR
-#   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps
+#   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps; BTCH with `batch_layout`
 FORMAT_VERSION = (1, 1)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
@@ -73,12 +75,14 @@ class RecordingWriter:
         self._preamble = start + struct.pack("<I", zlib.crc32(start))
         self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT, "span_layout")
         self._payload_stride_bytes = _stride_bytes(PAYLOAD_LAYOUT, "payload_layout")
+        self._batch_stride_bytes = _stride_bytes(BATCH_LAYOUT, "batch_layout")
 
     def write_metadata(self, metadata: Mapping[str, object]) -> None:
         """Start the file: must come first. The mapping must be JSON; the layouts in it are honoured."""
         self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT), "span_layout")
         layout = metadata.get("payload_layout", PAYLOAD_LAYOUT)
         self._payload_stride_bytes = _stride_bytes(layout, "payload_layout")
+        self._batch_stride_bytes = _stride_bytes(metadata.get("batch_layout", BATCH_LAYOUT), "batch_layout")
         payload = _encode_json(metadata)
         self._write_all(self._preamble)
         self._write_piece(b"META", payload)
@@ -91,8 +95,12 @@ class RecordingWriter:
         """Append records of captured payloads as drained, likewise."""
         self._write_records(b"PAYL", raw, self._payload_stride_bytes)
 
+    def write_batches(self, raw: bytes | memoryview) -> None:
+        """Append batches as drained, likewise."""
+        self._write_records(b"BTCH", raw, self._batch_stride_bytes)
+
     def write_counters(self, raw: bytes) -> None:
-        """Append a `struct bt_counters`: totals since the programs were attached; the last one counts."""
+        """Append sums since the programs were attached; the last ones count."""
         self._write_piece(b"CNTR", raw)
 
     def write_end(self, end: Mapping[str, object]) -> None:
@@ -131,9 +139,9 @@ class RecordingWriter:
 class Recording:
     """What is whole in a recording, and in `damage` one sentence for each thing that is not.
 
-    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans` and `payloads` are the
-    contents of SPAN and PAYL pieces in the order of the file; `counters` is the last `struct bt_counters`.
-    `notes` tell what was skipped on purpose.
+    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans`, `payloads` and
+    `batches` are the contents of SPAN, PAYL and BTCH pieces in the order of the file; `counters` is the last
+    CNTR piece. `notes` tell what was skipped on purpose.
     """
 
     label: str
@@ -141,6 +149,7 @@ class Recording:
     metadata: dict[str, object]
     spans: tuple[memoryview, ...]
     payloads: tuple[memoryview, ...]
+    batches: tuple[memoryview, ...]
     counters: bytes | None
     end: dict[str, object] | None
     damage: tuple[str, ...]
@@ -244,6 +253,7 @@ class _PieceReader:
     metadata: dict[str, object] | None = None
     spans: list[memoryview] = field(default_factory=list)
     payloads: list[memoryview] = field(default_factory=list)
+    batches: list[memoryview] = field(default_factory=list)
     counters: tuple[int, bytes] | None = None
     end: dict[str, object] | None = None
     unknown: dict[bytes, int] = field(default_factory=dict)
@@ -269,6 +279,7 @@ class _PieceReader:
             self.metadata,
             tuple(self.spans),
             tuple(self.payloads),
+            tuple(self.batches),
             self.counters[1] if self.counters else None,
             self.end,
             self._bounded_damage(),
@@ -334,6 +345,9 @@ class _PieceReader:
             case b"PAYL":
                 if payload:
                     self.payloads.append(payload)
+            case b"BTCH":
+                if payload:
+                    self.batches.append(payload)
             case b"CNTR":
                 if self.counters is None or self.counters[0] < header.sequence:
                     self.counters = header.sequence, bytes(payload)

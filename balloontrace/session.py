@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One recording from attach to end: joins the collector with a recording file.
+"""One recording from attach to end: joins a collector with a recording file.
 
 Wakes up seldom, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
 operations, a command, a closed pipe, a full disk, a driver that goes away.
@@ -7,6 +7,7 @@ operations, a command, a closed pipe, a full disk, a driver that goes away.
 
 from __future__ import annotations
 
+import abc
 import enum
 import errno
 import os
@@ -28,6 +29,7 @@ from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import Function
 from balloontrace.layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
+from balloontrace.loader import Loaded
 from balloontrace.pace import DrainPace, TimingPace
 from balloontrace.probes import describe
 from balloontrace.progress import progress_line
@@ -50,6 +52,7 @@ class Ending(enum.StrEnum):
     OUTPUT_CLOSED = "output closed"
     OUTPUT_FAILED = "output failed"
     DRIVER_GONE = "driver unloaded or unbound"
+    PROCESS_EXITED = "process exited"
 
     @property
     def clean(self) -> bool:
@@ -73,7 +76,8 @@ class SessionResult:
     """How it went; what `record` tells at the end."""
 
     ending: Ending
-    spans: int = 0
+    records: int = 0  # written, of what is named in `what`
+    what: str = "spans"
     bytes_written: int = 0
     losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
     command_status: int | None = None
@@ -86,41 +90,58 @@ def protect_from_oom_killer() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_NEVER))
 
 
-class Session:
-    """A recording in progress on an attached collector."""
+class RecordingSession(abc.ABC):
+    """A recording in progress: what is the same whatever is traced.
+
+    A side says what it records, and what ends it beside the user.
+    """
 
     def __init__(
-        self,
-        collector: Collector,
-        diagnosis: Diagnosis,
-        output_fd: int,
-        options: SessionOptions,
-        *,
-        started_ns: int,
-        say: Callable[[str], None],
+        self, output_fd: int, options: SessionOptions, *, started_ns: int, say: Callable[[str], None]
     ) -> None:
         """`started_ns` is when the program was started (CLOCK_MONOTONIC), for the cost of attaching."""
-        self._collector = collector
-        self._diagnosis = diagnosis
         self._output_fd = output_fd
         self._options = options
         self._say = say
         self._started_ns = started_ns
         self._attached_ns = time.monotonic_ns()
         self._writer = RecordingWriter(output_fd)
-        self._driver = _DriverWatch(diagnosis)
         self._wakeups = 0
-        self._spans = 0
-        self._counters = self._written_counters = b""
-        self._seen_counters = b""
-        self._was_moving = False
-        self._pace = DrainPace()
-        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
-        self._progress: tuple[int, Counters] | None = None
+        self._records = 0
+
+    @abc.abstractmethod
+    def _metadata(self) -> dict[str, object]:
+        """What the recording says of itself, beside what `_common_metadata` tells."""
+
+    @abc.abstractmethod
+    def _look(self) -> None:
+        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+
+    @abc.abstractmethod
+    def _side_ending(self) -> Ending | None:
+        """Whether the side has a reason to end, at its last look."""
+
+    @abc.abstractmethod
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        """Detach, drain what is left, fill in the losses; returns the side's part of the end record."""
+
+    @abc.abstractmethod
+    def _progress_line(self) -> str:
+        """The line a terminal shows."""
+
+    @property
+    @abc.abstractmethod
+    def _is_watched(self) -> bool:
+        """Whether to wake up often."""
+
+    @property
+    def _watched_fd(self) -> int | None:
+        """A descriptor that becomes readable when the side has a reason to end."""
+        return None
 
     def write_start(self) -> None:
         """Write the metadata: the recording now says what it is. Raises OSError."""
-        self._writer.write_metadata(self._metadata())
+        self._writer.write_metadata({**self._common_metadata(), **self._metadata()})
 
     def run(self, greeting: str = "") -> SessionResult:
         """Say `greeting`, record until something ends it, then write what is left.
@@ -134,46 +155,35 @@ class Session:
                 if greeting:
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
-            self._collector.detach()
-            vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
-            self._counters = self._collector.read_counters()
-            self._drain()
-            result.losses = summarise_losses(
-                parse_counters(self._counters),
-                self._collector.plan,
-                self._collector.read_missed(),
-                captures=self._collector.captures,
-            )
-            self._writer.write_end(self._end(result, vmstat))
+            side = self._finish(result)
+            self._writer.write_end({**self._common_end(result), **side})
         except BrokenPipeError as error:
             result.ending, result.error = Ending.OUTPUT_CLOSED, error
         except OSError as error:
             result.ending, result.error = Ending.OUTPUT_FAILED, error
-        result.spans, result.bytes_written = self._spans, self._writer.bytes_written
+        result.records, result.bytes_written = self._records, self._writer.bytes_written
         return result
 
     def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
         options = self._options
         deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
-        # Payloads fill their ring faster than spans do theirs.
-        watched = options.show_progress or options.operations is not None or self._collector.captures
         # What the command writes to standard output is no part of a recording that goes there.
         stdout_fd = _STDERR if self._output_fd == _STDOUT else None
         with Workload(options.command, stdout_fd=stdout_fd) as workload:
             poll = select.poll()
-            for fd in (signals.fd, workload.fd):
+            for fd in (signals.fd, workload.fd, self._watched_fd):
                 if fd is not None:
                     poll.register(fd, select.POLLIN)
             poll.register(self._output_fd, 0)  # a pipe whose reader has gone reports POLLERR
             while True:
-                wait_s = _WAKE_UP_WATCHED_S if watched else _WAKE_UP_S
+                wait_s = _WAKE_UP_WATCHED_S if options.show_progress or self._is_watched else _WAKE_UP_S
                 if deadline is not None:
                     wait_s = max(0.0, min(wait_s, deadline - time.monotonic()))
                 ready = dict(poll.poll(wait_s * 1000))
                 self._wakeups += 1
                 self._look()
                 if options.show_progress:
-                    self._show_progress()
+                    self._say(f"\r\033[K{self._progress_line()}")
                 if workload.ended:
                     result.command_status = workload.status
                 ending = self._ending(signals, workload, deadline, ready)
@@ -187,19 +197,102 @@ class Session:
             return Ending.INTERRUPTED if signals.received == signal.SIGINT else Ending.TERMINATED
         if ready.get(self._output_fd, 0) & select.POLLERR:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        if self._driver.gone():
-            return Ending.DRIVER_GONE
-        wanted = self._options.operations
-        if wanted is not None and parse_counters(self._counters).operations >= wanted:
-            return Ending.OPERATIONS
+        ending = self._side_ending()
+        if ending is not None:
+            return ending
         if workload.ended:
             return Ending.COMMAND
         if deadline is not None and time.monotonic() >= deadline:
             return Ending.DURATION
         return None
 
+    def _common_metadata(self) -> dict[str, object]:
+        return {
+            "tool_version": balloontrace.__version__,
+            "format": list(FORMAT_VERSION),
+            "label": self._options.label,
+            "command_line": sys.argv,
+            "clock": "CLOCK_MONOTONIC",
+            "started": _clocks(),
+            "machine": kernel.read_machine(),
+        }
+
+    def _common_end(self, result: SessionResult) -> dict[str, object]:
+        return {
+            "clean": result.ending.clean,
+            "reason": str(result.ending),
+            "command_status": result.command_status,
+            "ended": _clocks(),
+            "losses": result.losses,
+        }
+
+    def _own_cost(self, loaded: Loaded, programs: list[dict[str, object]]) -> dict[str, object]:
+        return {
+            "bpf": programs,
+            "cpu_ns": time.process_time_ns(),
+            "peak_memory_bytes": _peak_memory_bytes(),
+            "setup_cpu_ns": loaded.setup_cpu_ns,
+            "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
+            "wakeups": self._wakeups,
+            "bytes_written": self._writer.bytes_written,
+            "attach_s": (self._attached_ns - self._started_ns) / 1e9,
+        }
+
+
+class Session(RecordingSession):
+    """A recording of the guest's side, on an attached collector."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        diagnosis: Diagnosis,
+        output_fd: int,
+        options: SessionOptions,
+        *,
+        started_ns: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """Times and words as for every `RecordingSession`."""
+        super().__init__(output_fd, options, started_ns=started_ns, say=say)
+        self._collector = collector
+        self._diagnosis = diagnosis
+        self._driver = _DriverWatch(diagnosis)
+        self._counters = self._written_counters = b""
+        self._seen_counters = b""
+        self._was_moving = False
+        self._pace = DrainPace()
+        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
+        self._progress: tuple[int, Counters] | None = None
+
+    @property
+    def _is_watched(self) -> bool:
+        # Payloads fill their ring faster than spans do theirs.
+        return self._options.operations is not None or self._collector.captures
+
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        self._collector.detach()
+        vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
+        self._counters = self._collector.read_counters()
+        self._drain()
+        counters = parse_counters(self._counters)
+        result.losses = summarise_losses(
+            counters,
+            self._collector.plan,
+            self._collector.read_missed(),
+            captures=self._collector.captures,
+        )
+        programs = self._collector.read_program_costs(counters)
+        return {"vmstat": vmstat, "own_cost": self._own_cost(self._collector.loaded, programs)}
+
+    def _side_ending(self) -> Ending | None:
+        if self._driver.gone():
+            return Ending.DRIVER_GONE
+        wanted = self._options.operations
+        if wanted is not None and parse_counters(self._counters).operations >= wanted:
+            return Ending.OPERATIONS
+        return None
+
     def _look(self) -> None:
-        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
         self._counters = self._collector.read_counters()
         moving = self._counters != self._seen_counters
         if moving or self._was_moving:
@@ -212,29 +305,22 @@ class Session:
 
     def _drain(self) -> None:
         """Move what has gathered into the recording; nothing is written when nothing happened."""
-        self._spans += self._collector.drain(self._writer.write_spans)
+        self._records += self._collector.drain(self._writer.write_spans)
         self._collector.drain_payloads(self._writer.write_payloads)
         if self._counters != self._written_counters:
             self._written_counters = self._counters
             self._writer.write_counters(self._counters)
 
-    def _show_progress(self) -> None:
+    def _progress_line(self) -> str:
         now_ns, now = time.monotonic_ns(), parse_counters(self._counters)
         before_ns, before = self._progress or (now_ns, now)
-        self._say(f"\r\033[K{progress_line(before, now, now_ns - before_ns)}")
         self._progress = now_ns, now
+        return progress_line(before, now, now_ns - before_ns)
 
     def _metadata(self) -> dict[str, object]:
         diagnosis, plan, loaded = self._diagnosis, self._collector.plan, self._collector.loaded
         return {
-            "tool_version": balloontrace.__version__,
-            "format": list(FORMAT_VERSION),
-            "label": self._options.label,
-            "command_line": sys.argv,
             "side": "guest",
-            "clock": "CLOCK_MONOTONIC",
-            "started": _clocks(),
-            "machine": kernel.read_machine(),
             "driver": {
                 "kind": str(diagnosis.driver_kind),
                 "module": plan.driver_module or None,
@@ -261,27 +347,6 @@ class Session:
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
             "vmstat": kernel.read_vmstat(),
             "bcc_version": loaded.bcc_version,
-        }
-
-    def _end(self, result: SessionResult, vmstat: dict[str, int]) -> dict[str, object]:
-        loaded = self._collector.loaded
-        return {
-            "clean": result.ending.clean,
-            "reason": str(result.ending),
-            "command_status": result.command_status,
-            "ended": _clocks(),
-            "vmstat": vmstat,
-            "losses": result.losses,
-            "own_cost": {
-                "bpf": self._collector.read_program_costs(parse_counters(self._counters)),
-                "cpu_ns": time.process_time_ns(),
-                "peak_memory_bytes": _peak_memory_bytes(),
-                "setup_cpu_ns": loaded.setup_cpu_ns,
-                "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
-                "wakeups": self._wakeups,
-                "bytes_written": self._writer.bytes_written,
-                "attach_s": (self._attached_ns - self._started_ns) / 1e9,
-            },
         }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`balloontrace record`: trace the balloon of this guest into a recording."""
+"""`balloontrace record`: trace the balloon of this guest, or a process that serves one, into a recording."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,12 @@ from balloontrace.errors import BalloontraceError, CannotTraceError, MissingProb
 if TYPE_CHECKING:
     from balloontrace.collector import Collector
     from balloontrace.diagnosis import Diagnosis
+    from balloontrace.hostcollector import HostCollector
+    from balloontrace.hostdiagnosis import HostDiagnosis
+    from balloontrace.hostprobes import HostPlan
     from balloontrace.outputfile import OutputFile
     from balloontrace.probes import Plan
-    from balloontrace.session import SessionOptions, SessionResult
+    from balloontrace.session import RecordingSession, SessionOptions, SessionResult
 
 DEFAULT_OUTPUT = "balloon.bt"
 
@@ -41,6 +44,21 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     help="Write the recording here; - is standard output, for a pipe.",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing recording.")
+@click.option(
+    "--side",
+    type=click.Choice(["guest", "host", "auto"]),
+    default="auto",
+    show_default=True,
+    help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
+    "guest where there is a balloon, unless -p is given.",
+)
+@click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="The process to trace on the host: a VMM where there are several, or a vhost-user backend.",
+)
 @click.option(
     "-d",
     "--duration",
@@ -64,10 +82,11 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
 )
 @click.option(
     "--attach",
-    type=click.Choice(["auto", "kprobe"]),
+    type=click.Choice(["auto", "kprobe", "tracepoint"]),
     default="auto",
     show_default=True,
-    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
+    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded; tracepoint "
+    "is for system calls on the host.",
 )
 @click.option(
     "--buffer-kib",
@@ -95,6 +114,8 @@ def record(
     output: str,
     *,
     force: bool,
+    side: str,
+    pid: int | None,
     duration_s: float | None,
     operations: int | None,
     missing_probes: str,
@@ -105,12 +126,13 @@ def record(
     label: str | None,
     command: Sequence[str],
 ) -> None:
-    r"""Trace the balloon of this guest until Ctrl-C, or until the given end.
+    r"""Trace the balloon of this guest, or a process that serves one, until Ctrl-C or the given end.
 
     \b
     Examples:
       sudo balloontrace record -o inflate.bt --operations 1
       ssh guest sudo balloontrace record -o - -d 60 > guest.bt
+      sudo balloontrace record --side host -p 1234 -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
     if duration_s is not None and not math.isfinite(duration_s):
@@ -128,6 +150,11 @@ def record(
         capture=capture == "payload",
         offsets=parse_offsets(layout) if layout else {},
     )
+    if _choose_side(side, pid) == "host":
+        _check_host_options(operations, capture, layout)
+        how = replace(how, host=True, pid=pid)
+    elif attach == "tracepoint":
+        raise UsageError("--attach tracepoint is for the host's side: the driver has no tracepoints")
     # Until the recording has begun there is nothing to end in order: both signals drop it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from balloontrace.session import SessionOptions
@@ -153,6 +180,37 @@ class _How:
     ring_bytes: int
     capture: bool
     offsets: Mapping[str, int]
+    host: bool = False
+    pid: int | None = None
+
+
+def _choose_side(side: str, pid: int | None) -> str:
+    """Guest or host. UsageError when -p is given for a guest."""
+    if pid is not None:
+        if side == "guest":
+            raise UsageError("-p names a process of the host; leave it out, or leave --side guest out")
+        return "host"
+    if side != "auto":
+        return side
+    from balloontrace.kernel import read_balloon_devices
+    from balloontrace.vmm import find_vmms
+
+    vmms = find_vmms()
+    if not read_balloon_devices():
+        return "host" if vmms else "guest"
+    if vmms:
+        _say("balloontrace: this machine has a balloon and runs VMs too; tracing its own, as a guest does\n")
+    return "guest"
+
+
+def _check_host_options(operations: int | None, capture: str, layout: str | None) -> None:
+    for option, given in (
+        ("--operations", operations is not None),
+        ("--capture payload", capture != "none"),
+        ("--layout", layout is not None),
+    ):
+        if given:
+            raise UsageError(f"{option} is for the guest's side: a host does not see what it needs")
 
 
 def _record(
@@ -162,11 +220,34 @@ def _record(
     how: _How,
     started_ns: int,
 ) -> SessionResult:
-    from balloontrace.collector import PAYLOAD_RING_BYTES, Collector
-    from balloontrace.diagnosis import diagnose
-    from balloontrace.session import Session, protect_from_oom_killer
+    from balloontrace.session import protect_from_oom_killer
 
     protect_from_oom_killer()
+    opened = _open_host_session if how.host else _open_guest_session
+    with opened(output_fd, options, how, started_ns) as (session, greeting):
+        try:
+            session.write_start()
+        except OSError as error:
+            raise BalloontraceError(f"cannot write the recording: {error.strerror}") from error
+        try:
+            if file is not None:
+                file.publish()
+            return session.run(f"balloontrace: {greeting}\n")
+        except (KeyboardInterrupt, UsageError):
+            if file is not None:
+                file.discard()
+            raise
+
+
+@contextmanager
+def _open_guest_session(
+    output_fd: int, options: SessionOptions, how: _How, started_ns: int
+) -> Iterator[tuple[RecordingSession, str]]:
+    """A session on attached probes of the driver, and what to say of it."""
+    from balloontrace.collector import PAYLOAD_RING_BYTES, Collector
+    from balloontrace.diagnosis import diagnose
+    from balloontrace.session import Session
+
     diagnosis = diagnose(offsets=how.offsets)
     plan = _plan_to_attach(diagnosis, how)
     if options.operations is not None:
@@ -178,22 +259,55 @@ def _record(
         if options.operations is not None:
             _require_progress(plan, diagnosis, collector.loaded.failures)
         session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=_say)
-        try:
-            session.write_start()
-        except OSError as error:
-            raise BalloontraceError(f"cannot write the recording: {error.strerror}") from error
-        try:
-            if file is not None:
-                file.publish()
-            return session.run(f"balloontrace: {_attached_line(collector)}\n")
-        except (KeyboardInterrupt, UsageError):
-            if file is not None:
-                file.discard()
-            raise
+        yield session, _attached_line(collector)
 
 
-def _plan_to_attach(diagnosis: Diagnosis, how: _How) -> Plan:
-    """The plan, once nothing makes tracing impossible and the user accepts what is missing."""
+@contextmanager
+def _open_host_session(
+    output_fd: int, options: SessionOptions, how: _How, started_ns: int
+) -> Iterator[tuple[RecordingSession, str]]:
+    """A session on attached probes of one process, and what to say of it."""
+    from balloontrace.hostcollector import HostCollector
+    from balloontrace.hostdiagnosis import diagnose_host
+    from balloontrace.hostsession import HostSession, ProcessWatch
+    from balloontrace.vmm import choose_process
+
+    diagnosis = diagnose_host()
+    _hold_to_problems(diagnosis)
+    process = choose_process(how.pid, diagnosis.vmms)
+    plan = _host_plan_to_attach(diagnosis, how)
+    with (
+        closing(ProcessWatch(process)) as watch,
+        HostCollector(plan, process.pid, ring_bytes=how.ring_bytes) as collector,
+    ):
+        session = HostSession(collector, process, watch, output_fd, options, started_ns=started_ns, say=_say)
+        yield session, f"{_host_attached_line(collector)} to process {process.description}"
+
+
+def _host_plan_to_attach(diagnosis: HostDiagnosis, how: _How) -> HostPlan:
+    """The plan, once the user accepts what is missing."""
+    missing = ", ".join(probe.point.name for probe in diagnosis.plan.missing_required)
+    if missing and how.missing_probes == "error":
+        raise MissingProbeError(f"no way to probe {missing}: --missing-probes warn traces what is left")
+    for warning in diagnosis.warnings:
+        _say(f"balloontrace: warning: {warning.sentence}\n")
+    match how.attach:
+        case "kprobe":
+            return diagnosis.plan.with_kprobes()
+        case "tracepoint":
+            return diagnosis.plan.with_tracepoints()
+        case _:
+            return diagnosis.plan
+
+
+def _host_attached_line(collector: HostCollector) -> str:
+    failures = collector.loaded.failures
+    failed = "".join(f"; {name}: {reason}" for name, reason in failures.items())
+    return f"probes attached ({len(collector.plan.attachable) - len(failures)} functions{failed})"
+
+
+def _hold_to_problems(diagnosis: Diagnosis | HostDiagnosis) -> None:
+    """CannotTraceError for whatever makes tracing impossible."""
     if diagnosis.problems:
         more = (
             f" (and {len(diagnosis.problems) - 1} more: see balloontrace doctor)"
@@ -201,6 +315,11 @@ def _plan_to_attach(diagnosis: Diagnosis, how: _How) -> Plan:
             else ""
         )
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}{more}")
+
+
+def _plan_to_attach(diagnosis: Diagnosis, how: _How) -> Plan:
+    """The plan, once nothing makes tracing impossible and the user accepts what is missing."""
+    _hold_to_problems(diagnosis)
     missing = ", ".join(probe.function.symbol for probe in diagnosis.plan.missing_required)
     if missing and how.missing_probes == "error":
         raise MissingProbeError(f"no symbol for {missing}: --missing-probes warn traces what is left")
@@ -267,7 +386,8 @@ def _tell(result: SessionResult, output: str) -> None:
     if sys.stderr.isatty():
         _say("\n")
     _say(
-        f"balloontrace: {result.ending}: {result.spans} spans, {result.bytes_written} bytes to {place}, "
+        f"balloontrace: {result.ending}: {result.records} {result.what}, "
+        f"{result.bytes_written} bytes to {place}, "
         + (f"{lost} lost\n" if result.losses else "losses unknown\n")
     )
     if result.error is not None:

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "layout", "outputfile", "pageset"),
-    ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring"),
-    ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector"),
-    ("diagnosis", "command", "pace", "progress", "session"),
+    ("units", "stats", "results", "layout", "hostlayout", "outputfile", "pageset"),
+    ("kernel", "libbpf", "probes", "wire", "bitmap", "recording", "metadata", "ring", "vmm", "hostprobes"),
+    ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
+    ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
     ("windows", "carried", "stages", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),

@@ -29,7 +29,7 @@ def refuse():
 class lib:
     def bpf_function_start(module, program):
         return 0 if program.decode() in os.environ.get("UNKNOWN", "").split() else 1
-    def bpf_function_size(module, program): return 8
+    def bpf_function_size(module, program): return 0
     def bpf_module_license(module): return b"GPL"
     def bpf_module_kern_version(module): return 0
     def bcc_func_load(module, kind, name, *rest):

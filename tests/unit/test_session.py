@@ -188,7 +188,7 @@ def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
     started_s = time.monotonic()
     run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.15), [RECORD * 3, b"", RECORD * 2])
     assert 0.15 <= time.monotonic() - started_s < 5
-    assert (run.result.ending, run.result.spans, spans_in(run.recording)) == (Ending.DURATION, 5, 5)
+    assert (run.result.ending, run.result.records, spans_in(run.recording)) == (Ending.DURATION, 5, 5)
     end = end_of(run.recording)
     assert (end["clean"], end["reason"]) == (True, "duration reached")
     assert run.recording.complete
@@ -197,7 +197,7 @@ def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
 def test_operations(tmp_path: Path, diagnosis: Diagnosis) -> None:
     run = Run(tmp_path, diagnosis, SessionOptions(operations=5), [RECORD] * 9, [0, 1, 2, 4, 5, 5, 5])
     assert run.result.ending is Ending.OPERATIONS
-    assert run.result.spans >= 5
+    assert run.result.records >= 5
 
 
 def test_operations_need_the_target(diagnosis: Diagnosis) -> None:
@@ -319,7 +319,7 @@ def test_what_is_left_is_drained_after_detaching(tmp_path: Path, diagnosis: Diag
     run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [b"", RECORD * 4])
     assert run.collector.detached
     assert run.collector.drains_after_detaching == 1
-    assert spans_in(run.recording) == run.result.spans
+    assert spans_in(run.recording) == run.result.records
 
 
 def test_nothing_is_written_while_nothing_happens(tmp_path: Path, diagnosis: Diagnosis) -> None:

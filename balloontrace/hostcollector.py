@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attaches the host's plan to one process, drains its batches, and says what was lost and what tracing cost.
+
+The host's counterpart of `collector`: knows nothing of files and decodes no batch.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from balloontrace.collector import DEFAULT_RING_BYTES, PAGE_BYTES, parse_fdinfo
+from balloontrace.errors import MissingProbeError
+from balloontrace.events import BatchFlag, Call
+from balloontrace.hostlayout import (
+    BATCH_BYTES,
+    BATCH_FIELDS,
+    BUCKETS,
+    CALL_SUMS_BYTES,
+    THREAD_BATCH_OFFSET,
+    THREAD_BYTES,
+    THREAD_FIELDS,
+    THREAD_SUMS_OFFSET,
+    THREADS_BYTES,
+)
+from balloontrace.hostprobes import TABLE, HostPlan, HostProbe
+from balloontrace.layout import RING_HEADER_BYTES
+from balloontrace.libbpf import enable_run_time_statistics
+from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
+from balloontrace.probes import Mechanism
+from balloontrace.ring import RecordRing, SharedPage
+
+_MAPS = ("batches", "threads")
+_SUMS = struct.Struct(f"=QQII{BUCKETS}I")
+_FIELD_CODES = {"u16": "H", "u32": "I", "u64": "Q"}
+_FIRST_CALL = struct.Struct("=Q")
+_FLAGS = struct.Struct("=H")
+_OFFSETS = {name: offset for name, _, offset in BATCH_FIELDS}
+
+assert _SUMS.size == CALL_SUMS_BYTES
+
+
+@dataclass(frozen=True)
+class CallSums:
+    """`struct bt_call_sums`, over all threads."""
+
+    calls: int  # that returned
+    bytes: int
+    duration_ns: int
+    errors: int
+    no_bytes: int
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HostCounters:
+    """One look at the sums of all threads since the programs were attached."""
+
+    batches: int
+    lost: int
+    unmatched_returns: int
+    overwritten: int
+    no_state: int
+    thp_splits: int
+    calls: dict[Call, CallSums]
+
+    @property
+    def all_calls(self) -> int:
+        """Calls of every kind that returned."""
+        return sum(sums.calls for sums in self.calls.values())
+
+
+def used_slots(raw: bytes) -> bytes:
+    """Of `struct bt_threads` the slots that some thread has used, one after the other."""
+    return b"".join(slot for slot in _slots(raw) if any(slot[:8]))
+
+
+def parse_host_counters(raw: bytes) -> HostCounters:
+    """Add up slots in this machine's byte order, all of them or only those in use."""
+    totals = dict.fromkeys((name for name, _, _ in THREAD_FIELDS), 0)
+    sums = [[0] * (4 + BUCKETS) for _ in Call]
+    for slot in _slots(raw):
+        for name, kind, offset in THREAD_FIELDS:
+            totals[name] += struct.unpack_from(f"={_FIELD_CODES[kind]}", slot, offset)[0]
+        for call in Call:
+            row = _SUMS.unpack_from(slot, THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES)
+            sums[call] = [total + value for total, value in zip(sums[call], row, strict=True)]
+    return HostCounters(
+        batches=totals["batches"],
+        lost=totals["lost"],
+        unmatched_returns=totals["unmatched_returns"],
+        overwritten=totals["overwritten"],
+        no_state=totals["no_state"],
+        thp_splits=totals["thp_splits"],
+        calls={call: _call_sums(sums[call]) for call in Call},
+    )
+
+
+def _call_sums(row: list[int]) -> CallSums:
+    total_bytes, duration_ns, errors, no_bytes, *buckets = row
+    return CallSums(sum(buckets), total_bytes, duration_ns, errors, no_bytes, tuple(buckets))
+
+
+def unfinished_batches(raw: bytes) -> bytes:
+    """The batches still under way in the slots, as records of the ring buffer, flagged as unfinished."""
+    records = []
+    for slot in _slots(raw):
+        batch = bytearray(slot[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + BATCH_BYTES])
+        if _FIRST_CALL.unpack_from(batch, _OFFSETS["first_call_ns"])[0]:
+            (flags,) = _FLAGS.unpack_from(batch, _OFFSETS["flags"])
+            _FLAGS.pack_into(batch, _OFFSETS["flags"], flags | BatchFlag.UNFINISHED)
+            records.append(struct.pack("=II", BATCH_BYTES, 0) + bytes(batch))
+    return b"".join(records)
+
+
+def _slots(raw: bytes) -> Iterator[bytes]:
+    return (raw[start : start + THREAD_BYTES] for start in range(0, len(raw), THREAD_BYTES))
+
+
+class HostCollector:
+    """A plan attached for one process; as a context it detaches at the end, whatever happens."""
+
+    def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
+        """Compile and attach `plan` for process `pid`. Raises as `Collector` does."""
+        self.plan, self.loaded = _load(plan, pid, ring_bytes)
+        self._ring = RecordRing(self.loaded.maps["batches"], ring_bytes, RING_HEADER_BYTES + BATCH_BYTES)
+        self._page = SharedPage(self.loaded.maps["threads"], THREADS_BYTES)
+        self._stats_fd: int | None = None
+        self._attached = True
+
+    def __enter__(self) -> HostCollector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+        self._ring.close()
+        self._page.close()
+        for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
+            os.close(fd)
+        self.set_timing(False)
+
+    def detach(self) -> None:
+        """Take the probes off the kernel; maps and their contents stay readable."""
+        if self._attached:
+            self._attached = False
+            for fd in self.loaded.links:
+                os.close(fd)
+
+    @property
+    def waiting(self) -> int:
+        """Batches waiting in the ring."""
+        return self._ring.waiting
+
+    @property
+    def filled(self) -> float:
+        """How much of the ring is taken, 0 to 1."""
+        return self._ring.waiting / self._ring.capacity
+
+    def drain(self, take: Callable[[memoryview], object]) -> int:
+        """Give `take` the finished batches since the last call, as in the ring; returns their number."""
+        return self._ring.drain(take)
+
+    def read_counters(self) -> bytes:
+        """The slots in use as they stand."""
+        return used_slots(self._page.read())
+
+    def set_timing(self, on: bool) -> None:
+        """Have the kernel time the programs, or not; without libbpf it never does."""
+        if on and self._stats_fd is None:
+            self._stats_fd = enable_run_time_statistics()
+        elif not on and self._stats_fd is not None:
+            os.close(self._stats_fd)
+            self._stats_fd = None
+
+    def read_program_costs(self) -> list[dict[str, object]]:
+        """Each program's timed runs and their time; how often it ran at all is not counted."""
+        return [
+            {"program": program, "runs": None, "timed_runs": found.get("run_cnt"),
+             "run_time_ns": found.get("run_time_ns")}
+            for program, found in ((name, self._read_fdinfo(name)) for name in self.loaded.programs)
+        ]  # fmt: skip
+
+    def _read_fdinfo(self, program: str) -> dict[str, int]:
+        with suppress(OSError, KeyError):
+            return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
+        return {}
+
+    def read_missed(self) -> int | None:
+        """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
+        counts = [
+            self._read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
+            for probe in self.plan.attachable
+            if probe.point.tracepoint and probe.mechanism is Mechanism.FENTRY
+        ]
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
+
+
+def summarise_host_losses(counters: HostCounters, missed: int | None) -> dict[str, dict[str, int | None]]:
+    """What was missed, of batches and of single calls, in the shape of `collector.summarise_losses`."""
+    unknown = dict.fromkeys(("entries", "returns", "unmatched_returns", "no_state", "overwritten", "missed"))
+    return {
+        "batches": {**unknown, "entries": counters.batches, "lost": counters.lost},
+        "calls": {
+            "entries": None,
+            "returns": counters.all_calls,
+            "unmatched_returns": counters.unmatched_returns,
+            "lost": 0,
+            "no_state": counters.no_state,
+            "overwritten": counters.overwritten,
+            "missed": missed,
+        },
+    }
+
+
+def _load(plan: HostPlan, pid: int, ring_bytes: int) -> tuple[HostPlan, Loaded]:
+    """Attach the cheapest way; what the kernel refuses is tried with kprobes, then with tracepoints."""
+    reason = ""
+    for attempt in dict.fromkeys((plan, plan.with_kprobes(), plan.with_tracepoints())):
+        try:
+            return attempt, load(_request(attempt, pid, ring_bytes))
+        except AttachError as refused:
+            reason = str(refused)
+    raise MissingProbeError(f"a required probe was refused: {reason}")
+
+
+def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
+    return LoadRequest(
+        str(bpf_folder() / "host.bpf.c"),
+        _definitions(plan, pid, ring_bytes),
+        tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
+        _MAPS,
+    )
+
+
+def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str | int]:
+    """What the BPF source leaves open."""
+    definitions: dict[str, str | int] = {
+        "TGID": pid,
+        "BATCH_RING_PAGES": ring_bytes // PAGE_BYTES,
+        "THREADS_MAP": _MAPS.index("threads"),
+    }
+    definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
+    definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}
+    return definitions
+
+
+def _attachments(probe: HostProbe) -> list[Attachment]:
+    symbol, mechanism = probe.symbol, probe.mechanism
+    return [
+        Attachment(
+            program=f"{mechanism.program(returns=returns)}_{probe.point.name}",
+            function=probe.point.name,
+            returns=returns,
+            mechanism=str(mechanism),
+            symbol=symbol.name if symbol else probe.tracepoint(returns=returns),
+            address=symbol.address if symbol else 0,
+            module=symbol.module if symbol else "",
+            required=probe.point.required,
+        )
+        # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
+        for returns in probe.point.ends(mechanism)
+    ]

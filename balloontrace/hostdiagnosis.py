@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Can a process that serves a balloon be traced here, and which processes are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace import kernel
+from balloontrace.diagnosis import Finding, State, can_fentry, check_machine, find_bcc, read_symbols
+from balloontrace.hostprobes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
+from balloontrace.libbpf import BtfError, open_btf
+from balloontrace.vmm import Process, find_vmms
+
+_TRACEPOINTS = "sys/kernel/tracing/events/syscalls/sys_enter_madvise"
+
+
+@dataclass(frozen=True)
+class HostDiagnosis:
+    """What `doctor --side host` shows and `record --side host` needs to know."""
+
+    findings: tuple[Finding, ...]
+    vmms: tuple[Process, ...]
+    plan: HostPlan
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What makes tracing impossible."""
+        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What will not be measured."""
+        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+
+
+def diagnose_host(root: Path = kernel.ROOT) -> HostDiagnosis:
+    """Look at this system; never raises for something it could report."""
+    symbols = read_symbols(SYMBOL_NAMES, root)
+    bcc = find_bcc()
+    known = _known_functions(root) if can_fentry(symbols, bcc) else frozenset[str]()
+    plan = make_host_plan(symbols, fentry_functions=known, tracepoints=_has_tracepoints(root))
+    vmms = find_vmms(root)
+    findings = (
+        *check_machine(symbols, bcc, root),
+        _check_kvm(plan),
+        _check_vmms(vmms),
+        _check_plan(plan),
+    )
+    return HostDiagnosis(findings, vmms, plan)
+
+
+def _has_tracepoints(root: Path) -> bool:
+    # tracefs is often mounted in debugfs alone; the kernel then has them in any case that matters.
+    return (root / _TRACEPOINTS).exists() or not (root / "sys/kernel/tracing/events").exists()
+
+
+def _known_functions(root: Path) -> frozenset[str]:
+    """Of the functions to probe those that type information describes, the kernel's or that of module kvm."""
+    found: set[str] = set()
+    for module in ("", KVM_MODULE):
+        with suppress(BtfError), open_btf(root, module) as btf:
+            found.update(name for name in SYMBOL_NAMES if btf.has_function(name))
+    return frozenset(found)
+
+
+def _check_kvm(plan: HostPlan) -> Finding:
+    if plan.probe("kvm_vm_ioctl") in plan.attachable:
+        return Finding("kvm", State.OK, "module kvm is loaded")
+    return Finding(
+        "kvm", State.OK, "kvm is not loaded; a process that serves a balloon by eventfds can be traced"
+    )
+
+
+def _check_vmms(vmms: Iterable[Process]) -> Finding:
+    listed = "; ".join(vmm.description for vmm in vmms)
+    return Finding("vmm", State.OK, listed or "no process has /dev/kvm open: name one with record -p PID")
+
+
+def _check_plan(plan: HostPlan) -> Finding:
+    missing = ", ".join(probe.point.name for probe in plan.missing_required)
+    if missing:
+        return Finding(
+            "probes", State.WARNING, f"required system calls cannot be probed: {missing}",
+            "record --missing-probes warn traces what is left",
+        )  # fmt: skip
+    blind = [end for end, function in plan.boundaries({}).items() if function is None]
+    if blind:
+        return Finding("probes", State.WARNING, f"the {' and the '.join(blind)} of a buffer cannot be seen")
+    return Finding("probes", State.OK, f"{len(plan.attachable)} probe points")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where each field lies in what the host's BPF program hands over: mirrored from bpf/balloon_batches.h.
+
+Plain data, as `layout` has it for the guest's side; a unit test compares it with what a C compiler makes of
+the header. A recording carries both tables, as `batch_layout` and `counters_layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from balloontrace.layout import RING_HEADER_BYTES
+
+CALLS = 8
+BUCKETS = 32
+SLOTS = 256
+
+BATCH_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("kick_ns", "u64", 0),
+    ("first_call_ns", "u64", 8),
+    ("last_return_ns", "u64", 16),
+    ("done_ns", "u64", 24),
+    ("calls_ns", "u64", 32),
+    ("madvise_bytes", "u64", 40),
+    ("fallocate_bytes", "u64", 48),
+    *((f"calls_{call}", "u32", 56 + 4 * call) for call in range(CALLS)),
+    ("tid", "u32", 88),
+    ("errors", "u32", 92),
+    ("thp_splits", "u32", 96),
+    ("last_errno", "u16", 100),
+    ("flags", "u16", 102),
+)
+"""`calls_N` are the batch's calls of kind N, one of `events.Call`."""
+BATCH_BYTES = 104
+
+THREAD_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("id", "u64", 0),
+    ("entry_ns", "u64", 8),
+    ("length", "u64", 16),
+    ("call", "u32", 24),
+    ("in_run", "u32", 28),
+    ("batches", "u64", 136),
+    ("lost", "u64", 144),
+    ("unmatched_returns", "u64", 152),
+    ("overwritten", "u64", 160),
+    ("no_state", "u64", 168),
+    ("thp_splits", "u64", 176),
+)
+THREAD_BATCH_OFFSET = 32
+THREAD_SUMS_OFFSET = 184
+
+CALL_SUMS_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("bytes", "u64", 0),
+    ("duration_ns", "u64", 8),
+    ("errors", "u32", 16),
+    ("no_bytes", "u32", 20),
+)
+CALL_BUCKETS_OFFSET = 24
+CALL_SUMS_BYTES = CALL_BUCKETS_OFFSET + 4 * BUCKETS
+THREAD_BYTES = THREAD_SUMS_OFFSET + CALLS * CALL_SUMS_BYTES
+THREADS_BYTES = SLOTS * THREAD_BYTES
+
+BATCH_LAYOUT: Mapping[str, object] = {
+    "stride_bytes": RING_HEADER_BYTES + BATCH_BYTES,
+    "header_bytes": RING_HEADER_BYTES,
+    "fields": [list(field) for field in BATCH_FIELDS],
+}
+"""`batch_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
+
+COUNTERS_LAYOUT: Mapping[str, object] = {
+    "slot_stride_bytes": THREAD_BYTES,
+    "slot_fields": [list(field) for field in THREAD_FIELDS],
+    "batch_offset_bytes": THREAD_BATCH_OFFSET,
+    "sums_offset_bytes": THREAD_SUMS_OFFSET,
+    "sums_stride_bytes": CALL_SUMS_BYTES,
+    "sums_fields": [list(field) for field in CALL_SUMS_FIELDS],
+    "buckets_offset_bytes": CALL_BUCKETS_OFFSET,
+    "buckets": BUCKETS,
+    "calls": CALLS,
+}
+"""`counters_layout` of a host recording: one row per slot in use, each with sums by kind of call."""

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording of the host's side: batches of one process, until the user or the process ends it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+
+from balloontrace import kernel
+from balloontrace.errors import UsageError
+from balloontrace.events import Call
+from balloontrace.hostcollector import (
+    HostCollector,
+    HostCounters,
+    parse_host_counters,
+    summarise_host_losses,
+    unfinished_batches,
+)
+from balloontrace.hostlayout import BATCH_LAYOUT, COUNTERS_LAYOUT
+from balloontrace.hostprobes import describe_host
+from balloontrace.pace import DrainPace
+from balloontrace.progress import host_progress_line
+from balloontrace.session import Ending, RecordingSession, SessionOptions, SessionResult
+from balloontrace.vmm import Memory, Process, read_memory
+
+_ENOUGH_CALLS = 1024  # timed, they tell what a run of a program costs
+
+
+class ProcessWatch:
+    """Tells when one process, and no later one of its number, has ended."""
+
+    def __init__(self, process: Process) -> None:
+        """UsageError when it has ended already."""
+        try:
+            self.fd = os.pidfd_open(process.pid)
+        except OSError as error:
+            raise UsageError(f"process {process.pid} cannot be watched: {error.strerror}") from error
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with suppress(OSError):
+            os.close(self.fd)
+
+
+class HostSession(RecordingSession):
+    """A recording of the host's side, on an attached collector."""
+
+    def __init__(
+        self,
+        collector: HostCollector,
+        process: Process,
+        watch: ProcessWatch,
+        output_fd: int,
+        options: SessionOptions,
+        *,
+        started_ns: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """`watch` was begun before probes were attached. The rest as for every `RecordingSession`."""
+        super().__init__(output_fd, options, started_ns=started_ns, say=say)
+        self._collector = collector
+        self._process = process
+        self._watch = watch
+        self._counters = self._written_counters = b""
+        self._pace = DrainPace()
+        self._memory: Memory | None = None
+        self._progress: tuple[int, HostCounters] | None = None
+        collector.set_timing(True)
+
+    @property
+    def _is_watched(self) -> bool:
+        return False
+
+    @property
+    def _watched_fd(self) -> int:
+        return self._watch.fd
+
+    def _side_ending(self) -> Ending | None:
+        return Ending.PROCESS_EXITED if self._watch.ended else None
+
+    def _look(self) -> None:
+        counters = self._collector.read_counters()
+        if counters != self._counters:
+            self._counters = counters
+            if parse_host_counters(counters).all_calls >= _ENOUGH_CALLS:
+                self._collector.set_timing(False)
+        if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
+            self._drain()
+
+    def _drain(self) -> None:
+        """Move what has gathered into the recording; nothing is written when nothing happened."""
+        self._records += self._collector.drain(self._writer.write_batches)
+        if self._counters != self._written_counters:
+            self._written_counters = self._counters
+            self._writer.write_counters(self._counters)
+
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        result.what = "batches"
+        self._collector.detach()
+        vmstat, memory = kernel.read_vmstat(prefix="thp_split"), read_memory(self._process.pid)
+        self._counters = self._collector.read_counters()
+        self._drain()
+        self._writer.write_batches(unfinished_batches(self._counters))
+        result.losses = summarise_host_losses(
+            parse_host_counters(self._counters), self._collector.read_missed()
+        )
+        programs = self._collector.read_program_costs()
+        return {
+            "vmstat": vmstat,
+            "memory": _as_json(memory),
+            "own_cost": self._own_cost(self._collector.loaded, programs),
+        }
+
+    def _progress_line(self) -> str:
+        now_ns, now = time.monotonic_ns(), parse_host_counters(self._counters)
+        before_ns, before = self._progress or (now_ns, now)
+        self._progress = now_ns, now
+        return host_progress_line(before, now, now_ns - before_ns)
+
+    def _metadata(self) -> dict[str, object]:
+        plan, loaded = self._collector.plan, self._collector.loaded
+        return {
+            "side": "host",
+            "process": asdict(self._process),
+            "calls": {str(int(call)): call.name.lower() for call in Call},
+            "batch_layout": dict(BATCH_LAYOUT),
+            "counters_layout": dict(COUNTERS_LAYOUT),
+            "probes": describe_host(plan, loaded.failures),
+            "boundaries": plan.boundaries(loaded.failures),
+            "vmstat": kernel.read_vmstat(prefix="thp_split"),
+            "memory": _as_json(read_memory(self._process.pid)),
+            "bcc_version": loaded.bcc_version,
+        }
+
+
+def _as_json(memory: Memory | None) -> dict[str, object] | None:
+    return None if memory is None else asdict(memory)

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the host's BPF program hands to user space: batches and sums. Rules as in balloon_events.h: plain C
+ * types, explicit padding, no kernel header; mirrored in balloontrace/hostlayout.py, compared by a test.
+ *
+ * Times are nanoseconds of CLOCK_MONOTONIC (bpf_ktime_get_ns).
+ */
+#ifndef BALLOON_BATCHES_H
+#define BALLOON_BATCHES_H
+
+#include "balloon_events.h"
+
+/*
+ * System calls that give memory back or take it, by what they ask for. A number, once released, keeps its
+ * meaning.
+ */
+enum bt_call {
+	BT_MADVISE_DONTNEED = 0,
+	BT_MADVISE_REMOVE = 1,
+	BT_MADVISE_FREE = 2,
+	BT_MADVISE_WILLNEED = 3,
+	BT_MADVISE_OTHER = 4,          /* any other advice */
+	BT_FALLOCATE_PUNCH_HOLE = 5,
+	BT_FALLOCATE_OTHER = 6,
+	BT_PROCESS_MADVISE = 7,        /* with any advice; its bytes are those it says it advised */
+	BT_CALLS = 8,
+};
+
+/* How a batch was delimited. */
+enum bt_batch_flags {
+	BT_KICK_SEEN = 1 << 0,         /* kick_ns was measured: an eventfd was read */
+	BT_KICK_VCPU = 1 << 1,         /* likewise: a vCPU thread left the guest, which also does for other reasons */
+	BT_DONE_SEEN = 1 << 2,         /* done_ns was measured: an eventfd was written */
+	BT_DONE_IOCTL = 1 << 3,        /* likewise: an interrupt was sent by ioctl */
+	BT_UNFINISHED = 1 << 4,        /* recording ended inside this batch */
+};
+
+/* One buffer served: the calls a thread made between a kick and the completion that follows them. */
+struct bt_batch {
+	bt_u64 kick_ns;            /* the thread had learnt of the kick; 0: not seen */
+	bt_u64 first_call_ns;      /* entry of the first call */
+	bt_u64 last_return_ns;     /* return of the last call */
+	bt_u64 done_ns;            /* about to write the completion; 0: not seen */
+	bt_u64 calls_ns;           /* inside the calls, summed */
+	bt_u64 madvise_bytes;      /* lengths of madvise, bytes advised by process_madvise; failed calls count 0 */
+	bt_u64 fallocate_bytes;    /* likewise of fallocate: VMMs that do both do both for the same memory */
+	bt_u32 calls[BT_CALLS];    /* failed ones too, indexed by enum bt_call */
+	bt_u32 tid;                /* thread, as the kernel's pid */
+	bt_u32 errors;             /* calls that failed */
+	bt_u32 thp_splits;         /* huge page mappings split inside the calls */
+	bt_u16 last_errno;         /* of the last call that failed */
+	bt_u16 flags;              /* enum bt_batch_flags */
+};
+
+/* Bucket i counts calls of 2^i to 2^(i+1)-1 ns, the first one those of 0 too, the last one all longer ones. */
+#define BT_BUCKETS 32
+
+/* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */
+struct bt_call_sums {
+	bt_u64 bytes;              /* of calls that did not fail */
+	bt_u64 duration_ns;
+	bt_u32 errors;
+	bt_u32 no_bytes;           /* calls that did not fail and named no memory: they freed nothing */
+	bt_u32 buckets[BT_BUCKETS];
+};
+
+/*
+ * A slot for the threads of equal number modulo BT_SLOTS: what is under way, and sums. A VMM's threads have
+ * numbers close together, so that two seldom meet.
+ */
+struct bt_thread {
+	bt_u64 id;                 /* process and thread at work here, the former in the upper half */
+	bt_u64 entry_ns;           /* of that call; 0: inside none */
+	bt_u64 length;             /* bytes that call names, unless its return tells */
+	bt_u32 call;               /* which call it is, enum bt_call, unless its return tells */
+	bt_u32 in_run;             /* inside KVM_RUN */
+	struct bt_batch batch;     /* under way once first_call_ns is not 0 */
+	bt_u64 batches;            /* finished */
+	bt_u64 lost;               /* finished, and no room in the ring buffer */
+	bt_u64 unmatched_returns;  /* calls that ended without a known beginning */
+	bt_u64 overwritten;        /* calls that began inside another one: its return was missed */
+	bt_u64 no_state;           /* calls not followed: another thread was at work in this slot */
+	bt_u64 thp_splits;         /* huge page mappings split, inside calls or not */
+	struct bt_call_sums sums[BT_CALLS];
+};
+
+#define BT_SLOTS 256
+
+struct bt_threads {
+	struct bt_thread slots[BT_SLOTS];
+};
+
+#endif

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Host side: one batch per buffer that a VMM serves, and sums of its single calls, read by mapping.
+ *
+ * The calls run once per page in some VMMs, so what is done per call is little: two looks at the clock, and sums
+ * in a slot of an array that nobody else writes to. Other processes run into these programs too, and leave them after
+ * one comparison. TGID is the process to trace.
+ *
+ * What delimits a batch is what its thread does. It learns of a kick by reading an eventfd or, where the device has no
+ * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
+ */
+#include <uapi/linux/ptrace.h>
+#include "balloon_batches.h"
+#include "balloon_compat.h"
+
+BPF_RINGBUF_OUTPUT(batches, BATCH_RING_PAGES);
+BPF_F_TABLE("array", int, struct bt_threads, threads, 1, BPF_F_MMAPABLE);
+
+/* include/uapi/asm-generic/mman-common.h, include/uapi/linux/falloc.h */
+#define ADVICE_WILLNEED 3
+#define ADVICE_DONTNEED 4
+#define ADVICE_FREE 8
+#define ADVICE_REMOVE 9
+#define MODE_PUNCH_HOLE 2
+
+/* include/uapi/linux/kvm.h: _IO(0xAE, 0x80), and three that send an interrupt to the guest */
+#define IOCTL_RUN 0xae80
+#define IOCTL_IRQ_LINE 0x4008ae61
+#define IOCTL_IRQ_LINE_STATUS 0xc008ae67
+#define IOCTL_SIGNAL_MSI 0x4020aea5
+
+#define LARGEST_ERRNO 4095
+
+/*
+ * The one value of `threads`, by its address (BPF_PSEUDO_MAP_VALUE): a look-up would take 18 instructions more. The
+ * number is the map's place in the request to balloontrace/attacher.py, which puts its descriptor there.
+ */
+#define PSEUDO_MAP_VALUE 2
+
+static __always_inline struct bt_thread *slot_of(u64 id)
+{
+	struct bt_threads *value = (struct bt_threads *)bpf_pseudo_fd(PSEUDO_MAP_VALUE, THREADS_MAP);
+
+	return &value->slots[id % BT_SLOTS];
+}
+
+/*
+ * Whose slot it is tells whether a thread is to be traced at all: one comparison for those that are at work in theirs.
+ * All others are asked for their process then.
+ */
+static __always_inline int is_traced(u64 id)
+{
+	return id >> 32 == TGID;
+}
+
+/* The slot of this thread if it is the one at work there. */
+static __always_inline struct bt_thread *find_thread(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct bt_thread *thread = slot_of(id);
+
+	return thread->id == id ? thread : 0;
+}
+
+static __always_inline int is_open(struct bt_batch *batch)
+{
+	return batch->first_call_ns != 0;
+}
+
+/* Hands over the batch under way, and starts the next one. */
+static __always_inline void finish_batch(struct bt_thread *thread)
+{
+	struct bt_batch *record = batches.ringbuf_reserve(sizeof(*record));
+
+	if (record) {
+		*record = thread->batch;
+		batches.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	} else {
+		thread->lost++;
+	}
+	thread->batches++;
+	__builtin_memset(&thread->batch, 0, sizeof(thread->batch));
+}
+
+/*
+ * Makes the slot this thread's; 0 when another one is at work in it. A batch that nothing delimits, say of a thread that
+ * gave back its stack and ended, does not keep the slot.
+ */
+static __always_inline struct bt_thread *take_slot(struct bt_thread *thread, u64 id)
+{
+	if (thread->entry_ns || (is_open(&thread->batch) && thread->batch.kick_ns))
+		return 0;
+	if (is_open(&thread->batch))
+		finish_batch(thread);
+	thread->id = id;
+	thread->in_run = 0;
+	thread->batch.kick_ns = 0;
+	thread->batch.flags = 0;
+	return thread;
+}
+
+/* ---- calls ---- */
+
+/* The slot in which this thread begins a call; 0 when it is not traced, or cannot be. */
+static __always_inline struct bt_thread *begin_call(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct bt_thread *thread = slot_of(id);
+
+	if (thread->id != id) {
+		if (!is_traced(id))
+			return 0;
+		if (!take_slot(thread, id)) {
+			__sync_fetch_and_add(&thread->no_state, 1);
+			return 0;
+		}
+	}
+	if (thread->entry_ns)
+		thread->overwritten++;
+	return thread;
+}
+
+/* The last thing before the call itself. */
+static __always_inline int start_clock(struct bt_thread *thread)
+{
+	if (thread)
+		thread->entry_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* Which of 32 doublings `value` has reached: five comparisons, and no loop. */
+#define LOG2_OF_2(value, low) ((value) >> ((low) + 1) ? (low) + 1 : (low))
+#define LOG2_OF_4(value, low) ((value) >> ((low) + 2) ? LOG2_OF_2(value, (low) + 2) : LOG2_OF_2(value, low))
+#define LOG2_OF_8(value, low) ((value) >> ((low) + 4) ? LOG2_OF_4(value, (low) + 4) : LOG2_OF_4(value, low))
+#define LOG2_OF_16(value, low) ((value) >> ((low) + 8) ? LOG2_OF_8(value, (low) + 8) : LOG2_OF_8(value, low))
+#define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
+
+static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32 call, u64 bytes, long result, int is_fallocate)
+{
+	u64 now_ns = bpf_ktime_get_ns();
+	u64 duration_ns = now_ns - entry_ns;
+	struct bt_batch *batch = &thread->batch;
+	struct bt_call_sums *sums;
+
+	if (call >= BT_CALLS)
+		return;
+	sums = &thread->sums[call];
+	thread->entry_ns = 0;
+	if (!is_open(batch)) {
+		batch->first_call_ns = entry_ns;
+		batch->tid = thread->id;
+	}
+	batch->last_return_ns = now_ns;
+	batch->calls_ns += duration_ns;
+	batch->calls[call]++;
+	sums->duration_ns += duration_ns;
+	sums->buckets[LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)]++;
+	if (result < 0 && result >= -LARGEST_ERRNO) {
+		batch->errors++;
+		batch->last_errno = -result;
+		sums->errors++;
+		return;
+	}
+	if (!bytes)
+		sums->no_bytes++;
+	sums->bytes += bytes;
+	if (is_fallocate)
+		batch->fallocate_bytes += bytes;
+	else
+		batch->madvise_bytes += bytes;
+}
+
+/* The slot of this thread at the end of a call; 0 when it is not traced, or when the call began unseen. */
+static __always_inline struct bt_thread *find_call(u64 *entry_ns)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct bt_thread *thread = slot_of(id);
+
+	if (thread->id == id) {
+		*entry_ns = thread->entry_ns;
+		if (*entry_ns)
+			return thread;
+	}
+	if (is_traced(id))
+		__sync_fetch_and_add(&thread->unmatched_returns, 1);
+	return 0;
+}
+
+static __always_inline u32 call_of_advice(u32 advice)
+{
+	if (advice == ADVICE_DONTNEED)
+		return BT_MADVISE_DONTNEED;
+	if (advice == ADVICE_REMOVE)
+		return BT_MADVISE_REMOVE;
+	if (advice == ADVICE_FREE)
+		return BT_MADVISE_FREE;
+	return advice == ADVICE_WILLNEED ? BT_MADVISE_WILLNEED : BT_MADVISE_OTHER;
+}
+
+/* What a system call asks for, from its arguments; the bytes of process_madvise only its result tells. */
+#define CALL_madvise(start, length, advice, unused) call_of_advice(advice)
+#define LENGTH_madvise(start, length, advice, unused) (length)
+#define BYTES_madvise(length, result) (length)
+
+#define CALL_process_madvise(pidfd, vector, count, advice) BT_PROCESS_MADVISE
+#define LENGTH_process_madvise(pidfd, vector, count, advice) 0
+#define BYTES_process_madvise(length, result) (result)
+
+#define CALL_fallocate(fd, mode, offset, length) \
+	((mode) & MODE_PUNCH_HOLE ? BT_FALLOCATE_PUNCH_HOLE : BT_FALLOCATE_OTHER)
+#define LENGTH_fallocate(fd, mode, offset, length) (length)
+#define BYTES_fallocate(length, result) (length)
+
+#define IS_FALLOCATE_madvise 0
+#define IS_FALLOCATE_process_madvise 0
+#define IS_FALLOCATE_fallocate 1
+
+/*
+ * The arguments of a system call: members of the registers it was made with, which are its function's one argument. The
+ * fourth is not where a function has it.
+ */
+#if defined(__aarch64__) || defined(bpf_target_arm64)
+#define REGISTER(member) __builtin_offsetof(struct user_pt_regs, member)
+#define ARGUMENTS(OF, regs) \
+	OF(regs, REGISTER(regs[0])), OF(regs, REGISTER(regs[1])), OF(regs, REGISTER(regs[2])), OF(regs, REGISTER(regs[3]))
+#define FIRST_ARGUMENT REGISTER(regs[0])
+#define ARGUMENTS_BYTES (4 * sizeof(u64))
+#else
+#define REGISTER(member) __builtin_offsetof(struct pt_regs, member)
+#define ARGUMENTS(OF, regs) \
+	OF(regs, REGISTER(di)), OF(regs, REGISTER(si)), OF(regs, REGISTER(dx)), OF(regs, REGISTER(r10))
+#define FIRST_ARGUMENT REGISTER(r10)
+#define ARGUMENTS_BYTES (REGISTER(di) + sizeof(u64) - FIRST_ARGUMENT)
+#endif
+#define OF_ADDRESS(regs, offset) (*(u64 *)((regs) + (offset)))
+#define OF_COPY(regs, offset) ((regs)[((offset) - FIRST_ARGUMENT) / sizeof(u64)])
+
+/* CONCAT's arguments are expanded before they are counted, so that ARGUMENTS may stand for four of them. */
+#define APPLY(macro, ...) macro(__VA_ARGS__)
+
+/* fentry: the arguments are still there on return, so that the entry only looks at the clock. */
+#define CALL_PROGRAMS_fentry(name) \
+	int fentry_##name(u64 *ctx) { return start_clock(begin_call()); } \
+	int fexit_##name(u64 *ctx) \
+	{ \
+		u64 entry_ns, regs = ctx[0]; \
+		struct bt_thread *thread = find_call(&entry_ns); \
+\
+		if (thread) \
+			end_call(thread, entry_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, regs)), \
+				 BYTES_##name(APPLY(LENGTH_##name, ARGUMENTS(OF_ADDRESS, regs)), ctx[1]), ctx[1], \
+				 IS_FALLOCATE_##name); \
+		return 0; \
+	}
+
+/* Without arguments on return, the entry keeps what they tell. */
+#define CALL_RETURN(name, result) \
+	u64 entry_ns; \
+	struct bt_thread *thread = find_call(&entry_ns); \
+	long returned = (result); \
+\
+	if (thread) \
+		end_call(thread, entry_ns, thread->call, BYTES_##name(thread->length, returned), returned, \
+			 IS_FALLOCATE_##name); \
+	return 0;
+
+#define CALL_PROGRAMS_kprobe(name) \
+	int kprobe_##name(struct pt_regs *ctx) \
+	{ \
+		u64 regs[ARGUMENTS_BYTES / sizeof(u64)]; \
+		struct bt_thread *thread = begin_call(); \
+\
+		if (thread) { \
+			bpf_probe_read_kernel(regs, sizeof(regs), (void *)PT_REGS_PARM1(ctx) + FIRST_ARGUMENT); \
+			thread->call = APPLY(CALL_##name, ARGUMENTS(OF_COPY, regs)); \
+			thread->length = APPLY(LENGTH_##name, ARGUMENTS(OF_COPY, regs)); \
+		} \
+		return start_clock(thread); \
+	} \
+	int kretprobe_##name(struct pt_regs *ctx) { CALL_RETURN(name, PT_REGS_RC(ctx)) }
+
+/* struct syscall_tp_t and its exit of kernel/trace/trace_syscalls.c: 8 bytes of no use here, the number, what follows. */
+#define CALL_PROGRAMS_tracepoint(name) \
+	int enter_##name(u64 *ctx) \
+	{ \
+		struct bt_thread *thread = begin_call(); \
+\
+		if (thread) { \
+			thread->call = CALL_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
+			thread->length = LENGTH_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
+		} \
+		return start_clock(thread); \
+	} \
+	int exit_##name(u64 *ctx) { CALL_RETURN(name, ctx[2]) }
+
+#define CALL_PROGRAMS_absent(name)
+#define CALL_PROGRAMS(name) CONCAT(CALL_PROGRAMS_, KIND_##name)(name)
+
+CALL_PROGRAMS(madvise)
+CALL_PROGRAMS(process_madvise)
+CALL_PROGRAMS(fallocate)
+
+/* ---- what delimits batches ---- */
+
+/* This thread has learnt that a buffer may be waiting. */
+static __always_inline int kicked(struct bt_thread *thread, u32 flags)
+{
+	if (is_open(&thread->batch))
+		finish_batch(thread);
+	thread->batch.kick_ns = bpf_ktime_get_ns();
+	thread->batch.flags = flags;
+	return 0;
+}
+
+/* This thread is about to tell the guest that its buffer was used; without a call before that, it is none of ours. */
+static __always_inline int completing(struct bt_thread *thread, u32 flags)
+{
+	if (!is_open(&thread->batch))
+		return 0;
+	thread->batch.done_ns = bpf_ktime_get_ns();
+	thread->batch.flags |= flags;
+	finish_batch(thread);
+	return 0;
+}
+
+/* The slot of this thread, taken if nobody is at work there. */
+static __always_inline struct bt_thread *claim_thread(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct bt_thread *thread = slot_of(id);
+
+	if (thread->id == id)
+		return thread;
+	return is_traced(id) ? take_slot(thread, id) : 0;
+}
+
+/* eventfd_read(iocb, to): the counter's 8 bytes, or an error when nothing was written to it. */
+static __always_inline int on_eventfd_read_return(u64 result)
+{
+	struct bt_thread *thread;
+
+	if (result != sizeof(u64))
+		return 0;
+	thread = claim_thread();
+	return thread ? kicked(thread, BT_KICK_SEEN) : 0;
+}
+
+/* eventfd_write(file, buffer, count, position) */
+static __always_inline int on_eventfd_write_entry(u64 file)
+{
+	struct bt_thread *thread = find_thread();
+
+	return thread ? completing(thread, BT_DONE_SEEN) : 0;
+}
+
+/* kvm_vcpu_ioctl(file, ioctl, argument): KVM_RUN returns 0 when the guest wants something of the VMM. */
+static __always_inline int left_guest(void)
+{
+	struct bt_thread *thread = claim_thread();
+
+	return thread ? kicked(thread, BT_KICK_SEEN | BT_KICK_VCPU) : 0;
+}
+
+static __always_inline int on_kvm_vcpu_ioctl_entry(u64 file, u64 ioctl)
+{
+	struct bt_thread *thread = claim_thread();
+
+	if (thread)
+		thread->in_run = (u32)ioctl == IOCTL_RUN;
+	return 0;
+}
+
+static __always_inline int on_kvm_vcpu_ioctl_return(u64 result)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (!thread || !thread->in_run)
+		return 0;
+	thread->in_run = 0;
+	return result ? 0 : left_guest();
+}
+
+/* kvm_vm_ioctl(file, ioctl, argument) */
+static __always_inline int on_kvm_vm_ioctl_entry(u64 file, u64 ioctl)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (!thread)
+		return 0;
+	switch ((u32)ioctl) {
+	case IOCTL_SIGNAL_MSI:
+	case IOCTL_IRQ_LINE:
+	case IOCTL_IRQ_LINE_STATUS:
+		return completing(thread, BT_DONE_SEEN | BT_DONE_IOCTL);
+	}
+	return 0;
+}
+
+/* __split_huge_pmd(vma, pmd, address, ...): the mapping of a huge page becomes one of small pages. */
+static __always_inline int on_split_huge_pmd_entry(u64 vma)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (!thread)
+		return 0;
+	thread->thp_splits++;
+	if (thread->entry_ns)
+		thread->batch.thp_splits++;
+	return 0;
+}
+
+/* Only the return of these is of interest; fentry shows the arguments then too. */
+#define EVENTFD_READ_fentry \
+	int fexit_eventfd_read(u64 *ctx) { return on_eventfd_read_return(ctx[2]); }
+#define EVENTFD_READ_kprobe \
+	int kretprobe_eventfd_read(struct pt_regs *ctx) { return on_eventfd_read_return(PT_REGS_RC(ctx)); }
+#define EVENTFD_READ_absent
+
+#define KVM_VCPU_IOCTL_fentry \
+	int fexit_kvm_vcpu_ioctl(u64 *ctx) { return (u32)ctx[1] == IOCTL_RUN && !ctx[3] ? left_guest() : 0; }
+#define KVM_VCPU_IOCTL_kprobe PROGRAMS_kprobe(kvm_vcpu_ioctl, 2, RESULT)
+#define KVM_VCPU_IOCTL_absent
+
+CONCAT(EVENTFD_READ_, KIND_eventfd_read)
+ENTRY_PROGRAM(eventfd_write, 1)
+CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
+ENTRY_PROGRAM(kvm_vm_ioctl, 2)
+ENTRY_PROGRAM(split_huge_pmd, 1)
