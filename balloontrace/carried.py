@@ -39,12 +39,14 @@ class Carried:
     """What all sends carried. `statistics` and `sends` have an entry an operation.
 
     `new_pages` are, by queue, the pages named in all sends but those of compaction, each once and without
-    those the host had; None where that is not known.
+    those the host had; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
+    by the index of the span.
     """
 
     statistics: list[PayloadStatistics | None]
     sends: list[PayloadSends | None]
     new_pages: dict[Queue, int | None] = field(default_factory=dict)
+    pages_of_sends: dict[int, int] = field(default_factory=dict)
 
 
 def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -> Carried:
@@ -105,6 +107,9 @@ def _follow(device: _Device, carried: Carried) -> None:
             named = summarise_payloads(device.captured(whole), contents)
             carried.statistics[group] = named.statistics
             carried.sends[group] = _send_rows(device.spans, whole, named.sends)
+            sound = np.flatnonzero(named.sends.state == State.WHOLE)
+            pages = named.sends.pages[sound].tolist()
+            carried.pages_of_sends.update(zip(whole[sound].tolist(), pages, strict=True))
             _count_new(carried, Queue.INFLATE if inflates[0] else Queue.DEFLATE, named)
         elif group == _OTHER:
             for queue, which in ((Queue.INFLATE, inflates), (Queue.DEFLATE, ~inflates)):

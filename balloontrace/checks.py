@@ -9,7 +9,7 @@ import numpy as np
 
 from balloontrace.events import BALLOON_PAGE_BYTES, Function, Queue, SpanFlag
 from balloontrace.operations import Operations
-from balloontrace.results import IN_PROGRESS, Check, Header
+from balloontrace.results import IN_PROGRESS, Check, Header, Pairing
 from balloontrace.units import format_count
 from balloontrace.wire import Mask, Spans
 from balloontrace.workitems import NO_SPAN, Nesting
@@ -64,6 +64,14 @@ def check_counts(
             else ()
         ),
     )
+
+
+def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
+    """Sends of the guest against the buffers its host served."""
+    note = None
+    if pairing.sends != pairing.batches:
+        note = f"{format_count(pairing.pairs)} of them are the same; one side was recorded for longer"
+    return (_check("sends", pairing.sends, pairing.batches, "batches of the host", note),)
 
 
 def _check_named(

@@ -168,6 +168,19 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
     )
 
 
+def decode_columns(
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, known: Sequence[tuple[str, str, int]]
+) -> tuple[dict[str, NDArray[np.generic]], int]:
+    """All whole records of some pieces as columns, and how much could not be decoded.
+
+    A field the recording does not carry is all zero.
+    """
+    records, torn = _record_table(pieces, layout)
+    whole = np.flatnonzero(_whole_records(records, layout))
+    columns = _columns(records, layout, known)
+    return {name: column[whole] for name, column in columns.items()}, len(records) - len(whole) + torn
+
+
 def decode_counters(raw: bytes, layout: CountersLayout) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
     """Rows of both tables: functions by number, devices by index. A piece cut short gives fewer rows."""
     return _rows(raw, layout.functions), _rows(raw, layout.devices)
@@ -213,8 +226,8 @@ def _columns(
     table = records.view(span_dtype(layout)).reshape(-1)
     carried = {name for name, _, _ in layout.fields}
     return {
-        name: table[name] if name in carried else np.zeros(len(table), dtype=COLUMN_TYPES[name])
-        for name, _, _ in known
+        name: table[name] if name in carried else np.zeros(len(table), dtype=_NUMPY_TYPES[kind])
+        for name, kind, _ in known
     }
 
 
