@@ -75,7 +75,8 @@ def test_the_two_ways_add_up_to_b() -> None:
 
 def test_clocks_not_known_well_leave_the_ways_empty() -> None:
     flow = flow_of()
-    # Where each send takes as long on its way, that may be all on the way to the host, or all on the way back.
+    # Where each send takes as long on its way, that may be all on the way to the host, or all on the way
+    # back.
     report = report_of(flow, batches(flow, HostTimes(spread=0)))
     for operation in report.operations:
         assert stage(operation.stages, "b.to_host").total_ns is None
