@@ -140,10 +140,12 @@ class Vm:
     def _describe_host(self) -> str:
         """The last words of the VM this one is in, if that has ended too."""
         state = folders.read_state(self.folder)
-        host = attach_vm(state.host) if state and state.host else None
-        if host is None or not host.wait_ended(0):
+        host_folder = run_folder() / (state.host if state else "")
+        host = folders.read_state(host_folder)
+        if host is None or host.qemu.is_alive():
             return ""
-        return f"\n--- end of its host's console ---\n{tail_lines(host.console(), _SHOWN_LINES)}"
+        console = Vm(host_folder, host.qemu).console()
+        return f"\n--- end of its host's console ---\n{tail_lines(console, _SHOWN_LINES)}"
 
     def _describe_end(self) -> str:
         if not self.wait_ended(_END_TIMEOUT_S):
