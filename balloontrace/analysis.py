@@ -12,7 +12,7 @@ from balloontrace.carried import Carried, measure_payloads
 from balloontrace.checks import SENDS, check_counts, pages_of_sends_known
 from balloontrace.events import Function
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
-from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat
+from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat, require_guest_side
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
 from balloontrace.results import (
@@ -45,6 +45,7 @@ _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
 
 def analyse(recording: Recording) -> Report:
     """Everything the report shows. RecordingError when the recording's own description makes no sense."""
+    require_guest_side(recording)
     header = parse_header(recording)
     end = parse_end(recording.end)
     spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))

@@ -153,6 +153,11 @@ def parse_span_layout(value: object) -> SpanLayout:
     return _records(_mapping(SPAN_LAYOUT if value is None else value, "span_layout"), SPAN_FIELDS)
 
 
+def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
+    """Check `name` of a recording, a table like `span_layout`; this version knows the fields `known`."""
+    return _records(_mapping(value, name), known)
+
+
 def parse_payload_layout(value: object) -> PayloadLayout:
     """Check a recording's `payload_layout`; a missing one means today's. RecordingError as for spans."""
     table = _mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
