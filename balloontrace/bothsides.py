@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.errors import RecordingError
-from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
-from balloontrace.hostwire import Batches
+from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Queue, SpanFlag
 from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Matching, Window, match
 from balloontrace.operations import Operations
 from balloontrace.results import Header, Pairing
 from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.units import format_count
-from balloontrace.wire import Spans
-
-_TAKES = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
+from balloontrace.wire import Batches, Spans
 
 # The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
 _KNOWN_WELL = 0.25
@@ -117,15 +114,12 @@ def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
 
 def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
     kick_ns, done_ns = batches.int64("kick_ns")[rows], batches.int64("done_ns")[rows]
-    taken, given = batches.calls(*_TAKES)[rows], batches.calls(Call.MADVISE_WILLNEED)[rows]
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
     failed = batches.int64("errors")[rows] > 0
     return Calls(
         np.where(batches.has(BatchFlag.KICK_SEEN)[rows], kick_ns, batches.int64("first_call_ns")[rows]),
         np.where(batches.has(BatchFlag.DONE_SEEN)[rows], done_ns, batches.int64("last_return_ns")[rows]),
-        np.where(taken > 0, Queue.INFLATE, np.where(given > 0, Queue.DEFLATE, UNKNOWN_QUEUE)).astype(
-            np.int64
-        ),
+        batches.queue[rows],
         np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,
     )

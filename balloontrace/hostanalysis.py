@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from balloontrace.events import BatchFlag, Call
-from balloontrace.hostwire import (
-    Batches,
-    CallTotals,
-    decode_batches,
-    decode_call_totals,
-    parse_batch_layout,
-)
+from balloontrace.hostcounters import CallSums, parse_host_counters
+from balloontrace.hostlayout import COUNTERS_LAYOUT, parse_batch_layout
 from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
 from balloontrace.units import format_count
+from balloontrace.wire import Batches, decode_batches
 
 _RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
 _MAX_FILES = 64
@@ -39,7 +35,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     """Everything the report shows of the host's side. RecordingError when its description makes no sense."""
     header, end = parse_header(recording), parse_end(recording.end)
     batches = decode_batches(recording.batches, parse_batch_layout(recording.metadata.get("batch_layout")))
-    totals = decode_call_totals(recording.counters, recording.metadata.get("counters_layout"))
+    totals = _sums(recording)
     losses = end.losses if end else ()
     lost = sum(loss.events_lost or 0 for loss in losses) if end else None
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
@@ -57,7 +53,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         madvise_bytes=int(batches.int64("madvise_bytes").sum()),
         fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
         thp_splits=int(batches.int64("thp_splits").sum()),
-        calls=tuple(_calls(call, total) for call, total in totals.items() if total.calls),
+        calls=tuple(_calls(call, sums) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
         losses=losses,
         events_lost=lost,
@@ -78,15 +74,22 @@ def _process(process: Json) -> str | None:
     return None if pid is None else f"{pid} ({comm or 'no name'})"
 
 
-def _calls(call: Call, total: CallTotals) -> HostCalls:
+def _sums(recording: Recording) -> Mapping[Call, CallSums]:
+    """Sums by kind of call; none where the recording lays them out as this version does not know."""
+    if recording.counters is None or recording.metadata.get("counters_layout") != dict(COUNTERS_LAYOUT):
+        return {}
+    return parse_host_counters(recording.counters).calls
+
+
+def _calls(call: Call, sums: CallSums) -> HostCalls:
     return HostCalls(
         call=call.name.lower(),
-        calls=total.calls,
-        bytes=total.bytes,
-        errors=total.errors,
-        no_bytes=total.no_bytes,
-        total_ns=total.duration_ns,
-        buckets=total.buckets,
+        calls=sums.calls,
+        bytes=sums.bytes,
+        errors=sums.errors,
+        no_bytes=sums.no_bytes,
+        total_ns=sums.duration_ns,
+        buckets=sums.buckets,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from balloontrace.layout import RING_HEADER_BYTES
+from balloontrace.layout import RING_HEADER_BYTES, SpanLayout, parse_record_layout
 
 CALLS = 8
 BUCKETS = 32
@@ -79,3 +79,8 @@ COUNTERS_LAYOUT: Mapping[str, object] = {
     "calls": CALLS,
 }
 """`counters_layout` of a host recording: one row per slot in use, each with sums by kind of call."""
+
+
+def parse_batch_layout(value: object) -> SpanLayout:
+    """Check a recording's `batch_layout`; a missing one means today's. RecordingError as for spans."""
+    return parse_record_layout(BATCH_LAYOUT if value is None else value, "batch_layout", BATCH_FIELDS)

@@ -13,13 +13,8 @@ from dataclasses import asdict
 from balloontrace import kernel
 from balloontrace.errors import UsageError
 from balloontrace.events import Call
-from balloontrace.hostcollector import (
-    HostCollector,
-    HostCounters,
-    parse_host_counters,
-    summarise_host_losses,
-    unfinished_batches,
-)
+from balloontrace.hostcollector import HostCollector, summarise_host_losses
+from balloontrace.hostcounters import HostCounters, parse_host_counters, unfinished_batches
 from balloontrace.hostlayout import BATCH_LAYOUT, COUNTERS_LAYOUT
 from balloontrace.hostprobes import describe_host
 from balloontrace.pace import DrainPace

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from balloontrace.errors import RecordingError
+from balloontrace.hostlayout import parse_batch_layout
 from balloontrace.recording import Recording, printable
 from balloontrace.results import BpfCost, Device, Header, Loss, Machine, OwnCost, Probe
 
@@ -57,6 +59,17 @@ def parse_header(recording: Recording) -> Header:
         probes=tuple(_each(metadata.get("probes"), _parse_probe)),
         boundaries=_text_mapping(mapping(metadata, "boundaries")),
     )
+
+
+def require_guest_side(recording: Recording) -> None:
+    """RecordingError for a recording of the host's side, which alone has no operations to show."""
+    if text(recording.metadata, "side") == "host":
+        stride_bytes = parse_batch_layout(recording.metadata.get("batch_layout")).stride_bytes
+        count = sum(len(piece) // stride_bytes for piece in recording.batches)
+        raise RecordingError(
+            f"{recording.label} is a recording of the host's side ({count} buffers served); "
+            "the operations are in the guest's"
+        )
 
 
 def parse_vmstat(table: Json) -> Mapping[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from balloontrace.collector import Counters, DeviceState
 from balloontrace.events import BALLOON_PAGE_BYTES, Function
-from balloontrace.hostcollector import HostCounters
+from balloontrace.hostcounters import HostCounters
 
 _MIB_PAGES = (1 << 20) // BALLOON_PAGE_BYTES
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.events import Function, SpanFlag
+from balloontrace.events import BatchFlag, Call, Function, Queue, SpanFlag
+from balloontrace.hostlayout import BATCH_FIELDS
 from balloontrace.layout import (
     PAYLOAD_FIELDS,
     RING_HEADER_BYTES,
@@ -32,6 +33,8 @@ _RING_FLAG_BITS = 0xC0000000
 # Later than 146 years of uptime, or longer than 104 days: no clock says that, so the record is damaged.
 _MAX_START_NS = 1 << 62
 _MAX_DURATION_NS = 1 << 53
+
+_GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
 
 COLUMN_TYPES: Mapping[str, type[np.generic]] = {
     "start_ns": np.int64,
@@ -168,17 +171,65 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
     )
 
 
-def decode_columns(
-    pieces: Sequence[bytes | memoryview], layout: SpanLayout, known: Sequence[tuple[str, str, int]]
-) -> tuple[dict[str, NDArray[np.generic]], int]:
-    """All whole records of some pieces as columns, and how much could not be decoded.
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Buffers served by the host as columns of equal length, in order of their first call.
 
-    A field the recording does not carry is all zero.
+    `columns` holds every field of `struct bt_batch` under the name `hostlayout` has for it; times and bytes
+    are signed 64-bit integers. `damaged` counts records that could not be decoded.
     """
+
+    columns: Mapping[str, NDArray[np.generic]]
+    damaged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.columns["first_call_ns"])
+
+    def int64(self, name: str) -> Column:
+        """A column as signed 64-bit integers, so that sums and differences are safe."""
+        return self.columns[name].astype(np.int64, copy=False)
+
+    def has(self, flag: BatchFlag) -> Mask:
+        """Which batches carry `flag`."""
+        found: Mask = (self.columns["flags"].astype(np.uint16, copy=False) & np.uint16(flag)) != 0
+        return found
+
+    def calls(self, *kinds: Call) -> Column:
+        """Calls of these kinds in each batch, failed ones too."""
+        total = np.zeros(len(self), dtype=np.int64)
+        for kind in kinds:
+            total += self.int64(f"calls_{int(kind)}")
+        return total
+
+    @property
+    def queue(self) -> Column:
+        """The queue each buffer came from, as its calls tell: giving back is inflating; -1 if they do not."""
+        gives = self.calls(*_GIVE_BACK) > 0
+        takes = self.calls(Call.MADVISE_WILLNEED) > 0
+        return np.where(gives & ~takes, Queue.INFLATE, np.where(takes & ~gives, Queue.DEFLATE, -1)).astype(
+            np.int64
+        )
+
+
+def decode_batches(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Batches:
+    """Decode the BTCH pieces of a recording; what cannot be is counted as damaged, as for spans."""
     records, torn = _record_table(pieces, layout)
-    whole = np.flatnonzero(_whole_records(records, layout))
-    columns = _columns(records, layout, known)
-    return {name: column[whole] for name, column in columns.items()}, len(records) - len(whole) + torn
+    columns = _columns(records, layout, BATCH_FIELDS)
+    times = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
+    sane = _whole_records(records, layout) & _below(columns["calls_ns"], _MAX_DURATION_NS)
+    for name in times:
+        sane &= _below(columns[name], _MAX_START_NS)
+    kept = np.flatnonzero(sane)
+    order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
+    return Batches(
+        {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},
+        damaged=int(np.count_nonzero(~sane)) + torn,
+    )
+
+
+def _safe_type(values: NDArray[np.generic]) -> np.dtype[np.generic]:
+    """Its own type, but for 64 bits the signed one."""
+    return np.dtype(np.int64) if values.dtype.itemsize == 8 else values.dtype
 
 
 def decode_counters(raw: bytes, layout: CountersLayout) -> tuple[list[dict[str, int]], list[dict[str, int]]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +14,8 @@ import click
 from balloontrace.errors import CannotTraceError
 
 if TYPE_CHECKING:
-    from balloontrace.diagnosis import Diagnosis
+    from balloontrace.diagnosis import Diagnosis, Finding
+    from balloontrace.hostdiagnosis import HostDiagnosis
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
 _INDENT = 17
@@ -27,19 +30,68 @@ _INDENT = 17
     show_default=True,
     help="How to show it.",
 )
-def doctor(form: str) -> None:
+@click.option(
+    "--side",
+    type=click.Choice(["guest", "host"]),
+    default="guest",
+    show_default=True,
+    help="guest: this machine's own balloon; host: processes here that serve one.",
+)
+def doctor(form: str, side: str) -> None:
     r"""Say whether the balloon of this machine can be traced, with what, and what mends what is missing.
 
     \b
     Example:
       sudo balloontrace doctor
     """  # fmt: skip
+    if side == "host":
+        _doctor_host(form)
+        return
     from balloontrace.diagnosis import diagnose
 
     diagnosis = diagnose()
     click.echo(_json(diagnosis) if form == "json" else _text(diagnosis))
     if diagnosis.problems:
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
+
+
+def _doctor_host(form: str) -> None:
+    from balloontrace.hostdiagnosis import diagnose_host
+
+    diagnosis = diagnose_host()
+    click.echo(_host_json(diagnosis) if form == "json" else _host_text(diagnosis))
+    if diagnosis.problems:
+        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
+
+
+def _host_json(diagnosis: HostDiagnosis) -> str:
+    from balloontrace.hostprobes import describe_host
+
+    return json.dumps(
+        {
+            "schema_version": 1,
+            "side": "host",
+            "can_trace": not diagnosis.problems,
+            "findings": _described_findings(diagnosis.findings),
+            "vmms": [asdict(vmm) for vmm in diagnosis.vmms],
+            "boundaries": diagnosis.plan.boundaries({}),
+            "probes": describe_host(diagnosis.plan),
+        },
+        indent=2,
+    )
+
+
+def _host_text(diagnosis: HostDiagnosis) -> str:
+    from balloontrace.hostprobes import describe_host
+
+    return "\n".join([*_finding_lines(diagnosis.findings), "", *_table_lines(describe_host(diagnosis.plan))])
+
+
+def _described_findings(findings: Sequence[Finding]) -> list[dict[str, str | None]]:
+    return [
+        {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.mend}
+        for finding in findings
+    ]
 
 
 def _json(diagnosis: Diagnosis) -> str:
@@ -49,10 +101,7 @@ def _json(diagnosis: Diagnosis) -> str:
         {
             "schema_version": 1,
             "can_trace": not diagnosis.problems,
-            "findings": [
-                {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.mend}
-                for finding in diagnosis.findings
-            ],
+            "findings": _described_findings(diagnosis.findings),
             "driver": {"kind": str(diagnosis.driver_kind), "module": diagnosis.plan.driver_module or None},
             "devices": [
                 {"name": device.name, "driver": device.driver, "features": list(device.feature_names),
@@ -68,21 +117,25 @@ def _json(diagnosis: Diagnosis) -> str:
 
 
 def _text(diagnosis: Diagnosis) -> str:
+    from balloontrace.probes import describe
+
+    plan = ["", *_table_lines(describe(diagnosis.plan))] if diagnosis.plan.driver_found else []
+    return "\n".join([*_finding_lines(diagnosis.findings), *plan])
+
+
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     lines = []
-    for finding in diagnosis.findings:
+    for finding in findings:
         lines += _wrap(f"{_MARKS[finding.state]}  {finding.name:<9}  ", finding.text, _INDENT)
         if finding.mend:
             lines += _wrap(" " * _INDENT + "-> ", finding.mend, _INDENT + 3)
-    lines += ["", *_plan_lines(diagnosis)] if diagnosis.plan.driver_found else []
-    return "\n".join(lines)
+    return lines
 
 
-def _plan_lines(diagnosis: Diagnosis) -> list[str]:
+def _table_lines(described: Sequence[Mapping[str, object]]) -> list[str]:
+    """A plan's rows as a table, and the notes on them."""
     from tabulate import tabulate
 
-    from balloontrace.probes import describe
-
-    described = describe(diagnosis.plan)
     rows = [(row["stage"], row["function"], row["mechanism"] or row["status"]) for row in described]
     table = str(tabulate(rows, headers=("stage", "function", "attached with"), tablefmt="simple"))
     notes = [(row["function"], row["note"]) for row in described if row["note"]]

@@ -61,10 +61,12 @@ def export(recording: Path, form: str, output: Path, *, force: bool) -> None:
     """
     del form  # The only one so far.
     from balloontrace.layout import parse_span_layout
+    from balloontrace.metadata import require_guest_side
     from balloontrace.recording import read_recording
     from balloontrace.wire import decode_spans
 
     source = read_recording(sys.stdin.buffer if str(recording) == "-" else recording)
+    require_guest_side(source)
     spans = decode_spans(source.spans, parse_span_layout(source.metadata.get("span_layout")))
     for warning in _warnings(source, spans):
         click.echo(f"balloontrace: warning: {warning}", err=True)

@@ -3,8 +3,9 @@
  * Behaves as a process that serves a balloon: reads a kick, gives memory back, writes a completion, over and over.
  *
  * Each line of standard input is one order for the serving thread, `KIND CALLS [PAGES]`; the thread that reads it kicks the
- * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed, hugepage,
- * punch, both (punch and dontneed), fail (an unaligned address), none. `exit` ends it.
+ * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed,
+ * normal, punch, both (punch and dontneed), fail (an unaligned address), empty (no bytes), none, stall (dontneed, and no
+ * completion). `exit` ends it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -44,7 +45,7 @@ static void call(long number)
 	long bytes = order.pages * PAGE, offset = number * bytes;
 	char *mine = private_memory + offset, *shared = shared_memory + offset;
 
-	if (!strcmp(order.kind, "dontneed"))
+	if (!strcmp(order.kind, "dontneed") || !strcmp(order.kind, "stall"))
 		check(!madvise(mine, bytes, MADV_DONTNEED), "dontneed");
 	else if (!strcmp(order.kind, "free"))
 		check(!madvise(mine, bytes, MADV_FREE), "free");
@@ -72,6 +73,11 @@ static void *serve(void *unused)
 		check(read(kick, &value, sizeof(value)) == sizeof(value), "read");
 		for (long number = 0; number < order.calls; number++)
 			call(number);
+		if (!strcmp(order.kind, "stall")) {
+			printf("stalled\n");
+			fflush(stdout);
+			pause();
+		}
 		value = 1;
 		check(write(completion, &value, sizeof(value)) == sizeof(value), "write");
 	}

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace record --side host`: every buffer a process serves, every call it makes, and nobody else's."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tracing import ATTACH_S, Recorder, shell, start_recording
+
+import lab
+from balloontrace.events import BatchFlag, Call
+from balloontrace.hostcounters import HostCounters, parse_host_counters
+from balloontrace.hostlayout import parse_batch_layout
+from balloontrace.recording import Recording, read_recording
+from balloontrace.wire import Batches, decode_batches
+
+SOURCE = Path(__file__).with_name("hostserve.c")
+PAGE_BYTES = 4096
+MECHANISMS = {
+    "auto": "fentry+fexit",
+    "kprobe": "kprobe+kretprobe",
+    "tracepoint": "sys_enter+sys_exit tracepoints",
+}
+# Orders to the process, and what each makes of one buffer: calls by kind, bytes by system call, errors.
+# Prime numbers, so that counts that come out right are not right by accident.
+ORDERS: tuple[tuple[str, dict[Call, int], int, int, int], ...] = (
+    ("dontneed 257", {Call.MADVISE_DONTNEED: 257}, 257, 0, 0),
+    ("remove 11", {Call.MADVISE_REMOVE: 11}, 11, 0, 0),
+    ("punch 5 3", {Call.FALLOCATE_PUNCH_HOLE: 5}, 0, 15, 0),
+    ("both 7", {Call.MADVISE_DONTNEED: 7, Call.FALLOCATE_PUNCH_HOLE: 7}, 7, 7, 0),
+    ("fail 3", {Call.MADVISE_DONTNEED: 3}, 0, 0, 3),
+    ("empty 2", {Call.MADVISE_DONTNEED: 2}, 0, 0, 0),
+    ("free 13", {Call.MADVISE_FREE: 13}, 13, 0, 0),
+    ("willneed 17", {Call.MADVISE_WILLNEED: 17}, 17, 0, 0),
+    ("normal 1", {Call.MADVISE_OTHER: 1}, 1, 0, 0),
+    ("dontneed 2 1024", {Call.MADVISE_DONTNEED: 2}, 2048, 0, 0),
+)
+WARM_UP = "none 0"  # a read of the kick that began before probes were attached is not seen
+
+
+class Server:
+    """`hostserve` in a guest, obeying orders."""
+
+    def __init__(self, guest: lab.Guest, name: str) -> None:
+        self.guest = guest
+        self.orders = f"/tmp/{name}.orders"
+        guest.run(["mkfifo", self.orders], check=True)
+        self.process = guest.start(shell(f"exec /tmp/hostserve <> {self.orders}"))
+        self.process.wait_for(b"serving", 60, stream="stdout")
+        self.pid = self.process.pid
+        self._done = 0
+
+    def serve(self, *orders: str) -> None:
+        """Has it serve one buffer per order."""
+        lines = "".join(f"{order}\\n" for order in orders)
+        self.guest.run(shell(f"printf '{lines}' > {self.orders}"), check=True)
+        self._done += len(orders)
+        wanted = b"done\n" * self._done
+        self.process.wait_for(wanted, 60, stream="stdout")
+
+    def end(self) -> None:
+        self.guest.run(shell(f"echo exit > {self.orders}"), check=True)
+        self.process.wait(30)
+        self.guest.run(["rm", self.orders], check=True)
+
+
+@dataclass
+class Found:
+    """What is in a recording of the host's side."""
+
+    recording: Recording
+    batches: Batches
+    counters: HostCounters
+
+    @property
+    def end(self) -> dict[str, object]:
+        assert self.recording.end is not None
+        return self.recording.end
+
+
+def read(recorder: Recorder, folder: Path) -> Found:
+    recording = read_recording(recorder.pull(folder))
+    assert recording.metadata["side"] == "host"
+    assert recording.counters is not None
+    layout = parse_batch_layout(recording.metadata["batch_layout"])
+    return Found(
+        recording, decode_batches(recording.batches, layout), parse_host_counters(recording.counters)
+    )
+
+
+@pytest.fixture(scope="module")
+def _hostserve(guest: lab.Guest) -> None:
+    source = guest.push(SOURCE)
+    guest.run(["gcc", "-O2", "-Wall", "-pthread", "-o", "/tmp/hostserve", source], timeout_s=120, check=True)
+
+
+@pytest.fixture
+def server(guest: lab.Guest, _hostserve: None) -> Iterator[Server]:
+    started = Server(guest, "traced")
+    yield started
+    guest.run(shell(f"kill -KILL {started.pid}; rm -f {started.orders}"))
+
+
+@pytest.mark.parametrize("attach", MECHANISMS)
+def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: Path, attach: str) -> None:
+    other = Server(guest, "other")
+    recorder = start_recording(
+        guest, f"/root/host-{attach}.bt", "-p", str(server.pid), "--attach", attach
+    ).wait_attached()
+    server.serve(WARM_UP)
+    other.serve(WARM_UP, "dontneed 101", "punch 3")
+    server.serve(*(order for order, *_ in ORDERS))
+    recorder.end()
+    other.end()
+    found = read(recorder, tmp_path)
+    assert found.recording.complete
+    assert found.end["reason"] == "interrupted"
+    batches, counters = found.batches, found.counters
+    assert len(batches) == len(ORDERS)
+    for number, (order, calls, advised, punched, errors) in enumerate(ORDERS):
+        seen = {kind: int(batches.calls(kind)[number]) for kind in Call}
+        assert seen == {**dict.fromkeys(Call, 0), **calls}, order
+        assert batches.int64("madvise_bytes")[number] == advised * PAGE_BYTES, order
+        assert batches.int64("fallocate_bytes")[number] == punched * PAGE_BYTES, order
+        assert batches.int64("errors")[number] == errors, order
+        assert batches.int64("last_errno")[number] == (22 if errors else 0), order
+    assert set(batches.int64("flags").tolist()) == {BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN}
+    assert len(set(batches.int64("tid").tolist())) == 1
+    columns = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
+    kick, first, last, done = (batches.int64(name) for name in columns)
+    assert (kick < first).all()
+    assert (first < last).all()
+    assert (last < done).all()
+    assert (batches.int64("calls_ns") <= last - first).all()
+    assert (done[:-1] < kick[1:]).all()
+    total = {kind: sum(calls.get(kind, 0) for _, calls, *_ in ORDERS) for kind in Call}
+    assert {kind: sums.calls for kind, sums in counters.calls.items()} == total
+    assert counters.calls[Call.MADVISE_DONTNEED].errors == 3
+    assert counters.calls[Call.MADVISE_DONTNEED].no_bytes == 2
+    assert sum(sums.duration_ns for sums in counters.calls.values()) == int(batches.int64("calls_ns").sum())
+    assert (counters.batches, counters.lost, counters.unmatched_returns) == (len(ORDERS), 0, 0)
+    assert (counters.overwritten, counters.no_state) == (0, 0)
+    probes = {row["function"]: row for row in found.recording.metadata["probes"]}  # type: ignore[attr-defined]
+    assert probes["madvise"]["mechanism"] == MECHANISMS[attach]
+    assert probes["madvise"]["status"] == "attached"
+
+
+def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
+    recorder = start_recording(guest, "/root/huge.bt", "-p", str(server.pid)).wait_attached()
+    server.serve(WARM_UP, "dontneed 1 1021", "dontneed 509")
+    recorder.end()
+    found = read(recorder, tmp_path)
+    start = found.recording.metadata["vmstat"]["thp_split_pmd"]  # type: ignore[index]
+    end = found.end["vmstat"]["thp_split_pmd"]  # type: ignore[index]
+    splits = int(found.batches.int64("thp_splits").sum())
+    assert 0 < splits == found.counters.thp_splits <= end - start
+
+
+def test_memory_before_and_after(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
+    recorder = start_recording(guest, "/root/memory.bt", "-p", str(server.pid)).wait_attached()
+    server.serve(WARM_UP, "normal 1 509")
+    recorder.end()
+    found = read(recorder, tmp_path)
+    (before,) = found.recording.metadata["memory"]["shared_files"]  # type: ignore[index]
+    (after,) = found.end["memory"]["shared_files"]  # type: ignore[index]
+    assert before["name"].startswith("/memfd:guest")
+    assert after["allocated_bytes"] - before["allocated_bytes"] == 509 * PAGE_BYTES
+
+
+def test_a_process_killed_in_the_middle_ends_the_recording(
+    guest: lab.Guest, server: Server, tmp_path: Path
+) -> None:
+    recorder = start_recording(guest, "/root/killed.bt", "-p", str(server.pid)).wait_attached()
+    server.serve(WARM_UP, "dontneed 37")
+    guest.run(shell(f"echo stall 53 > {server.orders}"), check=True)
+    server.process.wait_for(b"stalled", 60, stream="stdout")
+    server.process.signal(signal.SIGKILL)
+    done = recorder.wait()
+    assert done.status == 0, done.describe()
+    assert "balloontrace: process exited: 1 batches" in done.stderr
+    found = read(recorder, tmp_path)
+    assert found.recording.complete
+    assert (found.end["clean"], found.end["reason"], found.end["memory"]) == (True, "process exited", None)
+    assert found.batches.calls(Call.MADVISE_DONTNEED).tolist() == [37, 53]
+    assert found.batches.has(BatchFlag.UNFINISHED).tolist() == [False, True]
+
+
+def test_a_full_ring_is_counted_as_lost(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
+    recorder = start_recording(
+        guest, "/root/full.bt", "-p", str(server.pid), "--buffer-kib", "4"
+    ).wait_attached()
+    server.process.signal(signal.SIGSTOP)
+    recorder.process.signal(signal.SIGSTOP)
+    server.process.signal(signal.SIGCONT)
+    server.serve(WARM_UP, *["dontneed 1"] * 101)
+    recorder.process.signal(signal.SIGCONT)
+    recorder.end()
+    found = read(recorder, tmp_path)
+    assert found.counters.batches == 101
+    assert found.counters.lost > 0
+    assert len(found.batches) + found.counters.lost == 101
+    assert found.counters.calls[Call.MADVISE_DONTNEED].calls == 101
+    assert found.end["losses"]["batches"]["lost"] == found.counters.lost  # type: ignore[index]
+
+
+def test_what_cannot_be_traced_is_said_in_one_sentence(guest: lab.Guest, server: Server) -> None:
+    threads = guest.run(["ls", f"/proc/{server.pid}/task"], check=True).stdout.split()
+    thread = next(name for name in threads if name != str(server.pid))
+    for options, status, said in (
+        (["--side", "host"], 3, "no process here has /dev/kvm open"),
+        (["-p", "4000000"], 2, "-p 4000000: there is no such process"),
+        (["-p", thread], 2, f"-p {thread}: that is a thread of process {server.pid}"),
+        (["-p", "2"], 2, "-p 2: that is a thread of the kernel"),
+        (["-p", "1", "--side", "guest"], 2, "-p names a process of the host"),
+        (["-p", "1", "--operations", "1"], 2, "--operations is for the guest's side"),
+        (["--attach", "tracepoint"], 2, "--attach tracepoint is for the host's side"),
+    ):
+        done = guest.run(["balloontrace", "record", "-o", "/root/never.bt", *options], timeout_s=ATTACH_S)
+        assert done.status == status, done.describe()
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1, done.describe()
+
+
+def test_doctor_shows_the_hosts_side(guest: lab.Guest) -> None:
+    done = guest.run(["balloontrace", "doctor", "--side", "host"], timeout_s=ATTACH_S)
+    assert done.status == 0, done.describe()
+    assert "no process has /dev/kvm open" in done.stdout
+    assert "fentry+fexit" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the host's program hands over: its layout, sums by thread, and batches as columns."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from balloontrace import hostlayout, layout
+from balloontrace.events import BatchFlag, Call, Queue
+from balloontrace.hostcounters import parse_host_counters, unfinished_batches, used_slots
+from balloontrace.wire import decode_batches
+
+HEADER = Path(__file__).parents[2] / "bpf" / "balloon_batches.h"
+TABLES = {
+    "bt_batch": tuple(
+        (re.sub(r"^calls_(\d+)$", r"calls[\1]", name), kind, offset)
+        for name, kind, offset in hostlayout.BATCH_FIELDS
+    ),
+    "bt_thread": hostlayout.THREAD_FIELDS,
+    "bt_call_sums": hostlayout.CALL_SUMS_FIELDS,
+}  # fmt: skip
+TODAY = hostlayout.parse_batch_layout(None)
+
+
+def batch(**fields: int) -> bytes:
+    raw = bytearray(hostlayout.BATCH_BYTES)
+    for name, kind, offset in hostlayout.BATCH_FIELDS:
+        struct.pack_into({"u16": "<H", "u32": "<I", "u64": "<Q"}[kind], raw, offset, fields.pop(name, 0))
+    assert not fields
+    return bytes(raw)
+
+
+def record(**fields: int) -> bytes:
+    return struct.pack("<II", hostlayout.BATCH_BYTES, 0) + batch(**fields)
+
+
+def slot(thread: int, calls: tuple[tuple[Call, int, int], ...] = (), under_way: bytes = b"") -> bytes:
+    """A slot with sums of `calls`: kind, how many of 1024 ns each, their bytes."""
+    raw = bytearray(hostlayout.THREAD_BYTES)
+    struct.pack_into("<Q", raw, 0, thread)
+    struct.pack_into("<Q", raw, 136, 1)  # batches
+    start = hostlayout.THREAD_BATCH_OFFSET
+    raw[start : start + len(under_way)] = under_way
+    for call, count, size in calls:
+        at = hostlayout.THREAD_SUMS_OFFSET + call * hostlayout.CALL_SUMS_BYTES
+        struct.pack_into("<QQ", raw, at, size, 1024 * count)
+        struct.pack_into("<I", raw, at + hostlayout.CALL_BUCKETS_OFFSET + 4 * 10, count)
+    return bytes(raw)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
+    lines = [
+        f'printf("{struct_name} {name} %zu %zu\\n", offsetof(struct {struct_name}, {name}), '
+        f"sizeof(((struct {struct_name} *)0)->{name}));"
+        for struct_name, fields in TABLES.items()
+        for name, _, _ in fields
+    ]
+    expected = [
+        f"{struct_name} {name} {offset} {layout.TYPE_BYTES[kind]}"
+        for struct_name, fields in TABLES.items()
+        for name, kind, offset in fields
+    ]
+    numbers = {
+        "sizeof(struct bt_batch)": hostlayout.BATCH_BYTES,
+        "sizeof(struct bt_thread)": hostlayout.THREAD_BYTES,
+        "sizeof(struct bt_threads)": hostlayout.THREADS_BYTES,
+        "sizeof(struct bt_call_sums)": hostlayout.CALL_SUMS_BYTES,
+        "offsetof(struct bt_thread, batch)": hostlayout.THREAD_BATCH_OFFSET,
+        "offsetof(struct bt_thread, sums)": hostlayout.THREAD_SUMS_OFFSET,
+        "offsetof(struct bt_call_sums, buckets)": hostlayout.CALL_BUCKETS_OFFSET,
+        "(size_t)BT_BUCKETS": hostlayout.BUCKETS,
+        **{f"(size_t)BT_{call.name}": call.value for call in Call},
+        **{f"(size_t)BT_{flag.name}": flag.value for flag in BatchFlag},
+    }
+    lines += [f'printf("%zu\\n", {number});' for number in numbers]
+    expected += [str(value) for value in numbers.values()]
+    source = tmp_path / "layout.c"
+    source.write_text(
+        f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\nint main(void) {{\n'
+        + "\n".join(lines)
+        + "\nreturn 0; }\n"
+    )
+    program = tmp_path / "layout"
+    subprocess.run(["cc", "-Wall", "-Werror", "-o", program, source], check=True)
+    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert said == expected
+
+
+def test_sums_of_threads_add_up() -> None:
+    raw = slot(0) + slot(7, ((Call.MADVISE_DONTNEED, 3, 12288),)) + bytes(hostlayout.THREAD_BYTES)
+    raw += slot(8, ((Call.MADVISE_DONTNEED, 2, 8192), (Call.FALLOCATE_PUNCH_HOLE, 1, 4096)))
+    used = used_slots(raw)
+    assert len(used) == 2 * hostlayout.THREAD_BYTES
+    found = parse_host_counters(used)
+    assert (found.batches, found.all_calls) == (2, 6)
+    dontneed = found.calls[Call.MADVISE_DONTNEED]
+    assert (dontneed.calls, dontneed.bytes, dontneed.duration_ns) == (5, 20480, 5 * 1024)
+    assert dontneed.buckets[10] == 5
+    assert found.calls[Call.FALLOCATE_PUNCH_HOLE].calls == 1
+
+
+def test_a_slot_cut_short_is_left_out() -> None:
+    raw = slot(7, ((Call.MADVISE_FREE, 3, 0),))
+    assert parse_host_counters(raw + raw[:100]).all_calls == 3
+    assert parse_host_counters(b"").all_calls == 0
+
+
+def test_a_batch_under_way_is_kept_as_unfinished() -> None:
+    raw = slot(7, under_way=batch(kick_ns=5, first_call_ns=6, tid=7, flags=int(BatchFlag.KICK_SEEN)))
+    raw += slot(8, under_way=batch(kick_ns=5))
+    batches = decode_batches([unfinished_batches(raw)], TODAY)
+    assert batches.int64("tid").tolist() == [7]
+    assert batches.int64("flags").tolist() == [BatchFlag.KICK_SEEN | BatchFlag.UNFINISHED]
+
+
+def test_batches_come_in_order_and_know_their_queue() -> None:
+    raw = [
+        record(first_call_ns=30, calls_3=256, flags=1),
+        record(first_call_ns=10, calls_0=256, calls_5=256, madvise_bytes=1 << 20, flags=5),
+        record(first_call_ns=20, calls_0=1, calls_3=1),
+        record(first_call_ns=40, calls_4=1),
+    ]
+    batches = decode_batches([b"".join(raw[:1]), b"".join(raw[1:])], TODAY)
+    assert batches.int64("first_call_ns").tolist() == [10, 20, 30, 40]
+    assert batches.queue.tolist() == [Queue.INFLATE, -1, Queue.DEFLATE, -1]
+    assert batches.has(BatchFlag.DONE_SEEN).tolist() == [True, False, False, False]
+    assert batches.calls(Call.MADVISE_DONTNEED, Call.FALLOCATE_PUNCH_HOLE).tolist() == [512, 1, 0, 0]
+    assert batches.damaged == 0
+
+
+def test_damaged_batches_are_counted() -> None:
+    odd = struct.pack("<II", 96, 0) + batch(first_call_ns=5)
+    impossible = record(first_call_ns=1 << 63)
+    batches = decode_batches([record(first_call_ns=1) + odd + impossible + b"torn"], TODAY)
+    assert (len(batches), batches.damaged) == (1, 3)
+    assert len(decode_batches([], TODAY)) == 0

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's probe plan for kernels of many kinds, and what it asks the attacher for."""
+
+from __future__ import annotations
+
+from balloontrace.hostcollector import _attachments, _definitions
+from balloontrace.hostprobes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
+from balloontrace.kernel import Symbol
+from balloontrace.probes import Status
+
+X86 = tuple(name for name in SYMBOL_NAMES if "arm64" not in name)
+SYMBOLS = tuple(
+    Symbol(name, 0x81000000 + 16 * place, "kvm" if name.startswith("kvm") else "")
+    for place, name in enumerate(X86)
+)
+
+
+def programs(plan: HostPlan) -> list[str]:
+    return [attachment.program for probe in plan.attachable for attachment in _attachments(probe)]
+
+
+def without(*names: str) -> tuple[Symbol, ...]:
+    return tuple(symbol for symbol in SYMBOLS if symbol.name not in names)
+
+
+def test_fentry_takes_the_fewest_programs() -> None:
+    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86))
+    assert programs(plan) == [
+        *("fexit_madvise", "fentry_madvise", "fexit_process_madvise", "fentry_process_madvise"),
+        *("fexit_fallocate", "fentry_fallocate", "fexit_eventfd_read", "fentry_eventfd_write"),
+        *("fexit_kvm_vcpu_ioctl", "fentry_kvm_vm_ioctl", "fentry_split_huge_pmd"),
+    ]
+    assert plan.missing_required == ()
+    assert plan.probe("madvise").spelled_out == "fentry+fexit"
+
+
+def test_kprobes_need_the_entry_of_a_vcpu_ioctl() -> None:
+    plan = make_host_plan(SYMBOLS)
+    assert "kretprobe_kvm_vcpu_ioctl" in programs(plan)
+    assert "kprobe_kvm_vcpu_ioctl" in programs(plan)
+    assert programs(plan) == programs(make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)).with_kprobes())
+
+
+def test_tracepoints_stand_in_for_system_calls() -> None:
+    plan = make_host_plan(without("__x64_sys_madvise"))
+    (leave, enter) = _attachments(plan.probe("madvise"))
+    assert (enter.program, enter.symbol) == ("enter_madvise", "syscalls:sys_enter_madvise")
+    assert (leave.program, leave.symbol) == ("exit_madvise", "syscalls:sys_exit_madvise")
+    assert plan.probe("fallocate").mechanism == "kprobe"
+    everywhere = make_host_plan(SYMBOLS).with_tracepoints()
+    assert everywhere.probe("eventfd_read").mechanism == "kprobe"
+    assert [program for program in programs(everywhere) if program.startswith(("enter", "exit"))] == [
+        *("exit_madvise", "enter_madvise", "exit_process_madvise", "enter_process_madvise"),
+        *("exit_fallocate", "enter_fallocate"),
+    ]
+
+
+def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:
+    plan = make_host_plan(without("__x64_sys_madvise", "__x64_sys_process_madvise"), tracepoints=False)
+    assert [probe.point.name for probe in plan.missing_required] == ["madvise"]
+
+
+def test_without_kvm_the_boundaries_are_eventfds() -> None:
+    plan = make_host_plan(without("kvm_vcpu_ioctl", "kvm_vm_ioctl"))
+    assert plan.boundaries({}) == {"kick": "eventfd_read", "completion": "eventfd_write"}
+    assert plan.boundaries({"eventfd_write": "refused"})["completion"] is None
+    assert plan.probe("kvm_vm_ioctl").note == "module kvm is not loaded"
+    definitions = _definitions(plan, 1234, 1 << 20)
+    assert (definitions["KIND_kvm_vm_ioctl"], definitions["KIND_madvise"]) == ("absent", "kprobe")
+    assert (definitions["TGID"], definitions["THREADS_MAP"]) == (1234, 1)
+
+
+def test_rows_say_what_became_of_them() -> None:
+    rows = describe_host(make_host_plan(SYMBOLS), {"split_huge_pmd": "no such function"})
+    by_name = {row["function"]: row for row in rows}
+    assert by_name["split_huge_pmd"]["status"] == Status.FAILED
+    assert by_name["split_huge_pmd"]["note"] == "no such function"
+    assert by_name["madvise"]["status"] == Status.ATTACHED
+    assert by_name["kvm_vm_ioctl"]["module"] == "kvm"
