@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`make examples`: record the examples anew, and the reports beside them; `ONLY=nested` those of that name."""
+"""`make examples`: record the examples anew, and the reports beside them; ONLY=name takes some of them."""
 
 from __future__ import annotations
 
