@@ -26,8 +26,8 @@ from balloontrace.payloads import (
     contents_after,
     summarise_payloads,
 )
-from balloontrace.results import PayloadSends, PayloadStatistics
-from balloontrace.wire import Column, Payload, Payloads, Spans
+from balloontrace.results import INFLATE, PayloadSends, PayloadStatistics
+from balloontrace.wire import Column, Mask, Payload, Payloads, Spans
 from balloontrace.workitems import NO_SPAN
 
 _MIGRATION = -2
@@ -82,6 +82,12 @@ class _Device:
         for sends in np.split(np.arange(len(self.sends)), bounds):
             yield int(self.group[sends[0]]), self.sends[sends]
 
+    def inflates(self, group: int, sends: NDArray[np.intp]) -> Mask | None:
+        """Which sends are on the inflate queue; None when neither they nor an operation says."""
+        if self.spans.has(SpanFlag.QUEUE)[sends].all():
+            return np.asarray(self.spans.columns["queue"][sends] == Queue.INFLATE)
+        return np.full(len(sends), self.operations.found[group].kind == INFLATE) if group >= 0 else None
+
     def captured(self, sends: NDArray[np.intp]) -> Captured:
         payloads = [self.of_span.get(index) for index in sends.tolist()]
         by_bitmap = self.spans.columns["function"][sends[0]] == Function.SEND_RESP_DATA
@@ -98,7 +104,12 @@ def _follow(device: _Device, carried: Carried) -> None:
     contents: PageSet | None = None
     left: dict[int, int] = {}  # of each operation begun, how many sends are to come
     for group, sends in device.stretches():
-        inflates = device.spans.int64("queue")[sends] == Queue.INFLATE
+        inflates = device.inflates(group, sends)
+        if inflates is None:
+            contents = None
+            if group == _OTHER:
+                carried.new_pages = dict.fromkeys(Queue)
+            continue
         if group >= 0 and group not in left:
             whole = device.sends[device.group == group]
             left[group] = len(whole)

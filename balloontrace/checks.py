@@ -38,6 +38,7 @@ def check_counts(
     sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
     sends &= operations.nesting.migrate == NO_SPAN
     sends_traced = bool(SENDS & traced) and pages_of_sends_known(spans, operations.nesting)
+    sends_traced &= bool(spans.has(SpanFlag.QUEUE)[sends].all())  # else nobody knows which way pages went
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
