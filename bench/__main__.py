@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench import bitmap_overhead, decode_payloads, overhead, reporting, startup
+from bench import bitmap_overhead, decode_payloads, host_overhead, overhead, reporting, startup
 from bench.figures import Benchmark, Figure
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -20,6 +20,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *startup.BENCHMARKS,
     *overhead.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,
+    *host_overhead.BENCHMARKS,
 )
 
 

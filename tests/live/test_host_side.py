@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`record --side host`: every buffer a process serves and every call it makes, and nobody else's."""
+"""`balloontrace record --side host`: every buffer a process serves, every call it makes, nobody else's."""
 
 from __future__ import annotations
 
