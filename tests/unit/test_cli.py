@@ -84,7 +84,10 @@ def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp
 def test_record_keeps_what_was_there(untraceable: dict[str, str], tmp_path: Path) -> None:
     kept = tmp_path / "out.bt"
     kept.write_text("kept")
-    assert balloontrace_command("record", "--side", "guest", "-f", "-o", str(kept), env=untraceable).returncode == 3
+    assert (
+        balloontrace_command("record", "--side", "guest", "-f", "-o", str(kept), env=untraceable).returncode
+        == 3
+    )
     refused = balloontrace_command("record", "--side", "guest", "-o", str(kept), env=untraceable)
     assert refused.returncode == 2
     assert sentence(refused) == f"{kept} exists already; give another name, or -f to replace it"
