@@ -382,13 +382,12 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
     place = "standard output" if output == "-" else output
-    lost = sum(loss[count] or 0 for loss in result.losses.values() for count in _LOST)
     if sys.stderr.isatty():
         _say("\n")
     _say(
         f"balloontrace: {result.ending}: {result.records} {result.what}, "
         f"{result.bytes_written} bytes to {place}, "
-        + (f"{lost} lost\n" if result.losses else "losses unknown\n")
+        f"{_describe_losses(result.losses)}\n"
     )
     if result.error is not None:
         if output == "-":
@@ -405,6 +404,18 @@ def _tell(result: SessionResult, output: str) -> None:
         raise BalloontraceError(
             f"the command ended with status {result.command_status}; the recording is complete"
         )
+
+
+def _describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
+    """Lost events, and apart from them pieces of payloads, without which times and counts are whole."""
+    from balloontrace.events import Function
+
+    if not losses:
+        return "losses unknown"
+    of_calls = [loss for function, loss in losses.items() if function != Function.PAYLOAD.symbol]
+    lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
+    pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
+    return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")
 
 
 def _silence_stdout() -> None:
