@@ -23,7 +23,7 @@ check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
 	@$(PYTHON) -m bench
 
-examples: $(READY)  ## record the examples anew in the lab
+examples: $(READY)  ## record the examples anew in the lab; ONLY=name for some of them
 	@$(PYTHON) -m lab.examples
 
 clean:  ## remove what make made here; `python -m lab clean` removes the cached image

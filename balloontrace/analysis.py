@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
-from balloontrace.checks import SENDS, check_counts, pages_of_sends_known
+from balloontrace.checks import SENDS, check_counts, check_pairs, pages_of_sends_known
+from balloontrace.errors import RecordingError
 from balloontrace.events import Function
+from balloontrace.hostanalysis import HostRecording, analyse_host
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
-from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat, require_guest_side
+from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat, text
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
 from balloontrace.results import (
@@ -28,14 +31,17 @@ from balloontrace.results import (
     StageRow,
     Total,
 )
-from balloontrace.stages import StageTables
+from balloontrace.stages import NOT_SERVED, StageTables
 from balloontrace.stats import sums
-from balloontrace.units import format_count, rate_bytes_per_s
+from balloontrace.units import format_count, format_duration_ns, rate_bytes_per_s
 from balloontrace.verdict import explain
 from balloontrace.windows import measure_bitmap_use
 from balloontrace.wire import Payloads, Spans, decode_counters, decode_payloads, decode_spans
 from balloontrace.workitems import UNKNOWN_DEVICE
 
+HOST = "host"
+
+_LISTED = 8
 _ATTACHED = "attached"
 _NOT_NEEDED = "not needed"
 
@@ -43,9 +49,50 @@ _NOT_NEEDED = "not needed"
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
 
 
-def analyse(recording: Recording) -> Report:
-    """Everything the report shows. RecordingError when the recording's own description makes no sense."""
-    require_guest_side(recording)
+def analyse(recording: Recording, host_recording: Recording | None = None) -> Report:
+    """Everything the report shows of a guest's recording, or of a host's, or of both together.
+
+    RecordingError when a recording's own description makes no sense, or when two do not belong together.
+    """
+    sides = [recording] if host_recording is None else [recording, host_recording]
+    hosts = [each for each in sides if text(each.metadata, "side") == HOST]
+    guests = [each for each in sides if text(each.metadata, "side") != HOST]
+    if len(hosts) > 1 or len(guests) > 1:
+        raise RecordingError(
+            f"both recordings are of a {HOST if hosts else 'guest'}: give one of a guest and one of its host"
+        )
+    host = analyse_host(hosts[0]) if hosts else None
+    if guests:
+        return _analyse_guest(guests[0], host)
+    assert host is not None  # for one of both there is
+    return _report_of_host(host)
+
+
+def _report_of_host(host: HostRecording) -> Report:
+    """A report of the host's side alone: no operation can be told apart from there."""
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        header=host.header,
+        complete=host.side.complete and (host.end is None or host.end.clean is not False),
+        ended=host.side.ended,
+        spans=0,
+        events_lost=host.side.events_lost,
+        events_seen=sum(calls.calls for calls in host.side.calls),
+        spans_missing=None,
+        warnings=host.warnings,
+        operations=(),
+        totals=(),
+        outside=(),
+        checks=(),
+        losses=(),
+        not_measured=("operations, a and b: that takes a recording of the guest too", *host.not_measured),
+        own_cost=host.side.own_cost,
+        host=host.side,
+    )
+
+
+def _analyse_guest(recording: Recording, host: HostRecording | None) -> Report:
+    """A guest's recording, with the host's times of each send if there is one."""
     header = parse_header(recording)
     end = parse_end(recording.end)
     spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
@@ -54,11 +101,14 @@ def analyse(recording: Recording) -> Report:
     missing = _missing_spans(spans, losses)
     changed = Function.VIRTBALLOON_CHANGED
     operations = find_operations(spans, interrupts_traced=changed in traced and not missing.get(changed))
-    tables = StageTables(spans, operations, sends_traced=bool(SENDS & traced))
     payloads = decode_payloads(
         recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
     )
     carried = measure_payloads(spans, operations, payloads)
+    both = None if host is None else _join(spans, operations, carried, host, header, end)
+    tables = StageTables(
+        spans, operations, sends_traced=bool(SENDS & traced), host=both.times if both else None
+    )
     shown = _operations(
         operations, tables.of_operations(), measure_bitmap_use(spans, operations), carried, header, traced
     )
@@ -75,27 +125,51 @@ def analyse(recording: Recording) -> Report:
         warnings=(
             *_warnings(recording, end, spans),
             *_payload_warnings(payloads, losses),
+            *(host.warnings if host else ()),
             *_missing_warnings(sum(missing.values())),
             *_loss_warnings(losses, lost),
         ),
         operations=shown,
         totals=_totals(shown, tables.of_kinds()),
         outside=operations.outside,
-        checks=check_counts(
-            spans,
-            operations,
-            header,
-            traced,
-            (parse_vmstat(recording.metadata), end.vmstat if end else {}),
-            carried.new_pages,
+        checks=(
+            *check_counts(
+                spans,
+                operations,
+                header,
+                traced,
+                (parse_vmstat(recording.metadata), end.vmstat if end else {}),
+                carried.new_pages,
+            ),
+            *(check_pairs(both.pairing) if both else ()),
         ),
         losses=losses,
         not_measured=(
-            *_not_measured(spans, header, operations, traced, end),
+            *_not_measured(spans, header, operations, traced, end, both),
+            *(host.not_measured if host else ()),
             *_payloads_not_measured(recording, payloads, operations),
         ),
         own_cost=end.own_cost if end else None,
+        host=replace(host.side, pairing=both.pairing) if host and both else None,
     )
+
+
+def _join(
+    spans: Spans,
+    operations: Operations,
+    carried: Carried,
+    host: HostRecording,
+    header: Header,
+    end: End | None,
+) -> BothSides:
+    """The host's times of each send. RecordingError when the recordings do not belong together."""
+    last_ns = int(spans.end_ns.max()) if len(spans) else 0
+    host_last_ns = int(host.batches.int64("last_return_ns").max()) if len(host.batches) else 0
+    windows = (
+        window_of(header, end.ended_monotonic_ns if end else None, last_ns),
+        window_of(host.header, host.end.ended_monotonic_ns if host.end else None, host_last_ns),
+    )
+    return join(spans, operations, carried.pages_of_sends, host.batches, windows)
 
 
 def _operations(
@@ -320,12 +394,19 @@ def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
 
 
 def _not_measured(
-    spans: Spans, header: Header, operations: Operations, traced: frozenset[Function], end: End | None
+    spans: Spans,
+    header: Header,
+    operations: Operations,
+    traced: frozenset[Function],
+    end: End | None,
+    both: BothSides | None,
 ) -> tuple[str, ...]:
     """What the report cannot show, and why."""
     sentences = []
-    if header.side != "host":
+    if both is None:
         sentences.append("b, c and d apart: that takes a recording of the host too")
+    else:
+        sentences += _unsplit(operations, both)
     if not SENDS & traced:
         sentences.append("sends, and b+c+d: tell_host was not traced")
     elif not pages_of_sends_known(spans, operations.nesting):
@@ -342,6 +423,24 @@ def _not_measured(
     if end is None or end.own_cost is None:
         sentences.append("the tool's own cost: it is written at the end of a recording")
     return tuple(sentences)
+
+
+def _unsplit(operations: Operations, both: BothSides) -> list[str]:
+    """Which operations the host's side does not split, and why the ways of b are not told apart."""
+    served = both.times.served_ns != NOT_SERVED
+    of = operations.send_operation
+    alone = np.unique(of[(of != NO_OPERATION) & ~served])
+    sentences = []
+    if len(alone):
+        listed = ", ".join(str(index + 1) for index in alone[:_LISTED].tolist())
+        more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
+        sentences.append(
+            f"b, c and d apart of operation {listed}{more}: not each of its sends was seen being served"
+        )
+    if not both.pairing.clocks_known:
+        bound = format_duration_ns(both.pairing.clock_error_ns)
+        sentences.append(f"the ways to the host and back: the clocks are known to {bound} only")
+    return sentences
 
 
 def _missing_probe(probe: Probe, probes: Sequence[Probe]) -> str:

@@ -26,8 +26,8 @@ from balloontrace.payloads import (
     contents_after,
     summarise_payloads,
 )
-from balloontrace.results import PayloadSends, PayloadStatistics
-from balloontrace.wire import Column, Payload, Payloads, Spans
+from balloontrace.results import INFLATE, PayloadSends, PayloadStatistics
+from balloontrace.wire import Column, Mask, Payload, Payloads, Spans
 from balloontrace.workitems import NO_SPAN
 
 _MIGRATION = -2
@@ -39,12 +39,14 @@ class Carried:
     """What all sends carried. `statistics` and `sends` have an entry an operation.
 
     `new_pages` are, by queue, the pages named in all sends but those of compaction, each once and without
-    those the host had; None where that is not known.
+    those the host had; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
+    by the index of the span.
     """
 
     statistics: list[PayloadStatistics | None]
     sends: list[PayloadSends | None]
     new_pages: dict[Queue, int | None] = field(default_factory=dict)
+    pages_of_sends: dict[int, int] = field(default_factory=dict)
 
 
 def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -> Carried:
@@ -80,6 +82,12 @@ class _Device:
         for sends in np.split(np.arange(len(self.sends)), bounds):
             yield int(self.group[sends[0]]), self.sends[sends]
 
+    def inflates(self, group: int, sends: NDArray[np.intp]) -> Mask | None:
+        """Which sends are on the inflate queue; None when neither they nor an operation says."""
+        if self.spans.has(SpanFlag.QUEUE)[sends].all():
+            return np.asarray(self.spans.columns["queue"][sends] == Queue.INFLATE)
+        return np.full(len(sends), self.operations.found[group].kind == INFLATE) if group >= 0 else None
+
     def captured(self, sends: NDArray[np.intp]) -> Captured:
         payloads = [self.of_span.get(index) for index in sends.tolist()]
         by_bitmap = self.spans.columns["function"][sends[0]] == Function.SEND_RESP_DATA
@@ -96,7 +104,12 @@ def _follow(device: _Device, carried: Carried) -> None:
     contents: PageSet | None = None
     left: dict[int, int] = {}  # of each operation begun, how many sends are to come
     for group, sends in device.stretches():
-        inflates = device.spans.int64("queue")[sends] == Queue.INFLATE
+        inflates = device.inflates(group, sends)
+        if inflates is None:
+            contents = None
+            if group == _OTHER:
+                carried.new_pages = dict.fromkeys(Queue)
+            continue
         if group >= 0 and group not in left:
             whole = device.sends[device.group == group]
             left[group] = len(whole)
@@ -105,6 +118,9 @@ def _follow(device: _Device, carried: Carried) -> None:
             named = summarise_payloads(device.captured(whole), contents)
             carried.statistics[group] = named.statistics
             carried.sends[group] = _send_rows(device.spans, whole, named.sends)
+            sound = np.flatnonzero(named.sends.state == State.WHOLE)
+            pages = named.sends.pages[sound].tolist()
+            carried.pages_of_sends.update(zip(whole[sound].tolist(), pages, strict=True))
             _count_new(carried, Queue.INFLATE if inflates[0] else Queue.DEFLATE, named)
         elif group == _OTHER:
             for queue, which in ((Queue.INFLATE, inflates), (Queue.DEFLATE, ~inflates)):

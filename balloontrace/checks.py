@@ -9,7 +9,7 @@ import numpy as np
 
 from balloontrace.events import BALLOON_PAGE_BYTES, Function, Queue, SpanFlag
 from balloontrace.operations import Operations
-from balloontrace.results import IN_PROGRESS, Check, Header
+from balloontrace.results import IN_PROGRESS, Check, Header, Pairing
 from balloontrace.units import format_count
 from balloontrace.wire import Mask, Spans
 from balloontrace.workitems import NO_SPAN, Nesting
@@ -38,6 +38,7 @@ def check_counts(
     sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
     sends &= operations.nesting.migrate == NO_SPAN
     sends_traced = bool(SENDS & traced) and pages_of_sends_known(spans, operations.nesting)
+    sends_traced &= bool(spans.has(SpanFlag.QUEUE)[sends].all())  # else nobody knows which way pages went
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
@@ -64,6 +65,14 @@ def check_counts(
             else ()
         ),
     )
+
+
+def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
+    """Sends of the guest against the buffers its host served."""
+    note = None
+    if pairing.sends != pairing.batches:
+        note = f"{format_count(pairing.pairs)} of them are the same; one side was recorded for longer"
+    return (_check("sends", pairing.sends, pairing.batches, "batches of the host", note),)
 
 
 def _check_named(

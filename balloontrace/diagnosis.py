@@ -23,6 +23,7 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
 _BIT_3 = 3
+_NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtqueue", "index")}
 
 _BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
 
@@ -231,13 +232,16 @@ def _check_headers(root: Path) -> Finding:
 
 
 def _check_btf(layout: Layout) -> Finding:
-    if layout.problem:
-        return Finding(
-            "btf",
-            State.WARNING,
-            f"no type information, so pages and queue of a send are not measured ({layout.problem})",
-        )
-    return Finding("btf", State.OK, "BTF of the kernel and the driver")
+    if not layout.problem:
+        return Finding("btf", State.OK, "BTF of the kernel and the driver")
+    unknown = [what for what, member in _NEEDED_OF_A_SEND.items() if layout.get(*member) is None]
+    if not unknown:
+        return Finding("btf", State.OK, f"structure offsets: {layout.source}")
+    return Finding(
+        "btf",
+        State.WARNING,
+        f"no type information, so {' and '.join(unknown)} of a send are not measured ({layout.problem})",
+    )
 
 
 def _check_device(devices: tuple[BalloonDevice, ...]) -> Finding:

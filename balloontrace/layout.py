@@ -150,18 +150,13 @@ def parse_span_layout(value: object) -> SpanLayout:
 
     Fields of unknown names are kept out: a later version appended them and this one has no use for them.
     """
-    return _records(_mapping(SPAN_LAYOUT if value is None else value, "span_layout"), SPAN_FIELDS)
-
-
-def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
-    """Check `name` of a recording, a table like `span_layout`; this version knows the fields `known`."""
-    return _records(_mapping(value, name), known)
+    return parse_record_layout(SPAN_LAYOUT if value is None else value, "span_layout", SPAN_FIELDS)
 
 
 def parse_payload_layout(value: object) -> PayloadLayout:
     """Check a recording's `payload_layout`; a missing one means today's. RecordingError as for spans."""
     table = _mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
-    records = _records(table, PAYLOAD_FIELDS)
+    records = parse_record_layout(table, "payload_layout", PAYLOAD_FIELDS)
     ends = [offset + TYPE_BYTES[kind] for _, kind, offset in records.fields]
     room_bytes = records.stride_bytes - records.header_bytes
     return PayloadLayout(records, _integer(table, "data_offset_bytes", max(ends, default=0), room_bytes))
@@ -187,7 +182,9 @@ def parse_counters_layout(value: object) -> CountersLayout:
     return CountersLayout(functions, devices)
 
 
-def _records(table: Mapping[str, object], known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
+def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
+    """Check the layout of a ring buffer's records with the fields `known`. RecordingError as for spans."""
+    table = _mapping(value, name)
     stride_bytes = _integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
     header_bytes = _integer(table, "header_bytes", 0, stride_bytes)
     fields = _fields(table.get("fields"), stride_bytes - header_bytes, known)

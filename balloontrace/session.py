@@ -37,6 +37,8 @@ from balloontrace.recording import FORMAT_VERSION, RecordingWriter
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
+_REMOVAL_S = 10.0  # a call that has not returned by then, its return was missed
+_EMPTYING = (Function.UPDATE_BALLOON_SIZE_FUNC, Function.LEAK_BALLOON)  # what a removal waits for and calls
 _STDOUT, _STDERR = 1, 2
 _OOM_SCORE_NEVER = -1000
 
@@ -260,6 +262,7 @@ class Session(RecordingSession):
         self._counters = self._written_counters = b""
         self._seen_counters = b""
         self._was_moving = False
+        self._moved_s = time.monotonic()
         self._pace = DrainPace()
         self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
         self._progress: tuple[int, Counters] | None = None
@@ -285,12 +288,20 @@ class Session(RecordingSession):
         return {"vmstat": vmstat, "own_cost": self._own_cost(self._collector.loaded, programs)}
 
     def _side_ending(self) -> Ending | None:
-        if self._driver.gone():
+        if self._driver_gone():
             return Ending.DRIVER_GONE
         wanted = self._options.operations
         if wanted is not None and parse_counters(self._counters).operations >= wanted:
             return Ending.OPERATIONS
         return None
+
+    def _driver_gone(self) -> bool:
+        """Whether the driver has gone and given its pages back; sysfs forgets it before it does."""
+        if not self._driver.gone() or self._was_moving:
+            return False
+        functions = parse_counters(self._counters).functions
+        emptying = any(functions[each].entries > functions[each].returns for each in _EMPTYING)
+        return not emptying or time.monotonic() - self._moved_s >= _REMOVAL_S
 
     def _look(self) -> None:
         self._counters = self._collector.read_counters()
@@ -300,6 +311,8 @@ class Session(RecordingSession):
             if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
                 self._collector.set_timing(not timing)
         self._seen_counters, self._was_moving = self._counters, moving
+        if moving:
+            self._moved_s = time.monotonic()
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 

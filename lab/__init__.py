@@ -3,6 +3,7 @@
 
 from lab.errors import CommandFailed, LabError, LabTimeout, VMLost
 from lab.guest import Guest
+from lab.nested import Nested, nested
 from lab.process import Completed, GuestProcess
 from lab.qmp import QmpError
 from lab.solo import solo
@@ -14,7 +15,9 @@ __all__ = [
     "GuestProcess",
     "LabError",
     "LabTimeout",
+    "Nested",
     "QmpError",
     "VMLost",
+    "nested",
     "solo",
 ]

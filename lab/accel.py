@@ -27,7 +27,15 @@ def choose_accelerator(
     """KVM when it works, else emulation; instruction counting is always emulation."""
     if config.icount:
         return ICOUNT
+    if config.hosting is not None and not kvm_can_nest():
+        return TCG
     return KVM if kvm_works(image, program, kvm_node) else TCG
+
+
+def kvm_can_nest(modules: Path = Path("/sys/module")) -> bool:
+    """Whether this machine's KVM gives its guests a KVM of their own."""
+    switches = [modules / name / "parameters/nested" for name in ("kvm_amd", "kvm_intel")]
+    return any(switch.exists() and switch.read_text().strip() in ("1", "Y") for switch in switches)
 
 
 def kvm_works(image: Image, program: QemuProgram, kvm_node: Path) -> bool:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeVar
 
 from lab.cache import cache_folder
 from lab.errors import VMLost
@@ -17,6 +18,15 @@ from lab.vm import Vm, start_vm
 # a breakpoint that the kernel has just removed while it patched its own code. Booting on one CPU and starting
 # the others later avoids it, but makes every boot 0.8 s longer; another try costs less.
 _ATTEMPTS = 3
+T = TypeVar("T")
+
+
+class BootPanic(VMLost):
+    """The kernel of a guest panicked before its agent answered."""
+
+    def __init__(self, lost: VMLost, console: str) -> None:
+        self.console = console
+        super().__init__(str(lost))
 
 
 def boot(
@@ -29,23 +39,36 @@ def boot(
     progress: Progress | None = None,
 ) -> Guest:
     """A guest whose agent answers; `start_vm` says what the arguments mean. Raises LabError, VMLost."""
-    progress = progress or Progress()
-    for attempt in range(1, _ATTEMPTS + 1):
+
+    def attempt() -> Guest:
         vm = start_vm(config, name, outlives_us=outlives_us, spec=spec, progress=progress)
+        return await_guest(vm, boot_timeout_s)
+
+    return retry_panics(attempt, progress)
+
+
+def await_guest(vm: Vm, timeout_s: float) -> Guest:
+    """The guest of a VM just started; on failure the VM is ended. Raises BootPanic, VMLost."""
+    try:
+        return Guest(vm, boot_timeout_s=timeout_s)
+    except BaseException as error:
+        panic = BootPanic(error, vm.console()) if isinstance(error, VMLost) and vm.has_panicked() else None
+        vm.end()
+        vm.remove()
+        if panic is not None:
+            raise panic from None
+        raise
+
+
+def retry_panics(attempt: Callable[[], T], progress: Progress | None = None) -> T:
+    """What `attempt` returns; when it raises BootPanic it is called again, some times."""
+    for _ in range(_ATTEMPTS - 1):
         try:
-            return Guest(vm, boot_timeout_s=boot_timeout_s)
-        except BaseException as error:
-            may_retry = isinstance(error, VMLost) and vm.has_panicked() and attempt < _ATTEMPTS
-            kept = _keep_console(vm) if may_retry else None
-            vm.end()
-            vm.remove()
-            if not may_retry:
-                raise
-            progress.stage(f"the guest's kernel panicked while booting (see {kept}); trying again")
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _keep_console(vm: Vm) -> Path:
-    kept = cache_folder() / "boot-panic.log"
-    kept.write_text(vm.console())
-    return kept
+            return attempt()
+        except BootPanic as panic:
+            kept = cache_folder() / "boot-panic.log"
+            kept.write_text(panic.console)
+            (progress or Progress()).stage(
+                f"the guest's kernel panicked while booting (see {kept}); trying again"
+            )
+    return attempt()

@@ -17,6 +17,7 @@ from lab.errors import LabError, VMLost
 from lab.folders import read_state, remove_stale, vm_folders
 from lab.guest import Guest
 from lab.image import ensure_image, image_size_bytes, remove_leftovers, remove_tree, remove_unused
+from lab.nested import boot_nested
 from lab.process import GuestProcess
 from lab.progress import Progress
 from lab.qemu import VmConfig
@@ -46,6 +47,7 @@ def cli() -> None:
 @click.option("--balloons", type=click.IntRange(0, 1), help="QEMU's own balloons; 1, with --backend 0.")
 @click.option("--backend", is_flag=True, help="The lab's own balloon device instead of QEMU's.")
 @click.option("--page-bitmap", is_flag=True, help="The same, and it offers page bitmaps.")
+@click.option("--nested", "is_nested", is_flag=True, help="In a host VM, which is called NAME-host.")
 @click.option("--kernel-arg", multiple=True, help="Further word for the guest kernel's command line.")
 def up(
     name: str,
@@ -55,6 +57,7 @@ def up(
     balloons: int | None,
     backend: bool,
     page_bitmap: bool,
+    is_nested: bool,
     kernel_arg: tuple[str, ...],
 ) -> None:
     """Start a VM that stays until `down`."""
@@ -69,7 +72,8 @@ def up(
     )
     progress = Progress()
     progress.stage(f"starting VM {name}")
-    boot(config, name, outlives_us=True, progress=progress).detach()
+    start = boot_nested if is_nested else boot
+    start(config, name, outlives_us=True, progress=progress).detach()
     progress.stage(f"VM {name} is up; try: python -m lab run --name {name} -- balloontrace doctor")
 
 
@@ -129,13 +133,14 @@ def list_command() -> None:
 @click.option("--name", help="Which VM; default: lab.")
 @click.option("--all", "everything", is_flag=True, help="Every VM started with `up`.")
 def down(name: str | None, everything: bool) -> None:
-    """End a VM and remove what it left; those of running tests are ended only when named."""
+    """End a VM, and the host VM it is in; those of running tests are ended only when named."""
     if name and everything:
         raise click.UsageError("--name and --all exclude each other.")
     remove_stale()
     states = {folder.name: read_state(folder) for folder in vm_folders()}
     names = [n for n, state in states.items() if state and not state.owner] if everything else [name or "lab"]
-    for each in names:
+    hosts = [state.host for n in names if (state := states.get(n)) and state.host in states]
+    for each in dict.fromkeys([*names, *hosts]):
         vm = attach_vm(each)
         vm.end()
         vm.remove()

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`make examples`: record the examples anew, and the reports beside them."""
+"""`make examples`: record the examples anew, and the reports beside them; ONLY=name takes some of them."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.aging import fragmented
 from lab.driver import load_patched
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.scenario import record_moves
+from lab.nested import Nested, nested
+from lab.scenario import BALLOON_S, END_S, START_S, record_moves
 from lab.solo import solo
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -20,43 +24,104 @@ GUEST_MIB = 8192
 LEFT_MIB = 1024
 FRAGMENTED_MIB = 6144
 FRAGMENTED_LEFT_MIB = 4096
+# A page takes a hundred times as long where the host's kernel runs in emulation too.
+NESTED_QEMU_MIB = 2048
+NESTED_QEMU_LEFT_MIB = 1024
+NESTED_S = 10 * BALLOON_S
 
 CAPTURE = ("--capture", "payload")
 
 
 def main() -> int:
-    """Record inflates and deflates of 7 GiB in a guest of 8, and one of 4 GiB in an aged one."""
+    """Record all examples, or those whose name begins with $ONLY."""
+    only = os.environ.get("ONLY", "")
     try:
-        with solo(memory_mib=GUEST_MIB) as guest:
-            _record(guest, "stock-inflate", LEFT_MIB)
-            _record(guest, "stock-deflate", GUEST_MIB)
-        with solo(memory_mib=GUEST_MIB, device="backend", page_bitmap=True) as guest:
-            load_patched(guest)
-            _record(guest, "bitmap-inflate", LEFT_MIB, *CAPTURE)
-            _record(guest, "bitmap-deflate", GUEST_MIB, *CAPTURE)
-            with fragmented(guest, mib=FRAGMENTED_MIB, keep_percent=10):
-                _record(guest, "bitmap-fragmented", FRAGMENTED_LEFT_MIB, *CAPTURE)
+        for name, record in RECORDED.items():
+            if name.startswith(only):
+                record()
     except LabError as error:
         print(f"examples: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def record_stock() -> None:
+    """7 of 8 GiB taken and given back; Debian's driver, QEMU's balloon."""
+    with solo(memory_mib=GUEST_MIB) as guest:
+        _record(guest, "stock-inflate", LEFT_MIB)
+        _record(guest, "stock-deflate", GUEST_MIB)
+
+
+def record_bitmap() -> None:
+    """The same with the page-bitmap driver; then 4 GiB of an aged guest."""
+    with solo(memory_mib=GUEST_MIB, device="backend", page_bitmap=True) as guest:
+        load_patched(guest)
+        _record(guest, "bitmap-inflate", LEFT_MIB, *CAPTURE)
+        _record(guest, "bitmap-deflate", GUEST_MIB, *CAPTURE)
+        with fragmented(guest, mib=FRAGMENTED_MIB, keep_percent=10):
+            _record(guest, "bitmap-fragmented", FRAGMENTED_LEFT_MIB, *CAPTURE)
+
+
+def record_nested_qemu() -> None:
+    """Both sides of 1 GiB, QEMU's balloon."""
+    with nested(memory_mib=NESTED_QEMU_MIB) as pair:
+        _record_both(pair, "nested-qemu", NESTED_QEMU_LEFT_MIB)
+
+
+def record_nested_stock() -> None:
+    """Both sides of 7 of 8 GiB, Debian's driver, the lab's device."""
+    with nested(memory_mib=GUEST_MIB, device="backend") as pair:
+        _record_both(pair, "nested-stock", LEFT_MIB)
+
+
+def record_nested_bitmap() -> None:
+    """Both sides of 7 of 8 GiB, the page-bitmap driver, the lab's device."""
+    with nested(memory_mib=GUEST_MIB, device="backend", page_bitmap=True) as pair:
+        load_patched(pair.guest)
+        _record_both(pair, "nested-bitmap", LEFT_MIB, *CAPTURE)
+
+
+RECORDED: dict[str, Callable[[], None]] = {
+    "stock": record_stock,
+    "bitmap": record_bitmap,
+    "nested-bitmap": record_nested_bitmap,
+    "nested-qemu": record_nested_qemu,
+    "nested-stock": record_nested_stock,
+}
+
+
 def _record(guest: Guest, name: str, target_mib: int, *options: str) -> None:
     recording = record_moves(guest, f"{name}.bt", (target_mib,), options=options, say=_say)
     shutil.copyfile(recording, EXAMPLES / recording.name)
-    write_report(EXAMPLES / recording.name)
+    write_report(EXAMPLES / f"{name}.txt", recording.name)
 
 
-def write_report(recording: Path) -> None:
-    """Put the report of a recording beside it, as `balloontrace report` in that folder gives it."""
+def _record_both(pair: Nested, name: str, target_mib: int, *options: str) -> None:
+    """One inflate, recorded in the guest and in its host at once."""
+    host_name, guest_name = f"{name}-host.bt", f"{name}-guest.bt"
+    argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
+    _say(f"in the host: {' '.join(argv)}")
+    recorder = pair.host.start(argv)
+    recorder.wait_for(b"probes attached", timeout_s=START_S)
+    guest_file = record_moves(
+        pair.guest, guest_name, (target_mib,), options=options, timeout_s=NESTED_S, say=_say
+    )
+    recorder.signal(signal.SIGINT)
+    _say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
+    shutil.copyfile(guest_file, EXAMPLES / guest_name)
+    shutil.copyfile(pair.host.io / host_name, EXAMPLES / host_name)
+    write_report(EXAMPLES / f"{name}.txt", guest_name, host_name)
+
+
+def write_report(target: Path, *recordings: str) -> None:
+    """The report of some recordings beside them, as `balloontrace report` in that folder gives it."""
     done = subprocess.run(
-        [sys.executable, "-m", "balloontrace", "report", recording.name],
-        cwd=recording.parent,
+        [sys.executable, "-m", "balloontrace", "report", *recordings],
+        cwd=target.parent,
         stdout=subprocess.PIPE,
         check=True,
     )
-    recording.with_suffix(".txt").write_bytes(done.stdout)
+    target.write_bytes(done.stdout)
 
 
 def _say(text: str) -> None:

@@ -30,6 +30,7 @@ class VmState:
     memory_mib: int = 0
     cpus: int = 0
     accelerator: str = ""
+    host: str = ""  # the VM it runs in, if not on this machine
 
 
 def read_state(folder: Path) -> VmState | None:

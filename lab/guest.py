@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -154,6 +155,11 @@ class Guest:
         return self._memory_bytes() - self.backend.actual_pages() * PAGE_BYTES
 
     @property
+    def has_backend(self) -> bool:
+        """Whether the balloon is the lab's own device."""
+        return self._backend is not None
+
+    @property
     def backend(self) -> BackendClient:
         """The lab's own balloon device: its log and counts. Raises LabError where QEMU's balloon is used."""
         if self._backend is None:
@@ -199,6 +205,10 @@ class Guest:
     def name(self) -> str:
         """The VM's name, also for `python -m lab`."""
         return self._vm.name
+
+    def connect(self, socket_name: str) -> socket.socket:
+        """A connection to one of the sockets in the VM's folder. Raises VMLost."""
+        return self._vm.connect(socket_name)
 
     def console(self) -> str:
         """What the guest has written to its console since it was started."""

@@ -28,7 +28,7 @@ _PARTIAL = ".partial"
 PACKAGES = (
     *("linux-image-amd64", "linux-headers-amd64", "kmod", "udev", "procps", "iproute2", "util-linux"),
     *("python3", "python3-bpfcc", "python3-click", "python3-numpy", "python3-pandas", "python3-tabulate"),
-    *("bpftool", "bpftrace", "gcc", "libc6-dev", "make", "xz-utils", "cpio"),
+    *("bpftool", "bpftrace", "strace", "gcc", "libc6-dev", "make", "xz-utils", "cpio"),
 )
 
 
@@ -54,11 +54,12 @@ class Image:
     """A whole image; the folder appears under its name only when everything in it is complete."""
 
     folder: Path
+    disk: Path | None = None  # where the root file system is, if not there too
 
     @property
     def root(self) -> Path:
         """The ext4 root file system; never written to."""
-        return self.folder / "root.ext4"
+        return self.disk or self.folder / "root.ext4"
 
     @property
     def kernel(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from lab.agent import AGENT_PORTS
@@ -13,6 +14,7 @@ from lab.image import Image
 from lab.vhost import BackendOptions
 
 QEMU = "qemu-system-x86_64"
+TUNNEL_PORT = "lab.tunnel"
 # QEMU >= 10.2; what it does is up to the vhost-user backend behind it.
 VHOST_DEVICE = "vhost-user-test-device-pci"
 
@@ -29,6 +31,14 @@ SYSTEM_QEMU = QemuProgram()
 
 
 @dataclass(frozen=True)
+class Hosting:
+    """What a host VM is for: another VM in it, which has its folder here."""
+
+    folder: Path
+    backend: BackendOptions | None = None
+
+
+@dataclass(frozen=True)
 class VmConfig:
     """What kind of VM; the balloons are the properties of each, `extra_args` go to QEMU as they are."""
 
@@ -40,6 +50,7 @@ class VmConfig:
     kernel_args: tuple[str, ...] = ()
     init_on_alloc: bool = False  # Debian's default is on: then the guest clears every page it gives away
     extra_args: tuple[str, ...] = ()
+    hosting: Hosting | None = None
 
     @property
     def backend_queues(self) -> int:
@@ -52,6 +63,8 @@ class VmConfig:
             raise LabError(f"{self.memory_mib} MiB are too few for the guest; it needs 256.")
         if self.icount and self.cpus != 1:
             raise LabError("A guest whose time counts instructions has one CPU.")
+        if self.icount and self.hosting is not None:
+            raise LabError("A host VM's time passes, it cannot count instructions.")
         if len(self.balloons) > 1:
             raise LabError("QEMU has one balloon of its own per VM; attach another one through extra_args.")
 
@@ -80,6 +93,16 @@ class Plumbing:
     repo: Path
     io: Path
     backend_fd: int | None = None  # connected to the lab's own balloon device
+    hosting: HostingPlumbing | None = None
+
+
+@dataclass(frozen=True)
+class HostingPlumbing:
+    """What a host VM has besides: the socket to its other end of the tunnel, and folders by tag."""
+
+    tunnel_fd: int
+    writable: Mapping[str, Path]
+    readable: Mapping[str, Path]
 
 
 def qemu_command(
@@ -100,6 +123,7 @@ def qemu_command(
         *share_arguments("io", plumbing.io, readonly=False),
         *balloon_arguments(config.balloons),
         *(backend_arguments(config, plumbing.backend_fd) if plumbing.backend_fd is not None else ()),
+        *(hosting_arguments(image, plumbing.hosting) if plumbing.hosting is not None else ()),
         *config.extra_args,
     ]
 
@@ -134,7 +158,7 @@ def control_arguments(plumbing: Plumbing) -> list[str]:
         "-chardev", f"file,id=console,path={option_value(plumbing.console)}", "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={plumbing.qmp_fd},server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
-        "-device", f"virtio-serial-pci,max_ports={AGENT_PORTS + 1}",
+        "-device", f"virtio-serial-pci,max_ports={AGENT_PORTS + 2}",
     ]  # fmt: skip
     for number, descriptor in enumerate(plumbing.agent_fds):
         arguments += ["-chardev", f"socket,id=agent{number},fd={descriptor},server=on,wait=off"]
@@ -172,6 +196,18 @@ def backend_arguments(config: VmConfig, descriptor: int) -> list[str]:
         "-machine", "memory-backend=memory",
         "-chardev", f"socket,id=backend,fd={descriptor}",
         "-device", f"{VHOST_DEVICE},id=backend0,chardev=backend,virtio-id=5,{queues}",
+    ]  # fmt: skip
+
+
+def hosting_arguments(image: Image, plumbing: HostingPlumbing) -> list[str]:
+    """The image once more, as a second disk for the VM inside; the tunnel's port; and the folders."""
+    return [
+        "-drive", f"file={option_value(image.root)},format=raw,if=none,id=inner,readonly=on",
+        "-device", "virtio-blk-pci,drive=inner",
+        "-chardev", f"socket,id=tunnel,fd={plumbing.tunnel_fd},server=on,wait=off",
+        "-device", f"virtserialport,chardev=tunnel,name={TUNNEL_PORT}",
+        *chain.from_iterable(share_arguments(t, p, readonly=False) for t, p in plumbing.writable.items()),
+        *chain.from_iterable(share_arguments(t, p, readonly=True) for t, p in plumbing.readable.items()),
     ]  # fmt: skip
 
 

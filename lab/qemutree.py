@@ -52,11 +52,23 @@ def using_vhost_qemu(progress: Progress | None = None) -> Iterator[tuple[QemuPro
     if has_vhost_device(SYSTEM_QEMU):
         yield SYSTEM_QEMU, ()
         return
+    with using_qemu_tree(progress, why=f"this machine's QEMU has no {VHOST_DEVICE}") as (folder, descriptor):
+        yield tree_program(folder), (descriptor,)
+
+
+@contextmanager
+def using_qemu_tree(
+    progress: Progress | None = None, *, why: str = "a host VM needs a QEMU in it"
+) -> Iterator[tuple[Path, int]]:
+    """Yields the folder of the newer QEMU, made if need be, and a descriptor that keeps it from removal.
+
+    Raises LabError when there is none to be had.
+    """
     folder = trees_folder() / tree_key()
     with locked(use_lock(folder), shared=True) as descriptor:
         if not folder.exists():
-            build_qemu_tree(folder, progress or Progress())
-        yield tree_program(folder), (descriptor,)
+            build_qemu_tree(folder, progress or Progress(), why=why)
+        yield folder, descriptor
 
 
 def has_vhost_device(program: QemuProgram) -> bool:
@@ -98,13 +110,13 @@ def tree_key() -> str:
     return hashlib.sha256(json.dumps([TREE_VERSION, SUITE, PACKAGES, _KEPT]).encode()).hexdigest()[:32]
 
 
-def build_qemu_tree(folder: Path, progress: Progress) -> None:
+def build_qemu_tree(folder: Path, progress: Progress, *, why: str = "") -> None:
     """Builds the tree; of several processes that want it, one builds and the others wait. Raises LabError."""
     with locked(trees_folder() / "build.lock"):
         if folder.exists():
             return
         _check_space(trees_folder())
-        progress.stage(f"this machine's QEMU has no {VHOST_DEVICE}; getting a newer one from Debian")
+        progress.stage(f"{why}; getting one from Debian")
         ensure_packages(TO_BUILD if os.geteuid() == 0 else TO_BUILD_WITHOUT_ROOT, progress)
         for leftover in trees_folder().glob("*" + _PARTIAL):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -16,6 +16,8 @@ from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
 from lab.vhost import BackendOptions
 
+Device = Literal["qemu", "backend"]
+
 
 @contextmanager
 def solo(
@@ -23,7 +25,7 @@ def solo(
     memory_mib: int = 8192,
     cpus: int | None = None,
     icount: bool = False,
-    device: Literal["qemu", "backend"] = "qemu",
+    device: Device = "qemu",
     balloons: int | Sequence[Mapping[str, str]] | None = None,
     page_bitmap: bool = False,
     dump: bool = False,
@@ -43,12 +45,43 @@ def solo(
     QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1, with
     `device="backend"` 0. `extra_args` go to QEMU. Raises LabError.
     """
-    options = BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args))
+    config = guest_config(
+        memory_mib=memory_mib,
+        cpus=cpus,
+        icount=icount,
+        device=device,
+        balloons=balloons,
+        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args)),
+        kernel_args=kernel_args,
+        init_on_alloc=init_on_alloc,
+        extra_args=extra_args,
+    )
+    with sigterm_raises():
+        guest = boot(config, spec=spec, boot_timeout_s=boot_timeout_s, progress=progress)
+        try:
+            yield guest
+        finally:
+            guest.stop()
+
+
+def guest_config(
+    *,
+    memory_mib: int,
+    cpus: int | None,
+    device: Device,
+    balloons: int | Sequence[Mapping[str, str]] | None,
+    options: BackendOptions,
+    icount: bool = False,
+    kernel_args: Sequence[str] = (),
+    init_on_alloc: bool = False,
+    extra_args: Sequence[str] = (),
+) -> VmConfig:
+    """The configuration that `solo` describes. Raises LabError."""
     if device == "qemu" and options != BackendOptions():
         raise LabError('QEMU\'s own balloon has none of these options; device="backend" has them.')
     if balloons is None:
         balloons = 1 if device == "qemu" else 0
-    config = VmConfig(
+    return VmConfig(
         memory_mib=memory_mib,
         cpus=cpus if cpus is not None else (1 if icount else 2),
         icount=icount,
@@ -58,9 +91,3 @@ def solo(
         init_on_alloc=init_on_alloc,
         extra_args=tuple(extra_args),
     )
-    with sigterm_raises():
-        guest = boot(config, spec=spec, boot_timeout_s=boot_timeout_s, progress=progress)
-        try:
-            yield guest
-        finally:
-            guest.stop()

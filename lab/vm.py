@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import select
 import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from lab import folders
@@ -20,14 +19,14 @@ from lab.cache import run_folder, try_lock
 from lab.errors import LabError, VMLost
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
-from lab.image import Image, ImageSpec, using_image
+from lab.image import ImageSpec, using_image
+from lab.launch import DIES_WITH_US, QEMU_LOG, Software, launch, wait_backend_ended
 from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
-from lab.qemu import SYSTEM_QEMU, Accelerator, Plumbing, QemuProgram, VmConfig, qemu_command
-from lab.qemutree import using_vhost_qemu
-from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend, start_backend
+from lab.qemu import SYSTEM_QEMU, VmConfig
+from lab.qemutree import using_qemu_tree, using_vhost_qemu
+from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
 
-REPO = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 60
 _END_TIMEOUT_S = 5
 
@@ -89,13 +88,7 @@ class Vm:
 
     def wait_backend_ended(self) -> int | None:
         """Waits for the balloon device, and kills it in the end; its exit status, None without one."""
-        if self._backend is None:
-            return None
-        try:
-            return self._backend.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._backend.kill()
-            return self._backend.wait()
+        return wait_backend_ended(self._backend) if self._backend is not None else None
 
     def remove(self) -> None:
         """Removes its folder; QEMU must have ended."""
@@ -114,9 +107,10 @@ class Vm:
         console = self.console()
         return VMLost(
             f"VM {self.name} is lost: {what}; {self._describe_end()}\n"
-            f"--- QEMU's messages ---\n{tail_lines(_read_text(self.folder / 'qemu.log'), _SHOWN_LINES)}\n"
+            f"--- QEMU's messages ---\n{tail_lines(_read_text(self.folder / QEMU_LOG), _SHOWN_LINES)}\n"
             f"{self._describe_backend()}"
             f"--- end of the guest's console ---\n{tail_lines(console, _SHOWN_LINES)}"
+            f"{self._describe_host()}"
         )
 
     def connect(self, socket_name: str) -> socket.socket:
@@ -142,6 +136,16 @@ class Vm:
     def _describe_backend(self) -> str:
         messages = _read_text(self.folder / MESSAGES)
         return f"--- the balloon device's messages ---\n{messages}" if messages else ""
+
+    def _describe_host(self) -> str:
+        """The last words of the VM this one is in, if that has ended too."""
+        state = folders.read_state(self.folder)
+        host_folder = run_folder() / (state.host if state else "")
+        host = folders.read_state(host_folder)
+        if host is None or host.qemu.is_alive():
+            return ""
+        console = Vm(host_folder, host.qemu).console()
+        return f"\n--- end of its host's console ---\n{tail_lines(console, _SHOWN_LINES)}"
 
     def _describe_end(self) -> str:
         if not self.wait_ended(_END_TIMEOUT_S):
@@ -185,59 +189,31 @@ def attach_vm(name: str) -> Vm:
     return Vm(run_folder() / name, state.qemu)
 
 
-@dataclass(frozen=True)
-class _Software:
-    """What a VM is made of, and the locks that keep it from being removed while the VM runs."""
-
-    image: Image
-    program: QemuProgram
-    accelerator: Accelerator
-    backend_build: Path | None
-    locks: tuple[int, ...]
-
-
 def _enter_software(
     config: VmConfig, stack: ExitStack, spec: ImageSpec | None, progress: Progress | None
-) -> _Software:
-    image, image_lock = stack.enter_context(using_image(spec, progress))
-    program, build = SYSTEM_QEMU, None
-    locks: tuple[int, ...] = (image_lock,)
+) -> Software:
+    image, *locks = stack.enter_context(using_image(spec, progress))
+    program, tree, build = SYSTEM_QEMU, None, None
+    backend = config.hosting.backend if config.hosting is not None else config.backend
+    if backend is not None:
+        build = build_backend(sanitize=backend.sanitize, progress=progress)
     if config.backend is not None:
-        build = build_backend(sanitize=config.backend.sanitize, progress=progress)
         program, program_locks = stack.enter_context(using_vhost_qemu(progress))
-        locks = (*locks, *program_locks)
-    return _Software(image, program, choose_accelerator(config, image, program=program), build, locks)
+        locks += program_locks
+    if config.hosting is not None:
+        tree, tree_lock = stack.enter_context(using_qemu_tree(progress))
+        locks.append(tree_lock)
+    accelerator = choose_accelerator(config, image, program=program)
+    return Software(image, program, accelerator, build, tree, tuple(locks))
 
 
-def _launch(config: VmConfig, folder: Path, software: _Software, *, outlives_us: bool) -> Vm:
-    with ExitStack() as stack:
-        names = ["qmp", *(f"agent{number}" for number in range(AGENT_PORTS))]
-        listeners = [stack.enter_context(closing(folders.listen(folder, name))) for name in names]
-        descriptors = tuple(listener.fileno() for listener in listeners)
-        plumbing = Plumbing(descriptors[0], descriptors[1:], folder / "console.log", REPO, folder / "io")
-        backend = None
-        if config.backend is not None and software.backend_build is not None:
-            # Both ends are closed here on the way out: the device lives as long as QEMU has its end.
-            ours, theirs = (stack.enter_context(closing(end)) for end in socket.socketpair())
-            control = stack.enter_context(closing(folders.listen(folder, CONTROL_SOCKET)))
-            backend = start_backend(software.backend_build, config.backend, folder, ours, control)
-            plumbing = replace(plumbing, backend_fd=theirs.fileno())
-            descriptors = (*descriptors, theirs.fileno())
-        guard = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
-        log = stack.enter_context((folder / "qemu.log").open("wb"))
-        # QEMU inherits the lock on the image, which therefore stays as long as any VM uses it. A session of
-        # its own: Ctrl-C in a terminal is for the program that started the VM, which then ends it in order.
-        child = subprocess.Popen(
-            [*guard, *qemu_command(config, software.image, software.accelerator, plumbing, software.program)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, **software.program.environment},
-            pass_fds=(*descriptors, *software.locks), start_new_session=True,
-        )  # fmt: skip
-    identity = read_identity(child.pid) or ProcessIdentity(child.pid, 0)
+def _launch(config: VmConfig, folder: Path, software: Software, *, outlives_us: bool) -> Vm:
+    processes = launch(config, software, folder, guard=() if outlives_us else DIES_WITH_US)
+    identity = read_identity(processes.qemu.pid) or ProcessIdentity(processes.qemu.pid, 0)
     owner = None if outlives_us else own_identity()
     state = VmState(identity, owner, memory_mib=config.memory_mib, cpus=config.cpus)
     folders.write_state(folder, replace(state, accelerator=software.accelerator.name))
-    return Vm(folder, identity, child, backend)
+    return Vm(folder, identity, processes.qemu, processes.backend)
 
 
 def _read_text(path: Path) -> str:

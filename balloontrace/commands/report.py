@@ -49,6 +49,7 @@ def parse_max_lost(text: str) -> MaxLost:
 
 @click.command("report")
 @click.argument("recording", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("host_recording", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
@@ -64,27 +65,41 @@ def parse_max_lost(text: str) -> MaxLost:
     metavar="N|PCT",
     help="Exit with 5 if more events, or a larger share of them, were lost while recording.",
 )
-def report(recording: Path, form: str, output: Path | None, *, force: bool, max_lost: str | None) -> None:
+def report(
+    recording: Path,
+    host_recording: Path | None,
+    form: str,
+    output: Path | None,
+    *,
+    force: bool,
+    max_lost: str | None,
+) -> None:
     r"""Show where the time of each inflate and deflate in RECORDING went (- reads it from stdin).
 
+    With a recording of the host made at the same time, b, c and d are told apart.
+
     \b
-    Example:
+    Examples:
       balloontrace report examples/stock-inflate.bt
+      balloontrace report guest.bt host.bt
     """
     allowed = None if max_lost is None else parse_max_lost(max_lost)
-    result = load_report(recording)
+    result = load_report(recording, host_recording)
     write_text(_render(result, form), output, force=force)
     for warning in result.warnings:
         click.echo(f"balloontrace: warning: {warning}", err=True)
     _hold_to(allowed, result)
 
 
-def load_report(recording: Path) -> Report:
-    """Read and analyse a recording, `-` being standard input. Errors as `read_recording`."""
+def load_report(*recordings: Path | None) -> Report:
+    """Read and analyse a recording or two, `-` being standard input. Errors as `read_recording`."""
     from balloontrace.analysis import analyse
     from balloontrace.recording import read_recording
 
-    return analyse(read_recording(sys.stdin.buffer if str(recording) == "-" else recording))
+    given = [path for path in recordings if path is not None]
+    if sum(str(path) == "-" for path in given) > 1:
+        raise UsageError("only one of the recordings can come from standard input")
+    return analyse(*(read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given))
 
 
 def write_text(text: str, output: Path | None, *, force: bool) -> None:

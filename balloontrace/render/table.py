@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from balloontrace.render.host import describe_host
 from balloontrace.render.payload import describe_bitmaps, describe_payload
 from balloontrace.render.text import clip, table, wrap
 from balloontrace.results import (
@@ -63,11 +64,12 @@ def render_table(report: Report) -> str:
     sections = [
         _header(report),
         _sentences("WARNING: ", report.warnings),
-        _operations(report.operations),
+        _operations(report.operations) if report.header.side != "host" else "",
         *_details(report),
+        describe_host(report.host) if report.host else "",
         _outside(report),
         _checks(report.checks),
-        _losses(report),
+        _losses(report) if report.header.side != "host" else "",
         _cost(report.own_cost),
         _sentences("Not measured: ", report.not_measured),
     ]
@@ -86,7 +88,8 @@ def _header(report: Report) -> str:
     lines = [
         f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE"),
         "; ".join(part for part in parts if part),
-        f"{_started(header)}{_ended(report)}; {format_count(report.spans)} spans",
+        f"{_started(header)}{_ended(report)}"
+        + ("" if header.side == "host" else f"; {format_count(report.spans)} spans"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
     return "\n".join(wrap(line) for line in lines)

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from tracing import bind_driver, shell
 
 import lab
+from lab.driver import load_patched
 
 DOCTOR_S = 60
 
@@ -99,3 +103,50 @@ def test_without_headers(guest: lab.Guest) -> None:
     )
     release = guest.run(["uname", "-r"], check=True).stdout.strip()
     assert f"install linux-headers-{release}" in last_words(done)
+
+
+# ---- two balloons, one of which means free page hints by bit 3 ----
+
+
+@pytest.fixture(scope="module")
+def two_balloons() -> Iterator[lab.Guest]:
+    """QEMU's balloon, and the lab's own with free page hints.
+
+    Nothing may be inflated by the patched driver: the device would discard wrong pages.
+    """
+    with lab.solo(memory_mib=512, device="backend", backend_args=["--free-page-hint"], balloons=1) as guest:
+        yield guest
+
+
+def doctors(guest: lab.Guest) -> tuple[dict[str, Any], list[str]]:
+    """What doctor says as JSON, and as text with one finding a line and one blank between words."""
+    forms = [guest.start(["balloontrace", "doctor", "--format", form]) for form in ("json", "text")]
+    as_json, as_text = (process.wait(DOCTOR_S, check=True).stdout for process in forms)
+    lines = as_text.replace("\n" + " " * 17, " ").splitlines()
+    return json.loads(as_json), [" ".join(line.split()) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["stock", "patched", "patched without BTF"])
+def test_drivers_and_devices_are_told_apart(two_balloons: lab.Guest, kind: str) -> None:
+    if kind != "stock":
+        load_patched(two_balloons, btf=kind == "patched")
+    found, text = doctors(two_balloons)
+    driver = kind.split()[0]
+    assert found["can_trace"] is True
+    assert found["driver"] == {"kind": driver, "module": "virtio_balloon"}
+    assert f"ok driver {driver} driver, module virtio_balloon" in text
+    states = {finding["name"]: finding["state"] for finding in found["findings"]}
+    assert states["btf"] == ("warning" if kind == "patched without BTF" else "ok")
+    assert ("virtio_balloon.resp_data" in found["layout"]["offsets_bytes"]) is (kind == "patched")
+    # Both devices, each with what was agreed on; one of them has bit 3.
+    listed = "; ".join(
+        f"{each['name']} (virtio_balloon): {', '.join(each['features'])}" for each in found["devices"]
+    )
+    assert f"ok device {listed}" in text
+    with_bit_3 = ["FREE_PAGE_HINT" in each["features"] for each in found["devices"]]
+    assert sorted(with_bit_3) == [False, True]
+    assert with_bit_3 == [3 in each["feature_bits"] for each in found["devices"]]
+    # To the stock driver it is what the device means by it.
+    assert states.get("bit 3") == (None if kind == "stock" else "warning")
+    warned = [line for line in text if "discards pages which the guest still uses" in line]
+    assert [line.startswith("warn bit 3") for line in warned] == ([] if kind == "stock" else [True])

@@ -152,6 +152,9 @@ def test_a_recording_of_it(patched: lab.Guest, tmp_path: Path, btf: bool) -> Non
     assert reached == [("inflate", "reached", pages), ("deflate", "reached", 0)]
     assert [operation["sends"] for operation in found["operations"]] == [PRIME_MIB] * 2
     assert_sums(found)
+    unmeasured = [sentence.split(":")[0] for sentence in found["not_measured"]]
+    assert "what sends named: record --capture payload keeps it" in found["not_measured"]
+    assert ("pages of a send" in unmeasured) is not btf
     if btf:
         assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
         assert_whole(found)
@@ -174,11 +177,13 @@ def test_compaction_moves_its_pages(patched: lab.Guest) -> None:
     assert change(before, after, COUNTERS) == [PRIME_MIB * MIB_PAGES] * 2
 
 
-def test_out_of_memory_takes_from_the_balloon() -> None:
+def test_out_of_memory_takes_from_the_balloon(tmp_path: Path) -> None:
     with lab.solo(memory_mib=512, balloons=[{"deflate-on-oom": "on"}]) as guest:
         load_patched(guest)
         with fragmented(guest, mib=1):
             pass  # its program is there, and in the page cache
+        recorder = record(guest, "/root/squeezed.bt", "--capture", "payload")
+        empty = guest.vmstat()
         move(guest, 256)
         before, actual_bytes = guest.vmstat(), guest.balloon_actual_bytes()
         hungry = guest.start(["/io/fragment", "--mib", "256", "--keep-percent", "99"])
@@ -190,8 +195,19 @@ def test_out_of_memory_takes_from_the_balloon() -> None:
         hungry.kill()
         hungry.wait(60)
         move(guest, 512)
+        moved = change(empty, guest.vmstat(), COUNTERS)
+        recorder.end()
+        assert_no_trace(guest)
         assert complaints(guest) == []
         assert guest.vmstat()["oom_kill"] == 0
+        found = report(recorder.pull(tmp_path))
+    assert_whole(found)
+    outside = {each["what"]: each for each in found["outside"]}
+    sends = outside["send of virtio_balloon_oom_notify"]
+    assert (sends["calls"], sends["pages"]) == (deflated // MIB_PAGES, deflated)
+    # What the notifier's sends name counts too: every page that was taken comes back once.
+    (named,) = [each for each in found["checks"] if each["name"] == "balloon_deflate, as payloads name"]
+    assert named["spans"] == moved[1] == moved[0]
 
 
 def test_bit_3_of_a_device_that_means_hinting() -> None:

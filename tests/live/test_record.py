@@ -43,6 +43,7 @@ OTHER_SHARE = 0.05
 PRIME_OPERATIONS = 5
 PRIME_MIB = 53
 COUNTERS = ("balloon_inflate", "balloon_deflate")
+CAPTURE = ("--capture", "payload")
 
 
 # ---- 7 of 8 GiB ----
@@ -144,12 +145,29 @@ def test_the_other_formats_of_the_same_report(whole: Json) -> None:
 # ---- several recorders at once: they must agree ----
 
 
+def assert_named(found: Json, moved: list[int]) -> None:
+    """What the captured arrays of page numbers name is what the kernel moved, each page once."""
+    assert [named_pages(found, counter) for counter in COUNTERS] == moved
+    for operation in found["operations"]:
+        payload = operation["payload"]
+        assert (payload["encoding"], payload["payloads_whole"]) == ("PFN array", PRIME_MIB)
+        assert payload["pages_named"] == payload["distinct"]["pages"] == PRIME_MIB * MIB_PAGES
+        assert payload["bytes_sent"] == 4 * PRIME_MIB * MIB_PAGES
+
+
+def named_pages(found: Json, counter: str) -> int:
+    (check,) = [check for check in found["checks"] if check["name"] == f"{counter}, as payloads name"]
+    return int(check["spans"])
+
+
 def test_operations_by_fentry_by_kprobe_and_through_a_pipe(guest: lab.Guest, tmp_path: Path) -> None:
     count = str(PRIME_OPERATIONS)
     guest.run(shell("echo precious > /root/kprobe.bt"), check=True)
     recorders = [
-        start_recording(guest, "/root/fentry.bt", "--operations", count),
-        start_recording(guest, "/root/kprobe.bt", "-f", "--operations", count, "--attach", "kprobe"),
+        start_recording(guest, "/root/fentry.bt", "--operations", count, *CAPTURE),
+        start_recording(
+            guest, "/root/kprobe.bt", "-f", "--operations", count, "--attach", "kprobe", *CAPTURE
+        ),
     ]
     piped = guest.start(shell(f"balloontrace record -o - --operations {count} | cat > /root/piped.bt"))
     for recorder in recorders:
@@ -173,6 +191,9 @@ def test_operations_by_fentry_by_kprobe_and_through_a_pipe(guest: lab.Guest, tmp
         assert each["spans"] == found[0]["spans"]
         assert each["ended"] == "operations completed"
     assert moved == [3 * PRIME_MIB * MIB_PAGES, 2 * PRIME_MIB * MIB_PAGES]
+    for each in found[:2]:
+        assert_named(each, moved)
+    assert [operation["payload"] for operation in found[2]["operations"]] == [None] * PRIME_OPERATIONS
     mechanisms = [
         {probe["mechanism"] for probe in each["header"]["probes"] if probe["status"] == "attached"}
         for each in found

@@ -285,8 +285,9 @@ class PatchedFlow(Flow):
         bitmaps: int = 2,
         bitmap_is_symbol: bool = True,
         send_bytes: int = 640,
+        times: Times | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(times=times)
         self.sends_of_windows, self.bitmaps, self.send_bytes = sends_of_windows, bitmaps, send_bytes
         self.bitmap_is_symbol = bitmap_is_symbol
 

@@ -75,7 +75,7 @@ def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:
 def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    done = balloontrace_command("record", "-o", "out.bt", env=untraceable, cwd=here)
+    done = balloontrace_command("record", "--side", "guest", "-o", "out.bt", env=untraceable, cwd=here)
     assert (done.returncode, done.stdout) == (3, "")
     assert sentence(done).startswith("cannot trace here: ")
     assert list(here.iterdir()) == []
@@ -84,15 +84,18 @@ def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp
 def test_record_keeps_what_was_there(untraceable: dict[str, str], tmp_path: Path) -> None:
     kept = tmp_path / "out.bt"
     kept.write_text("kept")
-    assert balloontrace_command("record", "-f", "-o", str(kept), env=untraceable).returncode == 3
-    refused = balloontrace_command("record", "-o", str(kept), env=untraceable)
+    assert (
+        balloontrace_command("record", "--side", "guest", "-f", "-o", str(kept), env=untraceable).returncode
+        == 3
+    )
+    refused = balloontrace_command("record", "--side", "guest", "-o", str(kept), env=untraceable)
     assert refused.returncode == 2
     assert sentence(refused) == f"{kept} exists already; give another name, or -f to replace it"
     assert kept.read_text() == "kept"
 
 
 def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dict[str, str]) -> None:
-    done = balloontrace_command("record", "-o", "-", env=untraceable)
+    done = balloontrace_command("record", "--side", "guest", "-o", "-", env=untraceable)
     assert (done.returncode, done.stdout) == (3, "")
 
 

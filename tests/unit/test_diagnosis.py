@@ -52,6 +52,18 @@ def test_a_system_that_can_be_traced(system: FakeSystem) -> None:
     assert diagnosis.plan.probe(Function.FILL_BALLOON).status is Status.INLINED
 
 
+def test_offsets_from_the_user_stand_in_for_type_information(system: FakeSystem) -> None:
+    pages, queue = {"virtio_balloon.num_pfns": 312}, {"virtqueue.index": 48}
+    texts = [
+        finding(diagnose(system.root, offsets=offsets), "btf").text.partition(" of a send")[0]
+        for offsets in ({}, pages, queue)
+    ]
+    assert texts == [f"no type information, so {what}" for what in ("pages and queue", "queue", "pages")]
+    told = diagnose(system.root, offsets=pages | queue)
+    assert told.warnings == ()
+    assert finding(told, "btf").text == "structure offsets: command line"
+
+
 def test_an_empty_machine_names_every_problem_and_never_raises(tmp_path: Path) -> None:
     diagnosis = diagnose(tmp_path)
     assert {"privilege", "kernel", "symbols", "headers", "device", "driver"} <= {

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
     ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
-    ("windows", "carried", "stages", "verdict", "checks", "analysis"),
+    ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
     ("compare", "render"),
     ("commands",),
     ("cli", "__main__"),

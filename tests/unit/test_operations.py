@@ -336,6 +336,17 @@ def test_pages_that_disagree_with_the_kernel_are_shown() -> None:
     assert (check.spans, check.independent, check.agrees) == (1024, 1025, False)
 
 
+def test_sends_of_unknown_queue_are_held_against_nothing() -> None:
+    """Offsets from the command line may tell the pages of a send and not its queue."""
+    flow = Flow()
+    flow.resize(1024)
+    flow.resize(0)
+    flow.spans = [(*span[:5], span[5] & ~SpanFlag.QUEUE, span[6], 0, *span[8:]) for span in flow.spans]
+    report = report_of(flow)
+    assert [each.kind for each in report.operations] == ["inflate", "deflate"]
+    assert [check.agrees for check in report.checks if check.name != "balloon_migrate"] == [None, None]
+
+
 def test_untraced_sends_leave_the_stages_unsplit() -> None:
     flow = Flow()
     flow.resize(1024)

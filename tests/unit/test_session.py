@@ -184,6 +184,33 @@ def signal_soon(*numbers: int) -> None:
 # ---- endings ----
 
 
+class EmptyingCollector(ScriptedCollector):
+    """At each look: how often leak_balloon has been entered and has returned."""
+
+    def __init__(self, diagnosis: Diagnosis, *looks: tuple[int, int]) -> None:
+        super().__init__(diagnosis)
+        self.looks = list(looks)
+
+    def read_counters(self) -> bytes:
+        raw = bytearray(COUNTERS_BYTES)
+        calls = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        struct.pack_into("QQ", raw, Function.LEAK_BALLOON * FUNCTION_COUNTER_BYTES, *calls)
+        return bytes(raw)
+
+
+@pytest.mark.parametrize("last", [(3, 3), (3, 2)], ids=["all return", "a return is missed"])
+def test_a_driver_that_goes_is_followed_until_it_is_empty(
+    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, last: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("balloontrace.session._DriverWatch.gone", lambda _: True)
+    monkeypatch.setattr("balloontrace.session._REMOVAL_S", 0.2)
+    collector = EmptyingCollector(diagnosis, (1, 0), (1, 0), (1, 0), (2, 1), (2, 2), last)
+    with (tmp_path / "out.bt").open("wb") as file:
+        result = run_session(collector, diagnosis, file.fileno(), SessionOptions())
+    assert result.ending is Ending.DRIVER_GONE
+    assert collector.looks == [last]
+
+
 def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
     started_s = time.monotonic()
     run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.15), [RECORD * 3, b"", RECORD * 2])

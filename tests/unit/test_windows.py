@@ -7,6 +7,8 @@ import pytest
 from synthetic import Expected, PatchedFlow
 from test_operations import assert_adds_up, assert_is, report_of
 
+from balloontrace.events import Function
+
 GIB_PAGES = 1 << 18
 
 
@@ -70,3 +72,26 @@ def test_waiting_for_memory_is_seen_whatever_the_size() -> None:
     (operation,) = report_of(flow).operations
     assert operation.outcome == "stalled"
     assert operation.short_work_items == 1
+
+
+def test_without_send_resp_data_the_windows_stand_in_for_sends() -> None:
+    flow = PatchedFlow(sends_of_windows=(2, 1))
+    flow.resize(GIB_PAGES)
+    flow.spans = [span for span in flow.spans if span[4] != Function.SEND_RESP_DATA]
+    report = report_of(flow)
+    assert_adds_up(report)
+    (operation,) = report.operations
+    assert operation.sends == 2
+    sending = next(row for row in operation.stages if row.stage == "b+c+d")
+    records_ns = 3 * flow.times.records  # what was written between the sends cannot be told from them
+    assert sending.total_ns == flow.expected[0].bcd_ns + records_ns
+    assert operation.pages == GIB_PAGES
+
+
+def test_without_extend_page_bitmap_its_time_is_in_a_all_the_same() -> None:
+    flow = PatchedFlow()
+    flow.resize(GIB_PAGES)
+    flow.spans = [span for span in flow.spans if span[4] != Function.EXTEND_PAGE_BITMAP]
+    (operation,) = report_of(flow).operations
+    assert [row.stage for row in operation.stages][:2] == ["a", "b.build"]
+    assert operation.stages[0].total_ns == flow.expected[0].a_ns

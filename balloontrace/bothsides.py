@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's sends beside the host's batches: what both recordings together tell of each send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.errors import RecordingError
+from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Queue, SpanFlag
+from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Matching, Window, match
+from balloontrace.operations import Operations
+from balloontrace.results import Header, Pairing
+from balloontrace.stages import NOT_SERVED, HostTimes
+from balloontrace.units import format_count
+from balloontrace.wire import Batches, Spans
+
+# The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
+_KNOWN_WELL = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class BothSides:
+    """Times of the host by guest span, and what the report says of the pairing."""
+
+    times: HostTimes
+    pairing: Pairing
+
+
+def join(
+    spans: Spans,
+    operations: Operations,
+    pages_of_sends: Mapping[int, int],
+    batches: Batches,
+    windows: tuple[Window, Window],
+) -> BothSides:
+    """Match both sides; RecordingError when they do not belong together.
+
+    `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
+    and host were recording.
+    """
+    sends = np.flatnonzero(operations.nesting.send)
+    guest = _sends(spans, sends, pages_of_sends, windows[0])
+    threads, matching = _match_threads(guest, batches, windows[1])
+    served = threads[matching.batches]
+    delimited = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[served]
+    span = sends[matching.sends][delimited]
+    batch = served[delimited]
+    served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
+    calls_ns = served_ns.copy()
+    kick_ns, done_ns = batches.int64("kick_ns")[batch], batches.int64("done_ns")[batch]
+    served_ns[span] = done_ns - kick_ns
+    calls_ns[span] = batches.int64("calls_ns")[batch]
+    transport_ns = spans.int64("duration_ns")[span] - served_ns[span]
+    known = len(span) > 0 and matching.clock.error_ns <= _KNOWN_WELL * float(transport_ns.mean())
+    to_host_ns = back_ns = None
+    if known:
+        to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
+        start_ns = spans.int64("start_ns")[span]
+        # The difference of whole clocks first: no float has room for both at once.
+        to_host_ns[span] = kick_ns - start_ns - np.round(matching.clock.to_host_ns(start_ns)).astype(np.int64)
+        back_ns[span] = transport_ns - to_host_ns[span]
+    times = HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
+    return BothSides(times, _pairing(guest, batches, matching, len(threads), split=known, served=len(span)))
+
+
+def window_of(header: Header, ended_ns: int | None, last_ns: int) -> Window:
+    """When a side was recording; one that was cut off, until its last call."""
+    started_ns, realtime_ns = header.started_monotonic_ns, header.started_realtime_ns
+    if started_ns is None:
+        raise RecordingError(f"{header.recording} does not say when it was made, so it cannot be matched")
+    offset_ns = None if realtime_ns is None else realtime_ns - started_ns
+    return Window(started_ns, last_ns if ended_ns is None else ended_ns, offset_ns)
+
+
+def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, int], window: Window) -> Calls:
+    start_ns = spans.int64("start_ns")[sends]
+    pages = np.where(spans.has(SpanFlag.PAGES)[sends], spans.int64("pages")[sends], UNKNOWN_PAGES)
+    by_payload = np.array(
+        [pages_of_sends.get(index, UNKNOWN_PAGES) for index in sends.tolist()], dtype=np.int64
+    )
+    queue = np.where(spans.has(SpanFlag.QUEUE)[sends], spans.int64("queue")[sends], UNKNOWN_QUEUE)
+    return Calls(
+        start_ns,
+        start_ns + spans.int64("duration_ns")[sends],
+        queue,
+        np.where(pages == UNKNOWN_PAGES, by_payload, pages),
+        window,
+    )
+
+
+def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDArray[np.intp], Matching]:
+    """Match the batches of all threads, or of the busiest one: a VMM may discard for itself too."""
+    problem: RecordingError | None = None
+    for rows in _candidates(batches):
+        try:
+            return rows, match(guest, _served(batches, rows, window))
+        except RecordingError as error:
+            problem = problem or error
+    raise problem or RecordingError("the host's recording holds no served buffer")
+
+
+def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
+    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED))
+    yield whole
+    tid = batches.int64("tid")[whole]
+    threads, batches_each = np.unique(tid, return_counts=True)
+    if len(threads) > 1:
+        yield whole[tid == threads[np.argmax(batches_each)]]
+
+
+def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
+    kick_ns, done_ns = batches.int64("kick_ns")[rows], batches.int64("done_ns")[rows]
+    named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
+    failed = batches.int64("errors")[rows] > 0
+    return Calls(
+        np.where(batches.has(BatchFlag.KICK_SEEN)[rows], kick_ns, batches.int64("first_call_ns")[rows]),
+        np.where(batches.has(BatchFlag.DONE_SEEN)[rows], done_ns, batches.int64("last_return_ns")[rows]),
+        batches.queue[rows],
+        np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
+        window,
+    )
+
+
+def _pairing(
+    guest: Calls, batches: Batches, matching: Matching, considered: int, *, split: bool, served: int
+) -> Pairing:
+    clock = matching.clock
+    unseen = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
+    notes = [f"the host made no call for what was sent on the {name} queue" for name in unseen]
+    if considered < len(batches):
+        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or unfinished")
+    return Pairing(
+        sends=len(guest),
+        batches=considered,
+        pairs=len(matching.sends),
+        delimited=served,
+        clock_offset_ns=round(clock.offset_ns),
+        clock_error_ns=round(clock.error_ns),
+        clock_drift_ppm=clock.drift * 1e6,
+        clocks_known=split,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's side as text: the process, the buffers it served, the calls it made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from balloontrace.render.text import clip, table, wrap
+from balloontrace.results import HostCalls, HostMemory, HostSide, Pairing
+from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_duration_ns, format_share
+
+_NAME_COLUMNS = 32
+
+
+def describe_host(host: HostSide) -> str:
+    """Paragraphs and tables, separated by an empty line."""
+    sections = [
+        "\n".join(wrap(line) for line in _lines(host)),
+        _calls(host.calls),
+        _histogram(host.calls),
+        _memory(host.memory),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _lines(host: HostSide) -> Iterator[str]:
+    who = host.header.label or host.header.machine.hostname or "unnamed machine"
+    ended = f"ended: {host.ended}" if host.ended else "end unknown"
+    yield f"Host: {host.header.recording}: {who}, process {host.process or 'unknown'}; {ended}"
+    lost = "not known" if host.events_lost is None else format_count(host.events_lost)
+    yield (
+        f"{format_count(host.batches)} buffers served, {format_count(host.calls_in_batches)} calls for them; "
+        f"{format_count(host.thp_splits)} huge pages split; lost: {lost}"
+    )
+    if host.delimited:
+        yield (
+            f"from kick to completion {format_duration_ns(host.served_ns)} in {format_count(host.delimited)} "
+            f"buffers: c {format_duration_ns(host.served_ns - host.calls_ns)}, "
+            f"d {format_duration_ns(host.calls_ns)} ({format_share(_part(host.calls_ns, host.served_ns))})"
+        )
+    if host.pairing is not None:
+        yield from _pairing(host.pairing)
+
+
+def _pairing(pairing: Pairing) -> Iterator[str]:
+    yield (
+        f"{format_count(pairing.pairs)} pairs of {format_count(pairing.sends)} sends and "
+        f"{format_count(pairing.batches)} buffers; host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
+        f"within {format_duration_ns(pairing.clock_error_ns)}; drift {pairing.clock_drift_ppm:.1f} ppm"
+    )
+    for note in pairing.notes:
+        yield f"- {note}"
+
+
+def _offset(offset_ns: int) -> str:
+    return f"{'-' if offset_ns < 0 else ''}{abs(offset_ns) / 1e9:.6f} s"
+
+
+def _calls(calls: Sequence[HostCalls]) -> str:
+    rows = [
+        (
+            each.call,
+            format_count(each.calls),
+            format_bytes(each.bytes),
+            format_count(each.errors),
+            format_count(each.no_bytes),
+            format_duration_ns(each.total_ns),
+            format_duration_ns(each.total_ns / each.calls) if each.calls else NOT_MEASURED,
+        )
+        for each in calls
+    ]
+    names = ("call", "calls", "bytes", "failed", "of nothing", "total", "mean")
+    return table(names, rows, "lrrrrrr") if rows else ""
+
+
+def _histogram(calls: Sequence[HostCalls]) -> str:
+    """How many calls took how long, one column a kind of call."""
+    used = [
+        bucket
+        for bucket in range(max((len(each.buckets) for each in calls), default=0))
+        if any(each.buckets[bucket] for each in calls)
+    ]
+    rows = [
+        (f"{format_duration_ns(1 << bucket)} and up", *(format_count(each.buckets[bucket]) for each in calls))
+        for bucket in range(used[0], used[-1] + 1)
+    ] if used else []  # fmt: skip
+    names = ("time of a call", *(each.call.removeprefix("madvise_") for each in calls))
+    return table(names, rows, "r" * len(names)) if rows else ""
+
+
+def _memory(memory: Sequence[HostMemory]) -> str:
+    rows = [
+        (
+            clip(each.what, _NAME_COLUMNS),
+            format_bytes(each.before_bytes),
+            format_bytes(each.after_bytes),
+            _change(each.before_bytes, each.after_bytes),
+        )
+        for each in memory
+    ]
+    return table(("memory of the process", "before", "after", "change"), rows, "lrrr") if rows else ""
+
+
+def _change(before_bytes: int | None, after_bytes: int | None) -> str:
+    if before_bytes is None or after_bytes is None:
+        return NOT_MEASURED
+    change = after_bytes - before_bytes
+    return f"{'-' if change < 0 else '+'}{format_bytes(abs(change))}"
+
+
+def _part(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tests of the nested lab share: a host and a guest, and what the host's kernel counts of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tracing import MIB_PAGES, shell
+
+import lab
+from lab.cache import run_folder
+from lab.folders import read_state
+
+FULL_MIB = 1024
+TOUCHED_MIB = 400
+MOVED_MIB = 251
+MOVED_PAGES = MOVED_MIB * MIB_PAGES
+# What the guest does of its own meanwhile: a few programs started, their files read.
+SLACK_MIB = 16
+COUNTERS = ("balloon_inflate", "balloon_deflate")
+MOVE_S = 300
+# In the host: madvise calls by process and advice, counted by the kernel; the tool has no part in it. Only
+# those of a process's first thread: the others of QEMU give their stacks back when they end.
+# The intervals are attached before and after: when both have passed, so is what is between them.
+COUNT_MADVISE = """
+interval:ms:100 { @before = 1; }
+tracepoint:syscalls:sys_enter_madvise /tid == pid/ { @calls[pid, args.behavior] = count(); }
+interval:ms:150 /@before/ { printf("counting\\n"); }
+"""
+DONTNEED, REMOVE = 4, 9
+
+
+@contextmanager
+def booted(**options: Any) -> Iterator[lab.Nested]:
+    """A pair; afterwards neither VM has a process or a folder."""
+    with lab.nested(memory_mib=FULL_MIB, **options) as pair:
+        vm_folders = [run_folder() / vm.name for vm in (pair.guest, pair.host)]
+        states = [read_state(folder) for folder in vm_folders]
+        yield pair
+    assert not any(folder.exists() for folder in vm_folders)
+    assert not any(state is None or state.qemu.is_alive() for state in states)
+
+
+def touch_memory(guest: lab.Guest) -> None:
+    """Has the guest use so much, once: what it never touched is not there to be freed."""
+    guest.run(
+        shell(f"head -c {TOUCHED_MIB}M /dev/zero > /dev/shm/x; rm /dev/shm/x"), timeout_s=300, check=True
+    )
+
+
+@contextmanager
+def counted_madvise(host: lab.Guest) -> Iterator[dict[tuple[int, int], int]]:
+    """The calls in the host meanwhile, by process id and advice; there when the block has ended."""
+    calls: dict[tuple[int, int], int] = {}
+    counter = host.start(["bpftrace", "-f", "json", "-e", COUNT_MADVISE])
+    counter.wait_for(b"counting", 120, stream="stdout")
+    yield calls
+    counter.signal(signal.SIGINT)
+    lines = counter.wait(60, check=True).stdout.splitlines()
+    for message in [json.loads(line) for line in lines if line]:
+        if message["type"] == "map":
+            for key, count in message["data"].get("@calls", {}).items():
+                process, advice = map(int, key.split(","))
+                calls[process, advice] = count
+
+
+def assert_rss_followed(before_bytes: int, after_bytes: int) -> None:
+    assert abs((before_bytes - after_bytes >> 20) - MOVED_MIB) <= SLACK_MIB

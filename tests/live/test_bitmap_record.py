@@ -1,0 +1,519 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings of what sends carry: recorder, kernel and the lab's device agree on each byte and page."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tracing import (
+    MIB_PAGES,
+    PAGE_BYTES,
+    Json,
+    Recorder,
+    assert_no_trace,
+    assert_sums,
+    assert_whole,
+    balloontrace,
+    change,
+    loss,
+    migrate_pages,
+    move,
+    outcomes,
+    report,
+    start_recording,
+    traces,
+)
+
+import lab
+from balloontrace.collector import PAYLOAD_RING_BYTES
+from balloontrace.layout import PAYLOAD_BYTES, RING_HEADER_BYTES, parse_payload_layout
+from balloontrace.recording import read_recording
+from balloontrace.wire import Payload, decode_payloads
+from lab.aging import fragmented
+from lab.driver import load_patched, unload
+
+WHOLE_MIB = 7168
+WHOLE_PAGES = WHOLE_MIB * MIB_PAGES
+SMALL_MIB = 2048
+# Prime, so that counts that come out right are not right by accident.
+FIRST_MIB, SECOND_MIB, MIGRATED_MIB = 509, 1123, 11
+COUNTERS = ("balloon_inflate", "balloon_deflate")
+QUEUES = ("inflate", "deflate")
+HEADER_BYTES = {"response data": 8, "PFN array": 0}
+CAPTURE = ("--capture", "payload")
+
+
+# ---- what others say of the time of a recording ----
+
+
+def difference(before: Json, after: Json) -> Json:
+    return {name: after[name] - before[name] for name in after}
+
+
+class Witness:
+    """What kernel and device have counted since this was made."""
+
+    def __init__(self, guest: lab.Guest) -> None:
+        self._guest = guest
+        self._vmstat = guest.vmstat()
+        self._status = guest.backend.status()
+        self._known = len(guest.backend.buffers())
+
+    def vmstat(self) -> list[int]:
+        """Pages inflated and deflated, as the kernel counts them."""
+        return change(self._vmstat, self._guest.vmstat(), COUNTERS)
+
+    def migrated(self) -> int:
+        return change(self._vmstat, self._guest.vmstat(), ["balloon_migrate"])[0]
+
+    def totals(self) -> Json:
+        """The device's counts, by queue."""
+        now = self._guest.backend.status()
+        return {queue: difference(self._status[queue], now[queue]) for queue in QUEUES}
+
+    def buffers(self) -> list[Json]:
+        """The device's log of each buffer, with its bytes as `raw`."""
+        device = self._guest.backend
+        both = zip(device.buffers()[self._known :], device.payloads()[self._known :], strict=True)
+        return [{**event, "raw": raw} for event, raw in both]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A recording's report and payloads, and what the witnesses say."""
+
+    path: Path
+    found: Json
+    captured: tuple[Payload, ...]
+    vmstat: list[int]
+    totals: Json
+    buffers: list[Json]
+
+    def operation_buffers(self, operation: Json) -> list[Json]:
+        """The device's log of an operation's sends; of each captured payload there must be a buffer."""
+        pairs = zip(self.captured, self.buffers, strict=True)
+        logged = {payload.start_ns: buffer for payload, buffer in pairs}
+        return [logged[start_ns] for start_ns in operation["payload_sends"]["start_ns"]]
+
+
+def tell(path: Path, witness: Witness) -> Told:
+    return Told(path, report(path), captured_in(path), witness.vmstat(), witness.totals(), witness.buffers())
+
+
+def captured_in(path: Path) -> tuple[Payload, ...]:
+    recording = read_recording(path)
+    return decode_payloads(
+        recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
+    ).found
+
+
+def assert_device_agrees(told: Told) -> None:
+    """Each send is a buffer of the device: the same bytes, and both decoded them to the same."""
+    assert len(told.captured) == len(told.buffers)
+    for operation in told.found["operations"]:
+        sends, payload = operation["payload_sends"], operation["payload"]
+        header_bytes = HEADER_BYTES[payload["encoding"]]
+        logged = told.operation_buffers(operation)
+        calls = {"inflate": "discards", "deflate": "willneeds"}[operation["kind"]]
+        assert {buffer["queue"] for buffer in logged} == {operation["kind"]}
+        assert len(logged) == operation["sends"] == payload["sends"] == payload["payloads_whole"]
+        assert sends["bytes_sent"] == [buffer["bytes"] - header_bytes for buffer in logged]
+        assert sends["pages"] == [buffer["pages"] for buffer in logged]
+        if payload["encoding"] == "response data":
+            # Of records the device makes a call for each run, of page numbers one for each page.
+            for column, count in (
+                ("records", "records"),
+                ("bitmap_words", "words"),
+                ("plain_runs", "plain_runs"),
+                ("runs_named", calls),
+            ):
+                assert sends[column] == [buffer[count] for buffer in logged]
+        assert payload["pages_named"] == sum(buffer["pages"] for buffer in logged)
+        assert payload["bytes_sent"] + payload["header_bytes"] == sum(buffer["bytes"] for buffer in logged)
+    for payload_, buffer in zip(told.captured, told.buffers, strict=True):
+        assert payload_.data == buffer["raw"][len(buffer["raw"]) - payload_.total_bytes :]
+        assert len(buffer["raw"]) - payload_.total_bytes == (8 if buffer["mode"] == "bitmap" else 0)
+
+
+def check(found: Json, name: str) -> Json:
+    (row,) = [each for each in found["checks"] if each["name"] == name]
+    return dict(row)
+
+
+def named(found: Json) -> list[Json]:
+    """The checks of what payloads name: inflate, deflate."""
+    return [check(found, f"{name}, as payloads name") for name in COUNTERS]
+
+
+# ---- the same work by both drivers: 7 of 8 GiB ----
+
+
+@dataclass(frozen=True)
+class Overflown:
+    """A recorder that was stopped while it should have drained, and what it said at the end."""
+
+    path: Path
+    stderr: str
+
+
+def seven_of_eight(guest: lab.Guest, recorder: Recorder, folder: Path) -> Told:
+    witness = Witness(guest)
+    move(guest, 8192 - WHOLE_MIB, timeout_s=300)
+    move(guest, 8192, timeout_s=300)
+    recorder.end()
+    return tell(recorder.pull(folder), witness)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Overflown]:
+    """7 GiB in and out with the stock driver; of two recorders one sleeps through it."""
+    folder = tmp_path_factory.mktemp("stock")
+    with lab.solo(memory_mib=8192, device="backend", dump=True) as guest:
+        awake = start_recording(guest, "/root/stock.bt", *CAPTURE)
+        stopped = start_recording(guest, "/root/overflown.bt", *CAPTURE, "--buffer-kib", "8192")
+        awake.wait_attached()
+        stopped.wait_attached().process.signal(signal.SIGSTOP)
+        told = seven_of_eight(guest, awake, folder)
+        stopped.process.signal(signal.SIGCONT)
+        overflown = Overflown(path=folder / "overflown.bt", stderr=stopped.end().stderr)
+        stopped.pull(folder)
+        assert_no_trace(guest)
+    return told, overflown
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    with lab.solo(memory_mib=8192, device="backend", page_bitmap=True, dump=True) as guest:
+        load_patched(guest)
+        recorder = start_recording(guest, "/root/patched.bt", *CAPTURE).wait_attached()
+        told = seven_of_eight(guest, recorder, tmp_path_factory.mktemp("patched"))
+        assert_no_trace(guest)
+    return told
+
+
+def assert_seven_gibibytes(told: Told, sends: int) -> None:
+    """Every page once, by every count there is."""
+    found = told.found
+    assert_whole(found)
+    assert_sums(found)
+    assert_device_agrees(told)
+    assert outcomes(found) == [("inflate", "reached", WHOLE_PAGES), ("deflate", "reached", WHOLE_PAGES)]
+    assert told.vmstat == [WHOLE_PAGES] * 2
+    assert [(row["spans"], row["independent"], row["agrees"]) for row in named(found)] == [
+        (WHOLE_PAGES, WHOLE_PAGES, True)
+    ] * 2
+    for operation in found["operations"]:
+        payload, device = operation["payload"], told.totals[operation["kind"]]
+        assert (payload["pages_named"], payload["distinct"]["pages"]) == (WHOLE_PAGES, WHOLE_PAGES)
+        assert (device["pages"], device["already"]) == (WHOLE_PAGES, 0)
+        assert operation["sends"] == device["buffers"] == sends
+        assert payload["bytes_sent"] + payload["header_bytes"] == device["bytes"]
+    assert told.totals["inflate"]["discarded_bytes"] == WHOLE_PAGES * PAGE_BYTES
+
+
+def test_the_stock_driver_names_each_page_by_number(stock: tuple[Told, Overflown]) -> None:
+    told, _ = stock
+    assert_seven_gibibytes(told, sends=WHOLE_MIB)
+    for operation in told.found["operations"]:
+        assert operation["bitmap"] is None
+        assert operation["payload"]["bytes_sent"] == 4 * WHOLE_PAGES
+        assert operation["payload"]["bytes_per_page"] == 4
+    assert told.totals["inflate"]["discards"] == WHOLE_PAGES
+
+
+def test_the_patched_driver_names_them_in_one_send(patched: Told) -> None:
+    assert_seven_gibibytes(patched, sends=1)
+    for operation, calls in zip(patched.found["operations"], ("discards", "willneeds"), strict=True):
+        bitmap, payload = operation["bitmap"], operation["payload"]
+        assert (bitmap["windows"], bitmap["passes"], bitmap["mid_window_sends"]) == (1, 1, 0)
+        assert bitmap["bytes_sent"] == payload["bytes_sent"]
+        assert payload["runs_named"] == patched.totals[operation["kind"]][calls]
+        # Runs that touch are more than one call: the device merges none.
+        assert payload["distinct"]["runs"] <= payload["runs_named"] < WHOLE_MIB
+        assert payload["bytes_per_page"] < 0.01
+
+
+def test_pieces_without_room_are_counted_and_nothing_is_made_up(stock: tuple[Told, Overflown]) -> None:
+    told, overflown = stock
+    found = report(overflown.path)
+    # One send is one piece, and the ring takes so many; it is drained for the first time at the end.
+    kept = PAYLOAD_RING_BYTES // (RING_HEADER_BYTES + PAYLOAD_BYTES)
+    sends = 2 * WHOLE_MIB
+    row = loss(found, "payload")
+    assert (row["entries"], row["lost"]) == (sends, sends - kept)
+    assert WHOLE_MIB < kept < sends
+    shown = f"{sends - kept:,}".replace(",", " ")
+    assert f"{shown} pieces of payloads were lost: what they named is not known" in found["warnings"]
+    # Spans have a ring of their own: every time and count is there.
+    assert (found["complete"], found["events_lost"], found["spans_missing"]) == (True, 0, 0)
+    assert found["spans"] == told.found["spans"]
+    assert outcomes(found) == outcomes(told.found)
+    assert_sums(found)
+    inflate, deflate = (operation["payload"] for operation in found["operations"])
+    assert inflate == told.found["operations"][0]["payload"]
+    assert (deflate["sends"], deflate["payloads_whole"]) == (WHOLE_MIB, kept - WHOLE_MIB)
+    assert (deflate["payloads_missing"], deflate["payloads_cut"], deflate["payloads_invalid"]) == (
+        sends - kept, 0, 0,
+    )  # fmt: skip
+    # How long they were is known from the spans, what they named is not.
+    assert (deflate["bytes_sent"], deflate["bytes_per_page"]) == (4 * WHOLE_PAGES, None)
+    assert deflate["pages_named"] == (kept - WHOLE_MIB) * MIB_PAGES
+    states = found["operations"][1]["payload_sends"]["state"]
+    assert states == ["whole"] * (kept - WHOLE_MIB) + ["missing"] * (sends - kept)
+    assert [each["agrees"] for each in named(found)] == [True, None]
+    assert [each["agrees"] for each in found["checks"]].count(False) == 0
+    text = balloontrace("report", overflown.path)
+    assert "INCOMPLETE" in text.stdout
+    assert f"{shown} missing" in text.stdout
+    assert "pieces of payloads were lost" in text.stderr
+    assert " 0 lost" in overflown.stderr or f" {sends - kept} lost" in overflown.stderr
+
+
+# ---- the patched driver: in steps, in a fragmented guest, during compaction, killed ----
+
+
+@dataclass(frozen=True)
+class Story:
+    """One series of operations; `steps` is what the device counted in each, by queue."""
+
+    told: Told
+    steps: list[Json]
+    migrated: int
+    killed: Path
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[lab.Guest]:
+    with lab.solo(memory_mib=SMALL_MIB, device="backend", page_bitmap=True, dump=True) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def story(small: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Seven operations, compaction between two of them; a second recorder is killed after the first two."""
+    folder = tmp_path_factory.mktemp("story")
+    load_patched(small)
+    whole = start_recording(small, "/root/whole.bt", *CAPTURE)
+    killed = start_recording(small, "/root/killed.bt", *CAPTURE)
+    for recorder in (whole, killed):
+        recorder.wait_attached()
+    witness, steps = Witness(small), []
+
+    def step(mib: int) -> None:
+        before = witness.totals()
+        move(small, SMALL_MIB - mib)
+        after = witness.totals()
+        steps.append({queue: difference(before[queue], after[queue]) for queue in QUEUES})
+
+    step(FIRST_MIB)
+    step(SECOND_MIB)
+    small.wait_until(
+        lambda: len(captured_in(killed.pull(folder))) == len(witness.buffers()),
+        60,
+        what="two inflates in the recording that is to be killed",
+        every_s=0.5,
+    )
+    killed.process.signal(signal.SIGKILL)
+    assert killed.wait().status == -signal.SIGKILL
+    step(0)
+    with fragmented(small, mib=1500):
+        step(FIRST_MIB)
+    # So few that the ring has room for the payloads of them all, were it never drained.
+    step(MIGRATED_MIB)
+    migrate_pages(small)
+    step(SECOND_MIB)
+    step(0)
+    migrated = witness.migrated()
+    whole.end()
+    assert_no_trace(small)
+    return Story(tell(whole.pull(folder), witness), steps, migrated, killed.pull(folder))
+
+
+TARGETS_MIB = (FIRST_MIB, SECOND_MIB, 0, FIRST_MIB, MIGRATED_MIB, SECOND_MIB, 0)
+
+
+def test_every_send_is_a_buffer_and_every_byte_the_same(story: Story) -> None:
+    assert_whole(story.told.found)
+    assert_sums(story.told.found)
+    assert_device_agrees(story.told)
+    before = (0, *TARGETS_MIB[:-1])
+    steps = [after - earlier for earlier, after in zip(before, TARGETS_MIB, strict=True)]
+    assert outcomes(story.told.found) == [
+        ("inflate" if mib > 0 else "deflate", "reached", abs(mib) * MIB_PAGES) for mib in steps
+    ]
+    inflated = sum(mib for mib in steps if mib > 0) * MIB_PAGES
+    deflated = -sum(mib for mib in steps if mib < 0) * MIB_PAGES
+    assert story.told.vmstat == [inflated, deflated]
+    assert [each["spans"] for each in named(story.told.found)] == story.told.vmstat
+
+
+def test_what_is_sent_twice_is_what_the_device_had(story: Story) -> None:
+    repeated = []
+    for operation, step in zip(story.told.found["operations"], story.steps, strict=True):
+        payload = operation["payload"]
+        device = step[operation["kind"]]
+        again = payload["pages_named"] - operation["pages"]
+        assert payload["pages_named"] == device["pages"]
+        if operation["kind"] == "inflate":
+            assert payload["pages_in_balloon_before"] + payload["pages_repeated"] == again
+            assert device["already"] == again
+            assert device["discarded_bytes"] == payload["pages_named"] * PAGE_BYTES
+            repeated.append(again)
+        else:
+            # What is given back is all the host had, each page once.
+            assert (again, payload["pages_repeated"], device["already"]) == (0, 0, 0)
+            assert payload["pages_in_balloon_before"] == payload["pages_named"]
+    # The first into an empty balloon, the second on top of it; then the same after compaction.
+    assert repeated[0] == repeated[2] == 0
+    assert repeated[1] > 0
+    assert repeated[3] > 0
+
+
+def test_a_fragmented_guest_needs_sends_in_mid_window(story: Story) -> None:
+    operation = story.told.found["operations"][3]
+    bitmap = operation["bitmap"]
+    assert (bitmap["windows"], bitmap["bitmaps"]) == (1, 2)
+    assert bitmap["mid_window_sends"] == operation["sends"] - 1 > 0
+    said = f"{bitmap['mid_window_sends']} sends in the middle of a window: the patch as posted in 2016 frees"
+    assert any(sentence.startswith(said) for sentence in operation["verdict"])
+    assert operation["payload"]["of_records"]["bits_set_share"] < 1
+    fresh = story.told.found["operations"][0]
+    assert (fresh["sends"], fresh["bitmap"]["mid_window_sends"]) == (1, 0)
+
+
+def test_compaction_is_two_sends_of_one_page_and_the_contents_are_followed(story: Story) -> None:
+    found = story.told.found
+    assert story.migrated > 0
+    outside = {each["what"]: each["calls"] for each in found["outside"]}
+    assert outside["send of virtballoon_migratepage"] == 2 * story.migrated
+    assert outside["virtballoon_migratepage (page compaction)"] >= story.migrated
+    assert check(found, "balloon_migrate")["spans"] == story.migrated
+    of_operations = sum(operation["sends"] for operation in found["operations"])
+    assert len(story.told.buffers) - of_operations == 2 * story.migrated
+
+
+def test_a_killed_recorder_leaves_what_it_had(story: Story) -> None:
+    found = report(story.killed)
+    assert found["complete"] is False
+    assert any("no end record" in warning for warning in found["warnings"])
+    whole = story.told.found["operations"][:2]
+    assert [each["payload"] for each in found["operations"]] == [each["payload"] for each in whole]
+    assert outcomes(found) == outcomes({"operations": whole})
+    # Without an end there is nothing to hold the counts against.
+    assert [each["agrees"] for each in named(found)] == [None, None]
+
+
+# ---- the patched driver without type information ----
+
+
+@dataclass(frozen=True)
+class Untyped:
+    """Two inflates and an unload by a recorder that was told the driver's layout, and by one that was not."""
+
+    told: Told
+    blind: Json
+    stderr: dict[str, str]
+    refused: dict[str, lab.Completed]
+
+
+WRONG_LAYOUTS = {
+    "virtio_balloon.rsp_data=8": "no offset of virtio_balloon.rsp_data is wanted, but of: ",
+    "virtio_balloon.pfns=many": "virtio_balloon.pfns takes a number of bytes, such as 316 or 0x13c, not ",
+    "virtio_balloon.pfns=-4": "no structure has a member at byte -4 (virtio_balloon.pfns)",
+}
+
+
+@pytest.fixture(scope="module")
+def untyped(small: lab.Guest, story: Story, tmp_path_factory: pytest.TempPathFactory) -> Untyped:
+    folder = tmp_path_factory.mktemp("untyped")
+    load_patched(small, btf=False)
+    # The compiler's output is the same with type information and without.
+    known = read_recording(story.told.path).metadata["layout"]
+    assert isinstance(known, dict)
+    offsets = {name: at for name, at in known["offsets_bytes"].items() if name.startswith("virtio_balloon.")}
+    layout = ",".join(f"{name}={at}" for name, at in offsets.items())
+    recorders = {
+        "blind": start_recording(small, "/root/blind.bt", *CAPTURE),
+        "told": start_recording(small, "/root/told.bt", *CAPTURE, "--layout", layout),
+    }
+    refused = {
+        wrong: small.run(["balloontrace", "record", "-o", "/root/never.bt", "--layout", wrong], timeout_s=120)
+        for wrong in WRONG_LAYOUTS
+    }
+    for recorder in recorders.values():
+        recorder.wait_attached()
+    witness = Witness(small)
+    for mib in (FIRST_MIB, SECOND_MIB):
+        move(small, SMALL_MIB - mib)
+    unload(small)
+    stderr = {name: recorder.wait().stderr for name, recorder in recorders.items()}
+    paths = {name: recorder.pull(folder) for name, recorder in recorders.items()}
+    assert_no_trace(small)
+    return Untyped(tell(paths["told"], witness), report(paths["blind"]), stderr, refused)
+
+
+def assert_unloaded(found: Json) -> None:
+    """Two inflates, then the end of the driver: no operation, and not an orderly end of a recording."""
+    assert (found["complete"], found["ended"]) == (False, "driver unloaded or unbound")
+    assert_sums(found)
+    assert found["events_lost"] == 0
+    reached = [(each["kind"], each["outcome"], each["actual_after_pages"]) for each in found["operations"]]
+    assert reached == [("inflate", "reached", mib * MIB_PAGES) for mib in (FIRST_MIB, SECOND_MIB)]
+    assert [each["sends"] for each in found["operations"]] == [1, 1]
+    # It empties the balloon with one call, after sysfs has forgotten it: the recorder waits for that.
+    outside = {each["what"]: each["calls"] for each in found["outside"]}
+    assert outside["leak_balloon of a driver being removed or frozen"] == 1
+    assert all(row["returns"] in (None, row["entries"]) for row in found["losses"])
+
+
+def test_without_type_information_the_report_says_what_is_missing(untyped: Untyped) -> None:
+    found = untyped.blind
+    assert_unloaded(found)
+    assert [each["payload"] for each in found["operations"]] == [None] * 2
+    assert any(sentence.startswith("pages of a send: ") for sentence in found["not_measured"])
+    said = "what sends named: the driver has no type information; record --layout tells where it lies"
+    assert said in found["not_measured"]
+    assert {each["name"]: each["agrees"] for each in found["checks"]} == {
+        "balloon_inflate": None, "balloon_deflate": None, "balloon_migrate": True,
+    }  # fmt: skip
+    unknown = ", ".join(f"virtio_balloon.{name}" for name in ("num_pfns", "pfns", "resp_data", "resp_pos"))
+    warning = f"payloads are not captured without the offsets of {unknown}: --layout"
+    assert warning in untyped.stderr["blind"]
+    # What was told is known: nothing is said to be missing.
+    assert "payloads are not captured" not in untyped.stderr["told"]
+    assert "not measured" not in untyped.stderr["told"]
+
+
+def test_offsets_from_the_command_line_do_as_well(untyped: Untyped) -> None:
+    """Also for what a driver sends that is unloaded: it gives everything back."""
+    told, pages = untyped.told, SECOND_MIB * MIB_PAGES
+    assert_unloaded(told.found)
+    assert_device_agrees(told)
+    steps = (FIRST_MIB * MIB_PAGES, (SECOND_MIB - FIRST_MIB) * MIB_PAGES)
+    assert outcomes(told.found) == [("inflate", "reached", step) for step in steps]
+    again = [each["payload"]["pages_named"] - each["pages"] for each in told.found["operations"]]
+    assert again == [0, told.totals["inflate"]["already"]]
+    assert told.vmstat == [pages, pages]
+    assert told.totals["deflate"]["pages"] == pages
+    assert [(each["spans"], each["independent"]) for each in named(told.found)] == [(pages, pages)] * 2
+    assert [each for each in told.found["checks"] if each["agrees"] is not True] == []
+
+
+@pytest.mark.parametrize("wrong", WRONG_LAYOUTS)
+def test_offsets_that_make_no_sense(untyped: Untyped, wrong: str) -> None:
+    done = untyped.refused[wrong]
+    assert done.status == 2, done.describe()
+    (line,) = done.stderr.splitlines()
+    assert WRONG_LAYOUTS[wrong] in line
+
+
+def test_nothing_is_left_behind(untyped: Untyped, small: lab.Guest) -> None:
+    assert traces(small) == "", untyped
+    assert small.run(["ls", "/root/never.bt"]).status != 0
+    status = small.backend.status()
+    assert (status["actual_pages"], status["ballooned_pages"]) == (0, 0)
+    assert [status[queue][count] for queue in QUEUES for count in ("refused", "errors")] == [0] * 4

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nested, QEMU's balloon: driver, QEMU and the host's own kernel count the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pairs import (
+    COUNTERS,
+    DONTNEED,
+    FULL_MIB,
+    MOVE_S,
+    MOVED_MIB,
+    MOVED_PAGES,
+    assert_rss_followed,
+    booted,
+    counted_madvise,
+    touch_memory,
+)
+from tracing import MIB_PAGES, assert_whole, change, move, outcomes, report, shell
+
+import lab
+from lab.scenario import record_moves
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[lab.Nested]:
+    with booted() as both:
+        yield both
+
+
+def test_commands_run_in_either_and_kvm_is_used(pair: lab.Nested) -> None:
+    host, guest = pair.host, pair.guest
+    for side, processor in ((host, "QEMU"), (guest, "QEMU")):
+        done = side.run(shell("cat; grep -m1 'model name' /proc/cpuinfo >&2; exit 3"), stdin=b"\0in\n")
+        assert (done.status, done.stdout_bytes) == (3, b"\0in\n")
+        assert processor in done.stderr
+    assert guest.qmp("query-kvm")["enabled"] is True
+    assert "Hypervisor detected: KVM" in guest.run(["dmesg"], check=True).stdout
+    opened = host.run(shell(f"ls -l /proc/{pair.vmm_pid}/fd"), check=True).stdout
+    assert "anon_inode:kvm-vm" in opened
+
+
+def test_files_go_in_and_out_of_either(pair: lab.Nested, tmp_path: Path) -> None:
+    sent = tmp_path / "sent.bin"
+    for side in (pair.host, pair.guest):
+        sent.write_bytes(side.name.encode() + bytes(range(256)) * 1009)
+        inside = side.push(sent)
+        side.run(["cp", inside, "/root/kept.bin"], check=True)
+        assert side.pull("/root/kept.bin") == sent.read_bytes()
+
+
+def test_qemus_balloon_counted_from_four_sides(pair: lab.Nested) -> None:
+    host, guest = pair.host, pair.guest
+    touch_memory(guest)
+    before, before_bytes = guest.vmstat(), pair.guest_rss_bytes()
+    with counted_madvise(host) as calls:
+        move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
+    assert change(before, guest.vmstat(), COUNTERS) == [MOVED_PAGES, 0]
+    assert guest.qmp("query-balloon")["actual"] == FULL_MIB - MOVED_MIB << 20
+    assert calls[pair.vmm_pid, DONTNEED] == MOVED_PAGES
+    assert_rss_followed(before_bytes, pair.guest_rss_bytes())
+    move(guest, FULL_MIB, MOVE_S)
+    assert change(before, guest.vmstat(), COUNTERS) == [MOVED_PAGES, MOVED_PAGES]
+
+
+def test_recorded_in_the_guest_and_brought_out(pair: lab.Nested) -> None:
+    found = report(record_moves(pair.guest, "nested.bt", (FULL_MIB - 61, FULL_MIB)))
+    assert_whole(found)
+    assert outcomes(found) == [("inflate", "reached", 61 * MIB_PAGES), ("deflate", "reached", 61 * MIB_PAGES)]
+
+
+def test_a_guest_that_powers_off_leaves_its_host(pair: lab.Nested) -> None:
+    with pytest.raises(lab.VMLost, match="QEMU ended with status 0"):
+        pair.guest.run(shell("echo o > /proc/sysrq-trigger; sleep 1000"), timeout_s=600)
+    assert pair.host.run(["cat", f"/proc/{pair.qemu_pid}/comm"]).status != 0
+    assert pair.host.run(["echo", "alive"], check=True).stdout == "alive\n"

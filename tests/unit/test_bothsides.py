@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Both sides together: four stages that add up, and nothing wrong reported as right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import synthetic
+from synthetic import Flow, PatchedFlow
+from synthetichost import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
+from test_operations import assert_adds_up, stage
+
+from balloontrace.analysis import analyse
+from balloontrace.errors import RecordingError
+from balloontrace.events import BatchFlag, Queue
+from balloontrace.recording import Recording
+from balloontrace.render.csv import render_csv
+from balloontrace.render.json import render_json
+from balloontrace.render.table import render_table
+from balloontrace.results import Report
+
+MIB_PAGES = 256
+TIMES = HostTimes()
+
+
+def flow_of(mib: int = 100) -> Flow:
+    """An inflate and a deflate, with sends long enough for what the host does."""
+    flow = Flow(times=synthetic.Times(send=1_500_000))
+    flow.resize(mib * MIB_PAGES)
+    flow.now += 3_000_000_000
+    flow.resize(0)
+    return flow
+
+
+def guest_recording(flow: Flow) -> Recording:
+    ended_ns = flow.now + 2_000_000_000
+    recording = synthetic.recording(flow)
+    assert recording.end is not None
+    end = {**recording.end, "ended": {"monotonic_ns": ended_ns}}
+    return replace(recording, end=end)
+
+
+def report_of(flow: Flow, found: list[Batch], **changes: object) -> Report:
+    return analyse(guest_recording(flow), host_recording(found, **changes))  # type: ignore[arg-type]
+
+
+def test_four_stages_add_up_and_are_what_they_were() -> None:
+    flow = flow_of()
+    report = report_of(flow, batches(flow))
+    assert_adds_up(report)
+    for operation, expected in zip(report.operations, flow.expected, strict=True):
+        rows = operation.stages
+        assert [row.stage for row in rows if row.part_of is None] == ["a", "b", "c", "d", "other"]
+        calls_ns = TIMES.call * expected.pages
+        assert stage(rows, "a").total_ns == expected.a_ns
+        assert stage(rows, "d").total_ns == calls_ns
+        assert stage(rows, "c").total_ns == TIMES.translate * expected.sends
+        assert stage(rows, "b").total_ns == expected.bcd_ns - calls_ns - TIMES.translate * expected.sends
+        assert stage(rows, "c").where == "host user space"
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == 200
+    assert abs(report.host.pairing.clock_offset_ns - OFFSET_NS) <= report.host.pairing.clock_error_ns
+
+
+def test_the_two_ways_add_up_to_b() -> None:
+    flow = flow_of()
+    for operation in report_of(flow, batches(flow)).operations:
+        ways = [stage(operation.stages, name).total_ns for name in ("b.to_host", "b.back")]
+        assert None not in ways
+        assert sum(way or 0 for way in ways) == stage(operation.stages, "b").total_ns
+
+
+def test_clocks_not_known_well_leave_the_ways_empty() -> None:
+    flow = flow_of()
+    # Where each send takes as long on its way, that may be all on the way to the host, or all on the way
+    # back.
+    report = report_of(flow, batches(flow, HostTimes(spread=0)))
+    for operation in report.operations:
+        assert stage(operation.stages, "b.to_host").total_ns is None
+        assert stage(operation.stages, "b").total_ns is not None
+    assert any("clocks are known to" in sentence for sentence in report.not_measured)
+
+
+def test_the_patched_driver_has_its_build_in_b() -> None:
+    flow = PatchedFlow(sends_of_windows=(40, 40), times=synthetic.Times(send=1_500_000))
+    flow.resize(1 << 18)
+    found = [replace(batch, pages=1000) for batch in batches(flow)]
+    report = report_of(flow, found)
+    assert_adds_up(report)
+    rows = report.operations[0].stages
+    assert stage(rows, "b.build").part_of == "b"
+    assert stage(rows, "b.build").total_ns == flow.expected[0].build_ns
+
+
+def test_a_host_recording_begun_late_splits_what_it_saw() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    late = found[150:]
+    report = report_of(flow, late, started_ns=late[0].kick_ns - 1000)
+    first, second = report.operations
+    assert [row.stage for row in first.stages if row.part_of is None] == ["a", "b+c+d", "other"]
+    assert [row.stage for row in second.stages if row.part_of is None] == ["a", "b+c+d", "other"]
+    assert "b, c and d apart of operation 1, 2" in " ".join(report.not_measured)
+    whole = found[100:]
+    first, second = report_of(flow, whole, started_ns=whole[0].kick_ns - 1000).operations
+    assert [row.stage for row in second.stages if row.part_of is None] == ["a", "b", "c", "d", "other"]
+    assert_adds_up(report)
+
+
+def test_a_batch_without_delimiters_is_not_split() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    raw = b"".join(
+        pack_batch(
+            batch, flags=BatchFlag.KICK_SEEN if index == 7 else BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN
+        )
+        for index, batch in enumerate(found)
+    )
+    first, second = report_of(flow, found, raw=raw).operations
+    assert [row.stage for row in first.stages if row.part_of is None] == ["a", "b+c+d", "other"]
+    assert stage(second.stages, "d").total_ns is not None
+
+
+def test_what_a_vmm_discards_for_itself_is_left_out() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    own = [Batch(batch.kick_ns + 5, batch.done_ns + 5, 10, 1, Queue.INFLATE) for batch in found[:20:7]]
+    raw = b"".join(map(pack_batch, found)) + b"".join(pack_batch(batch, tid=9) for batch in own)
+    report = report_of(flow, found, raw=raw)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == 200
+    assert any("other threads" in note for note in report.host.pairing.notes)
+
+
+def test_the_host_that_does_nothing_on_deflate() -> None:
+    flow = flow_of()
+    found = [batch for batch in batches(flow) if batch.queue == Queue.INFLATE]
+    report = report_of(flow, found, ended_ns=batches(flow)[-1].done_ns + 1_000_000_000)
+    inflate, deflate = report.operations
+    assert stage(inflate.stages, "d").total_ns is not None
+    assert [row.stage for row in deflate.stages if row.part_of is None] == ["a", "b+c+d", "other"]
+    assert any("deflate queue" in note for note in report.host.pairing.notes)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found[:50] + found[51:],
+        lambda found: [replace(batch, pages=batch.pages + 1) for batch in found],
+        lambda _: batches(other_flow()),
+        lambda _: [],
+    ],
+    ids=["a lost batch", "other pages", "another guest", "nothing"],
+)
+def test_what_does_not_belong_together_is_refused(spoil: object) -> None:
+    flow = flow_of()
+    with pytest.raises(RecordingError):
+        report_of(flow, spoil(batches(flow)))  # type: ignore[operator]
+
+
+def other_flow() -> Flow:
+    flow = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
+    flow.resize(100 * MIB_PAGES)
+    flow.now += 2_000_000_000
+    flow.resize(0)
+    return flow
+
+
+def test_two_of_one_side_are_refused() -> None:
+    flow = flow_of(1)
+    with pytest.raises(RecordingError, match="both recordings are of a guest"):
+        analyse(guest_recording(flow), guest_recording(flow))
+    host = host_recording(batches(flow))
+    with pytest.raises(RecordingError, match="both recordings are of a host"):
+        analyse(host, host)
+
+
+def test_the_order_of_the_sides_does_not_matter() -> None:
+    flow = flow_of()
+    guest, host = guest_recording(flow), host_recording(batches(flow))
+    assert analyse(guest, host) == analyse(host, guest)
+
+
+def test_the_host_alone() -> None:
+    flow = flow_of()
+    report = analyse(host_recording(batches(flow)))
+    text = render_table(report)
+    assert "200 buffers served" in text
+    assert "No operation" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert report.host is not None
+    assert {calls.call: calls.calls for calls in report.host.calls} == {
+        "madvise_dontneed": 25600,
+        "madvise_willneed": 25600,
+    }
+    assert json.loads(render_json(report))["host"]["batches"] == 200
+    assert render_csv(report).startswith("level,")
+
+
+def test_both_in_every_format() -> None:
+    flow = flow_of()
+    report = report_of(flow, batches(flow))
+    text = render_table(report)
+    assert "200 pairs of 200 sends" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "host kernel" in render_csv(report)
