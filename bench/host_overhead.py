@@ -30,9 +30,10 @@ from bcc import BPF
 kind = sys.argv[1]
 name = "__x64_sys_madvise"
 if kind == "fentry":
-    BPF(text='''
-KFUNC_PROBE(vmlinux, __x64_sys_madvise, const struct pt_regs *regs) { return 0; }
-KRETFUNC_PROBE(vmlinux, __x64_sys_madvise, const struct pt_regs *regs, long result) { return 0; }
+    program = BPF(text='''
+#include <uapi/linux/ptrace.h>
+KFUNC_PROBE(__x64_sys_madvise, const struct pt_regs *regs) { return 0; }
+KRETFUNC_PROBE(__x64_sys_madvise, const struct pt_regs *regs, long result) { return 0; }
 ''')
 else:
     program = BPF(text="int enter(void *ctx) { return 0; } int leave(void *ctx) { return 0; }")
