@@ -369,8 +369,8 @@ def test_what_is_sent_twice_is_what_the_device_had(story: Story) -> None:
             assert payload["pages_in_balloon_before"] == payload["pages_named"]
     # The first into an empty balloon, the second on top of it; then the same after compaction.
     assert repeated[0] == repeated[2] == 0
-    assert repeated[1] > 0
-    assert repeated[3] > 0
+    # Pages below the lowest new one are not named again, so of one alone there may be none.
+    assert repeated[1] + repeated[3] > 0
 
 
 def test_a_fragmented_guest_needs_sends_in_mid_window(story: Story) -> None:
