@@ -127,6 +127,12 @@ def test_examples_have_their_reports(text: Path, folder: Path) -> None:
     assert balloontrace_in(folder / "examples", f"balloontrace report {' '.join(names)}") == text.read_text()
 
 
+def test_the_page_shows_what_the_fragmented_example_names() -> None:
+    text = (ROOT / "examples" / "bitmap-fragmented.txt").read_text()
+    named = text[text.index("What operation 1 named") : text.index("\npages, counted twice")].strip()
+    assert named in (ROOT / "README.md").read_text()
+
+
 def test_every_example_has_a_report() -> None:
     for recording in (ROOT / "examples").glob("*.bt"):
         stem = recording.stem.removesuffix("-guest").removesuffix("-host")
