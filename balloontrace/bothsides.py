@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 
 from balloontrace.errors import RecordingError
 from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Queue, SpanFlag
-from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Matching, Window, match
+from balloontrace.matching import (
+    UNKNOWN_PAGES,
+    UNKNOWN_QUEUE,
+    Calls,
+    Clock,
+    Matching,
+    Window,
+    match,
+)
 from balloontrace.operations import Operations
 from balloontrace.results import Header, Pairing
 from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.units import format_count
-from balloontrace.wire import Batches, Spans
+from balloontrace.wire import Batches, Column, Spans
 
 # The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
 _KNOWN_WELL = 0.25
@@ -51,20 +59,38 @@ def join(
     batch = served[delimited]
     served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
     calls_ns = served_ns.copy()
-    kick_ns, done_ns = batches.int64("kick_ns")[batch], batches.int64("done_ns")[batch]
-    served_ns[span] = done_ns - kick_ns
-    calls_ns[span] = batches.int64("calls_ns")[batch]
+    kick_ns = batches.int64("kick_ns")[batch]
+    served_ns[span] = np.minimum(
+        _done_ns(spans, span, batches, batch, matching.clock) - kick_ns, spans.int64("duration_ns")[span]
+    )
+    calls_ns[span] = np.minimum(batches.int64("calls_ns")[batch], served_ns[span])
     transport_ns = spans.int64("duration_ns")[span] - served_ns[span]
     known = len(span) > 0 and matching.clock.error_ns <= _KNOWN_WELL * float(transport_ns.mean())
     to_host_ns = back_ns = None
     if known:
         to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
-        start_ns = spans.int64("start_ns")[span]
-        # The difference of whole clocks first: no float has room for both at once.
-        to_host_ns[span] = kick_ns - start_ns - np.round(matching.clock.to_host_ns(start_ns)).astype(np.int64)
+        to_host_ns[span] = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
         back_ns[span] = transport_ns - to_host_ns[span]
     times = HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
     return BothSides(times, _pairing(guest, batches, matching, len(threads), split=known, served=len(span)))
+
+
+def _done_ns(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> Column:
+    """When each buffer was given back: the interrupt for it, or before that the return of the guest's send.
+
+    The device marks a buffer used first and interrupts then; a guest that happens to look sees it at once.
+    """
+    returned_ns = _in_host_clock(spans.end_ns[span], clock)
+    done_ns, last_ns = batches.int64("done_ns")[batch], batches.int64("last_return_ns")[batch]
+    return np.maximum(last_ns, np.minimum(done_ns, returned_ns))
+
+
+def _in_host_clock(guest_ns: Column, clock: Clock) -> Column:
+    """Times of the guest as the host's clock showed them."""
+    shown_ns: Column = guest_ns + np.round(clock.to_host_ns(guest_ns)).astype(np.int64)
+    return shown_ns
 
 
 def window_of(header: Header, ended_ns: int | None, last_ns: int) -> Window:
@@ -113,12 +139,13 @@ def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
 
 
 def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
-    kick_ns, done_ns = batches.int64("kick_ns")[rows], batches.int64("done_ns")[rows]
+    kick_ns = batches.int64("kick_ns")[rows]
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
     failed = batches.int64("errors")[rows] > 0
     return Calls(
         np.where(batches.has(BatchFlag.KICK_SEEN)[rows], kick_ns, batches.int64("first_call_ns")[rows]),
-        np.where(batches.has(BatchFlag.DONE_SEEN)[rows], done_ns, batches.int64("last_return_ns")[rows]),
+        # Not the interrupt: the guest may have seen before it that its buffer was used.
+        batches.int64("last_return_ns")[rows],
         batches.queue[rows],
         np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,

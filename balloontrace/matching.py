@@ -59,8 +59,9 @@ class Window:
 class Calls:
     """Sends of a guest, or buffers served by a host, as columns in order of start.
 
-    For a send, from the entry to the return of the function that sends; for a buffer, from when its kick was
-    seen until its completion was written. Queues are indices or UNKNOWN_QUEUE, pages may be UNKNOWN_PAGES.
+    For a send, from the entry to the return of the function that sends; for a buffer, from when its kick
+    was seen until the last call for it returned, after which the guest may see that it was used. Queues are
+    indices or UNKNOWN_QUEUE, pages may be UNKNOWN_PAGES.
     """
 
     start_ns: Column

@@ -95,6 +95,25 @@ def test_the_patched_driver_has_its_build_in_b() -> None:
     assert stage(rows, "b.build").total_ns == flow.expected[0].build_ns
 
 
+def test_an_interrupt_after_the_guest_has_seen_its_buffer() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    late = [
+        replace(batch, done_ns=batch.done_ns + 9_000_000) if index == 40 else batch
+        for index, batch in enumerate(found)
+    ]
+    raw = b"".join(
+        pack_batch(batch, last_return_ns=right.done_ns - 10) for batch, right in zip(late, found, strict=True)
+    )
+    report = report_of(flow, found, raw=raw)
+    assert_adds_up(report)
+    operation = report.operations[0]
+    assert stage(operation.stages, "d").total_ns == TIMES.call * operation.pages
+    # All of that send after its last call counts as the host's, and nothing of what came after the send.
+    assert (stage(operation.stages, "c").max_ns or 0) < 2_000_000
+    assert all((row.total_ns or 0) >= 0 for row in operation.stages)
+
+
 def test_a_host_recording_begun_late_splits_what_it_saw() -> None:
     flow = flow_of()
     found = batches(flow)
