@@ -162,6 +162,16 @@ def test_what_does_not_belong_together_is_refused(spoil: object) -> None:
         report_of(flow, spoil(batches(flow)))  # type: ignore[operator]
 
 
+def test_lost_batches_are_the_reason_given() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    host = host_recording(found[:50] + found[61:])
+    assert host.end is not None
+    losses = {"batches": {"entries": 200, "lost": 11}}
+    with pytest.raises(RecordingError, match="11 buffers that the host served were lost"):
+        analyse(guest_recording(flow), replace(host, end={**host.end, "losses": losses}))
+
+
 def other_flow() -> Flow:
     flow = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
     flow.resize(100 * MIB_PAGES)
