@@ -52,7 +52,8 @@ def join(
     served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
     calls_ns = served_ns.copy()
     kick_ns, done_ns = batches.int64("kick_ns")[batch], batches.int64("done_ns")[batch]
-    served_ns[span] = done_ns - kick_ns
+    # Where the guest went on before it was told, its send ended earlier than the host's completion.
+    served_ns[span] = np.minimum(done_ns - kick_ns, spans.int64("duration_ns")[span])
     calls_ns[span] = batches.int64("calls_ns")[batch]
     transport_ns = spans.int64("duration_ns")[span] - served_ns[span]
     known = len(span) > 0 and matching.clock.error_ns <= _KNOWN_WELL * float(transport_ns.mean())
@@ -61,7 +62,8 @@ def join(
         to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
         start_ns = spans.int64("start_ns")[span]
         # The difference of whole clocks first: no float has room for both at once.
-        to_host_ns[span] = kick_ns - start_ns - np.round(matching.clock.to_host_ns(start_ns)).astype(np.int64)
+        way_ns = kick_ns - start_ns - np.round(matching.clock.to_host_ns(start_ns)).astype(np.int64)
+        to_host_ns[span] = np.clip(way_ns, 0, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
     times = HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
     return BothSides(times, _pairing(guest, batches, matching, len(threads), split=known, served=len(span)))
@@ -95,7 +97,7 @@ def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, i
 def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDArray[np.intp], Matching]:
     """Match the batches of all threads, or of the busiest one: a VMM may discard for itself too."""
     problem: RecordingError | None = None
-    for rows in _candidates(batches):
+    for rows in _candidates(batches, window):
         try:
             return rows, match(guest, _served(batches, rows, window))
         except RecordingError as error:
@@ -103,8 +105,10 @@ def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDAr
     raise problem or RecordingError("the host's recording holds no served buffer")
 
 
-def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
-    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED))
+def _candidates(batches: Batches, window: Window) -> Iterator[NDArray[np.intp]]:
+    # Until all probes were attached, a part of a buffer was seen, or several as one.
+    cut = ~batches.has(BatchFlag.KICK_SEEN) & (batches.int64("first_call_ns") < window.start_ns)
+    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED) & ~cut)
     yield whole
     tid = batches.int64("tid")[whole]
     threads, batches_each = np.unique(tid, return_counts=True)
@@ -113,12 +117,13 @@ def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
 
 
 def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
-    kick_ns, done_ns = batches.int64("kick_ns")[rows], batches.int64("done_ns")[rows]
+    kick_ns = batches.int64("kick_ns")[rows]
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
     failed = batches.int64("errors")[rows] > 0
     return Calls(
         np.where(batches.has(BatchFlag.KICK_SEEN)[rows], kick_ns, batches.int64("first_call_ns")[rows]),
-        np.where(batches.has(BatchFlag.DONE_SEEN)[rows], done_ns, batches.int64("last_return_ns")[rows]),
+        # Not the completion: the guest may find its buffer in the ring before it is told, and go on.
+        batches.int64("last_return_ns")[rows],
         batches.queue[rows],
         np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,
@@ -132,7 +137,7 @@ def _pairing(
     unseen = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
     notes = [f"the host made no call for what was sent on the {name} queue" for name in unseen]
     if considered < len(batches):
-        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or unfinished")
+        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")
     return Pairing(
         sends=len(guest),
         batches=considered,
