@@ -169,7 +169,16 @@ def _join(
         window_of(header, end.ended_monotonic_ns if end else None, last_ns),
         window_of(host.header, host.end.ended_monotonic_ns if host.end else None, host_last_ns),
     )
-    return join(spans, operations, carried.pages_of_sends, host.batches, windows)
+    try:
+        return join(spans, operations, carried.pages_of_sends, host.batches, windows)
+    except RecordingError:
+        lost = sum(loss.lost or 0 for loss in host.side.losses)
+        if not lost:
+            raise
+        raise RecordingError(
+            f"the recordings cannot be matched: {format_count(lost)} buffers that the host served were lost "
+            "while it was recorded; a larger --buffer-kib keeps them"
+        ) from None
 
 
 def _operations(

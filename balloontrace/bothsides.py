@@ -63,13 +63,14 @@ def join(
     served_ns[span] = np.minimum(
         _done_ns(spans, span, batches, batch, matching.clock) - kick_ns, spans.int64("duration_ns")[span]
     )
-    calls_ns[span] = np.minimum(batches.int64("calls_ns")[batch], served_ns[span])
+    calls_ns[span] = batches.int64("calls_ns")[batch]
     transport_ns = spans.int64("duration_ns")[span] - served_ns[span]
     known = len(span) > 0 and matching.clock.error_ns <= _KNOWN_WELL * float(transport_ns.mean())
     to_host_ns = back_ns = None
     if known:
         to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
-        to_host_ns[span] = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
+        way_ns = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
+        to_host_ns[span] = np.clip(way_ns, 0, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
     times = HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
     return BothSides(times, _pairing(guest, batches, matching, len(threads), split=known, served=len(span)))
@@ -121,7 +122,7 @@ def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, i
 def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDArray[np.intp], Matching]:
     """Match the batches of all threads, or of the busiest one: a VMM may discard for itself too."""
     problem: RecordingError | None = None
-    for rows in _candidates(batches):
+    for rows in _candidates(batches, window):
         try:
             return rows, match(guest, _served(batches, rows, window))
         except RecordingError as error:
@@ -129,8 +130,10 @@ def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDAr
     raise problem or RecordingError("the host's recording holds no served buffer")
 
 
-def _candidates(batches: Batches) -> Iterator[NDArray[np.intp]]:
-    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED))
+def _candidates(batches: Batches, window: Window) -> Iterator[NDArray[np.intp]]:
+    # Until all probes were attached, a part of a buffer was seen, or several as one.
+    cut = ~batches.has(BatchFlag.KICK_SEEN) & (batches.int64("first_call_ns") < window.start_ns)
+    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED) & ~cut)
     yield whole
     tid = batches.int64("tid")[whole]
     threads, batches_each = np.unique(tid, return_counts=True)
@@ -159,7 +162,7 @@ def _pairing(
     unseen = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
     notes = [f"the host made no call for what was sent on the {name} queue" for name in unseen]
     if considered < len(batches):
-        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or unfinished")
+        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")
     return Pairing(
         sends=len(guest),
         batches=considered,

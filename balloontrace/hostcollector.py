@@ -24,6 +24,7 @@ from balloontrace.probes import Mechanism
 from balloontrace.ring import RecordRing, SharedPage
 
 _MAPS = ("batches", "threads")
+_RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
 class HostCollector:
@@ -54,7 +55,7 @@ class HostCollector:
         """Take the probes off the kernel; maps and their contents stay readable."""
         if self._attached:
             self._attached = False
-            for fd in self.loaded.links:
+            for fd in _in_order_of_detaching(self.loaded):
                 os.close(fd)
 
     @property
@@ -105,6 +106,21 @@ class HostCollector:
         ]
         known = [count for count in counts if count is not None]
         return sum(known) if known else None
+
+
+def _in_order_of_detaching(loaded: Loaded) -> list[int]:
+    """First what delimits buffers: one whose calls are no longer all seen must stay unfinished.
+
+    Then the entries of calls before their returns, so that no call is taken for one that never returned.
+    """
+    calls = {point.name for point in TABLE if point.tracepoint}
+
+    def rank(program: str) -> int:
+        end, _, point = program.partition("_")
+        return 0 if point not in calls else 2 if end in _RETURNS else 1
+
+    ranked = zip(map(rank, loaded.programs), loaded.links, strict=True)
+    return [fd for _, fd in sorted(ranked, key=lambda each: each[0])]
 
 
 def summarise_host_losses(counters: HostCounters, missed: int | None) -> dict[str, dict[str, int | None]]:

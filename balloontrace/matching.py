@@ -6,9 +6,9 @@ of the recordings begins later or ends earlier, several ways to lay them side by
 is taken only if it alone agrees with
 
 * the queues, and the number of pages of each send where both sides know it;
-* causality: the host cannot see a kick before the guest made it, nor the guest an answer before the host
-  gave it. Each pair bounds the offset of the two clocks from both sides; an offset, and a drift, must lie
-  between them all;
+* causality: the host cannot see a kick before the guest made it, nor the guest go on before the host was
+  done with its last call. Each pair bounds the offset of the two clocks from both sides; an offset, and a
+  drift, must lie between them all;
 * the times of recording: what has no partner happened when the other side was not recording.
 
 Those bounds also say how well the offset is known.
@@ -305,5 +305,5 @@ def _why_not(guest: Calls, host: Calls) -> str:
     taken = format_duration_ns(float((guest.end_ns - guest.start_ns).mean()))
     return (
         f"the recordings do not belong together: {counts}, which no offset of the clocks reconciles (a send "
-        f"takes {taken} at the mean); are they of one guest, one boot and one time?"
+        f"takes {taken} at the mean); are they of one guest, one boot and one time, and was it never paused?"
     )

@@ -157,8 +157,9 @@ class RecordingSession(abc.ABC):
                 if greeting:
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
+            ended = _clocks()  # before probes are detached one by one: all was seen until then
             side = self._finish(result)
-            self._writer.write_end({**self._common_end(result), **side})
+            self._writer.write_end({**self._common_end(result), "ended": ended, **side})
         except BrokenPipeError as error:
             result.ending, result.error = Ending.OUTPUT_CLOSED, error
         except OSError as error:
@@ -224,7 +225,6 @@ class RecordingSession(abc.ABC):
             "clean": result.ending.clean,
             "reason": str(result.ending),
             "command_status": result.command_status,
-            "ended": _clocks(),
             "losses": result.losses,
         }
 

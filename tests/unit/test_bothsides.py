@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from test_operations import assert_adds_up, stage
 from balloontrace.analysis import analyse
 from balloontrace.errors import RecordingError
 from balloontrace.events import BatchFlag, Queue
+from balloontrace.layout import RING_HEADER_BYTES
 from balloontrace.recording import Recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
@@ -23,6 +25,7 @@ from balloontrace.results import Report
 
 MIB_PAGES = 256
 TIMES = HostTimes()
+DONE_NS_OFFSET = 24
 
 
 def flow_of(mib: int = 100) -> Flow:
@@ -179,6 +182,57 @@ def test_what_does_not_belong_together_is_refused(spoil: object) -> None:
     flow = flow_of()
     with pytest.raises(RecordingError):
         report_of(flow, spoil(batches(flow)))  # type: ignore[operator]
+
+
+def told_late(batch: Batch, late_ns: int) -> bytes:
+    """A batch whose completion was written so much after its last call: the ring had been written before."""
+    raw = bytearray(pack_batch(batch))
+    struct.pack_into("<Q", raw, RING_HEADER_BYTES + DONE_NS_OFFSET, batch.done_ns + late_ns)
+    return bytes(raw)
+
+
+def test_a_guest_that_goes_on_before_it_is_told() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    late_ns = 1_600_000  # longer than a send takes
+    raw = b"".join(told_late(batch, late_ns if index % 50 == 7 else 0) for index, batch in enumerate(found))
+    report = report_of(flow, found, raw=raw)
+    assert_adds_up(report)
+    for operation, expected in zip(report.operations, flow.expected, strict=True):
+        rows = {row.stage: row for row in operation.stages}
+        assert rows["d"].total_ns == TIMES.call * expected.pages
+        for name in ("b", "b.to_host", "b.back", "c"):
+            assert (rows[name].total_ns or 0) > 0
+            assert (rows[name].p50_ns or 0) >= 0
+
+
+def test_a_buffer_under_way_when_recording_began_is_left_out() -> None:
+    flow = flow_of()
+    found = batches(flow)[37:]
+    started_ns = found[0].kick_ns + 1000
+    # Its kick was not seen, and until all probes were attached two buffers looked like one.
+    cut = replace(found[0], kick_ns=started_ns - 500, pages=94)
+    raw = pack_batch(cut, flags=BatchFlag.DONE_SEEN) + b"".join(map(pack_batch, found[1:]))
+    report = report_of(flow, found, raw=raw, started_ns=started_ns)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == len(found) - 1
+    assert stage(report.operations[1].stages, "d").total_ns == TIMES.call * 100 * MIB_PAGES
+    assert [row.stage for row in report.operations[0].stages if row.part_of is None] == [
+        "a",
+        "b+c+d",
+        "other",
+    ]
+
+
+def test_lost_batches_are_the_reason_given() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    host = host_recording(found[:50] + found[61:])
+    assert host.end is not None
+    losses = {"batches": {"entries": 200, "lost": 11}}
+    with pytest.raises(RecordingError, match="11 buffers that the host served were lost"):
+        analyse(guest_recording(flow), replace(host, end={**host.end, "losses": losses}))
 
 
 def other_flow() -> Flow:

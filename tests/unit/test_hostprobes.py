@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from balloontrace.hostcollector import _attachments, _definitions
+from balloontrace.hostcollector import _attachments, _definitions, _in_order_of_detaching
 from balloontrace.hostprobes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
 from balloontrace.kernel import Symbol
+from balloontrace.loader import Loaded
 from balloontrace.probes import Status
 
 X86 = tuple(name for name in SYMBOL_NAMES if "arm64" not in name)
@@ -77,3 +78,13 @@ def test_rows_say_what_became_of_them() -> None:
     assert by_name["split_huge_pmd"]["note"] == "no such function"
     assert by_name["madvise"]["status"] == Status.ATTACHED
     assert by_name["kvm_vm_ioctl"]["module"] == "kvm"
+
+
+def test_what_delimits_buffers_is_detached_first_and_returns_of_calls_last() -> None:
+    names = programs(make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)))
+    links = list(range(len(names)))
+    loaded = Loaded({}, dict.fromkeys(names, 0), links, {}, "", 0, 0, 0)
+    order = [names[link] for link in _in_order_of_detaching(loaded)]
+    assert sorted(order) == sorted(names)
+    calls = ["madvise", "process_madvise", "fallocate"]
+    assert order[-6:] == [f"{end}_{call}" for end in ("fentry", "fexit") for call in calls]
