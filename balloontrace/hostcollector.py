@@ -84,13 +84,21 @@ class HostCollector:
             os.close(self._stats_fd)
             self._stats_fd = None
 
-    def read_program_costs(self) -> list[dict[str, object]]:
-        """Each program's timed runs and their time; how often it ran at all is not counted."""
+    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
+        """Each program's runs for the traced process, the runs the kernel timed, and their time.
+
+        Timed are also runs for other processes, which are shorter. None: not counted.
+        """
+        calls = counters.calls_by_system_call
         return [
-            {"program": program, "runs": None, "timed_runs": found.get("run_cnt"),
-             "run_time_ns": found.get("run_time_ns")}
+            {
+                "program": program,
+                "runs": calls.get(program.partition("_")[2]),
+                "timed_runs": found.get("run_cnt"),
+                "run_time_ns": found.get("run_time_ns"),
+            }
             for program, found in ((name, self._read_fdinfo(name)) for name in self.loaded.programs)
-        ]  # fmt: skip
+        ]
 
     def _read_fdinfo(self, program: str) -> dict[str, int]:
         with suppress(OSError, KeyError):

@@ -57,6 +57,15 @@ class HostCounters:
         """Calls of every kind that returned."""
         return sum(sums.calls for sums in self.calls.values())
 
+    @property
+    def calls_by_system_call(self) -> dict[str, int]:
+        """Calls that returned, by the system call's name."""
+        totals = {"process_madvise": 0, "madvise": 0, "fallocate": 0}
+        for call, sums in self.calls.items():
+            name = next(name for name in totals if call.name.startswith(name.upper()))
+            totals[name] += sums.calls
+        return totals
+
 
 def used_slots(raw: bytes) -> bytes:
     """Of `struct bt_threads` the slots that some thread has used, one after the other."""

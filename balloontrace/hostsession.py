@@ -22,7 +22,10 @@ from balloontrace.progress import host_progress_line
 from balloontrace.session import Ending, RecordingSession, SessionOptions, SessionResult
 from balloontrace.vmm import Memory, Process, read_memory
 
-_ENOUGH_CALLS = 1024  # timed, they tell what a run of a program costs
+# Programs are timed until so many calls tell what a run costs, and no longer than this: other processes run
+# into them too, and being timed costs them some 90 instructions a run.
+_ENOUGH_CALLS = 1024
+_TIMED_S = 3.0
 
 
 class ProcessWatch:
@@ -71,6 +74,7 @@ class HostSession(RecordingSession):
         self._pace = DrainPace()
         self._memory: Memory | None = None
         self._progress: tuple[int, HostCounters] | None = None
+        self._timed_until_s = time.monotonic() + _TIMED_S
         collector.set_timing(True)
 
     @property
@@ -88,8 +92,11 @@ class HostSession(RecordingSession):
         counters = self._collector.read_counters()
         if counters != self._counters:
             self._counters = counters
-            if parse_host_counters(counters).all_calls >= _ENOUGH_CALLS:
-                self._collector.set_timing(False)
+        if (
+            time.monotonic() >= self._timed_until_s
+            or parse_host_counters(counters).all_calls >= _ENOUGH_CALLS
+        ):
+            self._collector.set_timing(False)
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 
@@ -107,10 +114,9 @@ class HostSession(RecordingSession):
         self._counters = self._collector.read_counters()
         self._drain()
         self._writer.write_batches(unfinished_batches(self._counters))
-        result.losses = summarise_host_losses(
-            parse_host_counters(self._counters), self._collector.read_missed()
-        )
-        programs = self._collector.read_program_costs()
+        counters = parse_host_counters(self._counters)
+        result.losses = summarise_host_losses(counters, self._collector.read_missed())
+        programs = self._collector.read_program_costs(counters)
         return {
             "vmstat": vmstat,
             "memory": _as_json(memory),

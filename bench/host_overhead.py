@@ -3,6 +3,9 @@
 
 As in `overhead` the guest's clock counts instructions. Beside our programs stand empty ones attached the same
 way, a process that is not the traced one, and bpftrace with the histogram script one would write instead.
+
+Two looks at the clock take 104 instructions, two questions who is running 34: of the 154 that half an empty
+fentry pair leaves, 16 would remain for all that is counted.
 """
 
 from __future__ import annotations

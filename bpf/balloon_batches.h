@@ -70,9 +70,9 @@ struct bt_call_sums {
  */
 struct bt_thread {
 	bt_u64 id;                 /* process and thread at work here, the former in the upper half */
-	bt_u64 entry_ns;           /* of that call; 0: inside none */
+	bt_u64 entry_ns;           /* of the call it is inside; 0: inside none */
 	bt_u64 length;             /* bytes that call names, unless its return tells */
-	bt_u32 call;               /* which call it is, enum bt_call, unless its return tells */
+	bt_u32 call;               /* enum bt_call, likewise */
 	bt_u32 in_run;             /* inside KVM_RUN */
 	struct bt_batch batch;     /* under way once first_call_ns is not 0 */
 	bt_u64 batches;            /* finished */

@@ -32,7 +32,7 @@ BPF_F_TABLE("array", int, struct bt_threads, threads, 1, BPF_F_MMAPABLE);
 #define LARGEST_ERRNO 4095
 
 /*
- * The one value of `threads`, by its address (BPF_PSEUDO_MAP_VALUE): a look-up would take 18 instructions more. The
+ * The one value of `threads`, by its address (BPF_PSEUDO_MAP_VALUE): a look-up would take 15 instructions more. The
  * number is the map's place in the request to balloontrace/attacher.py, which puts its descriptor there.
  */
 #define PSEUDO_MAP_VALUE 2
@@ -135,7 +135,8 @@ static __always_inline int start_clock(struct bt_thread *thread)
 #define LOG2_OF_16(value, low) ((value) >> ((low) + 8) ? LOG2_OF_8(value, (low) + 8) : LOG2_OF_8(value, low))
 #define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
 
-static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32 call, u64 bytes, long result, int is_fallocate)
+static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32 call, u64 bytes, long result,
+				     int is_fallocate)
 {
 	u64 now_ns = bpf_ktime_get_ns();
 	u64 duration_ns = now_ns - entry_ns;
@@ -221,21 +222,21 @@ static __always_inline u32 call_of_advice(u32 advice)
  */
 #if defined(__aarch64__) || defined(bpf_target_arm64)
 #define REGISTER(member) __builtin_offsetof(struct user_pt_regs, member)
-#define ARGUMENTS(OF, regs) \
-	OF(regs, REGISTER(regs[0])), OF(regs, REGISTER(regs[1])), OF(regs, REGISTER(regs[2])), OF(regs, REGISTER(regs[3]))
+#define ARGUMENTS(OF, from) \
+	OF(from, REGISTER(regs[0])), OF(from, REGISTER(regs[1])), OF(from, REGISTER(regs[2])), OF(from, REGISTER(regs[3]))
 #define FIRST_ARGUMENT REGISTER(regs[0])
 #define ARGUMENTS_BYTES (4 * sizeof(u64))
 #else
 #define REGISTER(member) __builtin_offsetof(struct pt_regs, member)
-#define ARGUMENTS(OF, regs) \
-	OF(regs, REGISTER(di)), OF(regs, REGISTER(si)), OF(regs, REGISTER(dx)), OF(regs, REGISTER(r10))
+#define ARGUMENTS(OF, from) \
+	OF(from, REGISTER(di)), OF(from, REGISTER(si)), OF(from, REGISTER(dx)), OF(from, REGISTER(r10))
 #define FIRST_ARGUMENT REGISTER(r10)
 #define ARGUMENTS_BYTES (REGISTER(di) + sizeof(u64) - FIRST_ARGUMENT)
 #endif
 #define OF_ADDRESS(regs, offset) (*(u64 *)((regs) + (offset)))
 #define OF_COPY(regs, offset) ((regs)[((offset) - FIRST_ARGUMENT) / sizeof(u64)])
 
-/* CONCAT's arguments are expanded before they are counted, so that ARGUMENTS may stand for four of them. */
+/* Expands its arguments before they are counted, so that ARGUMENTS may stand for four of them. */
 #define APPLY(macro, ...) macro(__VA_ARGS__)
 
 /* fentry: the arguments are still there on return, so that the entry only looks at the clock. */
