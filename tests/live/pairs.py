@@ -7,11 +7,16 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from tracing import MIB_PAGES, shell
+from tracing import MIB_PAGES, Json, balloontrace, shell
 
 import lab
+from balloontrace.events import Call
+from balloontrace.hostlayout import parse_batch_layout
+from balloontrace.recording import read_recording
+from balloontrace.wire import Batches, decode_batches
 from lab.cache import run_folder
 from lab.folders import read_state
 
@@ -35,9 +40,9 @@ DONTNEED, REMOVE = 4, 9
 
 
 @contextmanager
-def booted(**options: Any) -> Iterator[lab.Nested]:
+def booted(memory_mib: int = FULL_MIB, **options: Any) -> Iterator[lab.Nested]:
     """A pair; afterwards neither VM has a process or a folder."""
-    with lab.nested(memory_mib=FULL_MIB, **options) as pair:
+    with lab.nested(memory_mib=memory_mib, **options) as pair:
         vm_folders = [run_folder() / vm.name for vm in (pair.guest, pair.host)]
         states = [read_state(folder) for folder in vm_folders]
         yield pair
@@ -53,20 +58,75 @@ def touch_memory(guest: lab.Guest) -> None:
 
 
 @contextmanager
-def counted_madvise(host: lab.Guest) -> Iterator[dict[tuple[int, int], int]]:
-    """The calls in the host meanwhile, by process id and advice; there when the block has ended."""
-    calls: dict[tuple[int, int], int] = {}
-    counter = host.start(["bpftrace", "-f", "json", "-e", COUNT_MADVISE])
+def bpftraced(host: lab.Guest, program: str) -> Iterator[dict[str, Any]]:
+    """The maps of a program that prints `counting` when it does; there when the block has ended."""
+    maps: dict[str, Any] = {}
+    counter = host.start(["bpftrace", "-f", "json", "-e", program])
     counter.wait_for(b"counting", 120, stream="stdout")
-    yield calls
+    yield maps
     counter.signal(signal.SIGINT)
     lines = counter.wait(60, check=True).stdout.splitlines()
     for message in [json.loads(line) for line in lines if line]:
         if message["type"] == "map":
-            for key, count in message["data"].get("@calls", {}).items():
-                process, advice = map(int, key.split(","))
-                calls[process, advice] = count
+            maps |= message["data"]
+
+
+@contextmanager
+def counted_madvise(host: lab.Guest) -> Iterator[dict[tuple[int, int], int]]:
+    """The calls in the host meanwhile, by process id and advice; there when the block has ended."""
+    calls: dict[tuple[int, int], int] = {}
+    with bpftraced(host, COUNT_MADVISE) as maps:
+        yield calls
+    for key, count in maps.get("@calls", {}).items():
+        process, advice = map(int, key.split(","))
+        calls[process, advice] = count
 
 
 def assert_rss_followed(before_bytes: int, after_bytes: int) -> None:
     assert abs((before_bytes - after_bytes >> 20) - MOVED_MIB) <= SLACK_MIB
+
+
+# ---- reports of both sides ----
+
+SPLIT = ["a", "b", "c", "d", "other"]
+UNSPLIT = ["a", "b+c+d", "other"]
+
+
+def report_both(guest: Path, host: Path) -> Json:
+    """The report of two recordings that belong together."""
+    done = balloontrace("report", "--format", "json", guest, host)
+    assert done.returncode == 0, done.stderr
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+def assert_refused(guest: Path, host: Path) -> str:
+    """Two recordings that do not belong together make no report; the one sentence that says so."""
+    done = balloontrace("report", "--format", "json", guest, host)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("balloontrace: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def top_stages(operation: Json) -> list[str]:
+    return [row["stage"] for row in operation["stages"] if row["part_of"] is None]
+
+
+def top_sum_ns(operation: Json) -> int:
+    """The sum of the stages, each of which must have been measured."""
+    return sum(row["total_ns"] for row in operation["stages"] if row["part_of"] is None)
+
+
+def host_calls(found: Json, call: Call) -> Json:
+    """The sums of one kind of call, none of which failed or was of nothing."""
+    (row,) = [row for row in found["host"]["calls"] if row["call"] == call.name.lower()]
+    assert (row["errors"], row["no_bytes"]) == (0, 0)
+    assert sum(row["buckets"]) == row["calls"]
+    return dict(row)
+
+
+def read_batches(recording: Path) -> Batches:
+    """The batches of a host's recording."""
+    read = read_recording(recording)
+    return decode_batches(read.batches, parse_batch_layout(read.metadata["batch_layout"]))
