@@ -15,6 +15,7 @@
 #define CONFIG_NUM_PAGES 0u
 #define CONFIG_ACTUAL 4u
 
+#define FEATURE_DEFLATE_ON_OOM (UINT64_C(1) << 2) /* the device's part of it is to offer it */
 #define FEATURE_BIT_3 (UINT64_C(1) << 3) /* page bitmaps to the patched driver, free page hints to mainline's */
 
 enum queue {
@@ -27,6 +28,7 @@ enum queue {
 struct options {
 	bool page_bitmap;
 	bool free_page_hint;
+	bool deflate_on_oom;
 	bool no_discard;
 	uint64_t extra_ns_per_buffer;
 	uint64_t extra_ns_per_discard;

@@ -31,6 +31,7 @@ static const char USAGE[] =
 	"  --dump FILE               write the payload of every buffer there, one after the other\n"
 	"  --page-bitmap             offer feature bit 3, meaning page bitmaps\n"
 	"  --free-page-hint          offer feature bit 3, meaning free page hints, and a third queue for them\n"
+	"  --deflate-on-oom          offer feature bit 2: the guest may take pages back when it runs out of memory\n"
 	"  --no-discard              keep the memory that the guest gives away\n"
 	"  --extra-ns-per-buffer N   spend so much more time on every buffer\n"
 	"  --extra-ns-per-discard N  spend so much more time before every discard\n";
@@ -102,7 +103,7 @@ static FILE *open_for_writing(const char *path)
 	return file;
 }
 
-enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, NO_DISCARD, PER_BUFFER, PER_DISCARD, HELP };
+enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, PER_BUFFER, PER_DISCARD, HELP };
 
 static const struct option OPTIONS[] = {
 	{ "socket", required_argument, NULL, SOCKET },
@@ -113,6 +114,7 @@ static const struct option OPTIONS[] = {
 	{ "dump", required_argument, NULL, DUMP },
 	{ "page-bitmap", no_argument, NULL, PAGE_BITMAP },
 	{ "free-page-hint", no_argument, NULL, HINT },
+	{ "deflate-on-oom", no_argument, NULL, ON_OOM },
 	{ "no-discard", no_argument, NULL, NO_DISCARD },
 	{ "extra-ns-per-buffer", required_argument, NULL, PER_BUFFER },
 	{ "extra-ns-per-discard", required_argument, NULL, PER_DISCARD },
@@ -148,6 +150,9 @@ static void parse_option(struct program *program, int option)
 		break;
 	case HINT:
 		options->free_page_hint = true;
+		break;
+	case ON_OOM:
+		options->deflate_on_oom = true;
 		break;
 	case NO_DISCARD:
 		options->no_discard = true;

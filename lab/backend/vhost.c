@@ -136,9 +136,13 @@ static enum outcome answer_u64(struct vhost *vhost, struct message *message, uin
 static uint64_t offered_features(const struct vhost *vhost)
 {
 	const struct options *options = &vhost->balloon->options;
-	bool offers_bit_3 = options->page_bitmap || options->free_page_hint;
+	uint64_t offered = FEATURE_VERSION_1 | FEATURE_PROTOCOL;
 
-	return FEATURE_VERSION_1 | FEATURE_PROTOCOL | (offers_bit_3 ? FEATURE_BIT_3 : 0);
+	if (options->page_bitmap || options->free_page_hint)
+		offered |= FEATURE_BIT_3;
+	if (options->deflate_on_oom)
+		offered |= FEATURE_DEFLATE_ON_OOM;
+	return offered;
 }
 
 static unsigned int queue_count(const struct vhost *vhost)

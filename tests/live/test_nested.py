@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +15,20 @@ from pairs import (
     MOVE_S,
     MOVED_MIB,
     MOVED_PAGES,
+    SPLIT,
     assert_rss_followed,
     booted,
     counted_madvise,
+    host_calls,
+    report_both,
+    top_stages,
+    top_sum_ns,
     touch_memory,
 )
-from tracing import MIB_PAGES, assert_whole, change, move, outcomes, report, shell
+from tracing import ATTACH_S, ATTACHED, MIB_PAGES, assert_whole, change, move, outcomes, shell
 
 import lab
+from balloontrace.events import Call
 from lab.scenario import record_moves
 
 
@@ -66,10 +73,26 @@ def test_qemus_balloon_counted_from_four_sides(pair: lab.Nested) -> None:
     assert change(before, guest.vmstat(), COUNTERS) == [MOVED_PAGES, MOVED_PAGES]
 
 
-def test_recorded_in_the_guest_and_brought_out(pair: lab.Nested) -> None:
-    found = report(record_moves(pair.guest, "nested.bt", (FULL_MIB - 61, FULL_MIB)))
+def test_recorded_on_both_sides(pair: lab.Nested) -> None:
+    argv = ["balloontrace", "record", "-o", "/io/host.bt", "--side", "host", "-p", str(pair.vmm_pid)]
+    recorder = pair.host.start(argv)
+    recorder.wait_for(ATTACHED, ATTACH_S)
+    guest_file = record_moves(pair.guest, "guest.bt", (FULL_MIB - 61, FULL_MIB))
+    recorder.signal(signal.SIGINT)
+    recorder.wait(60, check=True)
+    found = report_both(guest_file, pair.host.io / "host.bt")
     assert_whole(found)
-    assert outcomes(found) == [("inflate", "reached", 61 * MIB_PAGES), ("deflate", "reached", 61 * MIB_PAGES)]
+    pages = 61 * MIB_PAGES
+    assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
+    host = found["host"]
+    assert host["process"].startswith(f"{pair.vmm_pid} (")
+    assert (host["pairing"]["pairs"], host["delimited"]) == (122, 122)
+    assert host_calls(found, Call.MADVISE_WILLNEED)["calls"] == pages
+    # Its other threads give their stacks back when they end.
+    assert host["calls_in_batches"] - 2 * pages == host["batches"] - 122 < 10
+    for operation in found["operations"]:
+        assert top_stages(operation) == SPLIT
+        assert top_sum_ns(operation) == operation["wall_ns"]
 
 
 def test_a_guest_that_powers_off_leaves_its_host(pair: lab.Nested) -> None:

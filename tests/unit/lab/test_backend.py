@@ -482,7 +482,7 @@ def test_all_that_is_refused_in_a_buffer_is_counted(pfn_mode: tuple[Device, Fron
 
 def test_features_offered(build: Path, tmp_path: Path) -> None:
     for number, (options, bit) in enumerate(
-        [([], 0), (["--page-bitmap"], BIT_3), (["--free-page-hint"], BIT_3)]
+        [([], 0), (["--page-bitmap"], BIT_3), (["--free-page-hint"], BIT_3), (["--deflate-on-oom"], 1 << 2)]
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
