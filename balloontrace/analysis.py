@@ -197,6 +197,7 @@ def _operations(
     columns = (
         np.bincount(operation, minlength=count),
         sums(items.pages[rows], operation, count),
+        sums(items.pages_known[rows].astype(np.int64), operation, count),
         sums(items.sends[rows], operation, count),
         sums(items.short[rows].astype(np.int64), operation, count),
         sums(np.where(items.short, waited_ns, 0)[rows], operation, count),
@@ -226,7 +227,9 @@ def _operation(
     traced: frozenset[Function],
     summed: tuple[int, ...],
 ) -> Operation:
-    work_items, pages, sends, short_work_items, short_ns = summed
+    work_items, known_pages, items_known, sends, short_work_items, short_ns = summed
+    # Of some of its work items: at least so many, which "not measured" says. Of none: nothing is known.
+    pages = known_pages if items_known else None
     ooms_traced = Function.VIRTIO_BALLOON_OOM_NOTIFY in traced
     wall_ns = found.end_ns - found.start_ns
     return Operation(
@@ -273,7 +276,8 @@ def _totals(
 
 
 def _total(kind: str, chosen: Sequence[Operation], rows: tuple[StageRow, ...]) -> Total:
-    pages = sum(operation.pages for operation in chosen)
+    known = [operation.pages for operation in chosen if operation.pages is not None]
+    pages = sum(known) if known else None
     wall_ns = sum(operation.wall_ns for operation in chosen)
     sends = [operation.sends for operation in chosen]
     return Total(

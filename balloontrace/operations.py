@@ -235,7 +235,9 @@ def _describe_one(
         started_before_recording=_started_before(previous, interrupt_ns, interrupts_traced=interrupts_traced),
         targets_pages=targets_pages,
         actual_before_pages=(
-            None if actual_first is None else actual_first - direction * int(items.pages[first])
+            None
+            if actual_first is None or not items.pages_known[first]
+            else actual_first - direction * int(items.pages[first])
         ),
         actual_after_pages=_optional(items.actual_pages[last]),
         oom_notifications=oom_high - oom_low,

@@ -148,7 +148,7 @@ class Operation:
     outcome: str | None
     started_ns: int
     wall_ns: int
-    pages: int
+    pages: int | None
     target_pages: int | None
     targets_pages: tuple[int, ...]
     actual_before_pages: int | None
@@ -175,7 +175,7 @@ class Total:
 
     kind: str
     operations: int
-    pages: int
+    pages: int | None
     wall_ns: int
     rate_bytes_per_s: float | None
     sends: int | None

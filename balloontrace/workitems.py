@@ -56,10 +56,10 @@ class WorkItems:
     is the work item up to the end of its last send, which is the last thing `fill_balloon` does in every
     driver; what follows writes `actual` and queues the next item. A deflate releases its pages after the
     send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end
-    before they do.
-    `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or tried to.
-    `short` ones got fewer pages than they asked for. `build_ns`, of the patched driver only, is the time of
-    making bitmaps and records; it is part of the body.
+    before they do. `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or
+    tried to. `pages` is 0 where nothing says how many, which `pages_known` tells. `short` ones got fewer
+    pages than they asked for. `build_ns`, of the patched driver only, is the time of making bitmaps and
+    records; it is part of the body.
     """
 
     span: Column
@@ -69,6 +69,7 @@ class WorkItems:
     direction: Column
     active: Mask
     pages: Column
+    pages_known: Mask
     target_pages: Column
     actual_pages: Column
     short: Mask
@@ -222,6 +223,7 @@ def _collect(
         direction=direction,
         active=direction != 0,
         pages=pages,
+        pages_known=pages_known | by_step,
         target_pages=target,
         actual_pages=actual,
         short=_short(direction, pages, target, actual, asleep, has_bitmap)

@@ -401,6 +401,6 @@ def test_stages_always_add_up_to_the_wall_time(
     if whole:
         outside = sum(each.pages or 0 for each in report.outside if each.what.startswith("send"))
         removed = sum(each.pages or 0 for each in report.outside if "removed" in each.what)
-        assert sum(operation.pages for operation in report.operations) + outside + removed == pages
+        assert sum(operation.pages or 0 for operation in report.operations) + outside + removed == pages
     for first, second in itertools.pairwise(report.operations):
         assert second.started_ns >= first.started_ns + first.wall_ns

@@ -7,7 +7,7 @@ import pytest
 from synthetic import Expected, PatchedFlow
 from test_operations import assert_adds_up, assert_is, report_of
 
-from balloontrace.events import Function
+from balloontrace.events import Function, SpanFlag
 
 GIB_PAGES = 1 << 18
 
@@ -95,3 +95,15 @@ def test_without_extend_page_bitmap_its_time_is_in_a_all_the_same() -> None:
     (operation,) = report_of(flow).operations
     assert [row.stage for row in operation.stages][:2] == ["a", "b.build"]
     assert operation.stages[0].total_ns == flow.expected[0].a_ns
+
+
+def test_pages_that_nothing_tells_are_not_measured() -> None:
+    flow = PatchedFlow()
+    flow.resize(GIB_PAGES)
+    flow.spans = [
+        (*span[:5], span[5] & ~(SpanFlag.PAGES | SpanFlag.RESULT), *span[6:8], 0, *span[9:])
+        for span in flow.spans
+    ]
+    (operation,) = report_of(flow).operations
+    assert (operation.pages, operation.rate_bytes_per_s, operation.actual_before_pages) == (None, None, None)
+    assert operation.actual_after_pages == GIB_PAGES
