@@ -150,7 +150,7 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
 
 
 def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
-    recorder = start_recording(guest, "/root/huge.bt", "-p", str(server.pid)).wait_attached()
+    recorder = start_recording(guest, "/root/host-huge.bt", "-p", str(server.pid)).wait_attached()
     server.serve(WARM_UP, "dontneed 1 1021", "dontneed 509")
     recorder.end()
     found = read(recorder, tmp_path)
@@ -161,7 +161,7 @@ def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_
 
 
 def test_memory_before_and_after(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
-    recorder = start_recording(guest, "/root/memory.bt", "-p", str(server.pid)).wait_attached()
+    recorder = start_recording(guest, "/root/host-memory.bt", "-p", str(server.pid)).wait_attached()
     server.serve(WARM_UP, "normal 1 509")
     recorder.end()
     found = read(recorder, tmp_path)
@@ -174,7 +174,7 @@ def test_memory_before_and_after(guest: lab.Guest, server: Server, tmp_path: Pat
 def test_a_process_killed_in_the_middle_ends_the_recording(
     guest: lab.Guest, server: Server, tmp_path: Path
 ) -> None:
-    recorder = start_recording(guest, "/root/killed.bt", "-p", str(server.pid)).wait_attached()
+    recorder = start_recording(guest, "/root/host-killed.bt", "-p", str(server.pid)).wait_attached()
     server.serve(WARM_UP, "dontneed 37")
     guest.run(shell(f"echo stall 53 > {server.orders}"), check=True)
     server.process.wait_for(b"stalled", 60, stream="stdout")
@@ -191,7 +191,7 @@ def test_a_process_killed_in_the_middle_ends_the_recording(
 
 def test_a_full_ring_is_counted_as_lost(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
     recorder = start_recording(
-        guest, "/root/full.bt", "-p", str(server.pid), "--buffer-kib", "4"
+        guest, "/root/host-full.bt", "-p", str(server.pid), "--buffer-kib", "4"
     ).wait_attached()
     server.process.signal(signal.SIGSTOP)
     recorder.process.signal(signal.SIGSTOP)
@@ -219,7 +219,9 @@ def test_what_cannot_be_traced_is_said_in_one_sentence(guest: lab.Guest, server:
         (["-p", "1", "--operations", "1"], 2, "--operations is for the guest's side"),
         (["--attach", "tracepoint"], 2, "--attach tracepoint is for the host's side"),
     ):
-        done = guest.run(["balloontrace", "record", "-o", "/root/never.bt", *options], timeout_s=ATTACH_S)
+        done = guest.run(
+            ["balloontrace", "record", "-o", "/root/host-never.bt", *options], timeout_s=ATTACH_S
+        )
         assert done.status == status, done.describe()
         assert said in done.stderr
         assert done.stderr.count("\n") == 1, done.describe()
