@@ -243,6 +243,16 @@ def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool
 
 def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
     """The clock with which this way of laying both side by side agrees with everything, or None."""
+    clock = _try_times(guest, host, shift)
+    mine, _ = _overlap(len(guest), len(host), shift)
+    if clock is None or mine.stop - mine.start >= _MANY_PAIRS:
+        return clock
+    apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    return clock if apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host) else None
+
+
+def _try_times(guest: Calls, host: Calls, shift: int) -> Clock | None:
+    """The same, whatever the wall clocks say."""
     mine, theirs = _overlap(len(guest), len(host), shift)
     if not _counts_agree(guest, host, mine, theirs):
         return None
@@ -251,10 +261,7 @@ def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
         host.end_ns[theirs] - guest.end_ns[mine],
         host.start_ns[theirs] - guest.start_ns[mine],
     )
-    if clock is None or not _partnerless_agree(guest, host, mine, theirs, clock):
-        return None
-    few = mine.stop - mine.start < _MANY_PAIRS
-    return None if few and not _wall_clocks_agree(guest, host, clock) else clock
+    return clock if clock is not None and _partnerless_agree(guest, host, mine, theirs, clock) else None
 
 
 def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, clock: Clock) -> bool:
@@ -274,17 +281,19 @@ def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, cl
     )
 
 
-def _wall_clocks_agree(guest: Calls, host: Calls, clock: Clock) -> bool:
-    """Whether the times of day exclude that few calls are paired with others of the same shape.
+def _wall_clocks_apart_ns(guest: Calls, host: Calls, clock: Clock) -> float | None:
+    """How far the times of day of both sides differ when their clocks are laid side by side so."""
+    mine, theirs = guest.window.realtime_offset_ns, host.window.realtime_offset_ns
+    return None if mine is None or theirs is None else abs(mine - theirs - clock.offset_ns)
+
+
+def _wall_clocks_may_ns(guest: Calls, host: Calls) -> float:
+    """How far they may differ and still exclude that few calls are paired with others of the same shape.
 
     A call whose partner was not recorded is as far from what stands in for it as the recording went on before
-    and after that: half of this quiet time is how far the wall clocks may differ.
+    and after that: half of this quiet time.
     """
-    mine, theirs = guest.window.realtime_offset_ns, host.window.realtime_offset_ns
-    if mine is None or theirs is None:
-        return False
-    quiet_ns = max(_quiet_ns(guest), _quiet_ns(host))
-    return abs(mine - theirs - clock.offset_ns) <= min(quiet_ns / 2, _WALL_CLOCKS_NS)
+    return min(max(_quiet_ns(guest), _quiet_ns(host)) / 2, _WALL_CLOCKS_NS)
 
 
 def _quiet_ns(calls: Calls) -> int:
@@ -302,8 +311,23 @@ def _why_not(guest: Calls, host: Calls) -> str:
             f"the recordings do not belong together: {counts}, and the numbers of their pages do not agree "
             "however they are laid side by side"
         )
+    for shift in shifts:
+        if (clock := _try_times(guest, host, shift)) is not None:
+            return _why_not_by_wall_clocks(guest, host, counts, clock)
     taken = format_duration_ns(float((guest.end_ns - guest.start_ns).mean()))
     return (
         f"the recordings do not belong together: {counts}, which no offset of the clocks reconciles (a send "
         f"takes {taken} at the mean); are they of one guest, one boot and one time, and was it never paused?"
+    )
+
+
+def _why_not_by_wall_clocks(guest: Calls, host: Calls, counts: str, clock: Clock) -> str:
+    """The reason where everything but the times of day agrees."""
+    apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    may = format_duration_ns(_wall_clocks_may_ns(guest, host))
+    apart = "are not both known" if apart_ns is None else f"differ by {format_duration_ns(apart_ns)}"
+    return (
+        f"the recordings cannot be matched: {counts} are too few to be told by their times alone, and the "
+        f"wall clocks of both sides {apart}, where {may} would do; set the clocks (NTP), or record for "
+        "longer before and after"
     )

@@ -50,7 +50,9 @@ def boot(
 def await_guest(vm: Vm, timeout_s: float) -> Guest:
     """The guest of a VM just started; on failure the VM is ended. Raises BootPanic, VMLost."""
     try:
-        return Guest(vm, boot_timeout_s=timeout_s)
+        guest = Guest(vm, boot_timeout_s=timeout_s)
+        guest.set_clock()
+        return guest
     except BaseException as error:
         panic = BootPanic(error, vm.console()) if isinstance(error, VMLost) and vm.has_panicked() else None
         vm.end()

@@ -42,7 +42,7 @@ def cli() -> None:
 @cli.command()
 @name_option
 @click.option("--memory", default="8G", show_default=True, help="Memory of the guest.")
-@click.option("--cpus", type=click.IntRange(1), help="CPUs of the guest; 2, and 1 with --icount.")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs of the guest; 2, but 1 with --icount or --nested.")
 @click.option("--icount", is_flag=True, help="The guest's time counts instructions, 1 ns each.")
 @click.option("--balloons", type=click.IntRange(0, 1), help="QEMU's own balloons; 1, with --backend 0.")
 @click.option("--backend", is_flag=True, help="The lab's own balloon device instead of QEMU's.")
@@ -64,7 +64,7 @@ def up(
     device = BackendOptions(page_bitmap=page_bitmap) if backend or page_bitmap else None
     config = VmConfig(
         memory_mib=parse_size_mib(memory),
-        cpus=cpus if cpus is not None else (1 if icount else 2),
+        cpus=cpus if cpus is not None else (1 if icount or is_nested else 2),
         icount=icount,
         balloons=({},) * (balloons if balloons is not None else int(device is None)),
         backend=device,

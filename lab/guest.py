@@ -254,6 +254,13 @@ class Guest:
             self.detach()
             raise
 
+    def set_clock(self) -> None:
+        """Gives the guest this machine's time of day, to some milliseconds. Raises VMLost."""
+        try:
+            self._agent.set_clock()
+        except AgentGone as error:
+            raise self._vm.lost(str(error)) from None
+
     def _pause(self, seconds: float, what: str) -> None:
         try:
             self._agent.pause(seconds)

@@ -14,7 +14,8 @@ from pathlib import Path
 from lab import folders
 from lab.agent import AGENT_PORTS
 from lab.image import Image
-from lab.qemu import Accelerator, HostingPlumbing, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.qemu import TCG, Accelerator, HostingPlumbing, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.tsc import clock_arguments
 from lab.vhost import CONTROL_SOCKET, start_backend
 
 REPO = Path(__file__).resolve().parent.parent
@@ -68,6 +69,8 @@ def launch(
 
     `guard` is put before QEMU. The balloon device needs none: it ends when QEMU does. Raises OSError.
     """
+    if software.accelerator == TCG:
+        config = replace(config, kernel_args=(*clock_arguments(), *config.kernel_args))
     with ExitStack() as stack:
         listeners = {
             name: stack.enter_context(closing(folders.listen(sockets or folder, name)))

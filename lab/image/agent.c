@@ -9,6 +9,7 @@
  *   hello                                                 -> ready
  *   start ID CWD STDIN STDOUT STDERR ARGC ARGV... ENV...  -> started ID PID, later: exited ID code|signal NUMBER
  *   signal ID NUMBER process|group                        -> (nothing; a command that has ended is no error)
+ *   clock NANOSECONDS                                     -> (nothing; the time of day is now that)
  * Answers go to the port the command came from; lab/agent.py is the other side.
  */
 #define _GNU_SOURCE
@@ -194,6 +195,17 @@ static void send_signal(char **fields, int count)
 		kill(strcmp(fields[3], "group") == 0 ? -command->pid : command->pid, atoi(fields[2]));
 }
 
+/* An emulated PC's clock knows whole seconds only; recordings of both sides of a balloon are told by this one. */
+static void set_clock(char **fields, int count)
+{
+	if (count != 2)
+		return;
+	long long now_ns = atoll(fields[1]);
+	struct timespec now = {.tv_sec = now_ns / 1000000000, .tv_nsec = now_ns % 1000000000};
+	if (clock_settime(CLOCK_REALTIME, &now) < 0)
+		note("clock_settime", fields[1]);
+}
+
 static void reap(void)
 {
 	int status;
@@ -226,6 +238,8 @@ static void obey(struct port *port, unsigned char *message, size_t length)
 		start(port, fields, count);
 	else if (strcmp(fields[0], "signal") == 0)
 		send_signal(fields, count);
+	else if (strcmp(fields[0], "clock") == 0)
+		set_clock(fields, count);
 }
 
 static size_t message_length(const struct port *port)

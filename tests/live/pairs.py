@@ -14,6 +14,9 @@ from tracing import MIB_PAGES, Json, balloontrace, shell
 
 import lab
 from balloontrace.events import Call
+from balloontrace.hostlayout import parse_batch_layout
+from balloontrace.recording import read_recording
+from balloontrace.wire import Batches, decode_batches
 from lab.cache import run_folder
 from lab.folders import read_state
 
@@ -86,6 +89,7 @@ def assert_rss_followed(before_bytes: int, after_bytes: int) -> None:
 # ---- reports of both sides ----
 
 SPLIT = ["a", "b", "c", "d", "other"]
+UNSPLIT = ["a", "b+c+d", "other"]
 
 
 def report_both(guest: Path, host: Path) -> Json:
@@ -94,6 +98,15 @@ def report_both(guest: Path, host: Path) -> Json:
     assert done.returncode == 0, done.stderr
     found: Json = json.loads(done.stdout)
     return found
+
+
+def assert_refused(guest: Path, host: Path) -> str:
+    """Two recordings that do not belong together make no report; the one sentence that says so."""
+    done = balloontrace("report", "--format", "json", guest, host)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("balloontrace: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
 
 
 def top_stages(operation: Json) -> list[str]:
@@ -111,3 +124,9 @@ def host_calls(found: Json, call: Call) -> Json:
     assert (row["errors"], row["no_bytes"]) == (0, 0)
     assert sum(row["buckets"]) == row["calls"]
     return dict(row)
+
+
+def read_batches(recording: Path) -> Batches:
+    """The batches of a host's recording."""
+    read = read_recording(recording)
+    return decode_batches(read.batches, parse_batch_layout(read.metadata["batch_layout"]))
