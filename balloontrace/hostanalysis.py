@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from balloontrace.events import BatchFlag, Call
 from balloontrace.hostcounters import CallSums, parse_host_counters
-from balloontrace.hostlayout import COUNTERS_LAYOUT, parse_batch_layout
+from balloontrace.hostlayout import parse_batch_layout, parse_sums_layout
 from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
@@ -17,6 +17,7 @@ from balloontrace.wire import Batches, decode_batches
 
 _RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
 _MAX_FILES = 64
+_FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     lost = sum(loss.events_lost or 0 for loss in losses) if end else None
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
+    counts_freed = bool(text(recording.metadata, "freed_by"))
     side = HostSide(
         header=header,
         process=_process(mapping(recording.metadata, "process")),
@@ -53,7 +55,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         madvise_bytes=int(batches.int64("madvise_bytes").sum()),
         fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
         thp_splits=int(batches.int64("thp_splits").sum()),
-        calls=tuple(_calls(call, sums) for call, sums in totals.items() if sums.calls),
+        calls=tuple(_calls(call, sums, counts_freed) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
         losses=losses,
         events_lost=lost,
@@ -75,19 +77,21 @@ def _process(process: Json) -> str | None:
 
 
 def _sums(recording: Recording) -> Mapping[Call, CallSums]:
-    """Sums by kind of call; none where the recording lays them out as this version does not know."""
-    if recording.counters is None or recording.metadata.get("counters_layout") != dict(COUNTERS_LAYOUT):
+    """Sums by kind of call; none where the recording has none. RecordingError as for spans."""
+    if recording.counters is None:
         return {}
-    return parse_host_counters(recording.counters).calls
+    layout = parse_sums_layout(recording.metadata.get("counters_layout"))
+    return parse_host_counters(recording.counters, layout).calls
 
 
-def _calls(call: Call, sums: CallSums) -> HostCalls:
+def _calls(call: Call, sums: CallSums, counts_freed: bool) -> HostCalls:
     return HostCalls(
         call=call.name.lower(),
         calls=sums.calls,
         bytes=sums.bytes,
         errors=sums.errors,
         no_bytes=sums.no_bytes,
+        freed_nothing=sums.freed_nothing if counts_freed and call in _FREES else None,
         total_ns=sums.duration_ns,
         buckets=sums.buckets,
     )

@@ -174,6 +174,7 @@ def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str 
         "TGID": pid,
         "BATCH_RING_PAGES": ring_bytes // PAGE_BYTES,
         "THREADS_MAP": _MAPS.index("threads"),
+        "COUNT_FREED": int(any(probe.point.tells_freed for probe in plan.attachable)),
     }
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
     definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}

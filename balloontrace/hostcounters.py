@@ -11,21 +11,18 @@ from balloontrace.events import BatchFlag, Call
 from balloontrace.hostlayout import (
     BATCH_BYTES,
     BATCH_FIELDS,
-    BUCKETS,
-    CALL_SUMS_BYTES,
     THREAD_BATCH_OFFSET,
     THREAD_BYTES,
-    THREAD_FIELDS,
-    THREAD_SUMS_OFFSET,
+    SumsLayout,
+    parse_sums_layout,
 )
+from balloontrace.layout import TableLayout
 
-_SUMS = struct.Struct(f"=QQII{BUCKETS}I")
 _FIELD_CODES = {"u16": "H", "u32": "I", "u64": "Q"}
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
 _OFFSETS = {name: offset for name, _, offset in BATCH_FIELDS}
-
-assert _SUMS.size == CALL_SUMS_BYTES
+_TODAY = parse_sums_layout(None)
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class CallSums:
     duration_ns: int
     errors: int
     no_bytes: int
+    freed_nothing: int  # 0 unless that was counted
     buckets: tuple[int, ...]
 
 
@@ -69,39 +67,55 @@ class HostCounters:
 
 def used_slots(raw: bytes) -> bytes:
     """Of `struct bt_threads` the slots that some thread has used, one after the other."""
-    return b"".join(slot for slot in _slots(raw) if any(slot[:8]))
+    return b"".join(slot for slot in _slots(raw, THREAD_BYTES) if any(slot[:8]))
 
 
-def parse_host_counters(raw: bytes) -> HostCounters:
+def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:
     """Add up slots in this machine's byte order, all of them or only those in use."""
-    totals = dict.fromkeys((name for name, _, _ in THREAD_FIELDS), 0)
-    sums = [[0] * (4 + BUCKETS) for _ in Call]
-    for slot in _slots(raw):
-        for name, kind, offset in THREAD_FIELDS:
-            totals[name] += struct.unpack_from(f"={_FIELD_CODES[kind]}", slot, offset)[0]
-        for call in Call:
-            row = _SUMS.unpack_from(slot, THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES)
-            sums[call] = [total + value for total, value in zip(sums[call], row, strict=True)]
+    totals: dict[str, int] = {}
+    sums: list[dict[str, int]] = [{} for _ in Call]
+    buckets = [[0] * layout.buckets for _ in Call]
+    counts = struct.Struct(f"={layout.buckets}I")
+    for slot in _slots(raw, layout.slots.stride_bytes):
+        _add(totals, slot, layout.slots, 0)
+        for call in range(layout.sums.rows or 0):
+            at = layout.sums.offset_bytes + call * layout.sums.stride_bytes
+            _add(sums[call], slot, layout.sums, at)
+            row = counts.unpack_from(slot, at + layout.buckets_offset_bytes)
+            buckets[call] = [total + value for total, value in zip(buckets[call], row, strict=True)]
     return HostCounters(
-        batches=totals["batches"],
-        lost=totals["lost"],
-        unmatched_returns=totals["unmatched_returns"],
-        overwritten=totals["overwritten"],
-        no_state=totals["no_state"],
-        thp_splits=totals["thp_splits"],
-        calls={call: _call_sums(sums[call]) for call in Call},
+        batches=totals.get("batches", 0),
+        lost=totals.get("lost", 0),
+        unmatched_returns=totals.get("unmatched_returns", 0),
+        overwritten=totals.get("overwritten", 0),
+        no_state=totals.get("no_state", 0),
+        thp_splits=totals.get("thp_splits", 0),
+        calls={call: _call_sums(sums[call], buckets[call]) for call in Call},
     )
 
 
-def _call_sums(row: list[int]) -> CallSums:
-    total_bytes, duration_ns, errors, no_bytes, *buckets = row
-    return CallSums(sum(buckets), total_bytes, duration_ns, errors, no_bytes, tuple(buckets))
+def _add(totals: dict[str, int], slot: bytes, table: TableLayout, at: int) -> None:
+    for name, kind, offset in table.fields:
+        (value,) = struct.unpack_from(f"={_FIELD_CODES[kind]}", slot, at + offset)
+        totals[name] = totals.get(name, 0) + value
+
+
+def _call_sums(row: dict[str, int], buckets: list[int]) -> CallSums:
+    return CallSums(
+        calls=sum(buckets),
+        bytes=row.get("bytes", 0),
+        duration_ns=row.get("duration_ns", 0),
+        errors=row.get("errors", 0),
+        no_bytes=row.get("no_bytes", 0),
+        freed_nothing=row.get("freed_nothing", 0),
+        buckets=tuple(buckets),
+    )
 
 
 def unfinished_batches(raw: bytes) -> bytes:
     """The batches still under way in the slots, as records of the ring buffer, flagged as unfinished."""
     records = []
-    for slot in _slots(raw):
+    for slot in _slots(raw, THREAD_BYTES):
         batch = bytearray(slot[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + BATCH_BYTES])
         if _FIRST_CALL.unpack_from(batch, _OFFSETS["first_call_ns"])[0]:
             (flags,) = _FLAGS.unpack_from(batch, _OFFSETS["flags"])
@@ -110,6 +124,6 @@ def unfinished_batches(raw: bytes) -> bytes:
     return b"".join(records)
 
 
-def _slots(raw: bytes) -> Iterator[bytes]:
+def _slots(raw: bytes, slot_bytes: int) -> Iterator[bytes]:
     """Whole slots only."""
-    return (raw[end - THREAD_BYTES : end] for end in range(THREAD_BYTES, len(raw) + 1, THREAD_BYTES))
+    return (raw[end - slot_bytes : end] for end in range(slot_bytes, len(raw) + 1, slot_bytes))

@@ -8,12 +8,23 @@ the header. A recording carries both tables, as `batch_layout` and `counters_lay
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from balloontrace.layout import RING_HEADER_BYTES, SpanLayout, parse_record_layout
+from balloontrace.layout import (
+    RING_HEADER_BYTES,
+    TYPE_BYTES,
+    SpanLayout,
+    TableLayout,
+    parse_fields,
+    parse_integer,
+    parse_mapping,
+    parse_record_layout,
+)
 
 CALLS = 8
 BUCKETS = 32
 SLOTS = 256
+_MAX_SLOT_BYTES = 1 << 16
 
 BATCH_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("kick_ns", "u64", 0),
@@ -45,17 +56,20 @@ THREAD_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("overwritten", "u64", 160),
     ("no_state", "u64", 168),
     ("thp_splits", "u64", 176),
+    ("has_freed", "u64", 184),
 )
 THREAD_BATCH_OFFSET = 32
-THREAD_SUMS_OFFSET = 184
+THREAD_SUMS_OFFSET = 192
 
 CALL_SUMS_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("bytes", "u64", 0),
     ("duration_ns", "u64", 8),
     ("errors", "u32", 16),
     ("no_bytes", "u32", 20),
+    ("freed_nothing", "u32", 24),
+    ("reserved", "u32", 28),
 )
-CALL_BUCKETS_OFFSET = 24
+CALL_BUCKETS_OFFSET = 32
 CALL_SUMS_BYTES = CALL_BUCKETS_OFFSET + 4 * BUCKETS
 THREAD_BYTES = THREAD_SUMS_OFFSET + CALLS * CALL_SUMS_BYTES
 THREADS_BYTES = SLOTS * THREAD_BYTES
@@ -79,6 +93,35 @@ COUNTERS_LAYOUT: Mapping[str, object] = {
     "calls": CALLS,
 }
 """`counters_layout` of a host recording: one row per slot in use, each with sums by kind of call."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumsLayout:
+    """Slots of one size, each with fields, then sums of equal size by kind of call, each with buckets."""
+
+    slots: TableLayout
+    sums: TableLayout
+    buckets_offset_bytes: int
+    buckets: int
+
+
+def parse_sums_layout(value: object) -> SumsLayout:
+    """Check a host's `counters_layout`; a missing one means today's. RecordingError as for spans."""
+    table = parse_mapping(COUNTERS_LAYOUT if value is None else value, "counters_layout")
+    slot_bytes = parse_integer(table, "slot_stride_bytes", 1, _MAX_SLOT_BYTES)
+    calls = parse_integer(table, "calls", 1, CALLS)
+    sums_bytes = parse_integer(table, "sums_stride_bytes", 1, slot_bytes // calls)
+    sums_at = parse_integer(table, "sums_offset_bytes", 0, slot_bytes - calls * sums_bytes)
+    buckets_at = parse_integer(table, "buckets_offset_bytes", 0, sums_bytes)
+    buckets = parse_integer(table, "buckets", 0, (sums_bytes - buckets_at) // TYPE_BYTES["u32"])
+    return SumsLayout(
+        TableLayout(slot_bytes, 0, None, parse_fields(table.get("slot_fields"), sums_at, THREAD_FIELDS)),
+        TableLayout(
+            sums_bytes, sums_at, calls, parse_fields(table.get("sums_fields"), buckets_at, CALL_SUMS_FIELDS)
+        ),
+        buckets_at,
+        buckets,
+    )
 
 
 def parse_batch_layout(value: object) -> SpanLayout:

@@ -25,6 +25,7 @@ class HostPoint:
     entry: bool = True  # its entry is probed
     returns: bool = False  # its return is probed
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+    tells_freed: bool = False  # only for `record --count-freed`
 
     def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
         """Which ends get a program, return (True) before entry (False)."""
@@ -56,7 +57,23 @@ TABLE = (
     HostPoint(
         "split_huge_pmd", ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
     ),
+    # mm/rmap.c: called for what is mapped only; before v6.8 one function for pages of all sizes.
+    # mm/truncate.c: for what is in a file, mapped or not; of pages before v5.17.
+    HostPoint(
+        "remove_rmap", ("folio_remove_rmap_ptes", "page_remove_rmap"), "freed", "pages unmapped by a call",
+        tells_freed=True,
+    ),
+    HostPoint(
+        "remove_rmap_pmd", ("folio_remove_rmap_pmd",), "freed", "huge pages unmapped by a call",
+        tells_freed=True,
+    ),
+    HostPoint(
+        "truncate_folio", ("truncate_inode_folio", "truncate_inode_page"), "freed",
+        "pages removed from the file behind guest memory", tells_freed=True,
+    ),
 )  # fmt: skip
+
+_TELLS_FREED = frozenset({"remove_rmap", "truncate_folio"})  # and remove_rmap_pmd where a kernel has it
 
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
 
@@ -113,6 +130,16 @@ class HostPlan:
             probe for probe in self.probes if probe.point.required and probe.status is not Status.ATTACH
         )
 
+    def counting_freed(self) -> HostPlan:
+        """The same plan with what tells calls that freed nothing."""
+        return self._each(
+            lambda probe: (
+                replace(probe, status=Status.ATTACH, note="")
+                if probe.point.tells_freed and probe.symbol
+                else probe
+            )
+        )
+
     def with_kprobes(self) -> HostPlan:
         """The same plan without fentry."""
         return self._each(lambda probe: replace(probe, mechanism=Mechanism.KPROBE) if probe.symbol else probe)
@@ -134,6 +161,12 @@ class HostPlan:
             "kick": " or ".join(n for n in ("eventfd_read", "kvm_vcpu_ioctl") if n in attached) or None,
             "completion": " or ".join(n for n in ("eventfd_write", "kvm_vm_ioctl") if n in attached) or None,
         }
+
+    def freed_by(self, failures: Mapping[str, str]) -> str | None:
+        """What shows that a call freed something; None where that is not counted, or would not be right."""
+        points = [probe.point.name for probe in self.attachable if probe.point.tells_freed]
+        is_whole = _TELLS_FREED.issubset(points) and not failures.keys() & set(points)
+        return " or ".join(points) if is_whole else None
 
     def _each(self, change: Callable[[HostProbe], HostProbe]) -> HostPlan:
         return HostPlan(tuple(change(probe) for probe in self.probes))
@@ -159,6 +192,10 @@ def _plan_probe(
         if found:
             by_fentry = len(found) == 1 and name in fentry_functions
             mechanism = Mechanism.FENTRY if by_fentry else Mechanism.KPROBE
+            if point.tells_freed:
+                return HostProbe(
+                    point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed takes it"
+                )
             return HostProbe(point, Status.ATTACH, found[0], mechanism)
     if point.tracepoint and tracepoints:
         return HostProbe(point, Status.ATTACH, mechanism=Mechanism.TRACEPOINT)

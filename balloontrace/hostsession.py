@@ -139,6 +139,7 @@ class HostSession(RecordingSession):
             "counters_layout": dict(COUNTERS_LAYOUT),
             "probes": describe_host(plan, loaded.failures),
             "boundaries": plan.boundaries(loaded.failures),
+            "freed_by": plan.freed_by(loaded.failures),
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             "memory": _as_json(read_memory(self._process.pid)),
             "bcc_version": loaded.bcc_version,

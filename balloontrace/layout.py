@@ -155,45 +155,45 @@ def parse_span_layout(value: object) -> SpanLayout:
 
 def parse_payload_layout(value: object) -> PayloadLayout:
     """Check a recording's `payload_layout`; a missing one means today's. RecordingError as for spans."""
-    table = _mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
+    table = parse_mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
     records = parse_record_layout(table, "payload_layout", PAYLOAD_FIELDS)
     ends = [offset + TYPE_BYTES[kind] for _, kind, offset in records.fields]
     room_bytes = records.stride_bytes - records.header_bytes
-    return PayloadLayout(records, _integer(table, "data_offset_bytes", max(ends, default=0), room_bytes))
+    return PayloadLayout(records, parse_integer(table, "data_offset_bytes", max(ends, default=0), room_bytes))
 
 
 def parse_counters_layout(value: object) -> CountersLayout:
     """Check a recording's `counters_layout`; a missing one means today's. RecordingError as for spans."""
-    table = _mapping(COUNTERS_LAYOUT if value is None else value, "counters_layout")
-    function_stride = _integer(table, "function_stride_bytes", 1, _MAX_STRIDE_BYTES)
+    table = parse_mapping(COUNTERS_LAYOUT if value is None else value, "counters_layout")
+    function_stride = parse_integer(table, "function_stride_bytes", 1, _MAX_STRIDE_BYTES)
     functions = TableLayout(
         function_stride,
         0,
-        _integer(table, "functions", 1, _MAX_ROWS),
-        _fields(table.get("function_fields"), function_stride, FUNCTION_COUNTER_FIELDS),
+        parse_integer(table, "functions", 1, _MAX_ROWS),
+        parse_fields(table.get("function_fields"), function_stride, FUNCTION_COUNTER_FIELDS),
     )
-    device_stride = _integer(table, "device_stride_bytes", 1, _MAX_STRIDE_BYTES)
+    device_stride = parse_integer(table, "device_stride_bytes", 1, _MAX_STRIDE_BYTES)
     devices = TableLayout(
         device_stride,
-        _integer(table, "devices_offset_bytes", functions.end_bytes, _MAX_STRIDE_BYTES * _MAX_ROWS),
-        _integer(table, "devices", 0, _MAX_ROWS),
-        _fields(table.get("device_fields"), device_stride, DEVICE_STATE_FIELDS),
+        parse_integer(table, "devices_offset_bytes", functions.end_bytes, _MAX_STRIDE_BYTES * _MAX_ROWS),
+        parse_integer(table, "devices", 0, _MAX_ROWS),
+        parse_fields(table.get("device_fields"), device_stride, DEVICE_STATE_FIELDS),
     )
     return CountersLayout(functions, devices)
 
 
 def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
     """Check the layout of a ring buffer's records with the fields `known`. RecordingError as for spans."""
-    table = _mapping(value, name)
-    stride_bytes = _integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
-    header_bytes = _integer(table, "header_bytes", 0, stride_bytes)
-    fields = _fields(table.get("fields"), stride_bytes - header_bytes, known)
+    table = parse_mapping(value, name)
+    stride_bytes = parse_integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
+    header_bytes = parse_integer(table, "header_bytes", 0, stride_bytes)
+    fields = parse_fields(table.get("fields"), stride_bytes - header_bytes, known)
     if header_bytes not in (0, RING_HEADER_BYTES) or stride_bytes % 8:
         raise RecordingError("the recording describes records that no ring buffer holds; it is unusable")
     return SpanLayout(stride_bytes, header_bytes, fields)
 
 
-def _fields(
+def parse_fields(
     value: object, room_bytes: int, known: tuple[tuple[str, str, int], ...]
 ) -> tuple[tuple[str, str, int], ...]:
     """Fields this version knows, each checked to lie inside its row, to be named once and not to overlap."""
@@ -220,13 +220,15 @@ def _field(value: object) -> tuple[str, str, int]:
     raise RecordingError("the recording describes a field in a way this version cannot read; it is unusable")
 
 
-def _mapping(value: object, name: str) -> Mapping[str, object]:
+def parse_mapping(value: object, name: str) -> Mapping[str, object]:
+    """A table of a recording's metadata. RecordingError when it is none."""
     if not isinstance(value, Mapping):
         raise RecordingError(f"the recording's {name} is damaged; nothing can be decoded")
     return value
 
 
-def _integer(table: Mapping[str, object], name: str, low: int, high: int) -> int:
+def parse_integer(table: Mapping[str, object], name: str, low: int, high: int) -> int:
+    """A number of such a table, within limits. RecordingError when it is not there or beyond them."""
     value = table.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise RecordingError(f"the recording's {name} is missing or impossible; nothing can be decoded")

@@ -361,13 +361,18 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class HostCalls:
-    """All calls of one kind the traced process made; `buckets[i]` counts those of 2^i to 2^(i+1) - 1 ns."""
+    """All calls of one kind the traced process made; `buckets[i]` counts those of 2^i to 2^(i+1) - 1 ns.
+
+    `no_bytes` named no memory. `freed_nothing` took no page away, those of `no_bytes` among them; None where
+    that was not counted, and for calls that are not there to free at once.
+    """
 
     call: str
     calls: int
     bytes: int
     errors: int
     no_bytes: int
+    freed_nothing: int | None
     total_ns: int
     buckets: tuple[int, ...]
 

@@ -60,7 +60,9 @@ struct bt_call_sums {
 	bt_u64 bytes;              /* of calls that did not fail */
 	bt_u64 duration_ns;
 	bt_u32 errors;
-	bt_u32 no_bytes;           /* calls that did not fail and named no memory: they freed nothing */
+	bt_u32 no_bytes;           /* calls that did not fail and named no memory */
+	bt_u32 freed_nothing;      /* calls that did not fail and took no page away; 0 unless COUNT_FREED */
+	bt_u32 reserved;           /* padding, 0 */
 	bt_u32 buckets[BT_BUCKETS];
 };
 
@@ -81,6 +83,7 @@ struct bt_thread {
 	bt_u64 overwritten;        /* calls that began inside another one: its return was missed */
 	bt_u64 no_state;           /* calls not followed: another thread was at work in this slot */
 	bt_u64 thp_splits;         /* huge page mappings split, inside calls or not */
+	bt_u64 has_freed;          /* the call under way has taken a page away */
 	struct bt_call_sums sums[BT_CALLS];
 };
 

@@ -8,6 +8,8 @@
  *
  * What delimits a batch is what its thread does. It learns of a kick by reading an eventfd or, where the device has no
  * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
+ *
+ * COUNT_FREED is 1 where calls that free nothing are to be told from those that do; that takes a program per page.
  */
 #include <uapi/linux/ptrace.h>
 #include "balloon_batches.h"
@@ -117,6 +119,8 @@ static __always_inline struct bt_thread *begin_call(void)
 	}
 	if (thread->entry_ns)
 		thread->overwritten++;
+	if (COUNT_FREED)
+		thread->has_freed = 0;
 	return thread;
 }
 
@@ -164,6 +168,8 @@ static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32
 	}
 	if (!bytes)
 		sums->no_bytes++;
+	if (COUNT_FREED && !thread->has_freed)
+		sums->freed_nothing++;
 	sums->bytes += bytes;
 	if (is_fallocate)
 		batch->fallocate_bytes += bytes;
@@ -410,6 +416,22 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	return 0;
 }
 
+/*
+ * Inside a call: a page leaves the process's address space, or the file behind it. The pages themselves do not matter.
+ */
+static __always_inline int freed(void)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (thread)
+		thread->has_freed = 1;
+	return 0;
+}
+
+#define on_remove_rmap_entry(folio) freed()
+#define on_remove_rmap_pmd_entry(folio) freed()
+#define on_truncate_folio_entry(mapping) freed()
+
 /* Only the return of these is of interest; fentry shows the arguments then too. */
 #define EVENTFD_READ_fentry \
 	int fexit_eventfd_read(u64 *ctx) { return on_eventfd_read_return(ctx[2]); }
@@ -427,3 +449,6 @@ ENTRY_PROGRAM(eventfd_write, 1)
 CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
 ENTRY_PROGRAM(kvm_vm_ioctl, 2)
 ENTRY_PROGRAM(split_huge_pmd, 1)
+ENTRY_PROGRAM(remove_rmap, 1)
+ENTRY_PROGRAM(remove_rmap_pmd, 1)
+ENTRY_PROGRAM(truncate_folio, 1)

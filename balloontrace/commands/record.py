@@ -108,6 +108,11 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     metavar="STRUCT.MEMBER=BYTES,...",
     help="Offsets of structure members, for a driver without type information (pahole shows them).",
 )
+@click.option(
+    "--count-freed",
+    is_flag=True,
+    help="On the host, also count calls that freed nothing; costs another program run for each page.",
+)
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
 def record(
@@ -123,6 +128,7 @@ def record(
     buffer_kib: int,
     capture: str,
     layout: str | None,
+    count_freed: bool,
     label: str | None,
     command: Sequence[str],
 ) -> None:
@@ -152,7 +158,9 @@ def record(
     )
     if _choose_side(side, pid) == "host":
         _check_host_options(operations, capture, layout)
-        how = replace(how, host=True, pid=pid)
+        how = replace(how, host=True, pid=pid, count_freed=count_freed)
+    elif count_freed:
+        raise UsageError("--count-freed is for the host's side: nothing is freed on the guest's")
     elif attach == "tracepoint":
         raise UsageError("--attach tracepoint is for the host's side: the driver has no tracepoints")
     # Until the recording has begun there is nothing to end in order: both signals drop it.
@@ -182,6 +190,7 @@ class _How:
     offsets: Mapping[str, int]
     host: bool = False
     pid: int | None = None
+    count_freed: bool = False
 
 
 def _choose_side(side: str, pid: int | None) -> str:
@@ -291,13 +300,14 @@ def _host_plan_to_attach(diagnosis: HostDiagnosis, how: _How) -> HostPlan:
         raise MissingProbeError(f"no way to probe {missing}: --missing-probes warn traces what is left")
     for warning in diagnosis.warnings:
         _say(f"balloontrace: warning: {warning.sentence}\n")
+    plan = diagnosis.plan.counting_freed() if how.count_freed else diagnosis.plan
     match how.attach:
         case "kprobe":
-            return diagnosis.plan.with_kprobes()
+            return plan.with_kprobes()
         case "tracepoint":
-            return diagnosis.plan.with_tracepoints()
+            return plan.with_tracepoints()
         case _:
-            return diagnosis.plan
+            return plan
 
 
 def _host_attached_line(collector: HostCollector) -> str:

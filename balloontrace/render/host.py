@@ -64,13 +64,14 @@ def _calls(calls: Sequence[HostCalls]) -> str:
             format_bytes(each.bytes),
             format_count(each.errors),
             format_count(each.no_bytes),
+            NOT_MEASURED if each.freed_nothing is None else format_count(each.freed_nothing),
             format_duration_ns(each.total_ns),
             format_duration_ns(each.total_ns / each.calls) if each.calls else NOT_MEASURED,
         )
         for each in calls
     ]
-    names = ("call", "calls", "bytes", "failed", "of nothing", "total", "mean")
-    return table(names, rows, "lrrrrrr") if rows else ""
+    names = ("call", "calls", "bytes", "failed", "of nothing", "freed none", "total", "mean")
+    return table(names, rows, "lrrrrrrr") if rows else ""
 
 
 def _histogram(calls: Sequence[HostCalls]) -> str:

@@ -5,7 +5,7 @@
  * Each line of standard input is one order for the serving thread, `KIND CALLS [PAGES]`; the thread that reads it kicks the
  * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed,
  * normal, punch, both (punch and dontneed), fail (an unaligned address), empty (no bytes), none, stall (dontneed, and no
- * completion). `exit` ends it.
+ * completion), and any of them once more for memory that it has just been done to, as twice-KIND. `exit` ends it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,10 +18,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define TWICE "twice-"
+
 enum { PAGE = 4096, PAGES = 65536 };
 
 struct order {
-	char kind[16];
+	char kind[32];
 	long calls;
 	long pages;
 };
@@ -40,28 +42,28 @@ static void check(int ok, const char *what)
 }
 
 /* The nth call of an order. */
-static void call(long number)
+static void call(const char *kind, long number)
 {
 	long bytes = order.pages * PAGE, offset = number * bytes;
 	char *mine = private_memory + offset, *shared = shared_memory + offset;
 
-	if (!strcmp(order.kind, "dontneed") || !strcmp(order.kind, "stall"))
+	if (!strcmp(kind, "dontneed") || !strcmp(kind, "stall"))
 		check(!madvise(mine, bytes, MADV_DONTNEED), "dontneed");
-	else if (!strcmp(order.kind, "free"))
+	else if (!strcmp(kind, "free"))
 		check(!madvise(mine, bytes, MADV_FREE), "free");
-	else if (!strcmp(order.kind, "willneed"))
+	else if (!strcmp(kind, "willneed"))
 		check(!madvise(shared, bytes, MADV_WILLNEED), "willneed");
-	else if (!strcmp(order.kind, "normal"))
+	else if (!strcmp(kind, "normal"))
 		check(!madvise(mine, bytes, MADV_NORMAL), "normal");
-	else if (!strcmp(order.kind, "remove"))
+	else if (!strcmp(kind, "remove"))
 		check(!madvise(shared, bytes, MADV_REMOVE), "remove");
-	else if (!strcmp(order.kind, "fail"))
+	else if (!strcmp(kind, "fail"))
 		check(madvise(mine + 1, bytes, MADV_DONTNEED) == -1, "fail");
-	else if (!strcmp(order.kind, "empty"))
+	else if (!strcmp(kind, "empty"))
 		check(!madvise(mine, 0, MADV_DONTNEED), "empty");
-	if (!strcmp(order.kind, "punch") || !strcmp(order.kind, "both"))
+	if (!strcmp(kind, "punch") || !strcmp(kind, "both"))
 		check(!fallocate(shared_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes), "punch");
-	if (!strcmp(order.kind, "both"))
+	if (!strcmp(kind, "both"))
 		check(!madvise(shared, bytes, MADV_DONTNEED), "both");
 }
 
@@ -71,8 +73,13 @@ static void *serve(void *unused)
 
 	for (;;) {
 		check(read(kick, &value, sizeof(value)) == sizeof(value), "read");
-		for (long number = 0; number < order.calls; number++)
-			call(number);
+		for (long number = 0; number < order.calls; number++) {
+			const char *twice = strncmp(order.kind, TWICE, strlen(TWICE)) ? NULL : order.kind + strlen(TWICE);
+
+			call(twice ? twice : order.kind, number);
+			if (twice)
+				call(twice, number);
+		}
 		if (!strcmp(order.kind, "stall")) {
 			printf("stalled\n");
 			fflush(stdout);
@@ -104,7 +111,7 @@ int main(void)
 		if (!strncmp(line, "exit", 4))
 			return 0;
 		order.pages = 1;
-		check(sscanf(line, "%15s %ld %ld", order.kind, &order.calls, &order.pages) >= 2, line);
+		check(sscanf(line, "%31s %ld %ld", order.kind, &order.calls, &order.pages) >= 2, line);
 		for (long page = 0; page < order.calls * order.pages && page < PAGES; page++)
 			private_memory[page * PAGE] = shared_memory[page * PAGE] = 1;
 		value = 1;

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tracing import ATTACH_S, Recorder, shell, start_recording
+from tracing import ATTACH_S, Recorder, report, shell, start_recording
 
 import lab
 from balloontrace.events import BatchFlag, Call
@@ -147,6 +147,26 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
     probes = {row["function"]: row for row in found.recording.metadata["probes"]}  # type: ignore[attr-defined]
     assert probes["madvise"]["mechanism"] == MECHANISMS[attach]
     assert probes["madvise"]["status"] == "attached"
+
+
+@pytest.mark.parametrize("attach", ["auto", "kprobe"])
+def test_calls_that_free_nothing_are_counted_on_request(
+    guest: lab.Guest, server: Server, tmp_path: Path, attach: str
+) -> None:
+    options = ["-p", str(server.pid), "--attach", attach, "--count-freed"]
+    recorder = start_recording(guest, f"/root/host-freed-{attach}.bt", *options).wait_attached()
+    server.serve(WARM_UP, "twice-dontneed 101", "twice-remove 37", "twice-punch 13", "both 7", "empty 3")
+    server.serve("dontneed 59", "twice-dontneed 2 512", "twice-free 5", "fail 11")
+    recorder.end()
+    calls = {row["call"]: row for row in report(recorder.pull(tmp_path))["host"]["calls"]}
+    found = {name: (row["calls"], row["freed_nothing"]) for name, row in calls.items()}
+    assert found == {
+        # of 11 that failed nothing is said; what was punched is no longer mapped
+        "madvise_dontneed": (2 * 101 + 7 + 3 + 59 + 2 * 2 + 11, 101 + 7 + 3 + 2),
+        "madvise_remove": (2 * 37, 37),
+        "fallocate_punch_hole": (2 * 13 + 7, 13),
+        "madvise_free": (2 * 5, None),
+    }
 
 
 def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_path: Path) -> None:

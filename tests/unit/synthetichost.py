@@ -27,6 +27,7 @@ from balloontrace.recording import Recording, RecordingWriter, read_recording
 _BATCH = struct.Struct("<7Q8IIIIHH")
 _RING = struct.Struct("<II")
 OFFSET_NS = 77_000_000_000_000
+FREED_NOTHING = 3
 REALTIME_NS = 1_700_000_000_000_000_000
 
 assert _BATCH.size == BATCH_BYTES
@@ -97,7 +98,8 @@ def pack_counters(found: list[Batch]) -> bytes:
         mine = [batch for batch in found if batch.queue == queue]
         at = THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES
         pages = sum(batch.pages for batch in mine)
-        struct.pack_into("<QQII", slot, at, pages * 4096, sum(batch.calls_ns for batch in mine), 0, 0)
+        sums = (pages * 4096, sum(batch.calls_ns for batch in mine), 0, 0, FREED_NOTHING)
+        struct.pack_into("<QQIII", slot, at, *sums)
         struct.pack_into("<I", slot, at + CALL_BUCKETS_OFFSET + 4 * 9, pages)
     assert BUCKETS > 9
     return bytes(slot)

@@ -56,6 +56,25 @@ def test_tracepoints_stand_in_for_system_calls() -> None:
     ]
 
 
+def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
+    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86))
+    assert _definitions(plan, 1, 4096)["COUNT_FREED"] == 0
+    assert plan.freed_by({}) is None
+    assert {probe.point.name: probe.status for probe in plan.probes}["remove_rmap"] is Status.NOT_NEEDED
+    counting = plan.counting_freed()
+    assert programs(counting) == [
+        *programs(plan), "fentry_remove_rmap", "fentry_remove_rmap_pmd", "fentry_truncate_folio",
+    ]  # fmt: skip
+    assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 1
+    assert counting.freed_by({}) == "remove_rmap or remove_rmap_pmd or truncate_folio"
+    assert counting.freed_by({"remove_rmap_pmd": "refused"}) is None
+    older = make_host_plan(without("folio_remove_rmap_ptes", "folio_remove_rmap_pmd")).counting_freed()
+    assert older.freed_by({}) == "remove_rmap or truncate_folio"
+    assert older.probe("remove_rmap").target == "page_remove_rmap"
+    blind = make_host_plan(without("truncate_inode_folio", "truncate_inode_page")).counting_freed()
+    assert blind.freed_by({}) is None
+
+
 def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:
     plan = make_host_plan(without("__x64_sys_madvise", "__x64_sys_process_madvise"), tracepoints=False)
     assert [probe.point.name for probe in plan.missing_required] == ["madvise"]
