@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
     ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
     ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
-    ("compare", "render"),
+    ("evidence", "replicates", "differences", "compare", "sources", "render"),
     ("commands",),
     ("cli", "__main__"),
 )
