@@ -3,7 +3,8 @@
 
 That is a recording; a guest's and its host's with a comma between them; or a folder with any number of `.bt`
 files. In a folder a host's recording belongs to the guest's whose name differs in nothing but `guest` and
-`host`; names apart, to each guest's with which it can be matched, if it is the only one of which that is so.
+`host`; names apart, to each guest's with which it can be matched, if it is the only one of which that is so,
+or the only one that was made at the same time.
 """
 
 from __future__ import annotations
@@ -107,11 +108,17 @@ def _with_host(guest: Recording, hosts: Sequence[Recording], *, alone: bool) -> 
         return namesakes[0], _analyse_pair(guest, hosts[namesakes[0]])
     matched: list[tuple[int | None, Report]] = []
     for index, host in enumerate(hosts):
-        if (not namesakes or index in namesakes) and _may_overlap(guest, host):
+        if (not namesakes or index in namesakes) and _may_overlap(guest, host, _CLOCK_SLACK_NS):
             try:
                 matched.append((index, analyse(guest, host)))
             except RecordingError:
                 continue  # Of another run.
+    if len(matched) > 1:
+        # Runs that are much alike match each other too: then the time of day must tell.
+        at_the_time = [
+            each for each in matched if each[0] is not None and _may_overlap(guest, hosts[each[0]])
+        ]
+        matched = at_the_time if len(at_the_time) == 1 else matched
     if len(matched) > 1:
         raise RecordingError(
             f"{guest.label} matches several recordings of hosts; name the one that belongs to it alike, "
@@ -132,13 +139,13 @@ def _bare_name(recording: Recording) -> str:
     return _SIDE_WORD.sub("", Path(recording.label).stem).strip(_SEPARATORS)
 
 
-def _may_overlap(guest: Recording, host: Recording) -> bool:
-    """Whether both were recording at one time, as far as their wall clocks tell."""
+def _may_overlap(guest: Recording, host: Recording, slack_ns: int = 0) -> bool:
+    """Whether both were recording at one time, as far as their wall clocks tell, give or take `slack_ns`."""
     windows = [_window(each) for each in (guest, host)]
     if None in windows:
         return True
     (guest_first, guest_last), (host_first, host_last) = (window or (0, 0) for window in windows)
-    return guest_first <= host_last + _CLOCK_SLACK_NS and host_first <= guest_last + _CLOCK_SLACK_NS
+    return guest_first <= host_last + slack_ns and host_first <= guest_last + slack_ns
 
 
 def _window(recording: Recording) -> tuple[int, int] | None:

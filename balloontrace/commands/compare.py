@@ -53,7 +53,7 @@ def compare(
     guest_only: bool,
     force: bool,
 ) -> None:
-    r"""Show what changed from BEFORE to AFTER, in which stage, and whether the data can tell.
+    """Show what changed from BEFORE to AFTER, in which stage, and whether the data can tell.
 
     Each is a recording (- reads it from stdin), a guest's and its host's as GUEST,HOST, or a folder of
     recordings. Operations of the same kind and size are compared; each complete one is a replicate. For an
@@ -64,7 +64,7 @@ def compare(
       balloontrace compare examples/stock-inflate.bt examples/bitmap-inflate.bt
       balloontrace compare guest-1.bt,host-1.bt guest-2.bt,host-2.bt
       balloontrace compare stock/ patched/ --fail-on-regression 5
-    """
+    """  # noqa: D301 - click looks for the character, not for a backslash
     percent = None if allowed is None else parse_percent(allowed)
     if before == after == "-":
         raise UsageError("only one of the recordings can come from standard input")

@@ -84,7 +84,7 @@ def headline(group: Group) -> str:
     wall = group.wall
     taken = f"AFTER takes {format_ratio(wall.ratio)} times as long"
     if wall.ratio_low is not None and wall.ratio_high is not None:
-        taken += f" (95 %: {format_interval(wall)})"
+        taken += f", {format_interval(wall)} at 95 %"
     match wall.verdict:
         case word if word in (FASTER, SLOWER):
             return f"{taken}: {word}"
