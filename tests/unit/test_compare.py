@@ -20,7 +20,7 @@ from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
 from balloontrace.results import Header, Operation, Report, StageRow
 
-TRIES = 50
+TRIES = 40
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
 MOST_WRONG = 0.05 * TRIES + 3.1 * math.sqrt(TRIES * 0.05 * 0.95)
 

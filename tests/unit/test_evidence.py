@@ -24,7 +24,7 @@ from balloontrace.evidence import (
 )
 
 Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
-TRIES = 400
+TRIES = 250
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
 MOST_WRONG = 0.05 + 3.1 * math.sqrt(0.05 * 0.95 / TRIES)
 
