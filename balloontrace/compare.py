@@ -276,10 +276,21 @@ def _left_out(name: str, found: _Replicates, common: Sequence[tuple[str, int]]) 
 def _warnings(sides: Sequence[Recordings], differences: Sequence[Difference]) -> Iterator[str]:
     """What speaks against the comparison: unexpected differences, then what is wrong with recordings."""
     yield from (each.text for each in differences if not each.expected)
-    for side in sides:
-        for report in side.reports:
-            for warning in report.warnings:
-                yield f"{report.header.recording}: {warning}"
+    found: dict[str, list[str]] = {}
+    for report in (report for side in sides for report in side.reports):
+        for warning in (*report.warnings, *_disagreements(report)):
+            found.setdefault(warning, []).append(report.header.recording)
+    for warning, recordings in found.items():
+        more = f" and {format_count(len(recordings) - 1)} more" if len(recordings) > 1 else ""
+        yield f"{recordings[0]}{more}: {warning}"
+
+
+def _disagreements(report: Report) -> Iterator[str]:
+    """Counts that an independent source contradicts."""
+    for check in report.checks:
+        if check.agrees is False:
+            counts = f"{format_count(check.spans)} in spans, {format_count(check.independent)}"
+            yield f"{check.name} is counted differently: {counts} by {check.source}"
 
 
 def _group(kind: str, pages: int, before: Sequence[Found], after: Sequence[Found]) -> Group:

@@ -127,8 +127,8 @@ def format_value(value: float | None, unit: str) -> str:
             return format_bytes(value)
         case "ratio":
             return format_share(value)
-        case _ if float(value).is_integer() and value < _MOST_DIGITS:
-            return format_count(int(value))
+        case _ if (float(value).is_integer() or value >= 999.5) and value < _MOST_DIGITS:
+            return format_count(round(value))
         case _:
             return _digits(value)
 

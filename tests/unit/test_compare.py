@@ -18,7 +18,7 @@ from synthetichost import HostTimes
 from balloontrace.analysis import analyse
 from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
-from balloontrace.results import Header, Operation, Report, StageRow
+from balloontrace.results import Operation, Report, StageRow
 
 TRIES = 40
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
@@ -411,7 +411,7 @@ def test_a_mismatch_warns_by_its_name(changes: dict[str, object], text: str) -> 
     comparison = compared(Setup(), Setup(changes=changes), (1, 1))
     assert [each.text for each in comparison.differences] == [text]
     assert not comparison.differences[0].expected
-    assert comparison.warnings == (text,)
+    assert comparison.warnings[0] == text
 
 
 def test_a_side_that_mixes_kernels_warns() -> None:
@@ -477,14 +477,22 @@ def test_an_unseen_interrupt_is_another_beginning() -> None:
     assert comparison.warnings == ("beginning of inflate of 16.0 MiB: interrupt before, work item after",)
 
 
-def test_warnings_of_recordings_come_with_their_name() -> None:
+def test_warnings_of_recordings_come_with_their_names() -> None:
     good = make_run(Setup()).report("good")
-    odd = replace(good, header=Header("odd.bt", driver_kind="stock", machine=good.header.machine,
-                  devices=good.header.devices, boundaries=good.header.boundaries,
-                  probes=good.header.probes, tool_version=good.header.tool_version),
-                  warnings=("PAYL piece 3 is damaged",))  # fmt: skip
-    comparison = compare(Recordings("before", (good,)), Recordings("after", (odd,)))
-    assert comparison.warnings == ("odd.bt: PAYL piece 3 is damaged",)
+    (check,) = [each for each in good.checks if each.name == "balloon_inflate"]
+    odd = replace(
+        good,
+        warnings=("PAYL piece 3 is damaged",),
+        checks=(replace(check, independent=4099, agrees=False),),
+    )
+    comparison = compare(Recordings("before", (good, odd)), Recordings("after", (good, odd, odd)))
+    counts = "4 096 in spans, 4 099 by /proc/vmstat"
+    assert comparison.warnings == (
+        "good-guest.bt and 2 more: PAYL piece 3 is damaged",
+        f"good-guest.bt and 2 more: balloon_inflate is counted differently: {counts}",
+    )
+    alone = compare(Recordings("before", (good,)), Recordings("after", (odd,)))
+    assert alone.warnings[0] == "good-guest.bt: PAYL piece 3 is damaged"
 
 
 # ---- what cannot be compared ----

@@ -174,6 +174,7 @@ def test_numbers_of_any_size_are_short() -> None:
     assert format_ratio(1.0) == "1.00"
     assert format_ratio(None) == "-"
     assert format_value(7168, "") == "7 168"
+    assert format_value(104_857.6, "pages/send") == "104 858"
     assert format_value(0.1772, "ratio") == "17.7 %"
 
 
