@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +17,17 @@ import pytest
 import runs
 import synthetic
 from click.testing import CliRunner
+from mutations import mutate
 from runs import HOST_TIMES, TIMES, Setup, make_run, make_runs, scatter
 
+from balloontrace.analysis import analyse
 from balloontrace.cli import main
 from balloontrace.commands.compare import compare as command
 from balloontrace.commands.compare import parse_percent
 from balloontrace.compare import Recordings, compare
 from balloontrace.comparison import Comparison
-from balloontrace.errors import UsageError
+from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.recording import read_recording
 from balloontrace.render.comparison import format_ratio, format_value, render_comparison
 from balloontrace.render.comparisoncsv import render_comparison_csv
 from balloontrace.render.comparisonmarkdown import escape, render_comparison_markdown
@@ -482,3 +486,26 @@ def test_a_recording_against_itself_is_no_regression(tmp_path: Path) -> None:
     assert isinstance(runs_read, Recordings)
     (group,) = compare(runs_read, runs_read).groups
     assert {row.verdict for row in group.times} <= {"~", "same", None}
+
+
+def test_damaged_recordings_are_compared_in_part_or_refused() -> None:
+    """Nothing a stranger's file holds ends in anything but a comparison or one sentence."""
+    made = [run.guest for run in make_runs(Setup(deflate=True), scatter(3))]
+    made += [run.guest for run in make_runs(Setup(deflate=True, patched=True), scatter(3))]
+    good = Recordings("good", tuple(analyse(read_recording(io.BytesIO(data))) for data in made[:3]))
+    outcomes, sentences = {"compared": 0, "refused": 0}, set()
+    for number in range(160):
+        source = random.Random(number)
+        try:
+            read = [read_recording(io.BytesIO(mutate(made[number % 6], source))) for _ in range(2)]
+            comparison = compare(good, Recordings("damaged", tuple(analyse(each) for each in read)))
+        except BalloontraceError as error:
+            outcomes["refused"] += 1
+            sentences.add(str(error))
+            continue
+        outcomes["compared"] += 1
+        texts = [render(comparison) for render in RENDERERS.values()]
+        assert "\x1b" not in "".join(texts)
+        assert max(map(len, texts[0].splitlines())) <= WIDTH_COLUMNS
+    assert min(outcomes.values()) > 20
+    assert not any("\n" in sentence for sentence in sentences)
