@@ -19,7 +19,7 @@ _COMMANDS = {
     "doctor": "Say whether a balloon can be traced here, and how.",
     "record": "Trace the balloon of this guest into a recording.",
     "report": "Show where the time of each inflate and deflate went.",
-    "export": "Write the raw spans of a recording as CSV.",
+    "export": "Write the single events of a recording for other tools.",
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.results import Operation, Report, StageRow, Total
@@ -67,6 +68,8 @@ COLUMNS = (
 
 Row = dict[str, object]
 
+_CHUNK_ROWS = 1 << 14
+
 
 def render_csv(report: Report) -> str:
     """The whole table, header first."""
@@ -81,6 +84,14 @@ def render_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, hea
         writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def render_chunks(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The same for many rows: some thousand at a time, the header first."""
+    rows = iter(rows)
+    yield render_rows(columns, (), header=True)
+    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+        yield render_rows(columns, chunk, header=False)
 
 
 def _rows(report: Report) -> Iterator[Row]:
