@@ -211,7 +211,7 @@ def described_events(examined: Examined) -> Iterator[Mapping[str, object]]:
         "type": "end",
         **counts,
         **{name: getattr(report, name) for name in _END_FIELDS},
-        "losses": [_loss(loss) for loss in report.losses],
+        "losses": [loss_fields(loss) for loss in report.losses],
         "own_cost": asdict(report.own_cost) if report.own_cost else None,
         "host": _end_of_host(side) if side and guest else None,
     }
@@ -227,12 +227,13 @@ def _end_of_host(side: HostSide) -> dict[str, object]:
         "complete": side.complete,
         "ended": side.ended,
         "events_lost": side.events_lost,
-        "losses": [_loss(loss) for loss in side.losses],
+        "losses": [loss_fields(loss) for loss in side.losses],
         "own_cost": asdict(side.own_cost) if side.own_cost else None,
     }
 
 
-def _loss(loss: Loss) -> dict[str, object]:
+def loss_fields(loss: Loss) -> dict[str, object]:
+    """A loss with its sum."""
     return {**asdict(loss), "events_lost": loss.events_lost}
 
 

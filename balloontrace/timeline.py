@@ -20,7 +20,7 @@ from balloontrace.errors import RecordingError
 from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Function
 from balloontrace.hostanalysis import HostRecording
 from balloontrace.operations import NO_OPERATION, Operations
-from balloontrace.rawevents import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, span_values
+from balloontrace.rawevents import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
 from balloontrace.results import Header, Operation, Report
 from balloontrace.tracks import Arguments, Counter, Instant, Process, Slice, Timeline, Track
 from balloontrace.units import rate_bytes_per_s
@@ -367,6 +367,7 @@ def _about(report: Report) -> Mapping[str, object]:
     """What the report says beside what happened: where from, what was lost, its cost, how clocks match."""
     left_out = {"operations", "totals", "outside", "checks"}
     described = dataclasses.asdict(dataclasses.replace(report, operations=(), totals=()))
-    for shown, loss in zip(described["losses"], report.losses, strict=True):
-        shown["events_lost"] = loss.events_lost
+    described["losses"] = [loss_fields(loss) for loss in report.losses]
+    if report.host is not None:
+        described["host"]["losses"] = [loss_fields(loss) for loss in report.host.losses]
     return {name: value for name, value in described.items() if name not in left_out}
