@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 _CHUNK_LINES = 4096
 
+# json.dumps would make an encoder for each line.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 
 def render_ndjson(objects: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """The lines, some thousand at a time."""
     remaining = iter(objects)
     while chunk := list(itertools.islice(remaining, _CHUNK_LINES)):
-        yield "".join(json.dumps(each, separators=(",", ":"), allow_nan=False) + "\n" for each in chunk)
+        yield "".join(f"{_encode(each)}\n" for each in chunk)

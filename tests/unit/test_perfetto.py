@@ -336,3 +336,9 @@ def test_the_command_writes_both_sides(tmp_path: Path) -> None:
     assert len(found.processes) == 2
     assert np.count_nonzero([each.name == "tell_host" for each in found.slices]) == 1024
     assert NO_SPAN not in {each.args.get("send") for each in found.slices}
+
+
+def test_it_is_written_piece_by_piece() -> None:
+    pieces = list(render_perfetto(build_timeline(collection.examined("stock-deflate"))))
+    assert len(pieces) > 10
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 5
