@@ -137,6 +137,10 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     shown = _operations(
         operations, tables.of_operations(), measure_bitmap_use(spans, operations), carried, header, traced
     )
+    if both is not None:
+        shown = tuple(
+            replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
+        )
     lost, seen = _events_lost(losses), _events_seen(losses)
     report = Report(
         schema_version=SCHEMA_VERSION,

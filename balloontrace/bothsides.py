@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.errors import RecordingError
-from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Queue, SpanFlag
+from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
 from balloontrace.matching import (
     UNKNOWN_PAGES,
     UNKNOWN_QUEUE,
@@ -20,9 +20,10 @@ from balloontrace.matching import (
     Window,
     match,
 )
-from balloontrace.operations import Operations
-from balloontrace.results import Header, Pairing
+from balloontrace.operations import NO_OPERATION, Operations
+from balloontrace.results import Header, Pairing, Served
 from balloontrace.stages import NOT_SERVED, HostTimes
+from balloontrace.stats import sums
 from balloontrace.units import format_count
 from balloontrace.wire import Batches, Column, Spans
 from balloontrace.workitems import NO_SPAN
@@ -33,12 +34,14 @@ _KNOWN_WELL = 0.25
 
 @dataclass(frozen=True, slots=True)
 class BothSides:
-    """Times of the host by guest span, and what the report says of the pairing.
+    """Times of the host by guest span, what the host did for each operation, and what to say of the pairing.
 
-    `send_of_batch` has the index of the guest's span for each batch, or NO_SPAN for one that has no partner.
+    `served` has an entry an operation: None where not each of its sends was matched. `send_of_batch` has the
+    index of the guest's span for each batch, or NO_SPAN for one that has no partner.
     """
 
     times: HostTimes
+    served: tuple[Served | None, ...]
     pairing: Pairing
     send_of_batch: Column
     clock: Clock
@@ -87,11 +90,43 @@ def join(
         way_ns = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
         to_host_ns[span] = np.clip(way_ns, 0, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
-    times = HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
     send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
     send_of_batch[served] = sends[matching.sends]
-    pairing = _pairing(guest, batches, matching, len(threads), split=known, served=len(span))
-    return BothSides(times, pairing, send_of_batch, matching.clock)
+    return BothSides(
+        HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
+        _served_of_operations(operations, sends, sends[matching.sends], batches, served),
+        _pairing(guest, batches, matching, len(threads), split=known, served=len(span)),
+        send_of_batch,
+        matching.clock,
+    )
+
+
+def _served_of_operations(
+    operations: Operations,
+    sends: NDArray[np.intp],
+    matched: NDArray[np.intp],
+    batches: Batches,
+    served: NDArray[np.intp],
+) -> tuple[Served | None, ...]:
+    """What the host did for each operation; `matched` spans are sends that batches `served`, in pairs."""
+    count = len(operations.found)
+    of_sends, of_pairs = operations.send_operation[sends], operations.send_operation[matched]
+    sent = np.bincount(of_sends[of_sends != NO_OPERATION], minlength=count)
+    pairs = np.flatnonzero(of_pairs != NO_OPERATION)
+    group, batch = of_pairs[pairs], served[pairs]
+    buffers = np.bincount(group, minlength=count)
+    columns = (
+        batches.calls(*Call)[batch],
+        *(
+            batches.int64(name)[batch]
+            for name in ("errors", "madvise_bytes", "fallocate_bytes", "thp_splits")
+        ),
+    )
+    rows = zip(buffers.tolist(), *(sums(column, group, count).tolist() for column in columns), strict=True)
+    return tuple(
+        Served(*row) if row[0] and row[0] == sends_made else None
+        for row, sends_made in zip(rows, sent.tolist(), strict=True)
+    )
 
 
 def _done_ns(

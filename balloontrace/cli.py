@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "Say whether a balloon can be traced here, and how.",
     "record": "Trace the balloon of this guest into a recording.",
     "report": "Show where the time of each inflate and deflate went.",
+    "compare": "Say what changed from one set of recordings to another, and whether the data can tell.",
     "export": "Write the single events of a recording for other tools.",
 }
 
@@ -51,7 +52,7 @@ def cli() -> None:
       balloontrace report inflate.bt
 
     Exit status: 0 ok, 1 failure, 2 usage, 3 cannot trace here, 4 a required probe is missing,
-    5 data lost beyond --max-lost, 130 interrupted.
+    5 data lost beyond --max-lost, 6 slower than compare --fail-on-regression allows, 130 interrupted.
     """
 
 

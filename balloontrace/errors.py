@@ -49,5 +49,11 @@ class DataLostError(BalloontraceError):
     exit_code = ExitCode.DATA_LOST
 
 
+class RegressionError(BalloontraceError):
+    """Something became slower than the user allowed."""
+
+    exit_code = ExitCode.REGRESSION
+
+
 class RecordingError(BalloontraceError):
     """A file is not a recording, or nothing in it can be used."""

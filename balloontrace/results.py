@@ -139,6 +139,23 @@ class PayloadSends:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """What the host did for the sends of one operation, all of which were matched with their buffers.
+
+    `calls` are those that give memory back or take it, `errors` the failed ones among them. A page of memory
+    that is backed by a file may be in both `madvise_bytes` and `fallocate_bytes`. `thp_splits` are huge pages
+    split inside the calls.
+    """
+
+    buffers: int
+    calls: int
+    errors: int
+    madvise_bytes: int
+    fallocate_bytes: int
+    thp_splits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One inflate or deflate of one device towards a target; `outcome` is one of the words above."""
 
@@ -167,6 +184,7 @@ class Operation:
     bitmap: BitmapUse | None = None
     payload: PayloadStatistics | None = None
     payload_sends: PayloadSends | None = None
+    served: Served | None = None
 
 
 @dataclass(frozen=True, slots=True)

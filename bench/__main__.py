@@ -11,12 +11,21 @@ import os
 import sys
 from pathlib import Path
 
-from bench import bitmap_overhead, decode_payloads, host_overhead, overhead, reporting, startup
+from bench import (
+    bitmap_overhead,
+    compare_folders,
+    decode_payloads,
+    host_overhead,
+    overhead,
+    reporting,
+    startup,
+)
 from bench.figures import Benchmark, Figure
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     *decode_payloads.BENCHMARKS,
     *reporting.BENCHMARKS,
+    *compare_folders.BENCHMARKS,
     *startup.BENCHMARKS,
     *overhead.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A report as JSON: the fields of `results.py` under their own names, only ever added to; null: unknown."""
+"""Results as JSON: the fields of `results.py` and `comparison.py` under their own names; null: unknown.
+
+Fields are only ever added to.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from balloontrace.comparison import Comparison
 from balloontrace.results import Loss, Report
 
 
@@ -29,3 +33,8 @@ def _add_events_lost(shown: list[dict[str, Any]], losses: Sequence[Loss]) -> Non
     """What each loss sums up to, which is no field of it."""
     for fields, loss in zip(shown, losses, strict=True):
         fields["events_lost"] = loss.events_lost
+
+
+def render_comparison_json(comparison: Comparison) -> str:
+    """One object, indented, with a line end."""
+    return json.dumps(dataclasses.asdict(comparison), indent=1, allow_nan=False) + "\n"

@@ -502,8 +502,12 @@ def recording_bytes(
     pieces: int = 3,
     lost: int = 0,
     changes: Mapping[str, object] | None = None,
+    end: Mapping[str, object] | None = None,
 ) -> bytes:
-    """A whole file: the spans of all flows in order of return; `changes` are made to its metadata."""
+    """A whole file: the spans of all flows in order of return; `changes` are made to its metadata.
+
+    `end` changes its end record.
+    """
     spans = sorted((span for flow in flows for span in flow.spans), key=lambda span: span[0] + span[1])
     read_fd, write_fd = os.memfd_create("synthetic"), -1
     write_fd = os.dup(read_fd)
@@ -517,7 +521,7 @@ def recording_bytes(
         for flow in flows:
             writer.write_payloads(pack_payloads(flow.payloads))
         if ended:
-            writer.write_end(end_record(flows))
+            writer.write_end(end_record(flows, **(end or {})))
         os.lseek(read_fd, 0, os.SEEK_SET)
         with open(read_fd, "rb", closefd=False) as stream:
             return stream.read()

@@ -115,10 +115,26 @@ def host_recording(
     label: str = "host",
 ) -> Recording:
     """A whole recording of these batches; `raw` in their place, for those of other flags or threads."""
+    stream = host_stream(
+        found, raw=raw, started_ns=started_ns, ended_ns=ended_ns, changes=changes, label=label
+    )
+    return read_recording(stream)
+
+
+def host_stream(
+    found: list[Batch],
+    *,
+    raw: bytes | None = None,
+    started_ns: int | None = None,
+    ended_ns: int | None = None,
+    changes: Mapping[str, object] | None = None,
+    label: str = "host",
+) -> io.BytesIO:
+    """The same as it lies in a file."""
     first_ns = found[0].kick_ns if found else OFFSET_NS
     last_ns = found[-1].done_ns if found else OFFSET_NS
     started_ns = first_ns - 2_000_000_000 if started_ns is None else started_ns
-    stream = _write(
+    return _write(
         {
             "side": "host",
             "label": label,
@@ -142,7 +158,6 @@ def host_recording(
             "memory": {"rss_anon_bytes": 1 << 30, "shared_files": []},
         },
     )
-    return read_recording(stream)
 
 
 def _write(

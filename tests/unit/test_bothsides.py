@@ -68,6 +68,16 @@ def test_four_stages_add_up_and_are_what_they_were() -> None:
     assert abs(report.host.pairing.clock_offset_ns - OFFSET_NS) <= report.host.pairing.clock_error_ns
 
 
+def test_what_the_host_did_is_told_by_operation() -> None:
+    flow = flow_of()
+    for operation, expected in zip(report_of(flow, batches(flow)).operations, flow.expected, strict=True):
+        assert operation.served is not None
+        assert operation.served.buffers == operation.sends == expected.sends
+        assert operation.served.calls == expected.pages
+        assert operation.served.madvise_bytes == 4096 * expected.pages
+        assert (operation.served.errors, operation.served.fallocate_bytes) == (0, 0)
+
+
 def test_the_two_ways_add_up_to_b() -> None:
     flow = flow_of()
     for operation in report_of(flow, batches(flow)).operations:
@@ -126,6 +136,7 @@ def test_a_host_recording_begun_late_splits_what_it_saw() -> None:
     assert [row.stage for row in first.stages if row.part_of is None] == ["a", "b+c+d", "other"]
     assert [row.stage for row in second.stages if row.part_of is None] == ["a", "b+c+d", "other"]
     assert "b, c and d apart of operation 1, 2" in " ".join(report.not_measured)
+    assert (first.served, second.served) == (None, None)
     whole = found[100:]
     first, second = report_of(flow, whole, started_ns=whole[0].kick_ns - 1000).operations
     assert [row.stage for row in second.stages if row.part_of is None] == ["a", "b", "c", "d", "other"]

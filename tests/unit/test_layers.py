@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "tracks", "layout", "hostlayout", "outputfile", "pageset"),
+    ("units", "stats", "results", "tracks", "comparison", "layout", "hostlayout", "outputfile", "pageset"),
     (
         "kernel",
         "libbpf",
@@ -31,11 +31,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
     ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
     ("rawevents", "timeline"),
-    ("compare", "render"),
+    ("evidence", "replicates", "differences", "compare", "sources", "render"),
     ("commands",),
     ("cli", "__main__"),
 )
-HEAVY = frozenset({"numpy", "pandas", "tabulate", "bcc"})
+HEAVY = frozenset({"numpy", "pandas", "scipy", "tabulate", "bcc"})
 
 
 def modules() -> dict[str, Path]:
@@ -122,7 +122,7 @@ def test_recording_and_collector_do_not_know_each_other() -> None:
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("render")])
 def test_render_knows_neither_pandas_nor_recordings(module: str) -> None:
     names = imports(modules()[module])
-    assert not {name.split(".")[0] for name in names} & {"pandas", "numpy", "bcc"}
+    assert not {name.split(".")[0] for name in names} & {"pandas", "numpy", "scipy", "bcc"}
     assert not {"recording", "wire", "metadata"} & own(names)
 
 
@@ -130,7 +130,7 @@ def test_render_knows_neither_pandas_nor_recordings(module: str) -> None:
 def test_what_records_is_light(start: str) -> None:
     for module in reachable(start):
         tops = {name.split(".")[0] for name in imports(modules()[module])}
-        assert not tops & {"numpy", "pandas", "tabulate"}, module
+        assert not tops & {"numpy", "pandas", "scipy", "tabulate"}, module
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] in ("commands", "cli")])

@@ -218,7 +218,7 @@ def run_python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("command", ["report", "export"])
+@pytest.mark.parametrize("command", ["report", "export", "compare"])
 def test_help_imports_nothing_heavy_and_shows_an_example(command: str) -> None:
     code = (
         f"import sys; from balloontrace.commands.{command} import {command} as command\n"

@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
+from click.testing import CliRunner
 from collection import NAMES, examined
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 from jsonschema.protocols import Validator
 from referencing import Registry, Resource
 
-from balloontrace import results
+from balloontrace import comparison, results
+from balloontrace.commands.compare import compare
 from balloontrace.rawevents import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
 from balloontrace.render.json import render_json
 from balloontrace.render.ndjson import render_ndjson
 
 DOCS = Path(__file__).parents[2] / "docs"
-SCHEMAS = ("report", "export")
+SCHEMAS = ("report", "export", "compare")
 # A field of one of these names says its unit in its description.
 UNITS = {"_ns": "nanoseconds", "_bytes": "bytes", "_pages": "4 KiB", "_pfn": "4 KiB", "_ppm": "per million"}
 Schema = dict[str, Any]
@@ -115,6 +118,43 @@ def test_exported_lines_are_what_the_schema_says(name: str) -> None:
         hold(of_type[described["type"]], described)
 
 
+def compared(*words: str) -> Any:
+    done = CliRunner().invoke(compare, [*words, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("stock-inflate.bt", "bitmap-inflate.bt"),
+        ("bitmap-deflate.bt", "bitmap-deflate.bt"),
+        ("nested-qemu-guest.bt,nested-qemu-host.bt", "nested-qemu-guest.bt,nested-qemu-host.bt"),
+    ],
+)
+def test_comparisons_are_what_the_schema_says(before: str, after: str) -> None:
+    folder = DOCS.parent / "examples"
+    given = (",".join(str(folder / name) for name in side.split(",")) for side in (before, after))
+    described = compared(*given)
+    assert described["groups"]
+    hold(validator("compare"), described)
+
+
+def test_comparisons_of_folders_are_what_the_schema_says(tmp_path: Path) -> None:
+    for folder, send in (("before", 300_000), ("after", 500_000)):
+        (tmp_path / folder).mkdir()
+        for run in range(5):
+            flow = synthetic.Flow(times=synthetic.Times(send=send + 1_009 * run))
+            flow.resize(4096)
+            flow.resize(101, max_items=2 if run == 3 else None)
+            (tmp_path / folder / f"{run}.bt").write_bytes(synthetic.recording_bytes(flow, ended=run != 2))
+    described = compared(str(tmp_path / "before"), str(tmp_path / "after"))
+    verdicts = {row["verdict"] for group in described["groups"] for row in group["times"]}
+    assert verdicts == {"slower", "same", "~", None}
+    assert described["left_out"]
+    hold(validator("compare"), described)
+
+
 def test_a_new_field_must_be_described() -> None:
     described = json.loads(render_json(examined("both sides").report))
     for place in (described, described["operations"][0], described["operations"][0]["stages"][0]):
@@ -192,7 +232,7 @@ def described_types(described: Schema) -> set[str]:
 
 
 # What is written as it is in these classes, by the schema that describes it.
-ROOTS: Mapping[str, type] = {"report": results.Report}
+ROOTS: Mapping[str, type] = {"report": results.Report, "compare": comparison.Comparison}
 CLASSES = [(name, each) for name, root in ROOTS.items() for each in dataclasses_of(root).values()]
 
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace compare`: what changed between two sets of recordings, and whether the data can tell."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from balloontrace.commands.report import write_text
+from balloontrace.errors import BalloontraceError, RegressionError, UsageError
+from balloontrace.results import DEFLATE, INFLATE
+
+if TYPE_CHECKING:
+    from balloontrace.comparison import Comparison
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+
+@click.command("compare")
+@click.argument("before")
+@click.argument("after")
+@click.option("--kind", type=click.Choice((INFLATE, DEFLATE)), help="Compare only these.  [default: both]")
+@click.option("--guest-only", is_flag=True, help="Leave all recordings of hosts aside.")
+@click.option(
+    "--fail-on-regression",
+    "allowed",
+    metavar="PCT",
+    help="Exit with 6 if AFTER is slower by more than this: if all of the 95 % interval of the ratio of "
+    "wall times lies above 1 + PCT/100, for any kind and size. Exit with 1 if there is no interval.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
+)
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write to this file, not to stdout.",
+)
+@click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+def compare(
+    before: str,
+    after: str,
+    kind: str | None,
+    allowed: str | None,
+    form: str,
+    output: Path | None,
+    *,
+    guest_only: bool,
+    force: bool,
+) -> None:
+    """Show what changed from BEFORE to AFTER, in which stage, and whether the data can tell.
+
+    Each is a recording (- reads it from stdin), a guest's and its host's as GUEST,HOST, or a folder of
+    recordings. Operations of the same kind and size are compared; each complete one is a replicate. For an
+    interval take 4 of each at least, for verdicts 5; 10 are good.
+
+    \b
+    Examples:
+      balloontrace compare examples/stock-inflate.bt examples/bitmap-inflate.bt
+      balloontrace compare guest-1.bt,host-1.bt guest-2.bt,host-2.bt
+      balloontrace compare stock/ patched/ --fail-on-regression 5
+    """  # noqa: D301 - click looks for the character, not for a backslash
+    percent = None if allowed is None else parse_percent(allowed)
+    if before == after == "-":
+        raise UsageError("only one of the recordings can come from standard input")
+    result = _load(before, after, kind, guest_only=guest_only)
+    write_text(_render(result, form), output, force=force)
+    for warning in result.warnings:
+        click.echo(f"balloontrace: warning: {warning}", err=True)
+    if percent is not None:
+        hold_to(percent, result)
+
+
+def parse_percent(text: str) -> float:
+    """`5`, `2.5` or `5%`. UsageError for anything else, and for less than nothing."""
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not 0 <= percent < math.inf:
+        raise UsageError(f"--fail-on-regression takes a percentage such as 5, not {text!r}")
+    return percent
+
+
+def hold_to(percent: float, comparison: Comparison) -> None:
+    """RegressionError when wall time grew by more, as far as the data can tell; others if they cannot tell.
+
+    What is looked at is the low end of the 95 % interval: the chance of failing for nothing is 2.5 % for each
+    kind and size where nothing changed and `percent` is 0, and smaller for more. BalloontraceError where
+    there is no interval, since passing would say what was not measured.
+    """
+    unknown = []
+    for group in comparison.groups:
+        low = group.wall.ratio_low
+        if low is None:
+            unknown.append(group)
+        elif low > 1 + percent / 100:
+            slower = (low - 1) * 100
+            raise RegressionError(
+                f"{group.kind} is slower by {slower:.1f} % at least, more than --fail-on-regression allows"
+            )
+    if unknown:
+        runs = f"{len(unknown[0].before)} {unknown[0].kind} before and {len(unknown[0].after)} after"
+        raise BalloontraceError(
+            f"--fail-on-regression cannot be held: {runs} give no interval; take 4 of each, or more"
+        )
+
+
+def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Comparison:
+    from balloontrace.compare import compare as compare_recordings
+    from balloontrace.sources import read_side
+
+    first, second = (read_side(given, sys.stdin.buffer, guest_only=guest_only) for given in (before, after))
+    return compare_recordings(first, second, (INFLATE, DEFLATE) if kind is None else (kind,))
+
+
+def _render(result: Comparison, form: str) -> str:
+    match form:
+        case "csv":
+            from balloontrace.render.comparisoncsv import render_comparison_csv
+
+            return render_comparison_csv(result)
+        case "json":
+            from balloontrace.render.json import render_comparison_json
+
+            return render_comparison_json(result)
+        case "markdown":
+            from balloontrace.render.comparisonmarkdown import render_comparison_markdown
+
+            return render_comparison_markdown(result)
+        case _:
+            from balloontrace.render.comparison import render_comparison
+
+            return render_comparison(result)

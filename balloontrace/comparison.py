@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two sets of recordings compared, as plain frozen data; None always means "not measured".
+
+Field names are the names in the JSON: they are only ever added to. A replicate is one operation; times are
+nanoseconds, pages are 4 KiB units, ratios are of AFTER to BEFORE: 0.5 is half, 1 is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+COMPARISON_VERSION = 1
+
+FASTER = "faster"
+SLOWER = "slower"
+FEWER = "fewer"
+MORE = "more"
+SAME = "same"
+UNDECIDED = "~"
+
+WALL = "wall"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """BEFORE or AFTER: what was given, and what its recordings say of themselves.
+
+    The tuples have an entry for each different answer. `operations` is how many count as replicates. Sums of
+    costs and losses are over all recordings, None where one does not say.
+    """
+
+    given: str
+    recordings: tuple[str, ...]
+    host_recordings: tuple[str, ...]
+    labels: tuple[str, ...]
+    driver_kinds: tuple[str, ...]
+    kernel_releases: tuple[str, ...]
+    operations: int
+    events_lost: int | None
+    events_seen: int | None
+    bpf_time_ns: int | None
+    cpu_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something recorded that is not the same on both sides.
+
+    `expected` ones are what is compared, such as the driver, and what follows from it; the others may be why
+    the times differ, or may hide that they do. `text` is a sentence that says all of it.
+    """
+
+    name: str
+    before: str
+    after: str
+    expected: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Operations of one side that are no replicate, and why not. `side` is before or after."""
+
+    side: str
+    recording: str
+    operations: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One side of a row: how many replicates have a value, and how those lie."""
+
+    n: int
+    median: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantity on both sides.
+
+    `unit` is ns, B, pages, ratio, B/page, pages/send, or empty for counts. `part_of` names the row this one
+    is a part of. `ratio` is of the medians; `ratio_low` and `ratio_high` bound it at 95 %, None where no
+    bound can be given. `p_value` is of the row alone, `p_adjusted` with all verdicts of its table in mind.
+    `verdict` is a word above, `~` where the data cannot tell, None where nothing is judged: on parts of other
+    rows, and with one run each.
+    """
+
+    name: str
+    label: str
+    unit: str
+    part_of: str | None
+    before: Spread
+    after: Spread
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """One operation that counts; `values` are by the names of the rows, without those not measured."""
+
+    recording: str
+    host_recording: str | None
+    operation: int
+    started_ns: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All operations of one kind and size.
+
+    `times` begins with the wall time and goes on with the stages, parts after what they are part of;
+    `counts` is what was sent, served and given back. `notes` are sentences on what the data cannot tell.
+    """
+
+    kind: str
+    pages: int
+    times: tuple[Row, ...]
+    counts: tuple[Row, ...]
+    before: tuple[Replicate, ...]
+    after: tuple[Replicate, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def wall(self) -> Row:
+        """The row the headline is about."""
+        return self.times[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How intervals and verdicts were found, in words, for the foot of a page."""
+
+    confidence: float
+    interval: str
+    test: str
+    correction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """BEFORE against AFTER. `warnings` hold every unexpected difference, and what is damaged or lost."""
+
+    comparison_version: int
+    before: Side
+    after: Side
+    groups: tuple[Group, ...]
+    differences: tuple[Difference, ...]
+    left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...]
+    method: Method
