@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,11 +49,36 @@ _NOT_NEEDED = "not needed"
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
 
 
+@dataclass(frozen=True, slots=True)
+class GuestEvents:
+    """What a guest's recording holds, decoded, and the operations found in it."""
+
+    spans: Spans
+    operations: Operations
+    payloads: Payloads
+    carried: Carried
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A report with the single events it was made of; of a side that was not recorded, None."""
+
+    report: Report
+    guest: GuestEvents | None
+    host: HostRecording | None
+    both: BothSides | None
+
+
 def analyse(recording: Recording, host_recording: Recording | None = None) -> Report:
     """Everything the report shows of a guest's recording, or of a host's, or of both together.
 
     RecordingError when a recording's own description makes no sense, or when two do not belong together.
     """
+    return examine(recording, host_recording).report
+
+
+def examine(recording: Recording, host_recording: Recording | None = None) -> Examined:
+    """The same, with the single events. Errors as `analyse`."""
     sides = [recording] if host_recording is None else [recording, host_recording]
     hosts = [each for each in sides if text(each.metadata, "side") == HOST]
     guests = [each for each in sides if text(each.metadata, "side") != HOST]
@@ -65,7 +90,7 @@ def analyse(recording: Recording, host_recording: Recording | None = None) -> Re
     if guests:
         return _analyse_guest(guests[0], host)
     assert host is not None  # for one of both there is
-    return _report_of_host(host)
+    return Examined(_report_of_host(host), None, host, None)
 
 
 def _report_of_host(host: HostRecording) -> Report:
@@ -91,7 +116,7 @@ def _report_of_host(host: HostRecording) -> Report:
     )
 
 
-def _analyse_guest(recording: Recording, host: HostRecording | None) -> Report:
+def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined:
     """A guest's recording, with the host's times of each send if there is one."""
     header = parse_header(recording)
     end = parse_end(recording.end)
@@ -117,7 +142,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Report:
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
     lost, seen = _events_lost(losses), _events_seen(losses)
-    return Report(
+    report = Report(
         schema_version=SCHEMA_VERSION,
         header=header,
         complete=recording.complete and not spans.damaged and (end is None or end.clean is not False),
@@ -156,6 +181,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Report:
         own_cost=end.own_cost if end else None,
         host=replace(host.side, pairing=both.pairing) if host and both else None,
     )
+    return Examined(report, GuestEvents(spans, operations, payloads, carried), host, both)
 
 
 def _join(

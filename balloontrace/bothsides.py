@@ -26,6 +26,7 @@ from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.stats import sums
 from balloontrace.units import format_count
 from balloontrace.wire import Batches, Column, Spans
+from balloontrace.workitems import NO_SPAN
 
 # The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
 _KNOWN_WELL = 0.25
@@ -35,12 +36,24 @@ _KNOWN_WELL = 0.25
 class BothSides:
     """Times of the host by guest span, what the host did for each operation, and what to say of the pairing.
 
-    `served` has an entry an operation: None where not each of its sends was matched.
+    `served` has an entry an operation: None where not each of its sends was matched. `send_of_batch` has the
+    index of the guest's span for each batch, or NO_SPAN for one that has no partner.
     """
 
     times: HostTimes
     served: tuple[Served | None, ...]
     pairing: Pairing
+    send_of_batch: Column
+    clock: Clock
+
+    def guest_ns(self, host_ns: Column) -> Column:
+        """Times of the host's clock in the guest's."""
+        # Near zero before they are floats: numbers of 10^15 ns have no room for fractions.
+        base_ns = round(self.clock.offset_ns)
+        since_ns = host_ns - base_ns - self.clock.at_ns
+        passed_ns = (since_ns + (base_ns - self.clock.offset_ns)) / (1 + self.clock.drift)
+        guest: Column = self.clock.at_ns + np.rint(passed_ns).astype(np.int64)
+        return guest
 
 
 def join(
@@ -77,10 +90,14 @@ def join(
         way_ns = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
         to_host_ns[span] = np.clip(way_ns, 0, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
+    send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
+    send_of_batch[served] = sends[matching.sends]
     return BothSides(
         HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
         _served_of_operations(operations, sends, sends[matching.sends], batches, served),
         _pairing(guest, batches, matching, len(threads), split=known, served=len(span)),
+        send_of_batch,
+        matching.clock,
     )
 
 

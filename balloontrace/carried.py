@@ -19,6 +19,7 @@ from balloontrace.events import Function, Queue, SpanFlag
 from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.pageset import PageSet
 from balloontrace.payloads import (
+    NO_PFN,
     Captured,
     Named,
     SendColumns,
@@ -180,6 +181,9 @@ def _send_rows(spans: Spans, sends: NDArray[np.intp], columns: SendColumns) -> P
             None if gone else value for value, gone in zip(values.tolist(), missing.tolist(), strict=True)
         )
 
+    def pfn(values: Column) -> tuple[int | None, ...]:
+        return tuple(None if value == NO_PFN else value for value in shown(values))
+
     return PayloadSends(
         start_ns=tuple(spans.int64("start_ns")[sends].tolist()),
         state=tuple(State(state).name.lower() for state in columns.state.tolist()),
@@ -191,6 +195,6 @@ def _send_rows(spans: Spans, sends: NDArray[np.intp], columns: SendColumns) -> P
         runs_named=shown(columns.runs_named),
         pages=shown(columns.pages),
         new_pages=shown(columns.new_pages),
-        first_pfn=shown(columns.first_pfn),
-        last_pfn=shown(columns.last_pfn),
+        first_pfn=pfn(columns.first_pfn),
+        last_pfn=pfn(columns.last_pfn),
     )

@@ -20,7 +20,7 @@ _COMMANDS = {
     "record": "Trace the balloon of this guest into a recording.",
     "report": "Show where the time of each inflate and deflate went.",
     "compare": "Say what changed from one set of recordings to another, and whether the data can tell.",
-    "export": "Write the raw spans of a recording as CSV.",
+    "export": "Write the single events of a recording for other tools.",
 }
 
 

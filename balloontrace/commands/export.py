@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`balloontrace export`: the raw spans and counters of a recording, for other tools."""
+"""`balloontrace export`: the single events of one side or of both, for other tools."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,152 +13,129 @@ import click
 from balloontrace.errors import BalloontraceError, UsageError
 
 if TYPE_CHECKING:
+    from balloontrace.analysis import Examined
     from balloontrace.outputfile import OutputFile
     from balloontrace.recording import Recording
-    from balloontrace.wire import Spans
 
-SPAN_COLUMNS = (
-    "start_ns",
-    "duration_ns",
-    "function",
-    "tid",
-    "cpu",
-    "device",
-    "queue",
-    "pages",
-    "result",
-    "config_calls",
-    "config_ns",
-    "target_pages",
-    "actual_pages",
-)
-
-_CHUNK_ROWS = 1 << 16
+FORMATS = ("csv", "ndjson", "perfetto", "markdown")
 
 
 @click.command("export")
 @click.argument("recording", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("host_recording", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option(
-    "--format", "form", type=click.Choice(["csv"]), default="csv", show_default=True, help="File format."
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="csv",
+    show_default=True,
+    help="csv: a row for each event. ndjson: a JSON object a line, metadata first, losses last. perfetto: "
+    "a time line for ui.perfetto.dev and chrome://tracing. markdown: the report's tables, as "
+    "report --format markdown writes them.",
 )
 @click.option(
     "-o",
     "output",
     type=click.Path(path_type=Path, allow_dash=True),
     default="-",
-    help="A folder for spans.csv, counters.csv and metadata.json; or a .csv file or - for the spans alone.",
+    help="A file, or - for stdout. With csv, a folder for all tables: spans.csv, payloads.csv, batches.csv, "
+    "counters.csv and metadata.json; a .csv file or - holds spans alone, or a host's batches.",
 )
-@click.option("-f", "--force", is_flag=True, help="Replace files.")
-def export(recording: Path, form: str, output: Path, *, force: bool) -> None:
-    r"""Write the raw spans of RECORDING, one row for each traced call.
+@click.option("-f", "--force", is_flag=True, help="Let -o replace files.")
+def export(recording: Path, host_recording: Path | None, form: str, output: Path, *, force: bool) -> None:
+    r"""Write the single events of RECORDING: each traced call of a guest, each buffer a host served.
 
-    Units are in the header, times are integers in nanoseconds, an empty field was not measured.
+    With a recording of the host made at the same time, each buffer names the send it was, and a time line
+    shows both sides by one clock. Names have their units, times are integers in nanoseconds (in a time line
+    microseconds), what was not measured is empty or null; docs/export.schema.json describes every field.
 
     \b
-    Example:
+    Examples:
       balloontrace export examples/stock-inflate.bt -o spans.csv
+      balloontrace export guest.bt host.bt --format perfetto -o timeline.json
     """
-    del form  # The only one so far.
-    from balloontrace.layout import parse_span_layout
-    from balloontrace.metadata import require_guest_side
-    from balloontrace.recording import read_recording
-    from balloontrace.wire import decode_spans
+    from balloontrace.analysis import examine
+    from balloontrace.commands.report import read_recordings
 
-    source = read_recording(sys.stdin.buffer if str(recording) == "-" else recording)
-    require_guest_side(source)
-    spans = decode_spans(source.spans, parse_span_layout(source.metadata.get("span_layout")))
-    for warning in _warnings(source, spans):
-        click.echo(f"balloontrace: warning: {warning}", err=True)
-    if str(output) == "-":
-        for text in span_rows(spans):
-            click.echo(text, nl=False)
-    elif output.suffix == ".csv" and not output.is_dir():
-        _write(output, span_rows(spans), force=force)
+    sources = read_recordings(recording, host_recording)
+    examined = examine(*sources)
+    if form == "csv":
+        _export_csv(sources, examined, output, force=force)
     else:
-        _write_folder(output, source, spans, force=force)
+        _write(output, _texts(examined, form), force=force)
+    for warning in examined.report.warnings:
+        click.echo(f"balloontrace: warning: {warning}", err=True)
 
 
-def span_rows(spans: Spans) -> Iterator[str]:
-    """The spans as CSV text, some thousand rows at a time, header first."""
-    from balloontrace.render.csv import render_rows
+def _texts(examined: Examined, form: str) -> Iterator[str]:
+    match form:
+        case "ndjson":
+            from balloontrace.rawevents import described_events
+            from balloontrace.render.ndjson import render_ndjson
 
-    yield render_rows(SPAN_COLUMNS, (), header=True)
-    for start in range(0, len(spans), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        columns = [_column(spans, name, chunk) for name in SPAN_COLUMNS]
-        yield render_rows(SPAN_COLUMNS, zip(*columns, strict=True), header=False)
+            return render_ndjson(described_events(examined))
+        case "perfetto":
+            from balloontrace.render.perfetto import render_perfetto
+            from balloontrace.timeline import build_timeline
 
+            return render_perfetto(build_timeline(examined))
+        case _:
+            from balloontrace.render.markdown import render_markdown
 
-def counter_rows(recording: Recording) -> Iterator[str]:
-    """The last counters of the recording as CSV text, one row for each traced function."""
-    from balloontrace.events import Function
-    from balloontrace.layout import FUNCTION_COUNTER_FIELDS, parse_counters_layout
-    from balloontrace.render.csv import render_rows
-    from balloontrace.wire import decode_counters
-
-    names = [name for name, _, _ in FUNCTION_COUNTER_FIELDS]
-    layout = parse_counters_layout(recording.metadata.get("counters_layout"))
-    functions, _ = decode_counters(recording.counters or b"", layout)
-    rows = [
-        [function.symbol, *(functions[function].get(name) for name in names)]
-        for function in Function
-        if function < len(functions)
-    ]
-    yield render_rows(["function", *names], rows, header=True)
+            return iter([render_markdown(examined.report)])
 
 
-def _column(spans: Spans, name: str, chunk: slice) -> list[object]:
-    """One column as it is shown: names for numbers, None where the span does not carry the field."""
-    from balloontrace.events import Function, Queue, SpanFlag
-
-    flags = {
-        "device": SpanFlag.DEVICE,
-        "queue": SpanFlag.QUEUE,
-        "pages": SpanFlag.PAGES,
-        "result": SpanFlag.RESULT,
-        "config_calls": SpanFlag.CONFIG,
-        "config_ns": SpanFlag.CONFIG,
-        "target_pages": SpanFlag.TARGET,
-        "actual_pages": SpanFlag.ACTUAL,
-    }
-    values: list[object] = spans.columns[name][chunk].tolist()
-    if name == "function":
-        symbols = {int(function): function.symbol for function in Function}
-        return [symbols[value] for value in values if isinstance(value, int)]
-    if name == "queue":
-        queues = {int(queue): queue.name.lower() for queue in Queue}
-        values = [queues.get(value, value) if isinstance(value, int) else value for value in values]
-    flag = flags.get(name)
-    if flag is None:
-        return values
-    carried = spans.has(flag)[chunk].tolist()
-    return [value if there else None for value, there in zip(values, carried, strict=True)]
+def _export_csv(sources: Sequence[Recording], examined: Examined, output: Path, *, force: bool) -> None:
+    tables = {name: texts for name, texts in _tables(sources, examined) if texts is not None}
+    if str(output) != "-" and (output.suffix != ".csv" or output.is_dir()):
+        _write_folder(output, sources, tables, force=force)
+        return
+    if examined.guest is not None and examined.host is not None:
+        raise UsageError("spans and batches are two tables: give a folder for them with -o")
+    _write(output, tables["batches" if examined.guest is None else "spans"], force=force)
 
 
-def _warnings(recording: Recording, spans: Spans) -> Iterator[str]:
-    yield from recording.damage
-    yield from recording.notes
-    if spans.damaged:
-        yield f"{spans.damaged} records could not be decoded"
-    if recording.end is None:
-        yield "the recording has no end record: it was cut off"
+def _tables(sources: Sequence[Recording], examined: Examined) -> Iterator[tuple[str, Iterator[str]]]:
+    """Each table there is, with its text."""
+    from balloontrace import rawevents
+    from balloontrace.render.csv import render_chunks
+
+    guest, host = examined.guest, examined.host
+    if guest is not None:
+        yield "spans", render_chunks(rawevents.SPAN_COLUMNS, rawevents.span_rows(guest.spans))
+        if guest.payloads.found:
+            yield "payloads", render_chunks(rawevents.PAYLOAD_COLUMNS, rawevents.payload_rows(guest))
+        source = next(each for each in sources if each.metadata.get("side") != "host")
+        yield "counters", render_chunks(rawevents.COUNTER_COLUMNS, rawevents.counter_rows(source))
+    if host is not None:
+        rows = rawevents.batch_rows(host.batches, examined.both)
+        yield "batches", render_chunks(rawevents.BATCH_COLUMNS, rows)
 
 
-def _write_folder(folder: Path, recording: Recording, spans: Spans, *, force: bool) -> None:
+def _write_folder(
+    folder: Path, sources: Sequence[Recording], tables: dict[str, Iterator[str]], *, force: bool
+) -> None:
     """Write every table into `folder`, which is made if need be."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    described = {"metadata": recording.metadata, "end": recording.end, "damage": list(recording.damage)}
-    _write(folder / "spans.csv", span_rows(spans), force=force)
-    _write(folder / "counters.csv", counter_rows(recording), force=force)
-    _write(folder / "metadata.json", iter([json.dumps(described, indent=1) + "\n"]), force=force)
+    for name, texts in tables.items():
+        _write(folder / f"{name}.csv", texts, force=force)
+    for source in sources:
+        described = {"metadata": source.metadata, "end": source.end, "damage": list(source.damage)}
+        of_host = source.metadata.get("side") == "host" and len(sources) > 1
+        name = "host-metadata.json" if of_host else "metadata.json"
+        _write(folder / name, iter([json.dumps(described, indent=1) + "\n"]), force=force)
 
 
 def _write(path: Path, texts: Iterator[str], *, force: bool) -> None:
     from balloontrace.outputfile import open_output
 
+    if str(path) == "-":
+        for text in texts:
+            click.echo(text, nl=False)
+        return
     with open_output(path, force=force) as file:
         _write_texts(file, texts)
         file.publish()

@@ -13,9 +13,10 @@ import click
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
 
 if TYPE_CHECKING:
+    from balloontrace.recording import Recording
     from balloontrace.results import Report
 
-FORMATS = ("table", "csv", "json")
+FORMATS = ("table", "csv", "json", "markdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,20 @@ def report(
 
 
 def load_report(*recordings: Path | None) -> Report:
-    """Read and analyse a recording or two, `-` being standard input. Errors as `read_recording`."""
+    """Read and analyse a recording or two. Errors as `read_recordings`."""
     from balloontrace.analysis import analyse
+
+    return analyse(*read_recordings(*recordings))
+
+
+def read_recordings(*paths: Path | None) -> list[Recording]:
+    """Read the recordings there are, `-` being standard input. UsageError, and errors as `read_recording`."""
     from balloontrace.recording import read_recording
 
-    given = [path for path in recordings if path is not None]
+    given = [path for path in paths if path is not None]
     if sum(str(path) == "-" for path in given) > 1:
         raise UsageError("only one of the recordings can come from standard input")
-    return analyse(*(read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given))
+    return [read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given]
 
 
 def write_text(text: str, output: Path | None, *, force: bool) -> None:
@@ -128,6 +135,10 @@ def _render(result: Report, form: str) -> str:
             from balloontrace.render.json import render_json
 
             return render_json(result)
+        case "markdown":
+            from balloontrace.render.markdown import render_markdown
+
+            return render_markdown(result)
         case _:
             from balloontrace.render.table import render_table
 

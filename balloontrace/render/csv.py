@@ -5,7 +5,10 @@
 stage tables (`part_of` marks a row that is part of another), `warning` carries in `note` what is damaged,
 lost or missing. Of captured payloads, `payload` sums up an operation, `send` is one of its sends
 (`payload`: how much of it is known), `run_order` counts the runs of 2^order pages and up that the named
-pages lie in, and `record_order` the records of 2^order pages. `pandas.read_csv` loads it without options.
+pages lie in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
+`value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
+field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
+without options.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from balloontrace.render.json import report_fields
 from balloontrace.results import Operation, Report, StageRow, Total
 
 _BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
@@ -63,9 +68,14 @@ COLUMNS = (
     "order",
     "runs",
     *_CONTIGUITY,
+    "value",
 )
+# What has rows of its own.
+_OWN_ROWS = ("operations", "totals", "stages", "payload_sends", "run_orders", "plain_run_orders")
 
 Row = dict[str, object]
+
+_CHUNK_ROWS = 1 << 14
 
 
 def render_csv(report: Report) -> str:
@@ -83,6 +93,14 @@ def render_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, hea
     return text.getvalue()
 
 
+def render_chunks(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The same for many rows: some thousand at a time, the header first."""
+    rows = iter(rows)
+    yield render_rows(columns, (), header=True)
+    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+        yield render_rows(columns, chunk, header=False)
+
+
 def _rows(report: Report) -> Iterator[Row]:
     for warning in report.warnings:
         yield {"level": "warning", "note": warning}
@@ -93,10 +111,31 @@ def _rows(report: Report) -> Iterator[Row]:
             yield {"level": "stage", **same, **_stage(stage)}
         for row in _payload(operation):
             yield {**same, **row}
+        for name, value in _numbers(dataclasses.asdict(operation)):
+            if name.rpartition(".")[2] not in (*COLUMNS, "number"):
+                yield {"level": "value", **same, "name": name, "value": value}
     for total in report.totals:
         yield _total(total)
         for stage in total.stages:
             yield {"level": "total_stage", "kind": total.kind, **_stage(stage)}
+    for name, value in _numbers(report_fields(report)):
+        yield {"level": "value", "name": name, "value": value}
+
+
+def _numbers(fields: Mapping[str, object], place: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number among fields of the JSON report, and the way to it; not what has rows of its own."""
+    for name, value in fields.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{place}{name}", value
+        elif name in _OWN_ROWS:
+            continue
+        elif isinstance(value, Mapping):
+            yield from _numbers(value, f"{place}{name}.")
+        elif isinstance(value, list | tuple):
+            named = [next(iter(each.values())) for each in value if isinstance(each, Mapping)]
+            told_apart = len(set(named)) == len(value)
+            keys = map(str, named if told_apart else range(len(value)))
+            yield from _numbers(dict(zip(keys, value, strict=True)), f"{place}{name}.")
 
 
 def _operation(operation: Operation) -> Row:
@@ -110,7 +149,7 @@ def _operation(operation: Operation) -> Row:
         "wall_ns": operation.wall_ns,
         "target_pages": operation.target_pages,
         "pages": operation.pages,
-        "rate_bytes_per_s": _whole(operation.rate_bytes_per_s),
+        "rate_bytes_per_s": operation.rate_bytes_per_s,
         "sends": operation.sends,
         "work_items": operation.work_items,
         "short_work_items": operation.short_work_items,
@@ -173,8 +212,9 @@ def _total(total: Total) -> Row:
         "kind": total.kind,
         "wall_ns": total.wall_ns,
         "pages": total.pages,
-        "rate_bytes_per_s": _whole(total.rate_bytes_per_s),
+        "rate_bytes_per_s": total.rate_bytes_per_s,
         "sends": total.sends,
+        "count": total.operations,
     }
 
 
@@ -186,13 +226,9 @@ def _stage(stage: StageRow) -> Row:
         "part_of": stage.part_of,
         "count": stage.count,
         "total_ns": stage.total_ns,
-        "share_ratio": None if stage.share is None else f"{stage.share:.9f}",
+        "share_ratio": stage.share,
         "p50_ns": stage.p50_ns,
         "p90_ns": stage.p90_ns,
         "p99_ns": stage.p99_ns,
         "max_ns": stage.max_ns,
     }
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)

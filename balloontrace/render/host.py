@@ -1,39 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's side as text: the process, the buffers it served, the calls it made."""
+"""The host's side for people: the process, the buffers it served, the calls it made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from balloontrace.render.text import clip, table, wrap
+from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.results import HostCalls, HostMemory, HostSide, Pairing
 from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_duration_ns, format_share
 
 _NAME_COLUMNS = 32
 
 
-def describe_host(host: HostSide) -> str:
-    """Paragraphs and tables, separated by an empty line."""
-    sections = [
-        "\n".join(wrap(line) for line in _lines(host)),
-        _calls(host.calls),
-        _histogram(host.calls),
-        _memory(host.memory),
-    ]
-    return "\n\n".join(section for section in sections if section)
+def describe_host(host: HostSide) -> list[Section]:
+    """What it served, then a table of the calls, of how long they took, and of its memory."""
+    return [list(_lines(host)), _calls(host.calls), _histogram(host.calls), _memory(host.memory)]
 
 
-def _lines(host: HostSide) -> Iterator[str]:
+def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     who = host.header.label or host.header.machine.hostname or "unnamed machine"
     ended = f"ended: {host.ended}" if host.ended else "end unknown"
-    yield f"Host: {host.header.recording}: {who}, process {host.process or 'unknown'}; {ended}"
+    process = host.process or "unknown"
+    yield Title(f"Host: {host.header.recording}: {who}, process {process}; {ended}")
     lost = "not known" if host.events_lost is None else format_count(host.events_lost)
-    yield (
+    yield Line(
         f"{format_count(host.batches)} buffers served, {format_count(host.calls_in_batches)} calls for them; "
         f"{format_count(host.thp_splits)} huge pages split; lost: {lost}"
     )
     if host.delimited:
-        yield (
+        yield Line(
             f"from kick to completion {format_duration_ns(host.served_ns)} in {format_count(host.delimited)} "
             f"buffers: c {format_duration_ns(host.served_ns - host.calls_ns)}, "
             f"d {format_duration_ns(host.calls_ns)} ({format_share(_part(host.calls_ns, host.served_ns))})"
@@ -42,21 +37,21 @@ def _lines(host: HostSide) -> Iterator[str]:
         yield from _pairing(host.pairing)
 
 
-def _pairing(pairing: Pairing) -> Iterator[str]:
-    yield (
+def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
+    yield Line(
         f"{format_count(pairing.pairs)} pairs of {format_count(pairing.sends)} sends and "
         f"{format_count(pairing.batches)} buffers; host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
         f"within {format_duration_ns(pairing.clock_error_ns)}; drift {pairing.clock_drift_ppm:.1f} ppm"
     )
     for note in pairing.notes:
-        yield f"- {note}"
+        yield Item(note)
 
 
 def _offset(offset_ns: int) -> str:
     return f"{'-' if offset_ns < 0 else ''}{abs(offset_ns) / 1e9:.6f} s"
 
 
-def _calls(calls: Sequence[HostCalls]) -> str:
+def _calls(calls: Sequence[HostCalls]) -> Section:
     rows = [
         (
             each.call,
@@ -71,10 +66,10 @@ def _calls(calls: Sequence[HostCalls]) -> str:
         for each in calls
     ]
     names = ("call", "calls", "bytes", "failed", "of nothing", "freed none", "total", "mean")
-    return table(names, rows, "lrrrrrrr") if rows else ""
+    return [Table(names, rows, "lrrrrrrr")] if rows else []
 
 
-def _histogram(calls: Sequence[HostCalls]) -> str:
+def _histogram(calls: Sequence[HostCalls]) -> Section:
     """How many calls took how long, one column a kind of call."""
     used = [
         bucket
@@ -86,20 +81,21 @@ def _histogram(calls: Sequence[HostCalls]) -> str:
         for bucket in range(used[0], used[-1] + 1)
     ] if used else []  # fmt: skip
     names = ("time of a call", *(each.call.removeprefix("madvise_") for each in calls))
-    return table(names, rows, "r" * len(names)) if rows else ""
+    return [Table(names, rows, "r" * len(names))] if rows else []
 
 
-def _memory(memory: Sequence[HostMemory]) -> str:
+def _memory(memory: Sequence[HostMemory]) -> Section:
     rows = [
         (
-            clip(each.what, _NAME_COLUMNS),
+            each.what,
             format_bytes(each.before_bytes),
             format_bytes(each.after_bytes),
             _change(each.before_bytes, each.after_bytes),
         )
         for each in memory
     ]
-    return table(("memory of the process", "before", "after", "change"), rows, "lrrr") if rows else ""
+    names = ("memory of the process", "before", "after", "change")
+    return [Table(names, rows, "lrrr", {0: _NAME_COLUMNS})] if rows else []
 
 
 def _change(before_bytes: int | None, after_bytes: int | None) -> str:

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from balloontrace.comparison import Comparison
-from balloontrace.results import Report
+from balloontrace.results import Loss, Report
 
 
 def render_json(report: Report) -> str:
     """One object, indented, with a line end."""
+    return json.dumps(report_fields(report), indent=1, allow_nan=False) + "\n"
+
+
+def report_fields(report: Report) -> dict[str, Any]:
+    """The report as objects and lists."""
     fields = dataclasses.asdict(report)
-    for shown, loss in zip(fields["losses"], report.losses, strict=True):
-        shown["events_lost"] = loss.events_lost
-    return json.dumps(fields, indent=1, allow_nan=False) + "\n"
+    _add_events_lost(fields["losses"], report.losses)
+    if report.host is not None:
+        _add_events_lost(fields["host"]["losses"], report.host.losses)
+    return fields
+
+
+def _add_events_lost(shown: list[dict[str, Any]], losses: Sequence[Loss]) -> None:
+    """What each loss sums up to, which is no field of it."""
+    for fields, loss in zip(shown, losses, strict=True):
+        fields["events_lost"] = loss.events_lost
 
 
 def render_comparison_json(comparison: Comparison) -> str:

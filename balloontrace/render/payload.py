@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from balloontrace.render.text import table, wrap
+from balloontrace.render.blocks import Section, Table, Term, Title
 from balloontrace.results import BitmapUse, Contiguity, PayloadStatistics, RecordStatistics
 from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_share
-
-_NAME_COLUMNS = 12
 
 
 def describe_bitmaps(use: BitmapUse) -> str:
@@ -19,7 +17,7 @@ def describe_bitmaps(use: BitmapUse) -> str:
     )
 
 
-def describe_payload(number: int, payload: PayloadStatistics) -> str:
+def describe_payload(number: int, payload: PayloadStatistics) -> list[Section]:
     """What the sends of an operation named: sums, then runs by their length."""
     distinct, records = payload.distinct, payload.of_records
     sent = f"{format_bytes(payload.bytes_sent)} in {format_count(payload.sends)} sends"
@@ -32,8 +30,7 @@ def describe_payload(number: int, payload: PayloadStatistics) -> str:
         rows += [("records", _records(records)), ("bitmap fill", _fill(records))]
     rows += [("pages named", _pages(payload)), ("PFN span", _span(distinct)), ("contiguity", _runs(distinct))]
     title = f"What operation {number} named ({payload.encoding})"
-    lines = [wrap(f"{name:{_NAME_COLUMNS}}{text}", " " * _NAME_COLUMNS) for name, text in rows]
-    return "\n".join([title, *lines, "", _run_orders(payload)])
+    return [[Title(title), *(Term(name, text) for name, text in rows)], _run_orders(payload)]
 
 
 def _records(records: RecordStatistics) -> str:
@@ -80,7 +77,7 @@ def _incomplete(payload: PayloadStatistics) -> str:
     return f"of {format_count(payload.sends)} payloads {counts}{refusal}; what follows is of the rest"
 
 
-def _run_orders(payload: PayloadStatistics) -> str:
+def _run_orders(payload: PayloadStatistics) -> Section:
     """Runs of consecutive pages by length, beside the plain records of that length."""
     records = {
         each.order: each for each in (payload.of_records.plain_run_orders if payload.of_records else ())
@@ -100,7 +97,7 @@ def _run_orders(payload: PayloadStatistics) -> str:
             )
         )
     names = ["run of pages", "runs", "pages", "share", *(["records of 2^n"] if payload.of_records else [])]
-    return table(names, rows, "r" * len(names))
+    return [Table(names, rows, "r" * len(names))]
 
 
 def _ratio(value: float | None) -> str:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A report as text for people: fits 80 columns, human units, "-" where nothing was measured."""
+"""A report for people: human units, "-" where nothing was measured; as text it fits 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.render.host import describe_host
 from balloontrace.render.payload import describe_bitmaps, describe_payload
-from balloontrace.render.text import clip, table, wrap
+from balloontrace.render.text import NAME_COLUMNS, clip, render_sections
 from balloontrace.results import (
     Check,
     Header,
@@ -32,6 +33,8 @@ from balloontrace.units import (
 # More than these would bury the totals; CSV and JSON hold all of them.
 _LISTED_OPERATIONS = 40
 _DETAILED_OPERATIONS = 6
+
+_PROBE_COLUMNS = 25
 
 _SHORT_NAMES = {
     "a+b+c+d": "allocate..madvise",
@@ -61,22 +64,27 @@ _SHORT_PLACES = {
 
 def render_table(report: Report) -> str:
     """The whole report, sections separated by an empty line."""
-    sections = [
+    return render_sections(describe_report(report))
+
+
+def describe_report(report: Report) -> list[Section]:
+    """The whole report; sections with nothing in them are those that do not apply."""
+    of_guest = report.header.side != "host"
+    return [
         _header(report),
-        _sentences("WARNING: ", report.warnings),
-        _operations(report.operations) if report.header.side != "host" else "",
+        [Line(f"WARNING: {sentence}") for sentence in report.warnings],
+        _operations(report.operations) if of_guest else [],
         *_details(report),
-        describe_host(report.host) if report.host else "",
+        *(describe_host(report.host) if report.host else []),
         _outside(report),
         _checks(report.checks),
-        _losses(report) if report.header.side != "host" else "",
+        _losses(report) if of_guest else [],
         _cost(report.own_cost),
-        _sentences("Not measured: ", report.not_measured),
+        [Line(f"Not measured: {sentence}") for sentence in report.not_measured],
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _header(report: Report) -> str:
+def _header(report: Report) -> Section:
     header, machine = report.header, report.header.machine
     who = " ".join(part for part in (machine.kernel_release, machine.architecture) if part)
     parts = [
@@ -86,13 +94,13 @@ def _header(report: Report) -> str:
         *(f"{device.name} [{', '.join(device.features)}]" for device in header.devices),
     ]
     lines = [
-        f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE"),
         "; ".join(part for part in parts if part),
         f"{_started(header)}{_ended(report)}"
         + ("" if header.side == "host" else f"; {format_count(report.spans)} spans"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
-    return "\n".join(wrap(line) for line in lines)
+    title = f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE")
+    return [Title(title), *(Line(line) for line in lines if line)]
 
 
 def _started(header: Header) -> str:
@@ -107,13 +115,13 @@ def _ended(report: Report) -> str:
     return f"ended: {report.ended}" if report.ended else "end unknown"
 
 
-def _operations(operations: Sequence[Operation]) -> str:
+def _operations(operations: Sequence[Operation]) -> Section:
     if not operations:
-        return "No operation: the balloon did not move while this was recorded."
+        return [Line("No operation: the balloon did not move while this was recorded.")]
     rows = [
         (
             str(operation.number),
-            clip(operation.device),
+            operation.device,
             operation.kind,
             format_count(operation.pages),
             format_pages_as_bytes(operation.pages),
@@ -125,18 +133,18 @@ def _operations(operations: Sequence[Operation]) -> str:
     ]
     names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
     more = len(operations) - len(rows)
-    hint = f"\n... and {format_count(more)} more: --format csv has them all" if more else ""
-    return table(names, rows, "rllrrrrl") + hint
+    hint = [Line(f"... and {format_count(more)} more: --format csv has them all")] if more else []
+    return [Table(names, rows, "rllrrrrl", {1: NAME_COLUMNS}), *hint]
 
 
-def _details(report: Report) -> list[str]:
+def _details(report: Report) -> list[Section]:
     """Stage tables: of each operation while they are few, and of each kind that occurred more than once."""
     shown = report.operations if len(report.operations) <= _DETAILED_OPERATIONS else ()
-    sections = [_operation(operation) for operation in shown]
+    sections = [section for operation in shown for section in _operation(operation)]
     return sections + [_total(total) for total in report.totals if total.operations > 1 or not shown]
 
 
-def _operation(operation: Operation) -> str:
+def _operation(operation: Operation) -> list[Section]:
     way = f"{format_pages_as_bytes(operation.actual_before_pages)} to "
     way += format_pages_as_bytes(operation.actual_after_pages)
     title = (
@@ -144,21 +152,21 @@ def _operation(operation: Operation) -> str:
         f"(target {format_pages_as_bytes(operation.target_pages)}), {format_count(operation.sends)} sends"
     )
     sentences = [*operation.verdict, *([describe_bitmaps(operation.bitmap)] if operation.bitmap else [])]
-    payload = [] if operation.payload is None else ["", describe_payload(operation.number, operation.payload)]
-    listed = [wrap(f"- {sentence}", "  ") for sentence in sentences]
-    return "\n".join([wrap(title), _stages(operation.stages), *listed, *payload])
+    payload = [] if operation.payload is None else describe_payload(operation.number, operation.payload)
+    listed = [Item(sentence) for sentence in sentences]
+    return [[Title(title), _stages(operation.stages), *listed], *payload]
 
 
-def _total(total: Total) -> str:
+def _total(total: Total) -> Section:
     title = (
         f"All {format_count(total.operations)} {total.kind} operations: "
         f"{format_pages_as_bytes(total.pages)} in {format_duration_ns(total.wall_ns)}, "
         f"{format_rate(total.rate_bytes_per_s)}, {format_count(total.sends)} sends"
     )
-    return "\n".join([wrap(title), _stages(total.stages)])
+    return [Title(title), _stages(total.stages)]
 
 
-def _stages(stages: Iterable[StageRow]) -> str:
+def _stages(stages: Iterable[StageRow]) -> Table:
     rows = [
         (
             _short_name(stage),
@@ -174,7 +182,7 @@ def _stages(stages: Iterable[StageRow]) -> str:
         for stage in stages
         if stage.part_of is None or stage.total_ns
     ]
-    return table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+    return Table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
 
 
 def _short_name(stage: StageRow) -> str:
@@ -185,15 +193,15 @@ def _short_name(stage: StageRow) -> str:
     return f"b {name}" if stage.stage == "b.build" else name
 
 
-def _outside(report: Report) -> str:
+def _outside(report: Report) -> Section:
     rows = [
         (each.what, format_count(each.calls), format_count(each.pages), format_duration_ns(each.total_ns))
         for each in report.outside
     ]
-    return table(("outside of operations", "calls", "pages", "total"), rows, "lrrr") if rows else ""
+    return [Table(("outside of operations", "calls", "pages", "total"), rows, "lrrr")] if rows else []
 
 
-def _checks(checks: Sequence[Check]) -> str:
+def _checks(checks: Sequence[Check]) -> Section:
     words = {True: "yes", False: "NO", None: "not measured"}
     rows = [
         (
@@ -206,13 +214,13 @@ def _checks(checks: Sequence[Check]) -> str:
         for check in checks
     ]
     names = ("pages, counted twice", "in spans", "other count", "from", "agree")
-    notes = [wrap(f"- {check.name}: {check.note}", "  ") for check in checks if check.note]
-    return "\n".join([table(names, rows, "lrrll"), *notes]) if rows else ""
+    notes = [Item(f"{check.name}: {check.note}") for check in checks if check.note]
+    return [Table(names, rows, "lrrll"), *notes] if rows else []
 
 
-def _losses(report: Report) -> str:
+def _losses(report: Report) -> Section:
     if report.events_lost is None:
-        return "Losses: not known."
+        return [Line("Losses: not known.")]
     rows = [
         (
             loss.function,
@@ -232,12 +240,12 @@ def _losses(report: Report) -> str:
     ]
     title = f"Lost: {format_count(report.events_lost)} of {format_count(report.events_seen)} events."
     names = ("probe", "calls", "unmatched", "no room", "no state", "no return", "missed")
-    return title + "\n" + table(names, [(clip(row[0], 25), *row[1:]) for row in rows], "lrrrrrr")
+    return [Title(title), Table(names, rows, "lrrrrrr", {0: _PROBE_COLUMNS})]
 
 
-def _cost(cost: OwnCost | None) -> str:
+def _cost(cost: OwnCost | None) -> Section:
     if cost is None:
-        return ""
+        return []
     sentence = (
         f"Cost of recording: BPF {format_duration_ns(cost.bpf_time_ns)} in {format_count(cost.bpf_runs)} "
         f"runs ({format_count(cost.bpf_timed_runs)} of them timed{_never_timed(cost)}); "
@@ -246,12 +254,8 @@ def _cost(cost: OwnCost | None) -> str:
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
     )
-    return wrap(sentence)
+    return [Line(sentence)]
 
 
 def _never_timed(cost: OwnCost) -> str:
     return f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
-
-
-def _sentences(prefix: str, sentences: Iterable[str]) -> str:
-    return "\n".join(wrap(prefix + sentence, "  ") for sentence in sentences)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tabulate as tabulate_library
 from tabulate import DataRow, Line, TableFormat, tabulate
+
+from balloontrace.render import blocks
 
 # Without this every header is padded by two columns, and the tables would not fit.
 tabulate_library.MIN_PADDING = 0
@@ -15,6 +17,8 @@ tabulate_library.MIN_PADDING = 0
 WIDTH_COLUMNS = 80
 
 NAME_COLUMNS = 14
+
+_TERM_COLUMNS = 12
 
 _FORMAT = TableFormat(
     lineabove=None,
@@ -39,6 +43,28 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -
         colalign=[words[letter] for letter in alignment] if rows else None,
     )
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def render_sections(sections: Iterable[blocks.Section]) -> str:
+    """Sections separated by an empty line; those with nothing in them are left out."""
+    shown = ("\n".join(_show(block) for block in section) for section in sections)
+    return "\n\n".join(text for text in shown if text) + "\n"
+
+
+def _show(block: blocks.Title | blocks.Line | blocks.Item | blocks.Term | blocks.Table) -> str:
+    match block:
+        case blocks.Table(names, rows, alignment, most_columns):
+            cut = [
+                [clip(cell, most_columns.get(place, len(cell))) for place, cell in enumerate(row)]
+                for row in rows
+            ]
+            return table(names, cut, alignment)
+        case blocks.Item(text):
+            return wrap(f"- {text}")
+        case blocks.Term(name, text):
+            return wrap(f"{name:{_TERM_COLUMNS}}{text}", " " * _TERM_COLUMNS)
+        case blocks.Title(text) | blocks.Line(text):
+            return wrap(text)
 
 
 def wrap(text: str, indent: str = "  ") -> str:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "comparison", "layout", "hostlayout", "outputfile", "pageset"),
+    ("units", "stats", "results", "tracks", "comparison", "layout", "hostlayout", "outputfile", "pageset"),
     (
         "kernel",
         "libbpf",
@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
     ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
     ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
+    ("rawevents", "timeline"),
     ("evidence", "replicates", "differences", "compare", "sources", "render"),
     ("commands",),
     ("cli", "__main__"),

@@ -16,14 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutate
 
-from balloontrace.analysis import analyse
+from balloontrace.analysis import examine
 from balloontrace.errors import BalloontraceError
 from balloontrace.layout import parse_span_layout
 from balloontrace.operations import find_operations
+from balloontrace.rawevents import described_events
 from balloontrace.recording import read_recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
+from balloontrace.render.markdown import render_markdown
+from balloontrace.render.ndjson import render_ndjson
+from balloontrace.render.perfetto import render_perfetto
 from balloontrace.render.table import render_table
+from balloontrace.timeline import build_timeline
 from balloontrace.wire import decode_spans
 
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
@@ -40,8 +45,12 @@ def report_of(data: bytes, *, full: bool) -> str:
         spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
         find_operations(spans, interrupts_traced=True)
         if full:
-            report = analyse(recording)
-            for text in (render_table(report), render_csv(report), render_json(report)):
+            examined = examine(recording)
+            report = examined.report
+            texts = [render_table(report), render_csv(report), render_json(report), render_markdown(report)]
+            texts.append("".join(render_ndjson(described_events(examined))))
+            texts.append("".join(render_perfetto(build_timeline(examined))))
+            for text in texts:
                 text.encode()
                 assert "\x1b" not in text
     except BalloontraceError as error:
