@@ -23,7 +23,7 @@ from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
 from lab.sizes import MIB_BYTES, format_size, parse_size_bytes, parse_size_mib
-from lab.vhost import BackendOptions
+from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 from lab.vm import attach_vm
 
 EXIT_LAB = 1
@@ -47,6 +47,9 @@ def cli() -> None:
 @click.option("--balloons", type=click.IntRange(0, 1), help="QEMU's own balloons; 1, with --backend 0.")
 @click.option("--backend", is_flag=True, help="The lab's own balloon device instead of QEMU's.")
 @click.option("--page-bitmap", is_flag=True, help="The same, and it offers page bitmaps.")
+@click.option("--extra-ns-per-buffer", type=click.IntRange(0), help="Slows the lab's own: each buffer.")
+@click.option("--extra-ns-per-discard", type=click.IntRange(0), help="The same: before each discard.")
+@click.option("--extra-ns-in-discard", type=click.IntRange(0), help="The same: inside each discard.")
 @click.option("--nested", "is_nested", is_flag=True, help="In a host VM, which is called NAME-host.")
 @click.option("--kernel-arg", multiple=True, help="Further word for the guest kernel's command line.")
 def up(
@@ -57,11 +60,17 @@ def up(
     balloons: int | None,
     backend: bool,
     page_bitmap: bool,
+    extra_ns_per_buffer: int | None,
+    extra_ns_per_discard: int | None,
+    extra_ns_in_discard: int | None,
     is_nested: bool,
     kernel_arg: tuple[str, ...],
 ) -> None:
     """Start a VM that stays until `down`."""
-    device = BackendOptions(page_bitmap=page_bitmap) if backend or page_bitmap else None
+    extra = ExtraTime(extra_ns_per_buffer or 0, extra_ns_per_discard or 0, extra_ns_in_discard or 0)
+    if extra != NO_EXTRA and not (backend or page_bitmap):
+        raise click.UsageError("QEMU's own balloon cannot be slowed; add --backend.")
+    device = BackendOptions(page_bitmap=page_bitmap, extra=extra) if backend or page_bitmap else None
     config = VmConfig(
         memory_mib=parse_size_mib(memory),
         cpus=cpus if cpus is not None else (1 if icount or is_nested else 2),

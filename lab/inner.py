@@ -33,7 +33,7 @@ from lab.launch import (
 from lab.qemu import KVM, TUNNEL_PORT, VmConfig
 from lab.qemutree import tree_program
 from lab.tunnel import Tunnel
-from lab.vhost import BackendOptions
+from lab.vhost import BackendOptions, ExtraTime
 
 MOUNTS = Path("/lab")
 DISK = Path("/dev/vdb")
@@ -50,7 +50,8 @@ def decode_config(text: str) -> VmConfig:
     lists = {name: tuple(raw[name]) for name in ("balloons", "kernel_args", "extra_args")}
     backend = raw["backend"]
     if backend is not None:
-        backend = BackendOptions(**{**backend, "arguments": tuple(backend["arguments"])})
+        extra, arguments = ExtraTime(**backend["extra"]), tuple(backend["arguments"])
+        backend = BackendOptions(**{**backend, "arguments": arguments, "extra": extra})
     return VmConfig(**{**raw, **lists, "backend": backend, "hosting": None})
 
 

@@ -39,7 +39,7 @@ from lab.qemu import Hosting, VmConfig
 from lab.signals import sigterm_raises
 from lab.solo import Device, guest_config
 from lab.tunnel import outer_command
-from lab.vhost import BackendOptions
+from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 from lab.vm import Vm
 
 # For the host's own kernel, QEMU beside the guest's memory, and a recorder while it compiles.
@@ -99,6 +99,7 @@ def nested(
     dump: bool = False,
     sanitize: bool = False,
     backend_args: Sequence[str] = (),
+    extra: ExtraTime = NO_EXTRA,
     kernel_args: Sequence[str] = (),
     init_on_alloc: bool = False,
     extra_args: Sequence[str] = (),
@@ -118,7 +119,7 @@ def nested(
         cpus=cpus,
         device=device,
         balloons=balloons,
-        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args)),
+        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args), extra),
         kernel_args=kernel_args,
         init_on_alloc=init_on_alloc,
         extra_args=extra_args,

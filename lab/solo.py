@@ -14,7 +14,7 @@ from lab.image import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
-from lab.vhost import BackendOptions
+from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 
 Device = Literal["qemu", "backend"]
 
@@ -31,6 +31,7 @@ def solo(
     dump: bool = False,
     sanitize: bool = False,
     backend_args: Sequence[str] = (),
+    extra: ExtraTime = NO_EXTRA,
     kernel_args: Sequence[str] = (),
     init_on_alloc: bool = False,
     extra_args: Sequence[str] = (),
@@ -41,9 +42,9 @@ def solo(
     """Boots a guest and yields it when its agent answers; ends it and removes its folder in any case.
 
     `cpus` is 2, with `icount` 1. `device` says which balloon `guest` moves: QEMU's, or the lab's own, with
-    the options `page_bitmap`, `dump`, `sanitize` and `backend_args` (`BackendOptions`). `balloons` are
-    QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1, with
-    `device="backend"` 0. `extra_args` go to QEMU. Raises LabError.
+    the options `page_bitmap`, `dump`, `sanitize`, `backend_args` and `extra` (`BackendOptions`).
+    `balloons` are QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1,
+    with `device="backend"` 0. `extra_args` go to QEMU. Raises LabError.
     """
     config = guest_config(
         memory_mib=memory_mib,
@@ -51,7 +52,7 @@ def solo(
         icount=icount,
         device=device,
         balloons=balloons,
-        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args)),
+        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args), extra),
         kernel_args=kernel_args,
         init_on_alloc=init_on_alloc,
         extra_args=extra_args,

@@ -36,6 +36,31 @@ _ANSWERS_S = 30
 
 
 @dataclass(frozen=True)
+class ExtraTime:
+    """Time that the device spends on purpose; the first two are the device's own, the third the kernel's.
+
+    To a tracer of the host the first two are translating (c), the third is discarding (d). Without one all
+    three are what a send waits for.
+    """
+
+    per_buffer_ns: int = 0  # once a buffer is served, before it is given back
+    per_discard_ns: int = 0  # before each call, deflating too
+    in_discard_ns: int = 0  # inside each call that frees memory: inflating
+
+    def words(self) -> list[str]:
+        """As options of balloon-backend."""
+        options = {
+            "--extra-ns-per-buffer": self.per_buffer_ns,
+            "--extra-ns-per-discard": self.per_discard_ns,
+            "--extra-ns-in-discard": self.in_discard_ns,
+        }
+        return [word for option, time_ns in options.items() if time_ns for word in (option, str(time_ns))]
+
+
+NO_EXTRA = ExtraTime()
+
+
+@dataclass(frozen=True)
 class BackendOptions:
     """What kind of device; `arguments` go to balloon-backend as they are."""
 
@@ -43,6 +68,7 @@ class BackendOptions:
     dump: bool = False  # keep the payload of every buffer
     sanitize: bool = False  # with address and undefined-behaviour sanitizers: slower, and strict
     arguments: tuple[str, ...] = ()
+    extra: ExtraTime = NO_EXTRA
 
     def words(self, folder: Path) -> list[str]:
         """The command line without the two descriptors."""
@@ -50,6 +76,7 @@ class BackendOptions:
             *("--log", str(folder / LOG)),
             *(("--dump", str(folder / DUMP)) if self.dump else ()),
             *(("--page-bitmap",) if self.page_bitmap else ()),
+            *self.extra.words(),
             *self.arguments,
         ]
 
@@ -136,6 +163,10 @@ class BackendClient:
     def set_target_pages(self, pages: int) -> None:
         """How many pages the balloon shall hold; the guest is told at once. Raises LabError."""
         self.command(f"target {pages}")
+
+    def set_extra_time(self, extra: ExtraTime) -> None:
+        """From the next buffer on; in place of what was set before. Raises LabError."""
+        self.command(f"extra {extra.per_buffer_ns} {extra.per_discard_ns} {extra.in_discard_ns}")
 
     def actual_pages(self) -> int:
         """How many pages the driver has said the balloon holds. Raises LabError."""

@@ -31,7 +31,8 @@ const char *queue_name(enum queue queue)
 
 static bool is_bitmap_mode(const struct balloon *balloon)
 {
-	return balloon->options.page_bitmap && (balloon->features & FEATURE_BIT_3);
+	/* A device may mean both by bit 3. The driver that takes it for free page hints sets up a queue for them. */
+	return balloon->options.page_bitmap && (balloon->features & FEATURE_BIT_3) && !balloon->has_hint_queue;
 }
 
 const char *balloon_mode(const struct balloon *balloon)
@@ -58,15 +59,17 @@ void balloon_write_config(struct balloon *balloon, uint32_t offset, uint32_t len
 		balloon->actual_pages = load_le32(bytes + (CONFIG_ACTUAL - offset));
 }
 
-static void spin(uint64_t extra_ns)
+/* Spends so much time; how much it was. */
+static uint64_t spin(uint64_t extra_ns)
 {
-	uint64_t until_ns;
+	uint64_t start_ns, spent_ns;
 
 	if (!extra_ns)
-		return;
-	until_ns = now_ns() + extra_ns;
-	while (now_ns() < until_ns)
+		return 0;
+	start_ns = now_ns();
+	while ((spent_ns = now_ns() - start_ns) < extra_ns)
 		;
+	return spent_ns;
 }
 
 static void refuse(struct job *job, const char *why, uint64_t value)
@@ -84,11 +87,16 @@ static void refuse(struct job *job, const char *why, uint64_t value)
 static void advise(struct job *job, void *host, uint64_t bytes)
 {
 	bool is_inflate = job->queue == QUEUE_INFLATE;
+	struct balloon *balloon = job->balloon;
+	int failed;
 
-	if (job->balloon->options.no_discard)
+	if (balloon->options.no_discard)
 		return;
-	spin(job->balloon->options.extra_ns_per_discard);
-	if (madvise(host, bytes, is_inflate ? MADV_REMOVE : MADV_WILLNEED)) {
+	job->done.extra_ns += spin(balloon->extra.per_discard_ns);
+	hold_begin(&balloon->hold);
+	failed = madvise(host, bytes, is_inflate ? MADV_REMOVE : MADV_WILLNEED);
+	job->done.held_ns += hold_end(&balloon->hold);
+	if (failed) {
 		job->done.errors++;
 	} else if (is_inflate) {
 		job->done.discards++;
@@ -198,16 +206,18 @@ static void add_totals(struct totals *sum, const struct totals *one)
 	sum->refused += one->refused;
 	sum->errors += one->errors;
 	sum->ns += one->ns;
+	sum->extra_ns += one->extra_ns;
+	sum->held_ns += one->held_ns;
 }
 
 #define COUNTS                                                                                                   \
 	"\"bytes\": %" PRIu64 ", \"records\": %" PRIu64 ", \"words\": %" PRIu64 ", \"plain_runs\": %" PRIu64     \
 	", \"pages\": %" PRIu64 ", \"already\": %" PRIu64 ", \"discards\": %" PRIu64                             \
 	", \"discarded_bytes\": %" PRIu64 ", \"willneeds\": %" PRIu64 ", \"refused\": %" PRIu64                  \
-	", \"errors\": %" PRIu64 ", \"ns\": %" PRIu64
+	", \"errors\": %" PRIu64 ", \"ns\": %" PRIu64 ", \"extra_ns\": %" PRIu64 ", \"held_ns\": %" PRIu64
 #define COUNT_VALUES(t)                                                                                          \
 	(t)->bytes, (t)->records, (t)->words, (t)->plain_runs, (t)->pages, (t)->already, (t)->discards,          \
-		(t)->discarded_bytes, (t)->willneeds, (t)->refused, (t)->errors, (t)->ns
+		(t)->discarded_bytes, (t)->willneeds, (t)->refused, (t)->errors, (t)->ns, (t)->extra_ns, (t)->held_ns
 
 static void write_dump(struct balloon *balloon, const struct chain *chain)
 {
@@ -251,12 +261,20 @@ bool balloon_serve(struct balloon *balloon, enum queue queue, struct ring *ring,
 	job.done.buffers = 1;
 	job.done.bytes = chain.length;
 	take_chain(&job, &chain);
-	spin(balloon->options.extra_ns_per_buffer);
+	job.done.extra_ns += spin(balloon->extra.per_buffer_ns);
 	if (chain.has_head)
 		ring_push(ring, chain.head);
 	job.done.ns = now_ns() - start_ns;
 	add_totals(&balloon->totals[queue], &job.done);
 	write_down(&job, &chain, start_ns);
+	return true;
+}
+
+bool balloon_set_extra(struct balloon *balloon, const struct extra *extra, const struct memory *memory)
+{
+	if (!hold_set(&balloon->hold, extra->in_discard_ns, memory))
+		return false;
+	balloon->extra = *extra;
 	return true;
 }
 

@@ -3,6 +3,7 @@
 #ifndef BALLOON_H
 #define BALLOON_H
 
+#include "hold.h"
 #include "log.h"
 #include "memory.h"
 #include "pageset.h"
@@ -21,7 +22,7 @@
 enum queue {
 	QUEUE_INFLATE,
 	QUEUE_DEFLATE,
-	QUEUE_HINT, /* only with --free-page-hint, and then only emptied */
+	QUEUE_HINT, /* only with --free-page-hint; what comes is given back unread */
 	QUEUES,
 };
 
@@ -30,8 +31,13 @@ struct options {
 	bool free_page_hint;
 	bool deflate_on_oom;
 	bool no_discard;
-	uint64_t extra_ns_per_buffer;
-	uint64_t extra_ns_per_discard;
+};
+
+/* Time that is spent on purpose. */
+struct extra {
+	uint64_t per_buffer_ns; /* before it is given back */
+	uint64_t per_discard_ns; /* before the call */
+	uint64_t in_discard_ns; /* inside the call */
 };
 
 struct totals {
@@ -48,14 +54,19 @@ struct totals {
 	uint64_t refused;
 	uint64_t errors; /* calls of the kernel that failed */
 	uint64_t ns;
+	uint64_t extra_ns; /* really spent on purpose, outside calls; part of `ns` */
+	uint64_t held_ns; /* inside calls, as far as it was on purpose; part of `ns` */
 };
 
 struct balloon {
 	struct options options;
+	struct extra extra;
+	struct hold hold;
 	struct log log;
 	FILE *dump; /* payloads one after the other; NULL: not kept */
 	uint64_t dumped_bytes;
 	uint64_t features; /* what the driver accepted */
+	bool has_hint_queue; /* the driver has set up the third queue */
 	uint32_t target_pages;
 	uint32_t actual_pages;
 	uint64_t config_reads, config_writes;
@@ -77,6 +88,9 @@ void balloon_write_config(struct balloon *balloon, uint32_t offset, uint32_t len
 
 /* Serves the next buffer of a queue, whatever is in it; false when there is none. */
 bool balloon_serve(struct balloon *balloon, enum queue queue, struct ring *ring, const struct memory *memory);
+
+/* From the next buffer on; false, with errno, when calls cannot be held. */
+bool balloon_set_extra(struct balloon *balloon, const struct extra *extra, const struct memory *memory);
 
 /* Another guest may come: what this one had given away is forgotten, the totals are not. */
 void balloon_forget_guest(struct balloon *balloon);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Commands: target PAGES, status, totals (status, into the log too), quit. */
+/* Commands: target PAGES, extra (times), status, totals (status, into the log too), quit. */
 #include "control.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,10 +98,35 @@ static void set_target(struct control *control, struct client *client, const cha
 	reply(client, "{\"ok\": true}\n");
 }
 
+/* Three times in ns, as the options of the same names take them. */
+static void set_extra(struct control *control, struct client *client, const char *text)
+{
+	struct extra extra;
+	char answer[128], rest;
+
+	if (strspn(text, " 0123456789") != strlen(text) ||
+	    sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 "%c", &extra.per_buffer_ns, &extra.per_discard_ns,
+		   &extra.in_discard_ns, &rest) != 3) {
+		reply(client, "{\"error\": \"extra takes three times in ns: per buffer, per discard, in discard\"}\n");
+		return;
+	}
+	if (!balloon_set_extra(control->vhost->balloon, &extra, &control->vhost->memory)) {
+		snprintf(answer, sizeof(answer), "{\"error\": \"discards cannot be held: errno %d\"}\n", errno);
+		reply(client, answer);
+		return;
+	}
+	log_event(&control->vhost->balloon->log, "extra",
+		  "\"per_buffer_ns\": %" PRIu64 ", \"per_discard_ns\": %" PRIu64 ", \"in_discard_ns\": %" PRIu64,
+		  extra.per_buffer_ns, extra.per_discard_ns, extra.in_discard_ns);
+	reply(client, "{\"ok\": true}\n");
+}
+
 static void run_command(struct control *control, struct client *client, const char *line)
 {
 	if (!strncmp(line, "target ", 7)) {
 		set_target(control, client, line + 7);
+	} else if (!strncmp(line, "extra ", 6)) {
+		set_extra(control, client, line + 6);
 	} else if (!strcmp(line, "status")) {
 		reply_status(control, client);
 	} else if (!strcmp(line, "totals")) {
@@ -110,7 +136,7 @@ static void run_command(struct control *control, struct client *client, const ch
 		control->is_ending = true;
 		reply(client, "{\"ok\": true}\n");
 	} else {
-		reply(client, "{\"error\": \"commands are target PAGES, status, totals and quit\"}\n");
+		reply(client, "{\"error\": \"commands are target, extra, status, totals and quit\"}\n");
 	}
 }
 

@@ -25,16 +25,18 @@ static const char USAGE[] =
 	"balloon-backend (--socket PATH | --fd N) [options]\n"
 	"  --socket PATH             listen here for a vhost-user frontend, one after the other\n"
 	"  --fd N                    or talk to the one connected to descriptor N, and end with it\n"
-	"  --control PATH            listen here for commands: target PAGES, status, totals, quit\n"
+	"  --control PATH            listen here for commands: target, extra, status, totals, quit\n"
 	"  --control-fd N            or on the listening socket that is descriptor N\n"
 	"  --log FILE                write what happens there, a JSON object per line\n"
 	"  --dump FILE               write the payload of every buffer there, one after the other\n"
 	"  --page-bitmap             offer feature bit 3, meaning page bitmaps\n"
-	"  --free-page-hint          offer feature bit 3, meaning free page hints, and a third queue for them\n"
+	"  --free-page-hint          offer feature bit 3, meaning free page hints, and a third queue for them;\n"
+	"                            with both, a driver means hints if it sets up that queue\n"
 	"  --deflate-on-oom          offer feature bit 2: the guest may take pages back when it runs out of memory\n"
 	"  --no-discard              keep the memory that the guest gives away\n"
 	"  --extra-ns-per-buffer N   spend so much more time on every buffer\n"
-	"  --extra-ns-per-discard N  spend so much more time before every discard\n";
+	"  --extra-ns-per-discard N  spend so much more time before every discard\n"
+	"  --extra-ns-in-discard N   have every discard take so much longer inside the call\n";
 
 struct program {
 	const char *socket_path, *control_path, *log_path, *dump_path;
@@ -103,7 +105,7 @@ static FILE *open_for_writing(const char *path)
 	return file;
 }
 
-enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, PER_BUFFER, PER_DISCARD, HELP };
+enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, PER_BUFFER, PER_DISCARD, IN_DISCARD, HELP };
 
 static const struct option OPTIONS[] = {
 	{ "socket", required_argument, NULL, SOCKET },
@@ -118,6 +120,7 @@ static const struct option OPTIONS[] = {
 	{ "no-discard", no_argument, NULL, NO_DISCARD },
 	{ "extra-ns-per-buffer", required_argument, NULL, PER_BUFFER },
 	{ "extra-ns-per-discard", required_argument, NULL, PER_DISCARD },
+	{ "extra-ns-in-discard", required_argument, NULL, IN_DISCARD },
 	{ "help", no_argument, NULL, HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -125,6 +128,7 @@ static const struct option OPTIONS[] = {
 static void parse_option(struct program *program, int option)
 {
 	struct options *options = &program->balloon.options;
+	struct extra *extra = &program->balloon.extra;
 
 	switch (option) {
 	case SOCKET:
@@ -158,10 +162,13 @@ static void parse_option(struct program *program, int option)
 		options->no_discard = true;
 		break;
 	case PER_BUFFER:
-		options->extra_ns_per_buffer = parse_number(optarg);
+		extra->per_buffer_ns = parse_number(optarg);
 		break;
 	case PER_DISCARD:
-		options->extra_ns_per_discard = parse_number(optarg);
+		extra->per_discard_ns = parse_number(optarg);
+		break;
+	case IN_DISCARD:
+		extra->in_discard_ns = parse_number(optarg);
 		break;
 	case HELP:
 		fputs(USAGE, stdout);
@@ -182,8 +189,6 @@ static void parse_arguments(struct program *program, int count, char **words)
 		usage("too many words");
 	if (!program->socket_path == (program->frontend < 0))
 		usage("one of --socket and --fd is needed");
-	if (program->balloon.options.page_bitmap && program->balloon.options.free_page_hint)
-		usage("bit 3 can mean only one thing");
 }
 
 static int open_signals(void)
@@ -204,6 +209,9 @@ static void set_up(struct program *program)
 	program->balloon.log.file = open_for_writing(program->log_path);
 	program->balloon.dump = open_for_writing(program->dump_path);
 	vhost_init(&program->vhost, &program->balloon);
+	hold_init(&program->balloon.hold);
+	if (!balloon_set_extra(&program->balloon, &program->balloon.extra, &program->vhost.memory))
+		die("cannot hold", "discards");
 	control_init(&program->control, &program->vhost);
 	program->signals = open_signals();
 	if (program->control_path)

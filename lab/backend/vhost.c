@@ -100,6 +100,12 @@ static void stop_ring(struct ring *ring)
 	replace_descriptor(&ring->kick, -1);
 }
 
+/* What the driver means by bit 3 shows in the queues it sets up. */
+static void note_queues(struct vhost *vhost)
+{
+	vhost->balloon->has_hint_queue = vhost->rings[QUEUE_HINT].is_started;
+}
+
 void vhost_disconnect(struct vhost *vhost)
 {
 	struct balloon *balloon = vhost->balloon;
@@ -114,6 +120,7 @@ void vhost_disconnect(struct vhost *vhost)
 	replace_descriptor(&vhost->channel, -1);
 	replace_descriptor(&vhost->connection, -1);
 	vhost_init(vhost, balloon);
+	note_queues(vhost);
 	balloon_forget_guest(balloon);
 	log_event(&balloon->log, "disconnected", "\"buffers\": %" PRIu64, balloon->buffers);
 }
@@ -220,6 +227,8 @@ static enum outcome set_mem_table(struct vhost *vhost, struct message *message)
 	for (int queue = 0; queue < QUEUES; queue++)
 		if (vhost->rings[queue].is_started)
 			map_ring(vhost, queue);
+	if (!hold_cover(&vhost->balloon->hold, &vhost->memory))
+		log_event(&vhost->balloon->log, "not-held", "\"errno\": %d", errno);
 	log_event(&vhost->balloon->log, "memory", "\"regions\": %u", vhost->memory.count);
 	return why ? FAILED : DONE;
 }
@@ -278,6 +287,7 @@ static enum outcome get_vring_base(struct vhost *vhost, struct message *message)
 	if (!ring)
 		return HOPELESS;
 	stop_ring(ring);
+	note_queues(vhost);
 	log_event(&vhost->balloon->log, "ring-stopped", "\"queue\": \"%s\", \"next_avail\": %u",
 		  queue_name((enum queue)(ring - vhost->rings)), ring->next_avail);
 	store_le32(message->body + 4, ring->next_avail);
@@ -288,6 +298,7 @@ static enum outcome set_vring_kick(struct vhost *vhost, struct ring *ring, int d
 {
 	replace_descriptor(&ring->kick, descriptor);
 	ring->is_started = true;
+	note_queues(vhost);
 	/* Without protocol features there is no SET_VRING_ENABLE to wait for. */
 	if (!(vhost->features & FEATURE_PROTOCOL))
 		ring->is_enabled = true;

@@ -66,7 +66,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.errors import LabError
-from lab.vhost import backend_key, build_backend, parse_log
+from lab.vhost import ExtraTime, backend_key, build_backend, parse_log
 
 PFN = FIRST_FREE_PFN
 NOWHERE = LOW_PFNS + 7
@@ -696,11 +696,82 @@ def test_many_descriptors_are_not_kept(pfn_mode: tuple[Device, Frontend]) -> Non
 # ---- options, control socket, end ----
 
 
-def test_extra_time_is_spent(build: Path, tmp_path: Path) -> None:
-    options = ("--extra-ns-per-buffer", "3000000", "--extra-ns-per-discard", "1000000")
-    with started(build, tmp_path, *options) as (device, frontend):
+def spent(event: Json) -> tuple[int, int]:
+    """Extra time outside calls and inside, which must both be part of what the buffer took."""
+    assert event["extra_ns"] + event["held_ns"] <= event["ns"]
+    return event["extra_ns"], event["held_ns"]
+
+
+def test_extra_time_is_spent_and_told(build: Path, tmp_path: Path) -> None:
+    extra = ExtraTime(per_buffer_ns=3_000_000, per_discard_ns=1_000_000, in_discard_ns=2_000_000)
+    with started(build, tmp_path, *extra.words()) as (device, frontend):
+        frontend.fill(PFN, 2)
         frontend.queues[INFLATE].send(pfns(PFN, PFN + 1))
-        assert device.last_buffer()["ns"] >= 5_000_000
+        outside_ns, inside_ns = spent(device.last_buffer())
+        assert outside_ns >= 5_000_000
+        assert inside_ns >= 4_000_000
+        assert frontend.page(PFN) == frontend.page(PFN + 1) == bytes(PAGE)
+        assert counts(device.last_buffer(), "discards", "discarded_bytes", "errors") == [2, 2 * PAGE, 0]
+        frontend.queues[DEFLATE].send(pfns(PFN, PFN + 1))
+        outside_ns, inside_ns = spent(device.last_buffer())
+        assert outside_ns >= 5_000_000
+        assert inside_ns == 0  # MADV_WILLNEED removes nothing, so nothing holds it
+        status = device.client.status()
+        for queue, event in zip(("inflate", "deflate"), device.client.buffers(), strict=True):
+            assert counts(status[queue], "extra_ns", "held_ns") == counts(event, "extra_ns", "held_ns")
+
+
+def test_extra_time_is_set_and_taken_back_while_it_runs(pfn_mode: tuple[Device, Frontend]) -> None:
+    device, frontend = pfn_mode
+    queue = frontend.queues[INFLATE]
+    moments = (
+        ExtraTime(),
+        ExtraTime(per_buffer_ns=2_000_000),
+        ExtraTime(in_discard_ns=2_000_000),
+        ExtraTime(),
+        ExtraTime(per_discard_ns=1_000_000, in_discard_ns=1_000_000),
+        ExtraTime(),
+    )
+    for moment in moments:
+        device.client.set_extra_time(moment)
+        queue.send(pfns(PFN, PFN + 1, HIGH_PFN))
+        outside_ns, inside_ns = spent(device.last_buffer())
+        wanted_ns = moment.per_buffer_ns + 3 * moment.per_discard_ns, 3 * moment.in_discard_ns
+        assert (outside_ns >= wanted_ns[0], inside_ns >= wanted_ns[1]) == (True, True)
+        assert (outside_ns > 0, inside_ns > 0) == (wanted_ns[0] > 0, wanted_ns[1] > 0)
+    told = [
+        tuple(counts(e, "per_buffer_ns", "per_discard_ns", "in_discard_ns")) for e in device.events("extra")
+    ]
+    assert told == [(each.per_buffer_ns, each.per_discard_ns, each.in_discard_ns) for each in moments]
+
+
+def test_new_memory_is_held_too(build: Path, tmp_path: Path) -> None:
+    with started(build, tmp_path, *ExtraTime(in_discard_ns=1_000_000).words()) as (device, frontend):
+        for _ in range(3):
+            frontend.share_memory()
+            frontend.queues[INFLATE].send(pfns(HIGH_PFN))
+            assert spent(device.last_buffer())[1] >= 1_000_000
+        assert device.events("not-held") == []
+
+
+def test_bit_3_means_what_the_drivers_queues_say(build: Path, tmp_path: Path) -> None:
+    """One device, drivers of both kinds one after the other, as when modules are unloaded and loaded."""
+    options = ("--page-bitmap", "--free-page-hint")
+    with started(build, tmp_path, *options, features=VERSION_1 | BIT_3) as (device, frontend):
+        assert u64(frontend.ask(GET_QUEUE_NUM)) == 3
+        hints = Queue(frontend, 2)
+        hints.set_call()
+        for with_hints in (False, True, False, True):
+            if with_hints:
+                hints.start()
+                frontend.queues[INFLATE].send(pfns(PFN, PFN + 1))
+                assert hints.stop() == 0
+            else:
+                frontend.queues[INFLATE].send(*response(plain(PFN, 1)))
+            mode = "pfn" if with_hints else "bitmap"
+            assert (device.last_buffer()["mode"], device.last_buffer()["pages"]) == (mode, 2)
+        assert device.events("refused") == []
+        hints.close()
 
 
 def test_nothing_is_discarded_when_told_so(build: Path, tmp_path: Path) -> None:
@@ -715,7 +786,11 @@ def test_nothing_is_discarded_when_told_so(build: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["target", "target x", "target -1", "target 4294967296", "hello", "", "target 1 2", "x" * 300]
+    "line",
+    [
+        *("target", "target x", "target -1", "target 4294967296", "hello", "", "target 1 2", "x" * 300),
+        *("extra", "extra ", "extra 1", "extra 1 2", "extra 1 2 3 4", "extra 1 2 -3", "extra 1 2 3x"),
+    ],
 )
 def test_commands_that_are_none(build: Path, tmp_path: Path, line: str) -> None:
     with running(build, tmp_path) as device:
@@ -769,8 +844,8 @@ def test_a_signal_ends_it_in_order(build: Path, tmp_path: Path, number: int) -> 
         ["--socket", "a", "--fd", "0"],
         ["--fd", "0"],
         ["--socket", "a", "more"],
-        ["--socket", "a", "--page-bitmap", "--free-page-hint"],
         ["--socket", "a", "--extra-ns-per-buffer", "-1"],
+        ["--socket", "a", "--extra-ns-in-discard", "1ms"],
         ["--nonsense"],
     ],
 )

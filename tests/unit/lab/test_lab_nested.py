@@ -18,7 +18,7 @@ from lab.inner import decode_config, inner_command
 from lab.launch import Software, socket_names
 from lab.nested import parse_rss_bytes
 from lab.qemu import KVM, TCG, Hosting, HostingPlumbing, Plumbing, VmConfig, qemu_command
-from lab.vhost import BackendOptions
+from lab.vhost import BackendOptions, ExtraTime
 
 IMAGE = Image(Path("/cache/image"))
 
@@ -36,6 +36,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             balloons=({"deflate-on-oom": "on"},), kernel_args=("a b", "'c'"), extra_args=("-x",), cpus=1
         ),
         VmConfig(balloons=(), backend=BackendOptions(page_bitmap=True, arguments=("--no-discard",))),
+        VmConfig(backend=BackendOptions(extra=ExtraTime(per_discard_ns=5, in_discard_ns=7))),
     ],
 )
 def test_a_configuration_reaches_the_host_as_it_is(config: VmConfig) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from lab import accel
+from lab.cli import cli
 from lab.errors import LabError
 from lab.image import Image
 from lab.qemu import ICOUNT, KVM, TCG, Accelerator, Plumbing, QemuProgram, VmConfig, qemu_command
 from lab.solo import solo
-from lab.vhost import BackendOptions
+from lab.vhost import BackendOptions, ExtraTime
 
 IMAGE = Image(Path("/cache/image,1"))
 PLUMBING = Plumbing(7, (8, 9, 10, 11), Path("/run/vm/console.log"), Path("/src/repo"), Path("/run/vm/io"))
@@ -105,7 +107,11 @@ def test_another_qemu_starts_with_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"page_bitmap": True}, {"dump": True}, {"backend_args": ["--no-discard"]}]
+    "options",
+    [
+        *({"page_bitmap": True}, {"dump": True}, {"backend_args": ["--no-discard"]}),
+        {"extra": ExtraTime(per_discard_ns=1)},
+    ],
 )
 def test_options_of_the_labs_own_balloon_are_not_qemus(options: dict[str, Any]) -> None:
     with pytest.raises(LabError, match="backend"), solo(**options):
@@ -113,11 +119,18 @@ def test_options_of_the_labs_own_balloon_are_not_qemus(options: dict[str, Any]) 
 
 
 def test_options_of_the_device_are_words(tmp_path: Path) -> None:
-    options = BackendOptions(page_bitmap=True, dump=True, arguments=("--extra-ns-per-buffer", "5"))
+    extra = ExtraTime(per_buffer_ns=5, in_discard_ns=7)
+    options = BackendOptions(page_bitmap=True, dump=True, arguments=("--deflate-on-oom",), extra=extra)
     assert options.words(tmp_path) == [
         "--log", f"{tmp_path}/backend.log", "--dump", f"{tmp_path}/payloads.bin",
-        "--page-bitmap", "--extra-ns-per-buffer", "5",
+        "--page-bitmap", "--extra-ns-per-buffer", "5", "--extra-ns-in-discard", "7", "--deflate-on-oom",
     ]  # fmt: skip
+
+
+def test_qemus_own_balloon_cannot_be_slowed() -> None:
+    done = CliRunner().invoke(cli, ["up", "--extra-ns-in-discard", "7"])
+    assert done.exit_code == 2
+    assert "add --backend" in done.output
 
 
 def test_further_arguments_come_last() -> None:
