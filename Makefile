@@ -6,13 +6,16 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench examples clean
+.PHONY: help demo compare test check bench examples clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show where the time went
 	@$(PYTHON) -m lab.demo
+
+compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUNDS=, SIZE=, BEFORE=, AFTER=, OUT=
+	@$(PYTHON) -m lab.alternate
 
 test: $(READY) lint  ## all tests, those in real guests included
 	$(PYTHON) -m pytest

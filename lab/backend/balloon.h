@@ -31,6 +31,7 @@ struct options {
 	bool free_page_hint;
 	bool deflate_on_oom;
 	bool no_discard;
+	bool time_calls;
 };
 
 /* Time that is spent on purpose. */
@@ -56,6 +57,7 @@ struct totals {
 	uint64_t ns;
 	uint64_t extra_ns; /* really spent on purpose, outside calls; part of `ns` */
 	uint64_t held_ns; /* inside calls, as far as it was on purpose; part of `ns` */
+	uint64_t calls_ns; /* inside calls, with time_calls */
 };
 
 struct balloon {

@@ -34,6 +34,7 @@ static const char USAGE[] =
 	"                            with both, a driver means hints if it sets up that queue\n"
 	"  --deflate-on-oom          offer feature bit 2: the guest may take pages back when it runs out of memory\n"
 	"  --no-discard              keep the memory that the guest gives away\n"
+	"  --time-calls              look at the clock before and after every discard\n"
 	"  --extra-ns-per-buffer N   spend so much more time on every buffer\n"
 	"  --extra-ns-per-discard N  spend so much more time before every discard\n"
 	"  --extra-ns-in-discard N   have every discard take so much longer inside the call\n";
@@ -105,7 +106,7 @@ static FILE *open_for_writing(const char *path)
 	return file;
 }
 
-enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, PER_BUFFER, PER_DISCARD, IN_DISCARD, HELP };
+enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, TIME_CALLS, PER_BUFFER, PER_DISCARD, IN_DISCARD, HELP };
 
 static const struct option OPTIONS[] = {
 	{ "socket", required_argument, NULL, SOCKET },
@@ -118,6 +119,7 @@ static const struct option OPTIONS[] = {
 	{ "free-page-hint", no_argument, NULL, HINT },
 	{ "deflate-on-oom", no_argument, NULL, ON_OOM },
 	{ "no-discard", no_argument, NULL, NO_DISCARD },
+	{ "time-calls", no_argument, NULL, TIME_CALLS },
 	{ "extra-ns-per-buffer", required_argument, NULL, PER_BUFFER },
 	{ "extra-ns-per-discard", required_argument, NULL, PER_DISCARD },
 	{ "extra-ns-in-discard", required_argument, NULL, IN_DISCARD },
@@ -160,6 +162,9 @@ static void parse_option(struct program *program, int option)
 		break;
 	case NO_DISCARD:
 		options->no_discard = true;
+		break;
+	case TIME_CALLS:
+		options->time_calls = true;
 		break;
 	case PER_BUFFER:
 		extra->per_buffer_ns = parse_number(optarg);

@@ -721,6 +721,28 @@ def test_extra_time_is_spent_and_told(build: Path, tmp_path: Path) -> None:
             assert counts(status[queue], "extra_ns", "held_ns") == counts(event, "extra_ns", "held_ns")
 
 
+def test_calls_are_timed_when_wanted(build: Path, tmp_path: Path) -> None:
+    extra = ExtraTime(per_discard_ns=1_000_000, in_discard_ns=2_000_000)
+    with started(build, tmp_path, "--time-calls", *extra.words()) as (device, frontend):
+        frontend.queues[INFLATE].send(pfns(PFN, PFN + 1))
+        frontend.queues[DEFLATE].send(pfns(PFN))
+        inflate, deflate = device.client.buffers()
+        assert 4_000_000 <= inflate["held_ns"] <= inflate["calls_ns"] <= inflate["ns"] - inflate["extra_ns"]
+        assert 0 < deflate["calls_ns"] <= deflate["ns"] - deflate["extra_ns"]
+        status = device.client.status()
+        assert [status[each["queue"]]["calls_ns"] for each in (inflate, deflate)] == [
+            inflate["calls_ns"],
+            deflate["calls_ns"],
+        ]
+
+
+def test_calls_that_are_not_timed_have_no_time(pfn_mode: tuple[Device, Frontend]) -> None:
+    device, frontend = pfn_mode
+    frontend.queues[INFLATE].send(pfns(PFN))
+    assert "calls_ns" not in device.last_buffer()
+    assert "calls_ns" not in device.client.status()["inflate"]
+
+
 def test_extra_time_is_set_and_taken_back_while_it_runs(pfn_mode: tuple[Device, Frontend]) -> None:
     device, frontend = pfn_mode
     queue = frontend.queues[INFLATE]
