@@ -14,8 +14,8 @@ help:  ## show this list
 demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show where the time went
 	@$(PYTHON) -m lab.demo
 
-compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUNDS=, SIZE=, BEFORE=, AFTER=, OUT=
-	@$(PYTHON) -m lab.alternate
+compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUNDS=, SIZE=, BEFORE=, AFTER=, OUT=, SELF=
+	@$(PYTHON) -m lab.$(if $(SELF),itself,alternate)
 
 test: $(READY) lint  ## all tests, those in real guests included
 	$(PYTHON) -m pytest
