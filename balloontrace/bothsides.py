@@ -72,12 +72,17 @@ def join(
     guest = _sends(spans, sends, pages_of_sends, windows[0])
     threads, matching = _match_threads(guest, batches, windows[1])
     served = threads[matching.batches]
-    delimited = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[served]
+    delimited = batches.has(BatchFlag.DONE_SEEN)[served]
     span = sends[matching.sends][delimited]
     batch = served[delimited]
     served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
     calls_ns = served_ns.copy()
-    kick_ns = batches.int64("kick_ns")[batch]
+    sent_ns = _in_host_clock(spans.int64("start_ns")[span], matching.clock)
+    kicked = batches.has(BatchFlag.KICK_SEEN)[batch]
+    # A device that is at work may find the next buffer by looking: then the first call is what is known of
+    # it. A kick from before the send was for the buffer before.
+    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], batches.int64("first_call_ns")[batch])
+    kick_ns = np.maximum(seen_ns, sent_ns)
     served_ns[span] = np.minimum(
         _done_ns(spans, span, batches, batch, matching.clock) - kick_ns, spans.int64("duration_ns")[span]
     )
@@ -87,15 +92,16 @@ def join(
     to_host_ns = back_ns = None
     if known:
         to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
-        way_ns = kick_ns - _in_host_clock(spans.int64("start_ns")[span], matching.clock)
-        to_host_ns[span] = np.clip(way_ns, 0, transport_ns)
+        to_host_ns[span] = np.minimum(kick_ns - sent_ns, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
     send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
     send_of_batch[served] = sends[matching.sends]
     return BothSides(
         HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
         _served_of_operations(operations, sends, sends[matching.sends], batches, served),
-        _pairing(guest, batches, matching, len(threads), split=known, served=len(span)),
+        _pairing(
+            guest, batches, matching, len(threads), split=known, served=len(span), found=int((~kicked).sum())
+        ),
         send_of_batch,
         matching.clock,
     )
@@ -195,11 +201,12 @@ def _candidates(batches: Batches, window: Window) -> Iterator[NDArray[np.intp]]:
 
 
 def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
-    kick_ns = batches.int64("kick_ns")[rows]
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
     failed = batches.int64("errors")[rows] > 0
     return Calls(
-        np.where(batches.has(BatchFlag.KICK_SEEN)[rows], kick_ns, batches.int64("first_call_ns")[rows]),
+        # Not the kick: one that came while the device was still busy with the buffer before may be read,
+        # found to be settled, and the next buffer be there a moment later, before its own.
+        batches.int64("first_call_ns")[rows],
         # Not the interrupt: the guest may have seen before it that its buffer was used.
         batches.int64("last_return_ns")[rows],
         batches.queue[rows],
@@ -209,11 +216,22 @@ def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
 
 
 def _pairing(
-    guest: Calls, batches: Batches, matching: Matching, considered: int, *, split: bool, served: int
+    guest: Calls,
+    batches: Batches,
+    matching: Matching,
+    considered: int,
+    *,
+    split: bool,
+    served: int,
+    found: int,
 ) -> Pairing:
     clock = matching.clock
     unseen = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
     notes = [f"the host made no call for what was sent on the {name} queue" for name in unseen]
+    if found:
+        notes.append(
+            f"{format_count(found)} buffers were found without a kick: their c begins with their first call"
+        )
     if considered < len(batches):
         notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")
     return Pairing(

@@ -6,9 +6,9 @@ of the recordings begins later or ends earlier, several ways to lay them side by
 is taken only if it alone agrees with
 
 * the queues, and the number of pages of each send where both sides know it;
-* causality: the host cannot see a kick before the guest made it, nor the guest go on before the host was
-  done with its last call. Each pair bounds the offset of the two clocks from both sides; an offset, and a
-  drift, must lie between them all;
+* causality: the host cannot make a call for a send before the guest made it, nor the guest go on before the
+  host was done with its last call. Each pair bounds the offset of the two clocks from both sides; an offset,
+  and a drift, must lie between them all;
 * the times of recording: what has no partner happened when the other side was not recording.
 
 Those bounds also say how well the offset is known.
@@ -59,8 +59,8 @@ class Window:
 class Calls:
     """Sends of a guest, or buffers served by a host, as columns in order of start.
 
-    For a send, from the entry to the return of the function that sends; for a buffer, from when its kick
-    was seen until the last call for it returned, after which the guest may see that it was used. Queues are
+    For a send, from the entry to the return of the function that sends; for a buffer, from the first
+    call for it until the last one returned, after which the guest may see that it was used. Queues are
     indices or UNKNOWN_QUEUE, pages may be UNKNOWN_PAGES.
     """
 

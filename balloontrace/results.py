@@ -361,7 +361,7 @@ class PayloadStatistics:
 class Pairing:
     """How a guest's sends and a host's batches were matched, and what is known of both clocks.
 
-    `delimited` pairs have a kick and a completion that were seen. `clock_offset_ns` is what to add to the
+    `delimited` pairs have a completion that was seen. `clock_offset_ns` is what to add to the
     guest's clock for the host's, at the first pair, within `clock_error_ns`; `clocks_known` tells whether
     that is close enough to tell the way to the host from the way back.
     """

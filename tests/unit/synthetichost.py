@@ -78,14 +78,15 @@ def pack_batch(
     *,
     flags: int = BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN,
     tid: int = 4242,
+    first_call_ns: int | None = None,
     last_return_ns: int | None = None,
 ) -> bytes:
     """A batch as it lies in the kernel's ring buffer."""
     calls = [0] * len(Call)
     calls[Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED] = batch.pages
     record = _BATCH.pack(
-        batch.kick_ns, batch.kick_ns + 10, last_return_ns or batch.done_ns - 10, batch.done_ns,
-        batch.calls_ns, batch.pages * 4096, 0, *calls, tid, 0, 0, 0, flags,
+        batch.kick_ns, first_call_ns or batch.kick_ns + 10, last_return_ns or batch.done_ns - 10,
+        batch.done_ns, batch.calls_ns, batch.pages * 4096, 0, *calls, tid, 0, 0, 0, flags,
     )  # fmt: skip
     return _RING.pack(BATCH_BYTES, 0) + record
 

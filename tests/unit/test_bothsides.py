@@ -236,6 +236,40 @@ def test_a_buffer_under_way_when_recording_began_is_left_out() -> None:
     ]
 
 
+def test_a_buffer_found_without_a_kick_begins_with_its_first_call() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    raw = [pack_batch(batch) for batch in found]
+    for number in (3, 50):
+        raw[number] = pack_batch(found[number], flags=BatchFlag.DONE_SEEN)
+    report = report_of(flow, found, raw=b"".join(raw))
+    whole = report_of(flow, found)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.delimited == len(found) - 2
+    assert report.host.pairing.notes == (
+        "2 buffers were found without a kick: their c begins with their first call",
+    )
+    both = [stage(each.operations[0].stages, "c").total_ns or 0 for each in (whole, report)]
+    assert both[0] - both[1] == 2 * 10  # from kick to first call
+    tops = [row.total_ns or 0 for row in report.operations[0].stages if row.part_of is None]
+    assert sum(tops) == report.operations[0].wall_ns
+
+
+def test_a_kick_for_the_buffer_before_is_no_contradiction() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    early = replace(found[50], kick_ns=found[49].done_ns + 1000)
+    raw = [pack_batch(batch) for batch in found]
+    raw[50] = pack_batch(early, first_call_ns=found[50].kick_ns + 10)
+    report = report_of(flow, found, raw=b"".join(raw))
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == len(found)
+    tops = [row.total_ns or 0 for row in report.operations[0].stages if row.part_of is None]
+    assert sum(tops) == report.operations[0].wall_ns
+
+
 def test_lost_batches_are_the_reason_given() -> None:
     flow = flow_of()
     found = batches(flow)
