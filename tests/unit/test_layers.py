@@ -13,7 +13,20 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "tracks", "comparison", "layout", "hostlayout", "outputfile", "pageset"),
+    (
+        *(
+            "units",
+            "stats",
+            "results",
+            "tracks",
+            "comparison",
+            "layout",
+            "hostlayout",
+            "outputfile",
+            "pageset",
+        ),
+        *("messages", "parameters"),
+    ),
     (
         "kernel",
         "libbpf",
@@ -28,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "hostcounters",
     ),
     ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
-    ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
+    ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession", "attaching"),
     ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
     ("rawevents", "timeline"),
     ("evidence", "replicates", "differences", "compare", "sources", "render"),
