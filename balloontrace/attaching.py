@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from balloontrace.collector import Collector
 from balloontrace.diagnosis import Diagnosis, Finding
 from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
+from balloontrace.events import Function
 from balloontrace.hostcollector import HostCollector
 from balloontrace.hostdiagnosis import HostDiagnosis
 from balloontrace.hostprobes import HostPlan, describe_host
@@ -15,6 +16,8 @@ from balloontrace.kernel import read_balloon_devices
 from balloontrace.messages import say
 from balloontrace.probes import Plan, describe
 from balloontrace.vmm import find_vmms
+
+_LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
 
 
 def choose_side(side: str, pid: int | None) -> str:
@@ -126,3 +129,13 @@ def describe_attached(collector: Collector | HostCollector) -> Iterator[str]:
         f"{loaded.setup_cpu_ns / 1e9:.1f} s of it processor time, "
         f"{loaded.setup_peak_memory_bytes >> 20} MiB at the peak"
     )
+
+
+def describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
+    """Lost events, and apart from them pieces of payloads, without which times and counts are whole."""
+    if not losses:
+        return "losses unknown"
+    of_calls = [loss for function, loss in losses.items() if function != Function.PAYLOAD.symbol]
+    lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
+    pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
+    return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")

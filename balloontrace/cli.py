@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "doctor": "Say whether a balloon can be traced here, and how.",
     "record": "Trace the balloon of this guest into a recording.",
+    "top": "Show what a balloon is doing now, on a guest or its host.",
     "report": "Show where the time of each inflate and deflate went.",
     "compare": "Say what changed from one set of recordings to another, and whether the data can tell.",
     "export": "Write the single events of a recording for other tools.",

@@ -90,16 +90,23 @@ class RecordingPath(click.Path):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The recordings that `incomplete` is the beginning of, by the path as it was begun."""
-        from click.shell_completion import CompletionItem
+        return complete_recordings(ctx, param, incomplete)
 
-        typed = incomplete.rpartition("/")
-        folder = "".join(typed[:2])
-        try:
-            names = sorted(path.name for path in Path(folder or ".").glob("*.bt"))
-        except OSError:
-            names = []
-        items = [CompletionItem(folder + name) for name in names if name.startswith(typed[2])]
-        return items or super().shell_complete(ctx, param, incomplete)
+
+def complete_recordings(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The recordings that `incomplete` is the beginning of; where there are none, whatever file is."""
+    from click.shell_completion import CompletionItem
+
+    typed = incomplete.rpartition("/")
+    folder = "".join(typed[:2])
+    try:
+        names = sorted(path.name for path in Path(folder or ".").glob("*.bt"))
+    except OSError:
+        names = []
+    items = [CompletionItem(folder + name) for name in names if name.startswith(typed[2])]
+    return items or [CompletionItem(incomplete, type="file")]
 
 
 SIZE = Size()

@@ -31,8 +31,6 @@ DEFAULT_OUTPUT = "balloon.bt"
 _LEAST_BUFFER_BYTES = 4 << 10
 _MOST_BUFFER_BYTES = 256 << 20
 
-_LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
-
 
 @click.command("record", context_settings={"allow_interspersed_args": False})
 @click.option(
@@ -333,13 +331,15 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
+    from balloontrace.attaching import describe_losses
+
     place = "standard output" if output == "-" else output
     if sys.stderr.isatty():
         say("\n")
     say(
         f"balloontrace: {result.ending}: {result.records} {result.what}, "
         f"{result.bytes_written} bytes to {place}, "
-        f"{_describe_losses(result.losses)}\n"
+        f"{describe_losses(result.losses)}\n"
     )
     if result.error is not None:
         if output == "-":
@@ -356,18 +356,6 @@ def _tell(result: SessionResult, output: str) -> None:
         raise BalloontraceError(
             f"the command ended with status {result.command_status}; the recording is complete"
         )
-
-
-def _describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
-    """Lost events, and apart from them pieces of payloads, without which times and counts are whole."""
-    from balloontrace.events import Function
-
-    if not losses:
-        return "losses unknown"
-    of_calls = [loss for function, loss in losses.items() if function != Function.PAYLOAD.symbol]
-    lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
-    pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
-    return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")
 
 
 def _silence_stdout() -> None:

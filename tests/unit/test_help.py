@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -60,8 +61,7 @@ def test_examples_are_understood(words: tuple[str, ...], example: str) -> None:
         typed = shlex.split(typed[1].removeprefix("$(").removesuffix(")"))
         typed = [word for word in typed if "=" not in word]
     assert typed.pop(0) == "balloontrace"
-    if ">" in typed:
-        typed = typed[: typed.index(">")]
+    typed = list(takewhile(lambda word: word not in (">", "|"), typed))
     if not typed:
         return
     command = COMMANDS[(typed[0],)]
