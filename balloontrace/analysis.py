@@ -207,7 +207,7 @@ def _join(
             raise
         raise RecordingError(
             f"the recordings cannot be matched: {format_count(lost)} buffers that the host served were lost "
-            "while it was recorded; a larger --buffer-kib keeps them"
+            "while it was recorded; a larger --buffer keeps them"
         ) from None
 
 

@@ -5,23 +5,35 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 import balloontrace
 from balloontrace.errors import BalloontraceError, ExitCode
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # Verb to what its help line says; a verb's module is imported when it is used, to keep `--help` instant.
 _COMMANDS = {
     "doctor": "Say whether a balloon can be traced here, and how.",
     "record": "Trace the balloon of this guest into a recording.",
+    "top": "Show what a balloon is doing now, on a guest or its host.",
     "report": "Show where the time of each inflate and deflate went.",
     "compare": "Say what changed from one set of recordings to another, and whether the data can tell.",
     "export": "Write the single events of a recording for other tools.",
 }
+
+
+def _keep_lines(command: click.Command) -> click.Command:
+    """Have examples printed as they stand: docstrings are raw, and click wants the character itself."""
+    command.help = (command.help or "").replace("\\b\n", "\b\n")
+    return command
 
 
 class _Verbs(click.Group):
@@ -34,7 +46,16 @@ class _Verbs(click.Group):
         if name not in _COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"balloontrace.commands.{name}"), name)
-        return command
+        return _keep_lines(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs with their help lines, no verb's module being imported, and the group's options."""
+        from click.shell_completion import CompletionItem
+
+        verbs = [
+            CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -42,7 +63,14 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(balloontrace.__version__, prog_name="balloontrace")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, _, wanted: _show_version(ctx) if wanted else None,
+    help="Show the versions of this, of bcc and of the kernel, and exit.",
+)
 def cli() -> None:
     r"""Show where the time of a live virtio memory balloon goes.
 
@@ -51,9 +79,29 @@ def cli() -> None:
       sudo balloontrace record -o inflate.bt --operations 1
       balloontrace report inflate.bt
 
+    Completion of verbs, options and recordings in bash (likewise zsh_source in zsh, fish_source in fish):
+
+    \b
+      eval "$(_BALLOONTRACE_COMPLETE=bash_source balloontrace)"
+
     Exit status: 0 ok, 1 failure, 2 usage, 3 cannot trace here, 4 a required probe is missing,
     5 data lost beyond --max-lost, 6 slower than compare --fail-on-regression allows, 130 interrupted.
     """
+
+
+_keep_lines(cli)
+
+
+def _show_version(ctx: click.Context) -> None:
+    """Three lines; bcc's version is read from its files, for importing it takes a second."""
+    from balloontrace.diagnosis import find_bcc
+
+    bcc = find_bcc()
+    version = ".".join(map(str, bcc.version)) or "of an unknown version"
+    click.echo(f"balloontrace {balloontrace.__version__}")
+    click.echo(f"bcc {version}" if bcc.found else "bcc is not installed for this Python")
+    click.echo(f"Python {platform.python_version()}, {platform.system()} {platform.release()}")
+    ctx.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

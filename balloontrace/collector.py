@@ -24,6 +24,7 @@ from balloontrace.layout import (
     FUNCTION_COUNTER_BYTES,
     FUNCTION_COUNTER_FIELDS,
     FUNCTIONS,
+    LIVE_BYTES,
     PAYLOAD_BYTES,
     RING_HEADER_BYTES,
     SPAN_BYTES,
@@ -108,13 +109,17 @@ class Collector:
     ) -> None:
         """Compile and attach `plan`; with room for payloads, what each send carries is captured too.
 
+        Without a ring (0 bytes) there are no spans; what they would tell is summed up for `read_live`.
         Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when a required
         probe is refused. Sizes are powers of two times the page size.
         """
         self.captures = payload_ring_bytes > 0
         self.plan, self.loaded = _load(plan, _definitions(layout, ring_bytes, payload_ring_bytes))
         maps = self.loaded.maps
-        self._spans = RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+        self._spans = (
+            RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES) if ring_bytes else None
+        )
+        self._live = None if ring_bytes else SharedPage(maps["live"], LIVE_BYTES)
         self._payloads = (
             RecordRing(maps["payloads"], payload_ring_bytes, RING_HEADER_BYTES + PAYLOAD_BYTES)
             if self.captures
@@ -133,10 +138,9 @@ class Collector:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.detach()
-        self._spans.close()
-        if self._payloads is not None:
-            self._payloads.close()
-        self._page.close()
+        for mapped in (self._spans, self._payloads, self._page, self._live):
+            if mapped is not None:
+                mapped.close()
         for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
             os.close(fd)
         self.set_timing(False)
@@ -151,17 +155,17 @@ class Collector:
     @property
     def waiting(self) -> int:
         """Spans waiting in the ring."""
-        return self._spans.waiting
+        return self._spans.waiting if self._spans is not None else 0
 
     @property
     def filled(self) -> float:
         """How full the fuller ring is: 0 empty, 1 full."""
-        rings = (self._spans, self._payloads) if self._payloads is not None else (self._spans,)
-        return max(ring.waiting / ring.capacity for ring in rings)
+        rings = [ring for ring in (self._spans, self._payloads) if ring is not None]
+        return max((ring.waiting / ring.capacity for ring in rings), default=0.0)
 
     def drain(self, take: Callable[[memoryview], object]) -> int:
         """Give `take` the finished spans since the last call, as in the ring; returns their number."""
-        return self._spans.drain(take)
+        return self._spans.drain(take) if self._spans is not None else 0
 
     def drain_payloads(self, take: Callable[[memoryview], object]) -> int:
         """The same for records of payloads; none if they are not captured."""
@@ -170,6 +174,10 @@ class Collector:
     def read_counters(self) -> bytes:
         """`struct bt_counters` as it stands."""
         return self._page.read()
+
+    def read_live(self) -> bytes:
+        """`struct bt_live` as it stands; empty where there is a ring."""
+        return self._live.read() if self._live is not None else b""
 
     def set_timing(self, on: bool) -> None:
         """Have the kernel time the programs, or not; without libbpf it never does."""
@@ -291,13 +299,21 @@ def _request(plan: Plan, definitions: Definitions) -> LoadRequest:
         str(bpf_folder() / "guest.bpf.c"),
         {**definitions, **_kinds(plan)},
         tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
-        ("spans", "counters", "payloads") if "PAYLOAD_RING_PAGES" in definitions else ("spans", "counters"),
+        _maps(definitions),
     )
+
+
+def _maps(definitions: Definitions) -> tuple[str, ...]:
+    rings = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads"}
+    live = () if "SPAN_RING_PAGES" in definitions else ("live",)
+    return ("counters", *live, *(name for size, name in rings.items() if size in definitions))
 
 
 def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> Definitions:
     """What the BPF source leaves open: sizes, and the offsets this kernel has."""
-    definitions: dict[str, str | int] = {"SPAN_RING_PAGES": ring_bytes // PAGE_BYTES}
+    definitions: dict[str, str | int] = {}
+    if ring_bytes:
+        definitions["SPAN_RING_PAGES"] = ring_bytes // PAGE_BYTES
     if payload_ring_bytes:
         definitions["PAYLOAD_RING_PAGES"] = payload_ring_bytes // PAGE_BYTES
     for member, offset in layout.offsets.items():

@@ -15,7 +15,7 @@ from types import TracebackType
 from balloontrace.collector import DEFAULT_RING_BYTES, PAGE_BYTES, parse_fdinfo
 from balloontrace.errors import MissingProbeError
 from balloontrace.hostcounters import HostCounters, used_slots
-from balloontrace.hostlayout import BATCH_BYTES, THREADS_BYTES
+from balloontrace.hostlayout import BATCH_BYTES, LIVE_SLOTS_BYTES, THREADS_BYTES
 from balloontrace.hostprobes import TABLE, HostPlan, HostProbe
 from balloontrace.layout import RING_HEADER_BYTES
 from balloontrace.libbpf import enable_run_time_statistics
@@ -23,7 +23,6 @@ from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bp
 from balloontrace.probes import Mechanism
 from balloontrace.ring import RecordRing, SharedPage
 
-_MAPS = ("batches", "threads")
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
@@ -31,10 +30,17 @@ class HostCollector:
     """A plan attached for one process; as a context it detaches at the end, whatever happens."""
 
     def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
-        """Compile and attach `plan` for process `pid`. Raises as `Collector` does."""
+        """Compile and attach `plan` for process `pid`. Raises as `Collector` does.
+
+        Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
+        """
         self.plan, self.loaded = _load(plan, pid, ring_bytes)
-        self._ring = RecordRing(self.loaded.maps["batches"], ring_bytes, RING_HEADER_BYTES + BATCH_BYTES)
-        self._page = SharedPage(self.loaded.maps["threads"], THREADS_BYTES)
+        maps = self.loaded.maps
+        self._ring = (
+            RecordRing(maps["batches"], ring_bytes, RING_HEADER_BYTES + BATCH_BYTES) if ring_bytes else None
+        )
+        self._live = None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES)
+        self._page = SharedPage(maps["threads"], THREADS_BYTES)
         self._stats_fd: int | None = None
         self._attached = True
 
@@ -45,8 +51,9 @@ class HostCollector:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.detach()
-        self._ring.close()
-        self._page.close()
+        for mapped in (self._ring, self._live, self._page):
+            if mapped is not None:
+                mapped.close()
         for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
             os.close(fd)
         self.set_timing(False)
@@ -61,20 +68,24 @@ class HostCollector:
     @property
     def waiting(self) -> int:
         """Batches waiting in the ring."""
-        return self._ring.waiting
+        return self._ring.waiting if self._ring is not None else 0
 
     @property
     def filled(self) -> float:
         """How much of the ring is taken, 0 to 1."""
-        return self._ring.waiting / self._ring.capacity
+        return self._ring.waiting / self._ring.capacity if self._ring is not None else 0.0
 
     def drain(self, take: Callable[[memoryview], object]) -> int:
         """Give `take` the finished batches since the last call, as in the ring; returns their number."""
-        return self._ring.drain(take)
+        return self._ring.drain(take) if self._ring is not None else 0
 
     def read_counters(self) -> bytes:
         """The slots in use as they stand."""
         return used_slots(self._page.read())
+
+    def read_live(self) -> bytes:
+        """`struct bt_live_slots` as it stands; empty where there is a ring."""
+        return self._live.read() if self._live is not None else b""
 
     def set_timing(self, on: bool) -> None:
         """Have the kernel time the programs, or not; without libbpf it never does."""
@@ -164,18 +175,23 @@ def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
         str(bpf_folder() / "host.bpf.c"),
         _definitions(plan, pid, ring_bytes),
         tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
-        _MAPS,
+        _maps(ring_bytes),
     )
+
+
+def _maps(ring_bytes: int) -> tuple[str, str]:
+    return ("batches" if ring_bytes else "live", "threads")
 
 
 def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str | int]:
     """What the BPF source leaves open."""
     definitions: dict[str, str | int] = {
         "TGID": pid,
-        "BATCH_RING_PAGES": ring_bytes // PAGE_BYTES,
-        "THREADS_MAP": _MAPS.index("threads"),
+        "THREADS_MAP": _maps(ring_bytes).index("threads"),
         "COUNT_FREED": int(any(probe.point.tells_freed for probe in plan.attachable)),
     }
+    if ring_bytes:
+        definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
     definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}
     return definitions

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from balloontrace.layout import (
+    BUCKETS,
     RING_HEADER_BYTES,
     TYPE_BYTES,
     SpanLayout,
@@ -22,7 +23,6 @@ from balloontrace.layout import (
 )
 
 CALLS = 8
-BUCKETS = 32
 SLOTS = 256
 _MAX_SLOT_BYTES = 1 << 16
 
@@ -73,6 +73,15 @@ CALL_BUCKETS_OFFSET = 32
 CALL_SUMS_BYTES = CALL_BUCKETS_OFFSET + 4 * BUCKETS
 THREAD_BYTES = THREAD_SUMS_OFFSET + CALLS * CALL_SUMS_BYTES
 THREADS_BYTES = SLOTS * THREAD_BYTES
+
+LIVE_BATCHES_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("delimited", "u64", 0),
+    ("served_ns", "u64", 8),
+    ("calls_ns", "u64", 16),
+    ("longest_ns", "u64", 24),
+)
+LIVE_BATCHES_BYTES = 32
+LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES_BYTES
 
 BATCH_LAYOUT: Mapping[str, object] = {
     "stride_bytes": RING_HEADER_BYTES + BATCH_BYTES,

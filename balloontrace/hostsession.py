@@ -25,7 +25,7 @@ from balloontrace.vmm import Memory, Process, read_memory
 # Programs are timed until so many calls tell what a run costs, and no longer than this: other processes run
 # into them too, and being timed costs them some 90 instructions a run.
 _ENOUGH_CALLS = 1024
-_TIMED_S = 3.0
+TIMED_S = 3.0
 
 
 class ProcessWatch:
@@ -74,7 +74,7 @@ class HostSession(RecordingSession):
         self._pace = DrainPace()
         self._memory: Memory | None = None
         self._progress: tuple[int, HostCounters] | None = None
-        self._timed_until_s = time.monotonic() + _TIMED_S
+        self._timed_until_s = time.monotonic() + TIMED_S
         collector.set_timing(True)
 
     @property
@@ -92,10 +92,7 @@ class HostSession(RecordingSession):
         counters = self._collector.read_counters()
         if counters != self._counters:
             self._counters = counters
-        if (
-            time.monotonic() >= self._timed_until_s
-            or parse_host_counters(counters).all_calls >= _ENOUGH_CALLS
-        ):
+        if time.monotonic() >= self._timed_until_s or enough_timed(parse_host_counters(counters)):
             self._collector.set_timing(False)
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
@@ -144,6 +141,11 @@ class HostSession(RecordingSession):
             "memory": _as_json(read_memory(self._process.pid)),
             "bcc_version": loaded.bcc_version,
         }
+
+
+def enough_timed(counters: HostCounters) -> bool:
+    """Whether the calls so far tell what a run of a program costs."""
+    return counters.all_calls >= _ENOUGH_CALLS
 
 
 def _as_json(memory: Memory | None) -> dict[str, object] | None:

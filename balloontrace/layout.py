@@ -74,6 +74,31 @@ DEVICE_STATE_FIELDS: tuple[tuple[str, str, int], ...] = (
 DEVICE_STATE_BYTES = 32
 DEVICES = 8
 
+LIVE_DEVICE_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("entered_ns", "u64", 0),
+    ("left_ns", "u64", 8),
+    ("target_pages", "u32", 16),
+)
+LIVE_DEVICE_BYTES = 24
+
+LIVE_FIELDS: tuple[tuple[str, str, int], ...] = (
+    ("items", "u64", 0),
+    ("item_ns", "u64", 8),
+    ("allocate_ns", "u64", 16),
+    ("build_ns", "u64", 24),
+    ("send_ns", "u64", 32),
+    ("requeue_ns", "u64", 40),
+    ("sends", "u64", 48),
+    ("inflated_pages", "u64", 56),
+    ("deflated_pages", "u64", 64),
+    ("unknown_sends", "u64", 72),
+    ("failed_allocations", "u64", 80),
+)
+BUCKETS = 32
+LIVE_DEVICES_OFFSET = 96
+LIVE_BUCKETS_OFFSET = LIVE_DEVICES_OFFSET + DEVICES * LIVE_DEVICE_BYTES
+LIVE_BYTES = LIVE_BUCKETS_OFFSET + FUNCTIONS * BUCKETS * 8
+
 SPAN_LAYOUT: Mapping[str, object] = {
     "stride_bytes": RING_HEADER_BYTES + SPAN_BYTES,
     "header_bytes": RING_HEADER_BYTES,

@@ -258,7 +258,7 @@ class Session(RecordingSession):
         super().__init__(output_fd, options, started_ns=started_ns, say=say)
         self._collector = collector
         self._diagnosis = diagnosis
-        self._driver = _DriverWatch(diagnosis)
+        self._driver = DriverWatch(diagnosis)
         self._counters = self._written_counters = b""
         self._seen_counters = b""
         self._was_moving = False
@@ -391,10 +391,11 @@ class _Signals:
         self.received = number
 
 
-class _DriverWatch:
+class DriverWatch:
     """Notices that the driver has been unloaded (and perhaps loaded again) or unbound from a device."""
 
     def __init__(self, diagnosis: Diagnosis) -> None:
+        """Remember what is loaded and bound now."""
         module = diagnosis.plan.driver_module
         paths = [Path("/sys/module") / module] if module else []
         paths += [
@@ -405,6 +406,7 @@ class _DriverWatch:
         self._inodes = {path: _inode(path) for path in paths}
 
     def gone(self) -> bool:
+        """Whether it has, since this was made."""
         return any(_inode(path) != inode for path, inode in self._inodes.items())
 
 

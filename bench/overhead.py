@@ -64,6 +64,35 @@ def measure_guest_overhead() -> Iterator[Figure]:
     yield Figure("inflate_overhead", _percent(on, off), "%", at_most=1.0)
 
 
+def measure_top_overhead() -> Iterator[Figure]:
+    """The same with `top`, which hands nothing over and looks at its sums every second instead."""
+    off: list[float] = []
+    on: list[float] = []
+    with lab.solo(memory_mib=GUEST_MIB, icount=True) as guest:
+        guest.run(STEADY, check=True)
+        with _top(guest):
+            _block(guest, [], [])
+        for _ in range(BLOCKS):
+            _block(guest, off, [])
+            with _top(guest):
+                _block(guest, on, [])
+    yield Figure("inflate_with_top", statistics.median(on), "s")
+    yield Figure("top_inflate_overhead", _percent(on, off), "%", at_most=1.0)
+
+
+@contextmanager
+def _top(guest: lab.Guest) -> Iterator[None]:
+    """`top` at work in the guest; its lines must add up to every send of the block."""
+    process = guest.start(["balloontrace", "top", "--plain"])
+    process.wait_for(b"probes attached", timeout_s=START_S)
+    yield
+    process.signal(signal.SIGINT)
+    header, *lines = process.wait(RUN_S, check=True).stdout.splitlines()
+    column = header.split().index("sends")
+    if sum(int(line.split()[column]) for line in lines) != 2 * (RUNS + 1) * INFLATE_MIB:
+        sys.exit("bench: top has not seen every send of the block, so its cost means nothing")
+
+
 def _percent(on: list[float], off: list[float]) -> float:
     return 100 * (statistics.median(on) / statistics.median(off) - 1)
 
@@ -125,4 +154,5 @@ BENCHMARKS = (
         ),
         measure_guest_overhead,
     ),
+    Benchmark(("inflate_with_top", "top_inflate_overhead"), measure_top_overhead),
 )

@@ -52,9 +52,6 @@ struct bt_batch {
 	bt_u16 flags;              /* enum bt_batch_flags */
 };
 
-/* Bucket i counts calls of 2^i to 2^(i+1)-1 ns, the first one those of 0 too, the last one all longer ones. */
-#define BT_BUCKETS 32
-
 /* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */
 struct bt_call_sums {
 	bt_u64 bytes;              /* of calls that did not fail */
@@ -91,6 +88,18 @@ struct bt_thread {
 
 struct bt_threads {
 	struct bt_thread slots[BT_SLOTS];
+};
+
+/* What is kept where no batches are, by slot as above: sums over those of which kick and completion were seen. */
+struct bt_live_batches {
+	bt_u64 delimited;
+	bt_u64 served_ns;          /* from kick to completion */
+	bt_u64 calls_ns;           /* of that, inside the calls */
+	bt_u64 longest_ns;         /* from kick to completion, since the beginning */
+};
+
+struct bt_live_slots {
+	struct bt_live_batches slots[BT_SLOTS];
 };
 
 #endif

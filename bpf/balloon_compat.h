@@ -110,6 +110,13 @@
 #define ARGUMENT_U32_kprobe(base, offset) read_u32(base, offset)
 #define ARGUMENT_U32_absent(base, offset) 0
 
+/* Which of 32 doublings `value` has reached: five comparisons, and no loop. */
+#define LOG2_OF_2(value, low) ((value) >> ((low) + 1) ? (low) + 1 : (low))
+#define LOG2_OF_4(value, low) ((value) >> ((low) + 2) ? LOG2_OF_2(value, (low) + 2) : LOG2_OF_2(value, low))
+#define LOG2_OF_8(value, low) ((value) >> ((low) + 4) ? LOG2_OF_4(value, (low) + 4) : LOG2_OF_4(value, low))
+#define LOG2_OF_16(value, low) ((value) >> ((low) + 8) ? LOG2_OF_8(value, (low) + 8) : LOG2_OF_8(value, low))
+#define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
+
 /* A u32 member at `offset` of the structure at `base`; 0 when the offset is unknown or the read fails. */
 static __always_inline u32 read_u32(u64 base, int offset)
 {

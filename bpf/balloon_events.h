@@ -111,4 +111,36 @@ struct bt_counters {
 	struct bt_device_state devices[BT_DEVICES];
 };
 
+/* Bucket i counts calls of 2^i to 2^(i+1)-1 ns, the first one those of 0 too, the last one all longer ones. */
+#define BT_BUCKETS 32
+
+/* Where the work item of a device stands. Indexed as bt_device_state. */
+struct bt_live_device {
+	bt_u64 entered_ns;    /* the work item under way began, and has read its target; 0: none is under way */
+	bt_u64 left_ns;       /* the last one that moved pages ended away from its target; 0: at its target */
+	bt_u32 target_pages;  /* as last read, by the work item under way too */
+	bt_u32 padding;
+};
+
+/*
+ * What is kept where no spans are: sums by stage over the work items that moved pages or tried to, as a report has
+ * them, and how long calls took. Read by mapping.
+ */
+struct bt_live {
+	bt_u64 items;
+	bt_u64 item_ns;
+	bt_u64 allocate_ns;         /* of item_ns: a */
+	bt_u64 build_ns;            /* of item_ns: set_page_bitmap less its sends */
+	bt_u64 send_ns;             /* of item_ns: b+c+d */
+	bt_u64 requeue_ns;          /* between work items on the way to one target */
+	bt_u64 sends;               /* by whomever */
+	bt_u64 inflated_pages;      /* of sends whose queue and pages are known */
+	bt_u64 deflated_pages;      /* likewise */
+	bt_u64 unknown_sends;       /* sends of which they are not */
+	bt_u64 failed_allocations;  /* work items that got fewer pages than they asked for */
+	bt_u64 padding;
+	struct bt_live_device devices[BT_DEVICES];
+	bt_u64 buckets[BT_FUNCTIONS][BT_BUCKETS];
+};
+
 #endif

@@ -9,7 +9,13 @@
 #include "balloon_events.h"
 #include "balloon_compat.h"
 
+/* Without a ring nobody wants spans: what they would tell is summed up in `live`. */
+#ifdef SPAN_RING_PAGES
 BPF_RINGBUF_OUTPUT(spans, SPAN_RING_PAGES);
+#else
+#define LIVE
+BPF_F_TABLE("array", int, struct bt_live, live, 1, BPF_F_MMAPABLE);
+#endif
 BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
 #ifdef PAYLOAD_RING_PAGES
 BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
@@ -21,6 +27,28 @@ BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
  * that finds its slot taken is not followed, and counted.
  */
 #define SLOTS 1024
+
+/* VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver: page numbers in its array, and all that one work item moves by it. */
+#define ITEM_PAGES 256
+
+#ifdef LIVE
+/* Of the work item under way, as far as it went; its own sends only, none by compaction or out of memory. */
+struct item_state {
+	u64 body_ns;          /* in fill_balloon or leak_balloon */
+	u64 send_ns;
+	u64 bitmap_ns;        /* in set_page_bitmap */
+	u64 bitmap_send_ns;   /* of send_ns, inside that */
+	u64 sent_ns;          /* the last of these returned; 0: there was none */
+	u32 pages;
+	u8 sends;             /* whether there were any, likewise below */
+	u8 bodies;
+	u8 bitmaps;
+	u8 unknown;           /* sends of unknown pages */
+	u8 inflates;          /* sends on the queue for that */
+	u8 windowed;          /* the tell_host under way has send_resp_data inside, and is no send itself */
+	u16 padding;
+};
+#endif
 
 struct thread_state {
 	u32 tid;
@@ -42,6 +70,9 @@ struct thread_state {
 	u8 flags;             /* of the device, target and actual: BT_HAS_* */
 	u8 send_flags;        /* of the send in flight */
 	u16 padding;
+#ifdef LIVE
+	struct item_state item;
+#endif
 };
 
 BPF_ARRAY(threads, struct thread_state, SLOTS);
@@ -110,6 +141,7 @@ static __always_inline struct thread_state *enter(int function)
 	return thread;
 }
 
+#ifdef SPAN_RING_PAGES
 /* Writes a span; `flags` says which of the optional fields the caller measured. */
 static __always_inline void emit(struct bt_counters *sum, struct thread_state *thread, int function, u64 now_ns,
 				 u32 pages, int result, u8 flags)
@@ -139,6 +171,143 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
 	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
+#else
+#define ADD(sum, value) __sync_fetch_and_add(&(sum), value)
+
+static __always_inline struct bt_live *live_sums(void)
+{
+	int zero = 0;
+
+	return live.lookup(&zero);
+}
+
+/* Whether what this thread does now is done for its work item: compaction and out of memory may come in between. */
+static __always_inline int is_of_item(struct thread_state *thread)
+{
+	return thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC) &&
+	       !(thread->open & (1 << BT_VIRTIO_BALLOON_OOM_NOTIFY | 1 << BT_VIRTBALLOON_MIGRATEPAGE));
+}
+
+/* Pages that a send, or a set_page_bitmap with all its sends, tells the host of. */
+static __always_inline void count_pages(struct bt_live *sum, struct thread_state *thread, u32 pages, u8 flags)
+{
+	if (thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE)
+		return; /* one in and one out */
+	if ((flags & (BT_HAS_PAGES | BT_HAS_QUEUE)) != (BT_HAS_PAGES | BT_HAS_QUEUE)) {
+		ADD(sum->unknown_sends, 1);
+		thread->item.unknown = 1;
+		return;
+	}
+	if (thread->queue == 0)
+		ADD(sum->inflated_pages, pages);
+	else
+		ADD(sum->deflated_pages, pages);
+	if (is_of_item(thread)) {
+		thread->item.pages += pages;
+		thread->item.inflates = thread->queue == 0;
+	}
+}
+
+static __always_inline void end_send(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns)
+{
+	ADD(sum->sends, 1);
+	if (!is_of_item(thread))
+		return;
+	thread->item.sends = 1;
+	thread->item.send_ns += duration_ns;
+	thread->item.sent_ns = now_ns;
+	if (thread->open & 1 << BT_SET_PAGE_BITMAP)
+		thread->item.bitmap_send_ns += duration_ns;
+}
+
+/* One send of page numbers is as much as a work item moves, but by bitmaps it moves all there is to move. */
+static __always_inline int is_short(struct thread_state *thread, u8 flags)
+{
+	struct item_state *item = &thread->item;
+
+	if (!(flags & BT_HAS_TARGET) || !(flags & BT_HAS_ACTUAL) || item->unknown)
+		return 0;
+	return thread->target_pages > thread->actual_pages && (item->bitmaps || item->pages < ITEM_PAGES);
+}
+
+/* Stages as balloontrace/workitems.py has them. */
+static __always_inline void end_item(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns,
+				     u8 flags)
+{
+	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
+	struct item_state *item = &thread->item;
+	u8 both = BT_HAS_TARGET | BT_HAS_ACTUAL;
+	int away = (flags & both) == both && thread->target_pages != thread->actual_pages;
+	u64 config_ns = flags & BT_HAS_CONFIG ? thread->config_ns : 0;
+	u64 build_ns = item->sends ? item->bitmap_ns - item->bitmap_send_ns : 0;
+	u64 body_ns = item->body_ns;
+
+	device->entered_ns = 0;
+	if (!item->sends && !item->bodies && !away)
+		return;
+	if (!item->bodies) {
+		body_ns = duration_ns;
+		if (item->sent_ns && item->inflates)
+			body_ns = item->sent_ns - thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
+		body_ns -= config_ns;
+	}
+	ADD(sum->items, 1);
+	ADD(sum->item_ns, duration_ns);
+	ADD(sum->allocate_ns, body_ns - item->send_ns - build_ns);
+	ADD(sum->build_ns, build_ns);
+	ADD(sum->send_ns, item->send_ns);
+	if (device->left_ns)
+		ADD(sum->requeue_ns, thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC] - device->left_ns);
+	device->left_ns = away ? now_ns : 0;
+	if (is_short(thread, flags))
+		ADD(sum->failed_allocations, 1);
+}
+
+/* Adds a call to the sums; arguments as for a span. */
+static __always_inline void emit(struct bt_counters *unused, struct thread_state *thread, int function, u64 now_ns,
+				 u32 pages, int result, u8 flags)
+{
+	u64 duration_ns = now_ns - thread->entry_ns[function];
+	struct bt_live *sum = live_sums();
+
+	if (!sum)
+		return;
+	ADD(sum->buckets[function][LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)], 1);
+	switch (function) {
+	case BT_UPDATE_BALLOON_SIZE_FUNC:
+		end_item(sum, thread, now_ns, duration_ns, flags);
+		break;
+	case BT_FILL_BALLOON:
+	case BT_LEAK_BALLOON:
+		if (is_of_item(thread)) {
+			thread->item.bodies = 1;
+			thread->item.body_ns += duration_ns;
+		}
+		break;
+	case BT_TELL_HOST:
+		if (thread->item.windowed)
+			break;
+		end_send(sum, thread, now_ns, duration_ns);
+		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
+			count_pages(sum, thread, pages, flags);
+		break;
+	case BT_SEND_RESP_DATA:
+		thread->item.windowed = 1;
+		end_send(sum, thread, now_ns, duration_ns);
+		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
+			count_pages(sum, thread, 0, 0);
+		break;
+	case BT_SET_PAGE_BITMAP:
+		count_pages(sum, thread, pages, flags);
+		if (is_of_item(thread)) {
+			thread->item.bitmaps = 1;
+			thread->item.bitmap_ns += duration_ns;
+			thread->item.sent_ns = now_ns;
+		}
+		break;
+	}
+}
+#endif
 
 /* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
 static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u8 flags)
@@ -189,6 +358,9 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 		return 0;
 	thread->config_ns = 0;
 	thread->config_calls = 0;
+#ifdef LIVE
+	__builtin_memset(&thread->item, 0, sizeof(thread->item));
+#endif
 	if (thread->work == work) {
 		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
 			thread->flags |= BT_HAS_DEVICE;
@@ -330,9 +502,6 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV)); \
 } while (0)
 
-/* How many page numbers an array holds at most: VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver. */
-#define ARRAY_PFNS_MAX 256
-
 /*
  * tell_host(vb, vq): a send of page numbers. In the patched driver with bitmaps a window instead, whose sends
  * are calls of send_resp_data, and num_pfns counts the pages of all windows.
@@ -343,6 +512,9 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 
 	if (!thread)
 		return 0;
+#ifdef LIVE
+	thread->item.windowed = 0;
+#endif
 	thread->send_flags = 0;
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
@@ -351,7 +523,7 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 		return 0;
 	thread->pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PFNS);
 	thread->send_flags |= BT_HAS_PAGES;
-	if (VIRTIO_BALLOON_PFNS != NO_OFFSET && thread->pages <= ARRAY_PFNS_MAX)
+	if (VIRTIO_BALLOON_PFNS != NO_OFFSET && thread->pages <= ITEM_PAGES)
 		capture(thread, BT_TELL_HOST, balloon + VIRTIO_BALLOON_PFNS, thread->pages * sizeof(u32));
 	return 0;
 }
@@ -460,11 +632,13 @@ static __always_inline int on_extend_page_bitmap_return(u64 result)
 static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 {
 	struct bt_counters *sum = sums();
-	struct bt_span *span;
 
 	if (!sum)
 		return 0;
 	__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].entries, 1);
+#ifdef SPAN_RING_PAGES
+	struct bt_span *span;
+
 	span = spans.ringbuf_reserve(sizeof(*span));
 	if (!span) {
 		__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].lost, 1);
@@ -480,6 +654,7 @@ static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 		span->flags = BT_HAS_DEVICE;
 	}
 	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+#endif
 	return 0;
 }
 
@@ -536,6 +711,16 @@ static __always_inline void target_read(struct thread_state *thread, u64 buffer)
 	thread->config_ns = bpf_ktime_get_ns() - thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
 	thread->config_calls++;
 	thread->flags |= BT_HAS_TARGET | BT_HAS_CONFIG;
+#ifdef LIVE
+	struct bt_live *sum = live_sums();
+
+	if (!sum)
+		return;
+	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
+
+	device->target_pages = thread->target_pages;
+	device->entered_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
+#endif
 }
 
 static __always_inline void count_config_get(int by_kprobe)

@@ -15,7 +15,12 @@
 #include "balloon_batches.h"
 #include "balloon_compat.h"
 
+/* Without a ring nothing is handed over: what would be is summed up in `live`. */
+#ifdef BATCH_RING_PAGES
 BPF_RINGBUF_OUTPUT(batches, BATCH_RING_PAGES);
+#else
+BPF_F_TABLE("array", int, struct bt_live_slots, live, 1, BPF_F_MMAPABLE);
+#endif
 BPF_F_TABLE("array", int, struct bt_threads, threads, 1, BPF_F_MMAPABLE);
 
 /* include/uapi/asm-generic/mman-common.h, include/uapi/linux/falloc.h */
@@ -69,8 +74,8 @@ static __always_inline int is_open(struct bt_batch *batch)
 	return batch->first_call_ns != 0;
 }
 
-/* Hands over the batch under way, and starts the next one. */
-static __always_inline void finish_batch(struct bt_thread *thread)
+#ifdef BATCH_RING_PAGES
+static __always_inline void hand_over(struct bt_thread *thread)
 {
 	struct bt_batch *record = batches.ringbuf_reserve(sizeof(*record));
 
@@ -80,6 +85,33 @@ static __always_inline void finish_batch(struct bt_thread *thread)
 	} else {
 		thread->lost++;
 	}
+}
+#else
+static __always_inline void hand_over(struct bt_thread *thread)
+{
+	struct bt_batch *batch = &thread->batch;
+	struct bt_live_batches *sum;
+	struct bt_live_slots *all;
+	u64 served_ns;
+	int zero = 0;
+
+	all = live.lookup(&zero);
+	if (!all || !(batch->flags & BT_KICK_SEEN) || !(batch->flags & BT_DONE_SEEN))
+		return;
+	sum = &all->slots[thread->id % BT_SLOTS];
+	served_ns = batch->done_ns - batch->kick_ns;
+	sum->delimited++;
+	sum->served_ns += served_ns;
+	sum->calls_ns += batch->calls_ns;
+	if (served_ns > sum->longest_ns)
+		sum->longest_ns = served_ns;
+}
+#endif
+
+/* Hands over the batch under way, and starts the next one. */
+static __always_inline void finish_batch(struct bt_thread *thread)
+{
+	hand_over(thread);
 	thread->batches++;
 	__builtin_memset(&thread->batch, 0, sizeof(thread->batch));
 }
@@ -131,13 +163,6 @@ static __always_inline int start_clock(struct bt_thread *thread)
 		thread->entry_ns = bpf_ktime_get_ns();
 	return 0;
 }
-
-/* Which of 32 doublings `value` has reached: five comparisons, and no loop. */
-#define LOG2_OF_2(value, low) ((value) >> ((low) + 1) ? (low) + 1 : (low))
-#define LOG2_OF_4(value, low) ((value) >> ((low) + 2) ? LOG2_OF_2(value, (low) + 2) : LOG2_OF_2(value, low))
-#define LOG2_OF_8(value, low) ((value) >> ((low) + 4) ? LOG2_OF_4(value, (low) + 4) : LOG2_OF_4(value, low))
-#define LOG2_OF_16(value, low) ((value) >> ((low) + 8) ? LOG2_OF_8(value, (low) + 8) : LOG2_OF_8(value, low))
-#define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
 
 static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32 call, u64 bytes, long result,
 				     int is_fallocate)

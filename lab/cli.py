@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from balloontrace.parameters import DURATION
 from lab.boot import boot
 from lab.cache import cache_folder, images_folder, locked
 from lab.errors import LabError, VMLost
@@ -103,7 +104,9 @@ def run(name: str, with_stdin: bool, command: tuple[str, ...]) -> NoReturn:
 
 @cli.command()
 @name_option
-@click.option("--timeout", "timeout_s", type=float, default=600, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", "timeout_s", type=DURATION, default="10m", show_default=True, help="How long to wait."
+)
 @click.argument("size", required=False)
 def balloon(name: str, timeout_s: float, size: str | None) -> None:
     """Print how much memory the guest has; with SIZE, have the balloon leave that much and wait for it."""

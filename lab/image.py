@@ -27,7 +27,15 @@ _PARTIAL = ".partial"
 
 PACKAGES = (
     *("linux-image-amd64", "linux-headers-amd64", "kmod", "udev", "procps", "iproute2", "util-linux"),
-    *("python3", "python3-bpfcc", "python3-click", "python3-numpy", "python3-pandas", "python3-tabulate"),
+    *(
+        "python3",
+        "python3-bpfcc",
+        "python3-click",
+        "python3-numpy",
+        "python3-pandas",
+        "python3-rich",
+        "python3-tabulate",
+    ),
     *("bpftool", "bpftrace", "strace", "gcc", "libc6-dev", "make", "xz-utils", "cpio"),
 )
 

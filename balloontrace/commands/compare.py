@@ -12,6 +12,7 @@ import click
 
 from balloontrace.commands.report import write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
+from balloontrace.parameters import complete_recordings
 from balloontrace.results import DEFLATE, INFLATE
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ FORMATS = ("table", "csv", "json", "markdown")
 
 
 @click.command("compare")
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", shell_complete=complete_recordings)
+@click.argument("after", shell_complete=complete_recordings)
 @click.option("--kind", type=click.Choice((INFLATE, DEFLATE)), help="Compare only these.  [default: both]")
 @click.option("--guest-only", is_flag=True, help="Leave all recordings of hosts aside.")
 @click.option(

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from balloontrace.errors import CannotTraceError
+from balloontrace.messages import note, verbose_option
 
 if TYPE_CHECKING:
     from balloontrace.diagnosis import Diagnosis, Finding
@@ -37,6 +38,7 @@ _INDENT = 17
     show_default=True,
     help="guest: this machine's own balloon; host: processes here that serve one.",
 )
+@verbose_option
 def doctor(form: str, side: str) -> None:
     r"""Say whether the balloon of this machine can be traced, with what, and what mends what is missing.
 
@@ -48,8 +50,10 @@ def doctor(form: str, side: str) -> None:
         _doctor_host(form)
         return
     from balloontrace.diagnosis import diagnose
+    from balloontrace.probes import describe
 
     diagnosis = diagnose()
+    note(lambda: _symbol_lines(describe(diagnosis.plan)))
     click.echo(_json(diagnosis) if form == "json" else _text(diagnosis))
     if diagnosis.problems:
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
@@ -57,8 +61,10 @@ def doctor(form: str, side: str) -> None:
 
 def _doctor_host(form: str) -> None:
     from balloontrace.hostdiagnosis import diagnose_host
+    from balloontrace.hostprobes import describe_host
 
     diagnosis = diagnose_host()
+    note(lambda: _symbol_lines(describe_host(diagnosis.plan)))
     click.echo(_host_json(diagnosis) if form == "json" else _host_text(diagnosis))
     if diagnosis.problems:
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
@@ -144,6 +150,13 @@ def _table_lines(described: Sequence[Mapping[str, object]]) -> list[str]:
         "",
         *(line for function, note in notes for line in _wrap(f"{function}: ", str(note), 2)),
     ]
+
+
+def _symbol_lines(described: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Where each probe would be put and what for, a line each: for `-v`."""
+    for row in described:
+        place = f"{row['symbol'] or 'no symbol'}" + (f" of module {row['module']}" if row["module"] else "")
+        yield f"{row['function']}: {row['mechanism'] or row['status']}, {place}: {row['yields']}"
 
 
 def _wrap(start: str, text: str, indent: int) -> list[str]:

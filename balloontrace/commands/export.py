@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.parameters import RECORDING
 
 if TYPE_CHECKING:
     from balloontrace.analysis import Examined
@@ -21,8 +22,8 @@ FORMATS = ("csv", "ndjson", "perfetto", "markdown")
 
 
 @click.command("export")
-@click.argument("recording", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("host_recording", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@click.argument("recording", type=RECORDING)
+@click.argument("host_recording", type=RECORDING, required=False)
 @click.option(
     "--format",
     "form",

@@ -3,41 +3,40 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from balloontrace.errors import BalloontraceError, CannotTraceError, MissingProbeError, UsageError
+from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.messages import note, say, verbose_option
+from balloontrace.parameters import DURATION, SIZE
 
 if TYPE_CHECKING:
-    from balloontrace.collector import Collector
     from balloontrace.diagnosis import Diagnosis
-    from balloontrace.hostcollector import HostCollector
-    from balloontrace.hostdiagnosis import HostDiagnosis
-    from balloontrace.hostprobes import HostPlan
     from balloontrace.outputfile import OutputFile
     from balloontrace.probes import Plan
     from balloontrace.session import RecordingSession, SessionOptions, SessionResult
 
 DEFAULT_OUTPUT = "balloon.bt"
 
-_LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
+_LEAST_BUFFER_BYTES = 4 << 10
+_MOST_BUFFER_BYTES = 256 << 20
 
 
 @click.command("record", context_settings={"allow_interspersed_args": False})
 @click.option(
     "-o",
     "output",
+    type=click.Path(readable=False, allow_dash=True),
     default=DEFAULT_OUTPUT,
     show_default=True,
     metavar="FILE|-",
@@ -63,9 +62,9 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     "-d",
     "--duration",
     "duration_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SEC",
-    help="Stop after so many seconds.",
+    type=DURATION,
+    metavar="TIME",
+    help="Stop after so long: 90s, 500ms, 2m; a number alone is seconds.",
 )
 @click.option(
     "--operations",
@@ -89,12 +88,13 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     "is for system calls on the host.",
 )
 @click.option(
-    "--buffer-kib",
-    type=click.IntRange(4, 1 << 18),
-    default=2048,
+    "--buffer",
+    "buffer_bytes",
+    type=SIZE,
+    default="2M",
     show_default=True,
-    metavar="KIB",
-    help="Room in the kernel for events between two drains; a power of two.",
+    metavar="SIZE",
+    help="Room in the kernel for events between two drains; a power of two, 4K to 256M.",
 )
 @click.option(
     "--capture",
@@ -114,6 +114,7 @@ _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls los
     help="On the host, also count calls that freed nothing; costs another program run for each page.",
 )
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
+@verbose_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
 def record(
     output: str,
@@ -125,7 +126,7 @@ def record(
     operations: int | None,
     missing_probes: str,
     attach: str,
-    buffer_kib: int,
+    buffer_bytes: int,
     capture: str,
     layout: str | None,
     count_freed: bool,
@@ -141,22 +142,23 @@ def record(
       sudo balloontrace record --side host -p 1234 -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
-    if duration_s is not None and not math.isfinite(duration_s):
-        raise UsageError(f"-d takes a number of seconds, not {duration_s}")
-    if buffer_kib & (buffer_kib - 1):
-        raise UsageError(f"--buffer-kib takes a power of two, such as 2048, not {buffer_kib}")
+    if buffer_bytes & (buffer_bytes - 1) or not _LEAST_BUFFER_BYTES <= buffer_bytes <= _MOST_BUFFER_BYTES:
+        raise UsageError(
+            f"--buffer takes a power of two from 4K to 256M, such as 2M, not {buffer_bytes} bytes"
+        )
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"cannot run {command[0]}: no such program")
+    from balloontrace.attaching import choose_side
     from balloontrace.kernel import parse_offsets
 
     how = _How(
         missing_probes,
         attach,
-        buffer_kib * 1024,
+        buffer_bytes,
         capture=capture == "payload",
         offsets=parse_offsets(layout) if layout else {},
     )
-    if _choose_side(side, pid) == "host":
+    if choose_side(side, pid) == "host":
         _check_host_options(operations, capture, layout)
         how = replace(how, host=True, pid=pid, count_freed=count_freed)
     elif count_freed:
@@ -191,25 +193,6 @@ class _How:
     host: bool = False
     pid: int | None = None
     count_freed: bool = False
-
-
-def _choose_side(side: str, pid: int | None) -> str:
-    """Guest or host. UsageError when -p is given for a guest."""
-    if pid is not None:
-        if side == "guest":
-            raise UsageError("-p names a process of the host; leave it out, or leave --side guest out")
-        return "host"
-    if side != "auto":
-        return side
-    from balloontrace.kernel import read_balloon_devices
-    from balloontrace.vmm import find_vmms
-
-    vmms = find_vmms()
-    if not read_balloon_devices():
-        return "host" if vmms else "guest"
-    if vmms:
-        _say("balloontrace: this machine has a balloon and runs VMs too; tracing its own, as a guest does\n")
-    return "guest"
 
 
 def _check_host_options(operations: int | None, capture: str, layout: str | None) -> None:
@@ -253,12 +236,16 @@ def _open_guest_session(
     output_fd: int, options: SessionOptions, how: _How, started_ns: int
 ) -> Iterator[tuple[RecordingSession, str]]:
     """A session on attached probes of the driver, and what to say of it."""
+    from balloontrace.attaching import attached_line, describe_attached, describe_findings, plan_guest
     from balloontrace.collector import PAYLOAD_RING_BYTES, Collector
     from balloontrace.diagnosis import diagnose
     from balloontrace.session import Session
 
     diagnosis = diagnose(offsets=how.offsets)
-    plan = _plan_to_attach(diagnosis, how)
+    note(lambda: describe_findings(diagnosis))
+    plan = plan_guest(diagnosis, missing_probes=how.missing_probes, attach=how.attach)
+    if how.capture:
+        _warn_of_missing_payloads(diagnosis)
     if options.operations is not None:
         _require_progress(plan, diagnosis)
     payload_ring_bytes = PAYLOAD_RING_BYTES if how.capture else 0
@@ -267,8 +254,9 @@ def _open_guest_session(
     ) as collector:
         if options.operations is not None:
             _require_progress(plan, diagnosis, collector.loaded.failures)
-        session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=_say)
-        yield session, _attached_line(collector)
+        session = Session(collector, diagnosis, output_fd, options, started_ns=started_ns, say=say)
+        note(lambda: describe_attached(collector))
+        yield session, attached_line(collector)
 
 
 @contextmanager
@@ -276,72 +264,32 @@ def _open_host_session(
     output_fd: int, options: SessionOptions, how: _How, started_ns: int
 ) -> Iterator[tuple[RecordingSession, str]]:
     """A session on attached probes of one process, and what to say of it."""
+    from balloontrace.attaching import (
+        describe_attached,
+        describe_findings,
+        hold_to_problems,
+        host_attached_line,
+        plan_host,
+    )
     from balloontrace.hostcollector import HostCollector
     from balloontrace.hostdiagnosis import diagnose_host
     from balloontrace.hostsession import HostSession, ProcessWatch
     from balloontrace.vmm import choose_process
 
     diagnosis = diagnose_host()
-    _hold_to_problems(diagnosis)
+    note(lambda: describe_findings(diagnosis))
+    hold_to_problems(diagnosis)
     process = choose_process(how.pid, diagnosis.vmms)
-    plan = _host_plan_to_attach(diagnosis, how)
+    plan = plan_host(
+        diagnosis, missing_probes=how.missing_probes, attach=how.attach, count_freed=how.count_freed
+    )
     with (
         closing(ProcessWatch(process)) as watch,
         HostCollector(plan, process.pid, ring_bytes=how.ring_bytes) as collector,
     ):
-        session = HostSession(collector, process, watch, output_fd, options, started_ns=started_ns, say=_say)
-        yield session, f"{_host_attached_line(collector)} to process {process.description}"
-
-
-def _host_plan_to_attach(diagnosis: HostDiagnosis, how: _How) -> HostPlan:
-    """The plan, once the user accepts what is missing."""
-    missing = ", ".join(probe.point.name for probe in diagnosis.plan.missing_required)
-    if missing and how.missing_probes == "error":
-        raise MissingProbeError(f"no way to probe {missing}: --missing-probes warn traces what is left")
-    for warning in diagnosis.warnings:
-        _say(f"balloontrace: warning: {warning.sentence}\n")
-    plan = diagnosis.plan.counting_freed() if how.count_freed else diagnosis.plan
-    match how.attach:
-        case "kprobe":
-            return plan.with_kprobes()
-        case "tracepoint":
-            return plan.with_tracepoints()
-        case _:
-            return plan
-
-
-def _host_attached_line(collector: HostCollector) -> str:
-    failures = collector.loaded.failures
-    failed = "".join(f"; {name}: {reason}" for name, reason in failures.items())
-    return f"probes attached ({len(collector.plan.attachable) - len(failures)} functions{failed})"
-
-
-def _hold_to_problems(diagnosis: Diagnosis | HostDiagnosis) -> None:
-    """CannotTraceError for whatever makes tracing impossible."""
-    if diagnosis.problems:
-        more = (
-            f" (and {len(diagnosis.problems) - 1} more: see balloontrace doctor)"
-            if diagnosis.problems[1:]
-            else ""
-        )
-        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}{more}")
-
-
-def _plan_to_attach(diagnosis: Diagnosis, how: _How) -> Plan:
-    """The plan, once nothing makes tracing impossible and the user accepts what is missing."""
-    _hold_to_problems(diagnosis)
-    missing = ", ".join(probe.function.symbol for probe in diagnosis.plan.missing_required)
-    if missing and how.missing_probes == "error":
-        raise MissingProbeError(f"no symbol for {missing}: --missing-probes warn traces what is left")
-    if not diagnosis.plan.attachable:
-        raise MissingProbeError(
-            "none of the driver's functions is a symbol in this kernel, so nothing can be traced"
-        )
-    for warning in diagnosis.warnings:
-        _say(f"balloontrace: warning: {warning.sentence}\n")
-    if how.capture:
-        _warn_of_missing_payloads(diagnosis)
-    return diagnosis.plan.with_kprobes() if how.attach == "kprobe" else diagnosis.plan
+        session = HostSession(collector, process, watch, output_fd, options, started_ns=started_ns, say=say)
+        note(lambda: describe_attached(collector))
+        yield session, f"{host_attached_line(collector)} to process {process.description}"
 
 
 def _warn_of_missing_payloads(diagnosis: Diagnosis) -> None:
@@ -350,7 +298,7 @@ def _warn_of_missing_payloads(diagnosis: Diagnosis) -> None:
     unknown = sorted(name for name in wanted if diagnosis.layout.get("virtio_balloon", name) is None)
     if unknown:
         members = ", ".join(f"virtio_balloon.{name}" for name in unknown)
-        _say(f"balloontrace: warning: payloads are not captured without the offsets of {members}: --layout\n")
+        say(f"balloontrace: warning: payloads are not captured without the offsets of {members}: --layout\n")
 
 
 def _require_progress(plan: Plan, diagnosis: Diagnosis, failures: Collection[str] = ()) -> None:
@@ -365,14 +313,6 @@ def _require_progress(plan: Plan, diagnosis: Diagnosis, failures: Collection[str
         raise UsageError(
             "--operations needs the balloon's target and size, which this kernel does not show; use -d"
         )
-
-
-def _attached_line(collector: Collector) -> str:
-    rows = collector.plan.probes
-    failed = "".join(f"; {function}: {reason}" for function, reason in collector.loaded.failures.items())
-    missing = [probe.function.symbol for probe in rows if probe.status in ("inlined", "absent")]
-    without = f" without {', '.join(missing)}" if missing else ""
-    return f"probes attached ({len(collector.plan.attachable)} functions{without}){failed}"
 
 
 @contextmanager
@@ -391,13 +331,15 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
+    from balloontrace.attaching import describe_losses
+
     place = "standard output" if output == "-" else output
     if sys.stderr.isatty():
-        _say("\n")
-    _say(
+        say("\n")
+    say(
         f"balloontrace: {result.ending}: {result.records} {result.what}, "
         f"{result.bytes_written} bytes to {place}, "
-        f"{_describe_losses(result.losses)}\n"
+        f"{describe_losses(result.losses)}\n"
     )
     if result.error is not None:
         if output == "-":
@@ -416,23 +358,6 @@ def _tell(result: SessionResult, output: str) -> None:
         )
 
 
-def _describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
-    """Lost events, and apart from them pieces of payloads, without which times and counts are whole."""
-    from balloontrace.events import Function
-
-    if not losses:
-        return "losses unknown"
-    of_calls = [loss for function, loss in losses.items() if function != Function.PAYLOAD.symbol]
-    lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
-    pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
-    return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")
-
-
 def _silence_stdout() -> None:
     """A closed pipe would be complained about once more when Python flushes it on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # that nobody listens any more ends no recording
-        click.echo(text, err=True, nl=False)

@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
+from balloontrace.messages import note, verbose_option
+from balloontrace.parameters import RECORDING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from balloontrace.recording import Recording
     from balloontrace.results import Report
 
@@ -49,8 +54,8 @@ def parse_max_lost(text: str) -> MaxLost:
 
 
 @click.command("report")
-@click.argument("recording", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("host_recording", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@click.argument("recording", type=RECORDING)
+@click.argument("host_recording", type=RECORDING, required=False)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
@@ -66,6 +71,7 @@ def parse_max_lost(text: str) -> MaxLost:
     metavar="N|PCT",
     help="Exit with 5 if more events, or a larger share of them, were lost while recording.",
 )
+@verbose_option
 def report(
     recording: Path,
     host_recording: Path | None,
@@ -106,7 +112,18 @@ def read_recordings(*paths: Path | None) -> list[Recording]:
     given = [path for path in paths if path is not None]
     if sum(str(path) == "-" for path in given) > 1:
         raise UsageError("only one of the recordings can come from standard input")
-    return [read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given]
+    sources = [read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given]
+    note(lambda: chain.from_iterable(map(describe_source, given, sources)))
+    return sources
+
+
+def describe_source(path: Path, source: Recording) -> Iterator[str]:
+    """What was found in a recording, before it is understood: for `-v`."""
+    written_by, form = source.metadata.get("tool_version"), source.metadata.get("format")
+    pieces = {"spans": source.spans, "payloads": source.payloads, "batches": source.batches}
+    counts = ", ".join(f"{len(found)} pieces of {name}" for name, found in pieces.items() if found)
+    yield f"{path}: {source.metadata.get('side') or 'guest'}, format {form}, written by {written_by}"
+    yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
 
 def write_text(text: str, output: Path | None, *, force: bool) -> None:

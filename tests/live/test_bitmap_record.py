@@ -174,7 +174,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Overflown]:
     folder = tmp_path_factory.mktemp("stock")
     with lab.solo(memory_mib=8192, device="backend", dump=True) as guest:
         awake = start_recording(guest, "/root/stock.bt", *CAPTURE)
-        stopped = start_recording(guest, "/root/overflown.bt", *CAPTURE, "--buffer-kib", "8192")
+        stopped = start_recording(guest, "/root/overflown.bt", *CAPTURE, "--buffer", "8M")
         awake.wait_attached()
         stopped.wait_attached().process.signal(signal.SIGSTOP)
         told = seven_of_eight(guest, awake, folder)

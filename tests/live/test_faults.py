@@ -118,7 +118,7 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     guest.run(shell("mkdir -p /tmp/small && mount -t tmpfs -o size=640k none /tmp/small"), check=True)
     killed = start_recording(guest, "/root/killed.bt")
     full = start_recording(guest, "/tmp/small/full.bt")
-    overflown = start_recording(guest, "/root/overflown.bt", "--buffer-kib", "4")
+    overflown = start_recording(guest, "/root/overflown.bt", "--buffer", "4K")
     reader = f"head -c {CUT_BYTES} > /root/cut.bt"
     cut = guest.start(shell(f"{{ balloontrace record -o -; exec echo status $? >&2; }} | {reader}"))
     for recorder in (killed, full, overflown):

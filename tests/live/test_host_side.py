@@ -211,7 +211,7 @@ def test_a_process_killed_in_the_middle_ends_the_recording(
 
 def test_a_full_ring_is_counted_as_lost(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
     recorder = start_recording(
-        guest, "/root/host-full.bt", "-p", str(server.pid), "--buffer-kib", "4"
+        guest, "/root/host-full.bt", "-p", str(server.pid), "--buffer", "4K"
     ).wait_attached()
     server.process.signal(signal.SIGSTOP)
     recorder.process.signal(signal.SIGSTOP)

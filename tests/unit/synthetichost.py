@@ -15,13 +15,13 @@ from balloontrace.events import BatchFlag, Call, Function, Queue
 from balloontrace.hostlayout import (
     BATCH_BYTES,
     BATCH_LAYOUT,
-    BUCKETS,
     CALL_BUCKETS_OFFSET,
     CALL_SUMS_BYTES,
     COUNTERS_LAYOUT,
     THREAD_BYTES,
     THREAD_SUMS_OFFSET,
 )
+from balloontrace.layout import BUCKETS
 from balloontrace.recording import Recording, RecordingWriter, read_recording
 
 _BATCH = struct.Struct("<7Q8IIIIHH")

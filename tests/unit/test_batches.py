@@ -24,6 +24,7 @@ TABLES = {
     ),
     "bt_thread": hostlayout.THREAD_FIELDS,
     "bt_call_sums": hostlayout.CALL_SUMS_FIELDS,
+    "bt_live_batches": hostlayout.LIVE_BATCHES_FIELDS,
 }  # fmt: skip
 TODAY = hostlayout.parse_batch_layout(None)
 
@@ -75,7 +76,9 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         "offsetof(struct bt_thread, batch)": hostlayout.THREAD_BATCH_OFFSET,
         "offsetof(struct bt_thread, sums)": hostlayout.THREAD_SUMS_OFFSET,
         "offsetof(struct bt_call_sums, buckets)": hostlayout.CALL_BUCKETS_OFFSET,
-        "(size_t)BT_BUCKETS": hostlayout.BUCKETS,
+        "(size_t)BT_BUCKETS": layout.BUCKETS,
+        "sizeof(struct bt_live_batches)": hostlayout.LIVE_BATCHES_BYTES,
+        "sizeof(struct bt_live_slots)": hostlayout.LIVE_SLOTS_BYTES,
         **{f"(size_t)BT_{call.name}": call.value for call in Call},
         **{f"(size_t)BT_{flag.name}": flag.value for flag in BatchFlag},
     }

@@ -20,6 +20,7 @@ import balloontrace
 ROOT = Path(__file__).parents[2]
 MAIN = "from balloontrace.cli import main; main()"
 HELP_S = 0.3
+HEAVY = {"bcc", "numpy", "pandas", "rich", "scipy", "tabulate"}
 
 
 @pytest.fixture
@@ -81,6 +82,13 @@ def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [[], ["--plain"]])
+def test_top_says_why_not(untraceable: dict[str, str], words: list[str]) -> None:
+    done = balloontrace_command("top", "--side", "guest", *words, env=untraceable)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert sentence(done).startswith("cannot trace here: ")
+
+
 def test_record_keeps_what_was_there(untraceable: dict[str, str], tmp_path: Path) -> None:
     kept = tmp_path / "out.bt"
     kept.write_text("kept")
@@ -112,9 +120,17 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
         (["record", "-d", "0"], "-d"),
         (["record", "-d", "-1"], "-d"),
         (["record", "-d", "nan"], "-d"),
-        (["record", "--buffer-kib", "3"], "--buffer-kib"),
-        (["record", "--buffer-kib", "48"], "power of two"),
+        (["record", "--buffer", "3K"], "--buffer"),
+        (["record", "--buffer", "48K"], "power of two"),
+        (["record", "--buffer", "512M"], "from 4K to 256M"),
+        (["record", "--buffer", "lots"], "'lots' is not a size; write for example 512M"),
+        (["record", "-d", "10 parsecs"], "'10 parsecs' is not a duration; write for example 10s"),
         (["record", "--attach", "ftrace"], "--attach"),
+        (["top", "-i", "10ms"], "10ms is too short; the least is 100ms"),
+        (["top", "-i", "soon"], "'soon' is not a duration"),
+        (["top", "-n", "0"], "--count"),
+        (["top", "-d", "0s"], "is not a duration"),
+        (["top", "--side", "guest", "-p", "1"], "-p names a process of the host"),
         (["record", "--missing-probes", "ignore"], "--missing-probes"),
         (["record", "-o", "/no/such/folder/out.bt"], "/no/such/folder"),
         (["record", "-o", "/"], "not a file name"),
@@ -258,14 +274,11 @@ def test_help_is_soon() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["record", "--help"], ["doctor", "--help"], ["report", "--help"]]
+    "words",
+    [["--help"], ["--version"], *([verb, "--help"] for verb in ("record", "doctor", "report", "top"))],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    script = (
-        "import sys, atexit\n"
-        "atexit.register(lambda: print(sorted({'bcc', 'numpy', 'pandas', 'tabulate'} & set(sys.modules))))\n"
-        f"{MAIN}"
-    )
+    script = f"import sys, atexit\natexit.register(lambda: print(sorted({HEAVY} & set(sys.modules))))\n{MAIN}"
     done = subprocess.run(
         [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
@@ -275,7 +288,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 def test_record_imports_nothing_heavy(untraceable: dict[str, str], tmp_path: Path) -> None:
     script = (
         "import sys, atexit\n"
-        "atexit.register(lambda: print(sorted({'bcc', 'numpy', 'pandas', 'tabulate'} & set(sys.modules))))\n"
+        f"atexit.register(lambda: print(sorted({HEAVY} & set(sys.modules))))\n"
         "import balloontrace.collector, balloontrace.session\n"
         f"{MAIN}"
     )

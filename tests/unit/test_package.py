@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tree / name)
-    for name in ("balloontrace", "bpf"):
+    for name in ("balloontrace", "bpf", "docs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out],
@@ -51,9 +51,11 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
         assert {f"balloontrace/bpf/{name}" for name in BPF_SOURCES} <= names
         for name in BPF_SOURCES:
             assert archive.read(f"balloontrace/bpf/{name}") == (ROOT / "bpf" / name).read_bytes()
+        (page,) = (name for name in names if name.endswith(".data/data/share/man/man1/balloontrace.1"))
+        assert archive.read(page) == (ROOT / "docs/balloontrace.1").read_bytes()
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "balloontrace = balloontrace.__main__:main" in archive.read(entry_points).decode()
-        assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf"}
+        assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf", "docs"}
 
 
 def test_an_installed_wheel_finds_its_sources(wheel: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ class EmptyingCollector(ScriptedCollector):
 def test_a_driver_that_goes_is_followed_until_it_is_empty(
     tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, last: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr("balloontrace.session._DriverWatch.gone", lambda _: True)
+    monkeypatch.setattr("balloontrace.session.DriverWatch.gone", lambda _: True)
     monkeypatch.setattr("balloontrace.session._REMOVAL_S", 0.2)
     collector = EmptyingCollector(diagnosis, (1, 0), (1, 0), (1, 0), (2, 1), (2, 2), last)
     with (tmp_path / "out.bt").open("wb") as file:

@@ -22,6 +22,8 @@ TABLES = {
     "bt_payload": layout.PAYLOAD_FIELDS,
     "bt_function_counters": layout.FUNCTION_COUNTER_FIELDS,
     "bt_device_state": layout.DEVICE_STATE_FIELDS,
+    "bt_live_device": layout.LIVE_DEVICE_FIELDS,
+    "bt_live": layout.LIVE_FIELDS,
 }
 
 
@@ -39,6 +41,10 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
     ]
     lines += [f'printf("size {name} %zu\\n", sizeof(struct {name}));' for name in (*TABLES, "bt_counters")]
     lines.append('printf("devices %zu\\n", offsetof(struct bt_counters, devices));')
+    lines += [
+        f'printf("live {member} %zu\\n", offsetof(struct bt_live, {member}));'
+        for member in ("devices", "buckets")
+    ]
     lines += [f'printf("function {f.name} %d\\n", BT_{f.name});' for f in Function]
     lines += [f'printf("flag {f.name} %d\\n", BT_HAS_{f.name});' for f in SpanFlag]
     source = tmp_path / "layout.c"
@@ -63,10 +69,14 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         layout.PAYLOAD_BYTES,
         layout.FUNCTION_COUNTER_BYTES,
         layout.DEVICE_STATE_BYTES,
+        layout.LIVE_DEVICE_BYTES,
+        layout.LIVE_BYTES,
         counters_bytes,
     )
     expected += [f"size {name} {size}" for name, size in zip((*TABLES, "bt_counters"), sizes, strict=True)]
     expected.append(f"devices {layout.COUNTERS_LAYOUT['devices_offset_bytes']}")
+    expected.append(f"live devices {layout.LIVE_DEVICES_OFFSET}")
+    expected.append(f"live buckets {layout.LIVE_BUCKETS_OFFSET}")
     expected += [f"function {f.name} {f.value}" for f in Function]
     expected += [f"flag {f.name} {f.value}" for f in SpanFlag]
     assert said == expected

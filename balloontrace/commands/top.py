@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace top`: what a balloon is doing now, on either side, without a recording."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import click
+
+from balloontrace.errors import BalloontraceError
+from balloontrace.messages import note, say, verbose_option
+from balloontrace.parameters import DURATION, Duration
+
+if TYPE_CHECKING:
+    from balloontrace.livesource import GuestSource, HostSource
+    from balloontrace.liveview import GuestView, HostView
+    from balloontrace.terminal import Terminal
+
+LEAST_INTERVAL_S = 0.1
+
+_View = TypeVar("_View")
+_PROCESS_ENDED = "process exited"  # which is no failure: what there was has been seen
+
+
+@click.command("top")
+@click.option(
+    "--side",
+    type=click.Choice(["guest", "host", "auto"]),
+    default="auto",
+    show_default=True,
+    help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
+    "there is a balloon, unless -p is given.",
+)
+@click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="The process to show on the host: a VMM where there are several, or a vhost-user backend.",
+)
+@click.option(
+    "-i",
+    "--interval",
+    "interval_s",
+    type=Duration(at_least_s=LEAST_INTERVAL_S),
+    default="1s",
+    show_default=True,
+    metavar="TIME",
+    help="How often to look.",
+)
+@click.option("-n", "--count", type=click.IntRange(min=1), metavar="COUNT", help="Stop after so many looks.")
+@click.option("-d", "--duration", "duration_s", type=DURATION, metavar="TIME", help="Stop after so long.")
+@click.option("--plain", is_flag=True, help="Lines and no screen, as where standard output is no terminal.")
+@click.option(
+    "--missing-probes",
+    type=click.Choice(["error", "warn"]),
+    default="error",
+    show_default=True,
+    help="What to do when a required function cannot be traced.",
+)
+@click.option(
+    "--attach",
+    type=click.Choice(["auto", "kprobe"]),
+    default="auto",
+    show_default=True,
+    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
+)
+@verbose_option
+def top(
+    side: str,
+    pid: int | None,
+    interval_s: float,
+    count: int | None,
+    duration_s: float | None,
+    *,
+    plain: bool,
+    missing_probes: str,
+    attach: str,
+) -> None:
+    r"""Show what a balloon does while it does it: its size, target and rate, the time left, where time goes.
+
+    Ends with q, Ctrl-C, or the given end. Nothing is recorded.
+
+    \b
+    Examples:
+      sudo balloontrace top
+      sudo balloontrace top --side host -p 1234 -i 500ms
+      sudo balloontrace top --plain -n 60 | tee balloon.log
+    """  # fmt: skip
+    from balloontrace.attaching import choose_side, describe_losses
+    from balloontrace.liveloop import Schedule, run_live
+    from balloontrace.session import protect_from_oom_killer
+
+    host = choose_side(side, pid) == "host"
+    # Until probes are attached there is nothing to put back: both signals end it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    protect_from_oom_killer()
+    opened: AbstractContextManager[tuple[GuestSource | HostSource, _Views[Any], str]]
+    opened = _open_host(pid, missing_probes, attach) if host else _open_guest(missing_probes, attach)
+    with opened as (source, views, greeting):
+        say(f"balloontrace: {greeting}\n")
+        shown: AbstractContextManager[_PlainDisplay[Any] | _ScreenDisplay[Any]]
+        shown = _open_display(views, plain=plain)
+        with shown as display:
+            ending = run_live(source, display, Schedule(interval_s, count, duration_s))
+        say(f"balloontrace: {ending}: {display.shown} looks, {describe_losses(source.losses())}\n")
+    if source.gone == ending and ending != _PROCESS_ENDED:
+        raise BalloontraceError(f"the view ended: {ending}")
+
+
+@dataclass(frozen=True)
+class _Views(Generic[_View]):
+    """How one side is looked at and shown."""
+
+    look: Callable[[], _View]
+    header: str
+    line: Callable[[_View], str]
+    screen: Callable[[_View, int, int], Sequence[str]]
+
+
+@contextmanager
+def _open_guest(missing_probes: str, attach: str) -> Iterator[tuple[GuestSource, _Views[GuestView], str]]:
+    """The driver of this machine, with probes attached and no ring."""
+    from balloontrace.attaching import attached_line, describe_attached, describe_findings, plan_guest
+    from balloontrace.collector import Collector
+    from balloontrace.diagnosis import diagnose
+    from balloontrace.livesource import GuestSource
+    from balloontrace.liveview import GuestViews
+    from balloontrace.render.topline import guest_header, guest_line
+
+    diagnosis = diagnose()
+    note(lambda: describe_findings(diagnosis))
+    plan = plan_guest(diagnosis, missing_probes=missing_probes, attach=attach)
+    with Collector(plan, diagnosis.layout, ring_bytes=0) as collector:
+        note(lambda: describe_attached(collector))
+        source = GuestSource(collector, diagnosis)
+        views = GuestViews(source.look(), balloons=len(diagnosis.devices))
+        names = " ".join(device.name for device in diagnosis.devices)
+        title = f"balloontrace top: guest, {names}, {diagnosis.driver_kind} driver; q quits"
+
+        def screen(view: GuestView, columns: int, rows: int) -> Sequence[str]:
+            from balloontrace.render.topscreen import guest_screen
+
+            return guest_screen(view, title, columns, rows)
+
+        shown = _Views(lambda: views.view(source.look()), guest_header(), guest_line, screen)
+        yield source, shown, attached_line(collector)
+
+
+@contextmanager
+def _open_host(
+    pid: int | None, missing_probes: str, attach: str
+) -> Iterator[tuple[HostSource, _Views[HostView], str]]:
+    """One process of this machine, with probes attached and no ring."""
+    from balloontrace.attaching import (
+        describe_attached,
+        describe_findings,
+        hold_to_problems,
+        host_attached_line,
+        plan_host,
+    )
+    from balloontrace.hostcollector import HostCollector
+    from balloontrace.hostdiagnosis import diagnose_host
+    from balloontrace.hostsession import ProcessWatch
+    from balloontrace.livesource import HostSource
+    from balloontrace.liveview import HostViews
+    from balloontrace.render.topline import host_header, host_line
+    from balloontrace.vmm import choose_process
+
+    diagnosis = diagnose_host()
+    note(lambda: describe_findings(diagnosis))
+    hold_to_problems(diagnosis)
+    process = choose_process(pid, diagnosis.vmms)
+    plan = plan_host(diagnosis, missing_probes=missing_probes, attach=attach)
+    with (
+        closing(ProcessWatch(process)) as watch,
+        HostCollector(plan, process.pid, ring_bytes=0) as collector,
+    ):
+        note(lambda: describe_attached(collector))
+        source = HostSource(collector, watch)
+        views = HostViews(source.look())
+        title = f"balloontrace top: host, process {process.description}; q quits"
+
+        def screen(view: HostView, columns: int, rows: int) -> Sequence[str]:
+            from balloontrace.render.topscreen import host_screen
+
+            return host_screen(view, title, columns, rows)
+
+        shown = _Views(lambda: views.view(source.look()), host_header(), host_line, screen)
+        yield source, shown, f"{host_attached_line(collector)} to process {process.description}"
+
+
+class _PlainDisplay(Generic[_View]):
+    """A line a look, under one header."""
+
+    keys_fd: int | None = None
+
+    def __init__(self, views: _Views[_View]) -> None:
+        self._views = views
+        self.shown = 0
+        click.echo(views.header)
+
+    def show(self) -> None:
+        click.echo(self._views.line(self._views.look()))
+        self.shown += 1
+
+    def redraw(self) -> None:
+        """Lines stay as they are."""
+
+    def begin(self) -> None:
+        """Lines need no terminal."""
+
+    def end(self) -> None:
+        """Nor give one back."""
+
+
+class _ScreenDisplay(Generic[_View]):
+    """The whole terminal, drawn anew at each look."""
+
+    def __init__(self, views: _Views[_View], terminal: Terminal) -> None:
+        self._views = views
+        self._terminal = terminal
+        self._last: _View = views.look()
+        self.keys_fd = terminal.keys_fd
+        self.begin, self.end = terminal.begin, terminal.end
+        self.shown = 0
+        self.redraw()
+
+    def show(self) -> None:
+        self._last = self._views.look()
+        self.redraw()
+        self.shown += 1
+
+    def redraw(self) -> None:
+        self._terminal.draw(lambda columns, rows: self._views.screen(self._last, columns, rows))
+
+
+@contextmanager
+def _open_display(
+    views: _Views[_View], *, plain: bool
+) -> Iterator[_PlainDisplay[_View] | _ScreenDisplay[_View]]:
+    if not plain:
+        # Lines need none of it, and a guest that is being squeezed need not hold it.
+        from balloontrace.terminal import Terminal, can_draw
+
+        if can_draw():
+            with Terminal() as terminal:
+                yield _ScreenDisplay(views, terminal)
+            return
+    yield _PlainDisplay(views)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looks at what attached programs have summed up, of either side, and why there may be no further ones."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+
+from balloontrace import kernel
+from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
+from balloontrace.diagnosis import Diagnosis
+from balloontrace.events import BALLOON_PAGE_BYTES
+from balloontrace.hostcollector import HostCollector, summarise_host_losses
+from balloontrace.hostcounters import parse_host_counters
+from balloontrace.hostsession import TIMED_S, ProcessWatch, enough_timed
+from balloontrace.livecounters import parse_live, parse_live_batches
+from balloontrace.liveview import GuestLook, HostLook
+from balloontrace.pace import TimingPace
+from balloontrace.session import DriverWatch
+
+_KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES
+
+Losses = dict[str, dict[str, int | None]]
+
+
+class GuestSource:
+    """Looks at the guest's side, on a collector without a ring."""
+
+    fd: int | None = None
+
+    def __init__(self, collector: Collector, diagnosis: Diagnosis) -> None:
+        self._collector = collector
+        self._watch = DriverWatch(diagnosis)
+        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
+
+    def look(self) -> GuestLook:
+        """The sums as they are now."""
+        balloon_pages = parse_balloon_pages(kernel.read_vmstat())
+        counters = parse_counters(self._collector.read_counters())
+        live = parse_live(self._collector.read_live())
+        timing = self._collector.timing
+        if self._timing.is_wanted(counters, timing=timing) != timing:
+            self._collector.set_timing(not timing)
+        spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
+        return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns)
+
+    @property
+    def gone(self) -> str | None:
+        """Why nothing can happen any more; None while it can."""
+        return "driver unloaded or unbound" if self._watch.gone() else None
+
+    def losses(self) -> Losses:
+        """What was missed so far, as a recording has it."""
+        counters: Counters = parse_counters(self._collector.read_counters())
+        return summarise_losses(counters, self._collector.plan, self._collector.read_missed())
+
+
+class HostSource:
+    """Looks at one process of the host's side, on a collector without a ring."""
+
+    def __init__(self, collector: HostCollector, watch: ProcessWatch) -> None:
+        self._collector = collector
+        self._watch = watch
+        self._timed_until_s = time.monotonic() + TIMED_S
+        self.fd: int | None = watch.fd
+        collector.set_timing(True)
+
+    def look(self) -> HostLook:
+        """The sums as they are now."""
+        counters = parse_host_counters(self._collector.read_counters())
+        batches = parse_live_batches(self._collector.read_live())
+        if time.monotonic() >= self._timed_until_s or enough_timed(counters):
+            self._collector.set_timing(False)
+        spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
+        return HostLook(time.monotonic_ns(), counters, batches, spent_ns)
+
+    @property
+    def gone(self) -> str | None:
+        """Why nothing can happen any more; None while it can."""
+        return "process exited" if self._watch.ended else None
+
+    def losses(self) -> Losses:
+        """What was missed so far, as a recording has it."""
+        counters = parse_host_counters(self._collector.read_counters())
+        return summarise_host_losses(counters, self._collector.read_missed())
+
+
+def parse_balloon_pages(vmstat: Mapping[str, int]) -> int | None:
+    """Pages of 4 KiB in all balloons, by /proc/vmstat's counts since boot; None without them."""
+    taken, given = vmstat.get("balloon_inflate"), vmstat.get("balloon_deflate")
+    if taken is None or given is None or given > taken:
+        return None
+    return (taken - given) * _KERNEL_PAGE
+
+
+def estimate_run_time_ns(programs: Iterable[Mapping[str, object]]) -> int | None:
+    """What all runs took, by those that were timed; None before any was."""
+    spent_ns, known = 0.0, False
+    for program in programs:
+        runs, timed, time_ns = (program.get(name) for name in ("runs", "timed_runs", "run_time_ns"))
+        if isinstance(runs, int) and isinstance(timed, int) and isinstance(time_ns, int) and timed:
+            spent_ns += time_ns / timed * runs
+            known = True
+    return int(spent_ns) if known else None
