@@ -124,7 +124,7 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
     other = Server(host, "other")
     late = [
         start_recording(host, "/root/parts.bt", "-p", vmm),
-        start_recording(host, "/root/full.bt", "-p", vmm, "--buffer-kib", "4"),
+        start_recording(host, "/root/full.bt", "-p", vmm, "--buffer", "4K"),
         start_recording(host, "/root/killed.bt", "-p", vmm),
         start_recording(host, "/root/other.bt", "-p", str(other.pid)),
     ]
