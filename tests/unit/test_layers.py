@@ -13,7 +13,18 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events"),
-    ("units", "stats", "results", "tracks", "comparison", "layout", "hostlayout", "outputfile", "pageset"),
+    (
+        "units",
+        "stats",
+        "results",
+        "tracks",
+        "pictures",
+        "comparison",
+        "layout",
+        "hostlayout",
+        "outputfile",
+        "pageset",
+    ),
     (
         "kernel",
         "libbpf",
@@ -30,12 +41,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
     ("diagnosis", "command", "pace", "progress", "session", "hostdiagnosis", "hostsession"),
     ("windows", "carried", "stages", "bothsides", "hostanalysis", "verdict", "checks", "analysis"),
-    ("rawevents", "timeline"),
+    ("rawevents", "timeline", "depict"),
     ("evidence", "replicates", "differences", "compare", "sources", "render"),
     ("commands",),
     ("cli", "__main__"),
 )
-HEAVY = frozenset({"numpy", "pandas", "scipy", "tabulate", "bcc"})
+HEAVY = frozenset({"numpy", "pandas", "scipy", "tabulate", "jinja2", "bcc"})
 
 
 def modules() -> dict[str, Path]:
@@ -130,7 +141,7 @@ def test_render_knows_neither_pandas_nor_recordings(module: str) -> None:
 def test_what_records_is_light(start: str) -> None:
     for module in reachable(start):
         tops = {name.split(".")[0] for name in imports(modules()[module])}
-        assert not tops & {"numpy", "pandas", "scipy", "tabulate"}, module
+        assert not tops & {"numpy", "pandas", "scipy", "tabulate", "jinja2"}, module
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] in ("commands", "cli")])

@@ -51,6 +51,8 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
         assert {f"balloontrace/bpf/{name}" for name in BPF_SOURCES} <= names
         for name in BPF_SOURCES:
             assert archive.read(f"balloontrace/bpf/{name}") == (ROOT / "bpf" / name).read_bytes()
+        templates = (ROOT / "balloontrace/render/templates").iterdir()
+        assert {f"balloontrace/render/templates/{path.name}" for path in templates} <= names
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "balloontrace = balloontrace.__main__:main" in archive.read(entry_points).decode()
         assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf"}
