@@ -162,7 +162,7 @@ def _time_line(part: _Part, shown: Operation) -> TimeLine:
         shortages_ns=_shortages(part),
         pauses=_pauses(steps, clocks, found),
         stages=_stages_over_time(clocks, edges),
-        moved_pages=None if steps is None else _moved(steps, edges),
+        moved_pages=None if steps is None else _moved(steps, edges, found.kind),
     )
 
 
@@ -247,10 +247,11 @@ def _optional(values: Column, known: Mask) -> tuple[int | None, ...]:
     )
 
 
-def _moved(steps: _Steps, edges: Column) -> tuple[int | None, ...]:
+def _moved(steps: _Steps, edges: Column, kind: str) -> tuple[int | None, ...]:
     """Progress in each column; a step at the very end counts in the last one."""
     values, known = steps.at(edges)
-    return _optional(np.abs(np.diff(values)), known[:-1] & known[1:])
+    grows = kind == INFLATE or steps.what == PAGES_MOVED
+    return _optional(np.diff(values) if grows else -np.diff(values), known[:-1] & known[1:])
 
 
 def _targets(part: _Part, steps: _Steps | None) -> tuple[Target, ...]:

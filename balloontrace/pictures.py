@@ -71,7 +71,8 @@ class TimeLine:
     `waits` are work items which got fewer pages than they asked for, neighbours joined; `shortages_ns` are
     when the guest took pages back for want of memory. `pauses` are the longest times without progress:
     at least PAUSE_SHARE of the operation and PAUSE_MEDIANS times the median one; None where there were too
-    few steps to tell. `moved_pages` is progress in each column of `stages`.
+    few steps to tell. `moved_pages` is progress in each column of `stages`,
+    below 0 where pages went the other way.
     """
 
     number: int

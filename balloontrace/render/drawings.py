@@ -44,6 +44,7 @@ _LABELLED_SHARE = 0.11
 _BAR_PX = 30
 _LABEL_PX = 18
 _STEPS_FOR_RATE = 32
+_STEPS_A_COLUMN = 4
 _MAP_ROW_PX = 9
 _LABELS_PX = 14
 
@@ -119,9 +120,9 @@ def _bar_in_words(bar: Bar) -> str:
 def draw_time_line(ident: str, kind: str, line: TimeLine) -> Markup:
     """Pages against time, the stage that each moment went to, and the rate; times below."""
     curve_px, strip_px, rate_px = (170 if line.curve else 0), 44, 44
-    with_rate = line.curve is not None and line.curve.steps >= _STEPS_FOR_RATE and line.moved_pages
+    moved = line.moved_pages if line.curve and line.curve.steps >= _STEPS_FOR_RATE else None
     panels = [(_LABEL_PX, curve_px)] if line.curve else []
-    for height_px in [strip_px] + ([rate_px] if with_rate else []):
+    for height_px in [strip_px] + ([rate_px] if moved else []):
         below_px = sum(panels[-1]) if panels else 0
         panels.append((below_px + _LABEL_PX + 6, height_px))
     bottom_px = sum(panels[-1])
@@ -131,8 +132,8 @@ def draw_time_line(ident: str, kind: str, line: TimeLine) -> Markup:
     if line.curve is not None:
         _draw_curve(drawing, line, line.curve, next(places), kind)
     _draw_strip(drawing, line, next(places))
-    if with_rate:
-        _draw_rate(drawing, line, next(places))
+    if line.curve is not None and moved:
+        _draw_rate(drawing, line, line.curve, moved, next(places))
     return drawing.markup(ident, f"Operation {line.number} against time", _line_in_words(line))
 
 
@@ -259,18 +260,26 @@ def _band(below: Sequence[float], above: Sequence[float]) -> str:
     return f"{there}L{back.removeprefix('M')}Z"
 
 
-def _draw_rate(drawing: Drawing, line: TimeLine, place: tuple[float, float]) -> None:
+def _draw_rate(
+    drawing: Drawing, line: TimeLine, curve: Curve, moved: Sequence[int | None], place: tuple[float, float]
+) -> None:
+    """Progress by time, in columns wide enough to hold some steps each: else it would look like a comb."""
     top_px, height_px = place
-    moved = line.moved_pages or ()
-    most = max((pages for pages in moved if pages is not None), default=0) or 1
+    together = math.ceil(_STEPS_A_COLUMN * len(moved) / curve.steps)
+    groups = [moved[start : start + together] for start in range(0, len(moved), together)]
+    rates = [max(sum(pages or 0 for pages in group), 0) / len(group) for group in groups]
+    most = max(rates) or 1.0
+    edges = [min(index * together, len(moved)) for index in range(len(groups) + 1)]
     points = [
-        (float(x), 1 - (pages or 0) / most) for index, pages in enumerate(moved) for x in (index, index + 1)
+        (float(x), round(1 - rate / most, 3))
+        for rate, start, end in zip(rates, edges, edges[1:], strict=False)
+        for x in (start, end)
     ]
-    path = steps_path([(x, round(y, 3)) for x, y in points])
-    drawing.paths(top_px, height_px, (len(moved), 1.0), [("rate", f"{path}V1H0Z")])
+    path = f"{steps_path([(0.0, 1.0), *points])}V1Z"
+    drawing.paths(top_px, height_px, (len(moved), 1.0), [("rate", path)])
     drawing.line("axis", (0, top_px + height_px), (1, top_px + height_px))
-    column_ns = line.wall_ns / len(moved)
-    peak = format_rate(pages_to_bytes(most) * NS_PER_S / column_ns) if column_ns else ""
+    column_ns = (line.wall_ns or 1) / len(moved)
+    peak = format_rate(pages_to_bytes(1) * most * NS_PER_S / column_ns)
     drawing.text("label", 0, top_px - 7, f"rate, up to {peak}")
 
 

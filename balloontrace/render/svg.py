@@ -62,6 +62,11 @@ class Drawing:
         x1, x2 = percent(from_[0]), percent(to[0])
         self._elements.append(tag("line", class_=kind, x1=x1, y1=from_[1], x2=x2, y2=to[1]))
 
+    def dot(self, kind: str, x: float, y_px: float, radius_px: float, tip: str | None = None) -> None:
+        """A circle, round at any width."""
+        inside = [tag("title", tip)] if tip else []
+        self._elements.append(tag("circle", *inside, class_=kind, cx=percent(x), cy=y_px, r=radius_px))
+
     def text(self, kind: str, x: float, y_px: float, words: str, anchor: str = "start") -> None:
         """Words whose baseline is at y; `anchor` says what of them is at x: start, middle or end."""
         self._elements.append(

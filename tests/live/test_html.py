@@ -7,10 +7,12 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import HOST_TIMES, Setup, make_runs, scatter
 from tracing import ROOT
 
 from bench.html_report import write_stock
@@ -25,6 +27,7 @@ PAGES = {
     "both": ("report", "examples/nested-qemu-guest.bt", "examples/nested-qemu-host.bt"),
     "host": ("report", "examples/nested-qemu-host.bt"),
     "several": ("report", "tests/data/stock-61-mib.bt"),
+    "drivers": ("compare", "examples/stock-inflate.bt", "examples/bitmap-inflate.bt"),
 }
 SCREENS = [(PHONE_PX, False), (PHONE_PX, True), (DESK_PX, False), (DESK_PX, True)]
 
@@ -32,7 +35,7 @@ SCREENS = [(PHONE_PX, False), (PHONE_PX, True), (DESK_PX, False), (DESK_PX, True
 _PICTURES = """
 [...document.querySelectorAll('svg.picture')].map(svg => {
   const box = svg.getBoundingClientRect();
-  const shapes = [...svg.querySelectorAll('rect, path, line')].filter(shape => {
+  const shapes = [...svg.querySelectorAll('rect, path, line, circle')].filter(shape => {
     const own = shape.getBoundingClientRect(), style = getComputedStyle(shape);
     const painted = style.fill !== 'none' && shape.tagName !== 'line' || style.stroke !== 'none';
     return painted && own.width + own.height > 0;
@@ -90,7 +93,7 @@ _CONTRASTS = """
   for (const shape of document.querySelectorAll('svg .segment, svg .bucket, svg .rate')) {
     note('shapes', ratio(getComputedStyle(shape).fill, behind(shape)), shape.getAttribute('class'));
   }
-  for (const line of document.querySelectorAll('svg .curve, svg .target')) {
+  for (const line of document.querySelectorAll('svg .curve, svg .target, svg .ratio')) {
     note('shapes', ratio(getComputedStyle(line).stroke, behind(line)), line.getAttribute('class'));
   }
   return lowest;
@@ -109,15 +112,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The pages, as the command writes them."""
     folder = tmp_path_factory.mktemp("pages")
     write_stock(folder / "seven.bt")
+    for name, translate_ns in (("before", 30_000), ("after", 90_000)):
+        (folder / name).mkdir()
+        setup = Setup(host_times=replace(HOST_TIMES, translate=translate_ns))
+        for number, run in enumerate(make_runs(setup, scatter(10, shift=translate_ns))):
+            run.write(folder / name, f"run-{number}")
+    made = {
+        "seven": ("report", str(folder / "seven.bt")),
+        "runs": ("compare", str(folder / "before"), str(folder / "after")),
+    }
     found = {}
-    for name, words in {**PAGES, "seven": ("report", str(folder / "seven.bt"))}.items():
+    for name, words in {**PAGES, **made}.items():
         found[name] = folder / f"{name}.html"
         argv = [sys.executable, "-m", "balloontrace", *words, "--format", "html", "-o", str(found[name])]
         subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
     return found
 
 
-NAMES = [*PAGES, "seven"]
+NAMES = [*PAGES, "seven", "runs"]
 
 
 @pytest.mark.parametrize(("width_px", "dark"), SCREENS)
@@ -180,7 +192,7 @@ def test_what_is_seen_has_the_colours_of_its_parts(name: str, page: Page, files:
             assert tuple(map(int, colour[4:-1].split(", "))) in seen, (ident, colour)
 
 
-@pytest.mark.parametrize("name", ["both", "fragmented"])
+@pytest.mark.parametrize("name", ["both", "fragmented", "runs"])
 def test_a_page_on_paper(name: str, page: Page, files: dict[str, Path]) -> None:
     page.open(files[name], width_px=DESK_PX, dark=True)
     printed = page.pdf()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -78,3 +80,39 @@ def parse(page: str) -> Element:
     builder.feed(page)
     builder.close()
     return builder.root
+
+
+def assert_sound(page: str) -> Element:
+    """Well-formed, in one file, without a script; what refers to something finds it."""
+    tree = parse(page)
+    idents = [element.attributes["id"] for element in tree.walk() if "id" in element.attributes]
+    assert len(idents) == len(set(idents))
+    assert not tree.all("script")
+    for element in tree.walk():
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), element
+            assert name not in ("src", "srcset", "style"), element
+            if name == "href":
+                assert value.startswith("#") or value == "data:,", value
+                assert value == "data:," or value[1:] in idents, value
+            if name in ("aria-labelledby", "aria-describedby"):
+                assert set(value.split()) <= set(idents)
+    (style,) = tree.all("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined", tree.by_id("main").text)
+    for picture in tree.all("svg", lambda each: each.attributes.get("class") == "picture"):
+        assert picture.attributes["role"] == "img"
+        named = [tree.by_id(ident).text for ident in picture.attributes["aria-labelledby"].split()]
+        assert all(text.strip() for text in named), picture.attributes["id"]
+    levels = [int(element.tag[1]) for element in tree.walk() if re.fullmatch("h[1-6]", element.tag)]
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+    for table in tree.all("table"):
+        widths = {len(row.all("th") + row.all("td")) for row in table.all("tr")}
+        assert len(widths) == 1, table.text
+    return tree
+
+
+def exactly(value: float | None) -> str | None:
+    return None if value is None else repr(value)

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 from click.testing import CliRunner
-from htmltree import Element, parse
+from htmltree import Element, assert_sound, exactly, parse
 from synthetic import Flow, PatchedFlow
 from synthetichost import batches, host_recording
 from test_bothsides import flow_of, guest_recording
@@ -29,6 +27,7 @@ from balloontrace.render.html import DRAWN_OPERATIONS, render_html
 from balloontrace.render.json import render_json
 from balloontrace.units import format_duration_ns
 from bench.html_report import write_patched, write_stock
+from lab.screenshots import PICTURES, SHOTS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -45,42 +44,6 @@ def page_of(*recordings: Recording) -> tuple[str, Json]:
 
 def example(*names: str) -> list[Recording]:
     return [read_recording(EXAMPLES / f"{name}.bt") for name in names]
-
-
-def assert_sound(page: str) -> Element:
-    """Well-formed, in one file, without a script; what refers to something finds it."""
-    tree = parse(page)
-    idents = [element.attributes["id"] for element in tree.walk() if "id" in element.attributes]
-    assert len(idents) == len(set(idents))
-    assert not tree.all("script")
-    for element in tree.walk():
-        for name, value in element.attributes.items():
-            assert not name.startswith("on"), element
-            assert name not in ("src", "srcset", "style"), element
-            if name == "href":
-                assert value.startswith("#") or value == "data:,", value
-                assert value == "data:," or value[1:] in idents, value
-            if name in ("aria-labelledby", "aria-describedby"):
-                assert set(value.split()) <= set(idents)
-    (style,) = tree.all("style")
-    assert "url(" not in style.text
-    assert "@import" not in style.text
-    assert not re.search(r"\bNone\b|\bnan\b|Undefined", tree.by_id("main").text)
-    for picture in tree.all("svg", lambda each: each.attributes.get("class") == "picture"):
-        assert picture.attributes["role"] == "img"
-        named = [tree.by_id(ident).text for ident in picture.attributes["aria-labelledby"].split()]
-        assert all(text.strip() for text in named), picture.attributes["id"]
-    levels = [int(element.tag[1]) for element in tree.walk() if re.fullmatch("h[1-6]", element.tag)]
-    assert levels.count(1) == 1
-    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
-    for table in tree.all("table"):
-        widths = {len(row.all("th") + row.all("td")) for row in table.all("tr")}
-        assert len(widths) == 1, table.text
-    return tree
-
-
-def exactly(value: float | None) -> str | None:
-    return None if value is None else repr(value)
 
 
 def assert_numbers_are_those_of_the_json(tree: Element, told: Json) -> None:
@@ -310,3 +273,11 @@ def test_without_the_template_library_the_others_work(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="HTML takes jinja2: install python3-jinja2"):
         report_command.main([*argv, "--format", "html"], standalone_mode=False)
     assert CliRunner().invoke(report_command, argv).exit_code == 0
+
+
+def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+    pictures = {path.stem: path.read_bytes() for path in PICTURES.glob("*.png")}
+    assert set(pictures) == {shot.name for shot in SHOTS}
+    for name, png in pictures.items():
+        assert png.startswith(b"\x89PNG\r\n"), name
+        assert len(png) < 200_000, name

@@ -148,6 +148,9 @@ def test_a_balloon_that_goes_back_and_forth_is_not_smoothed() -> None:
     (line,) = pictures.time_lines
     assert line.curve is not None
     assert len(line.shortages_ns) == 1
+    assert line.moved_pages is not None
+    assert min(pages or 0 for pages in line.moved_pages) < 0
+    assert sum(pages or 0 for pages in line.moved_pages) == 4096
     values = [pages for pages in line.curve.low_pages if pages is not None]
     assert any(later < earlier for earlier, later in itertools.pairwise(values))
 
