@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 HEAVY = frozenset({"numpy", "pandas", "scipy", "tabulate", "jinja2", "bcc"})
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name below it."""
     return {
@@ -58,6 +60,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@cache
 def imports(path: Path, *, at_import_time: bool = False) -> set[str]:
     """Dotted names a module imports, anywhere or only when it is itself imported; none for types only."""
     found: set[str] = set()
