@@ -43,7 +43,11 @@ SHOTS = (
     Shot("report-map-fragmented", ("report", "examples/bitmap-fragmented.bt"), ".map", ".legend", dark=True),
     Shot(
         "compare",
-        ("compare", "examples/stock-inflate.bt", "examples/bitmap-inflate.bt"),
+        (
+            "compare",
+            "examples/nested-stock-guest.bt,examples/nested-stock-host.bt",
+            "examples/nested-bitmap-guest.bt,examples/nested-bitmap-host.bt",
+        ),
         "#group-1",
         "#time-ratios-1",
     ),

@@ -20,7 +20,7 @@ _LEFT = 0.44
 _RATIO_ROW_PX = 36
 _RUN_ROW_PX = 44
 # Ratios beyond are drawn at the edge.
-_MOST_DOUBLINGS = 10
+_MOST_DOUBLINGS = 16
 
 
 def draw_both(ident: str, group: Group) -> Markup:

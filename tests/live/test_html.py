@@ -27,6 +27,7 @@ PAGES = {
     "both": ("report", "examples/nested-qemu-guest.bt", "examples/nested-qemu-host.bt"),
     "host": ("report", "examples/nested-qemu-host.bt"),
     "several": ("report", "tests/data/stock-61-mib.bt"),
+    "seven-both": ("report", "examples/nested-stock-guest.bt", "examples/nested-stock-host.bt"),
     "drivers": ("compare", "examples/stock-inflate.bt", "examples/bitmap-inflate.bt"),
 }
 SCREENS = [(PHONE_PX, False), (PHONE_PX, True), (DESK_PX, False), (DESK_PX, True)]
