@@ -6,10 +6,10 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare test check bench examples clean
+.PHONY: help demo compare test check bench examples screenshots clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show where the time went
 	@$(PYTHON) -m lab.demo
@@ -28,6 +28,9 @@ bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JS
 
 examples: $(READY)  ## record the examples anew in the lab; ONLY=name for some of them
 	@$(PYTHON) -m lab.examples
+
+screenshots: $(READY)  ## take the pictures of the README anew, in a headless browser
+	@$(PYTHON) -m lab.screenshots
 
 clean:  ## remove what make made here; `python -m lab clean` removes the cached image
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ _OTHER = -3
 
 @dataclass(slots=True)
 class Carried:
-    """What all sends carried. `statistics` and `sends` have an entry an operation.
+    """What all sends carried. `statistics`, `sends` and `pages`, those named, have an entry an operation.
 
     `new_pages` are, by queue, the pages named in all sends but those of compaction, each once and without
     those the host had; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
@@ -46,6 +46,7 @@ class Carried:
 
     statistics: list[PayloadStatistics | None]
     sends: list[PayloadSends | None]
+    pages: list[PageSet | None]
     new_pages: dict[Queue, int | None] = field(default_factory=dict)
     pages_of_sends: dict[int, int] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class Carried:
 def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -> Carried:
     """Join payloads and sends; nothing but None where no payload was captured."""
     count = len(operations.found)
-    carried = Carried([None] * count, [None] * count)
+    carried = Carried([None] * count, [None] * count, [None] * count)
     if not payloads.found:
         return carried
     carried.new_pages = {Queue.INFLATE: 0, Queue.DEFLATE: 0}
@@ -119,6 +120,7 @@ def _follow(device: _Device, carried: Carried) -> None:
             named = summarise_payloads(device.captured(whole), contents)
             carried.statistics[group] = named.statistics
             carried.sends[group] = _send_rows(device.spans, whole, named.sends)
+            carried.pages[group] = named.pages
             sound = np.flatnonzero(named.sends.state == State.WHOLE)
             pages = named.sends.pages[sound].tolist()
             carried.pages_of_sends.update(zip(whole[sound].tolist(), pages, strict=True))

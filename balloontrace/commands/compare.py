@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from balloontrace.commands.report import write_text
+from balloontrace.commands.report import template_library, write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.parameters import complete_recordings
 from balloontrace.results import DEFLATE, INFLATE
@@ -18,7 +18,7 @@ from balloontrace.results import DEFLATE, INFLATE
 if TYPE_CHECKING:
     from balloontrace.comparison import Comparison
 
-FORMATS = ("table", "csv", "json", "markdown")
+FORMATS = ("table", "csv", "json", "markdown", "html")
 
 
 @click.command("compare")
@@ -65,6 +65,7 @@ def compare(
       balloontrace compare examples/stock-inflate.bt examples/bitmap-inflate.bt
       balloontrace compare guest-1.bt,host-1.bt guest-2.bt,host-2.bt
       balloontrace compare stock/ patched/ --fail-on-regression 5
+      balloontrace compare stock/ patched/ --format html -o compare.html
     """  # noqa: D301 - click looks for the character, not for a backslash
     percent = None if allowed is None else parse_percent(allowed)
     if before == after == "-":
@@ -130,6 +131,11 @@ def _render(result: Comparison, form: str) -> str:
             from balloontrace.render.json import render_comparison_json
 
             return render_comparison_json(result)
+        case "html":
+            with template_library():
+                from balloontrace.render.comparisonhtml import render_comparison_html
+
+            return render_comparison_html(result)
         case "markdown":
             from balloontrace.render.comparisonmarkdown import render_comparison_markdown
 

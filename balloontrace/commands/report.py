@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from balloontrace.recording import Recording
     from balloontrace.results import Report
 
-FORMATS = ("table", "csv", "json", "markdown")
+FORMATS = ("table", "csv", "json", "markdown", "html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +91,15 @@ def report(
     Examples:
       balloontrace report examples/stock-inflate.bt
       balloontrace report guest.bt host.bt
+      balloontrace report examples/bitmap-fragmented.bt --format html -o report.html
     """
     allowed = None if max_lost is None else parse_max_lost(max_lost)
-    result = load_report(recording, host_recording)
-    write_text(_render(result, form), output, force=force)
+    recordings = read_recordings(recording, host_recording)
+    result, text = _analyse_and_render(recordings, form)
+    write_text(text, output, force=force)
     for warning in result.warnings:
         click.echo(f"balloontrace: warning: {warning}", err=True)
     _hold_to(allowed, result)
-
-
-def load_report(*recordings: Path | None) -> Report:
-    """Read and analyse a recording or two. Errors as `read_recordings`."""
-    from balloontrace.analysis import analyse
-
-    return analyse(*read_recordings(*recordings))
 
 
 def read_recordings(*paths: Path | None) -> list[Recording]:
@@ -140,6 +137,40 @@ def write_text(text: str, output: Path | None, *, force: bool) -> None:
         except OSError as error:
             raise BalloontraceError(f"cannot write {output}: {error.strerror}") from error
         file.publish()
+
+
+def _analyse_and_render(recordings: Sequence[Recording], form: str) -> tuple[Report, str]:
+    """The report, and how it is to be shown. Only pictures take more than the report itself."""
+    if form == "html":
+        return _render_html(recordings)
+    from balloontrace.analysis import analyse
+
+    result = analyse(*recordings)
+    return result, _render(result, form)
+
+
+def _render_html(recordings: Sequence[Recording]) -> tuple[Report, str]:
+    from balloontrace.analysis import examine
+    from balloontrace.depict import depict
+
+    with template_library():
+        from balloontrace.render.html import render_html
+    examined = examine(*recordings)
+    return examined.report, render_html(examined.report, depict(examined))
+
+
+@contextmanager
+def template_library() -> Iterator[None]:
+    """Around the import of what makes pages: UsageError where a library for them is not there.
+
+    From a checkout, with the distribution's Python, it may not be; all else works without.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"HTML takes {error.name}: install python3-jinja2, or choose another --format"
+        ) from error
 
 
 def _render(result: Report, form: str) -> str:

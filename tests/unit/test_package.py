@@ -53,6 +53,8 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
             assert archive.read(f"balloontrace/bpf/{name}") == (ROOT / "bpf" / name).read_bytes()
         (page,) = (name for name in names if name.endswith(".data/data/share/man/man1/balloontrace.1"))
         assert archive.read(page) == (ROOT / "docs/balloontrace.1").read_bytes()
+        templates = (ROOT / "balloontrace/render/templates").iterdir()
+        assert {f"balloontrace/render/templates/{path.name}" for path in templates} <= names
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "balloontrace = balloontrace.__main__:main" in archive.read(entry_points).decode()
         assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf", "docs"}

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from mutations import mutate
 
 from balloontrace.analysis import examine
+from balloontrace.depict import depict
 from balloontrace.errors import BalloontraceError
 from balloontrace.layout import parse_span_layout
 from balloontrace.operations import find_operations
 from balloontrace.rawevents import described_events
 from balloontrace.recording import read_recording
 from balloontrace.render.csv import render_csv
+from balloontrace.render.html import render_html
 from balloontrace.render.json import render_json
 from balloontrace.render.markdown import render_markdown
 from balloontrace.render.ndjson import render_ndjson
@@ -50,6 +52,7 @@ def report_of(data: bytes, *, full: bool) -> str:
             texts = [render_table(report), render_csv(report), render_json(report), render_markdown(report)]
             texts.append("".join(render_ndjson(described_events(examined))))
             texts.append("".join(render_perfetto(build_timeline(examined))))
+            texts.append(render_html(report, depict(examined)))
             for text in texts:
                 text.encode()
                 assert "\x1b" not in text

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How large the HTML page of a 7 GiB operation is, and how long the command takes to write it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.events import Function, Queue, SpanFlag
+from balloontrace.layout import (
+    COUNTERS_LAYOUT,
+    PAYLOAD_BYTES,
+    PAYLOAD_DATA_BYTES,
+    PAYLOAD_LAYOUT,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+    SPAN_LAYOUT,
+    parse_payload_layout,
+    parse_span_layout,
+)
+from balloontrace.recording import RecordingWriter
+from balloontrace.wire import span_dtype
+from bench.figures import Benchmark, Figure
+
+RUNS = 3
+MB = 1e6
+SENDS = 7168
+PAGES_PER_SEND = 256
+PAGES = SENDS * PAGES_PER_SEND
+# The patched driver's: every other page of 14 GiB, in as many words of bitmap as a send can carry.
+BITMAP_SENDS = 28
+WORDS_PER_SEND = 2048
+
+_Bytes = NDArray[np.uint8]
+
+
+def write_stock(path: Path) -> None:
+    """An inflate of 7 GiB by the stock driver, whose page numbers lie in no order; payloads captured."""
+    records = np.zeros((SENDS, 2), dtype=span_dtype(parse_span_layout(None)))
+    send, work = records[:, 0], records[:, 1]
+    send_ns = 100_000 + np.arange(SENDS) * 7919 % 800_000
+    work_ns = send_ns + 50_000
+    start_ns = 1_000_000_000 + np.cumsum(work_ns + 3_000) - work_ns
+    send["start_ns"], send["duration_ns"], send["pages"] = start_ns + 30_000, send_ns, PAGES_PER_SEND
+    send["function"], send["queue"] = Function.TELL_HOST, Queue.INFLATE
+    send["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.PAGES
+    work["start_ns"], work["duration_ns"] = start_ns, work_ns
+    work["function"], work["config_calls"], work["config_ns"] = Function.UPDATE_BALLOON_SIZE_FUNC, 2, 9_000
+    work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL | SpanFlag.CONFIG
+    work["target_pages"], work["actual_pages"] = PAGES, (np.arange(SENDS) + 1) * PAGES_PER_SEND
+    pfns = np.random.default_rng(7).permutation(2 * PAGES)[:PAGES].astype("<u4")
+    payloads = pfns.reshape(SENDS, PAGES_PER_SEND).view(np.uint8)
+    _write(path, records.reshape(-1), (start_ns + 30_000, Function.TELL_HOST, payloads))
+
+
+def write_patched(path: Path) -> None:
+    """An inflate of 7 GiB by the patched driver at its worst: every other page; payloads captured."""
+    records = np.zeros(BITMAP_SENDS + 3, dtype=span_dtype(parse_span_layout(None)))
+    start_ns = 6_000_000_000 + np.arange(BITMAP_SENDS) * 20_000_000
+    outer = zip(
+        (Function.UPDATE_BALLOON_SIZE_FUNC, Function.SET_PAGE_BITMAP, Function.TELL_HOST),
+        (1_000_000_000, 5_900_000_000, 5_950_000_000),
+        strict=True,
+    )
+    for row, (function, begins_ns) in enumerate(outer):
+        records[row]["function"], records[row]["start_ns"] = function, begins_ns
+        records[row]["duration_ns"] = start_ns[-1] + 19_000_000 + (3 - row) * 1000 - begins_ns
+    records[0]["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL
+    records[0]["target_pages"] = records[0]["actual_pages"] = PAGES
+    records[1]["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.PAGES
+    records[1]["pages"], records[1]["passes"], records[1]["bitmaps"] = PAGES, 1, 9
+    records[2]["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE
+    sends = records[3:]
+    sends["start_ns"], sends["duration_ns"], sends["function"] = start_ns, 18_000_000, Function.SEND_RESP_DATA
+    sends["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.BYTES
+    words = np.empty((BITMAP_SENDS, WORDS_PER_SEND, 2), dtype="<u8")
+    first_pfns = np.arange(BITMAP_SENDS * WORDS_PER_SEND, dtype=np.uint64).reshape(BITMAP_SENDS, -1) * 64
+    words[:, :, 0] = first_pfns | np.uint64(12 << 52 | 8 << 58)
+    words[:, :, 1] = 0x5555_5555_5555_5555
+    payloads = words.reshape(BITMAP_SENDS, -1).view(np.uint8)
+    sends["bytes"] = payloads.shape[1]
+    _write(path, records, (start_ns, Function.SEND_RESP_DATA, payloads))
+
+
+def _write(path: Path, records: NDArray[np.void], sent: tuple[NDArray[np.int64], Function, _Bytes]) -> None:
+    """A recording of these spans, and of what its sends carried: one row of `sent` each."""
+    raw = records.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
+    raw[:, 0] = SPAN_BYTES
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    writer = RecordingWriter(fd)
+    functions = sorted({Function(number) for number in records["function"].tolist()})
+    writer.write_metadata(
+        {
+            "functions": {str(int(function)): function.symbol for function in Function},
+            "span_layout": dict(SPAN_LAYOUT),
+            "counters_layout": dict(COUNTERS_LAYOUT),
+            "payload_layout": dict(PAYLOAD_LAYOUT),
+            "capture": "payload",
+            "devices": [{"name": "virtio0", "index": 0}],
+            "probes": [{"function": function.symbol, "status": "attached"} for function in functions],
+        }
+    )
+    writer.write_spans(raw.tobytes())
+    writer.write_payloads(_pieces(*sent))
+    writer.write_end({"clean": True, "reason": "made up"})
+    os.close(fd)
+
+
+def _pieces(start_ns: NDArray[np.int64], function: Function, payloads: _Bytes) -> bytes:
+    """Payloads as the recorder drains them, in pieces of 1 KiB."""
+    layout = parse_payload_layout(None).records
+    sends, total_bytes = payloads.shape
+    count = total_bytes // PAYLOAD_DATA_BYTES
+    assert count * PAYLOAD_DATA_BYTES == total_bytes
+    pieces = np.zeros((sends, count), dtype=span_dtype(layout))
+    pieces["start_ns"] = start_ns[:, None]
+    pieces["function"], pieces["total_bytes"], pieces["bytes"] = function, total_bytes, PAYLOAD_DATA_BYTES
+    pieces["offset_bytes"] = np.arange(count) * PAYLOAD_DATA_BYTES
+    raw = pieces.reshape(-1).view(np.uint8).reshape(sends * count, -1)
+    raw[:, :4] = np.frombuffer(PAYLOAD_BYTES.to_bytes(4, "little"), dtype=np.uint8)
+    raw[:, -PAYLOAD_DATA_BYTES:] = payloads.reshape(sends * count, -1)
+    return raw.tobytes()
+
+
+def measure_pages() -> Iterator[Figure]:
+    """`report --format html` of both: best time of RUNS, and size."""
+    for name, write in (("stock", write_stock), ("patched", write_patched)):
+        with tempfile.TemporaryDirectory() as folder:
+            recording, page = Path(folder) / "seven.bt", Path(folder) / "seven.html"
+            write(recording)
+            argv = [sys.executable, "-m", "balloontrace", "report", str(recording)]
+            argv += ["--format", "html", "-f", "-o", str(page)]
+            taken_s = []
+            for _ in range(RUNS):
+                started_s = time.monotonic()
+                subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
+                taken_s.append(time.monotonic() - started_s)
+            yield Figure(f"html_7_gib_{name}", min(taken_s), "s", at_most=5)
+            yield Figure(f"html_7_gib_{name}_size", page.stat().st_size / MB, "MB", at_most=2)
+
+
+NAMES = tuple(f"html_7_gib_{name}{what}" for name in ("stock", "patched") for what in ("", "_size"))
+
+BENCHMARKS = (Benchmark(NAMES, measure_pages),)
