@@ -190,7 +190,7 @@ def test_driver_qemu_and_both_recordings_count_the_same(course: Course, found: J
     assert sends == 2 * sum(moved) // SEND_PAGES
     assert (
         of_device.sum()
-        == host["delimited"]
+        == host["pairing"]["delimited"]
         == host["pairing"]["batches"]
         == host["pairing"]["pairs"]
         == sends
