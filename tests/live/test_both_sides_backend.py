@@ -102,7 +102,7 @@ def test_driver_device_and_both_recordings_count_the_same(course: Course) -> Non
     assert (host["complete"], host["events_lost"]) == (True, 0)
     assert host["process"].startswith(f"{course.device_pid} (")
     sends = sum(operation["sends"] for operation in found["operations"])
-    assert len(course.buffers) == host["batches"] == host["delimited"] == sends
+    assert len(course.buffers) == host["batches"] == sends
     for operation, (queue, call) in zip(found["operations"], CALL_OF_QUEUE.items(), strict=True):
         logged = [each for each in course.buffers if each["queue"] == queue]
         row = host_calls(alone, call)

@@ -127,10 +127,18 @@ def test_examples_have_their_reports(text: Path, folder: Path) -> None:
     assert balloontrace_in(folder / "examples", f"balloontrace report {' '.join(names)}") == text.read_text()
 
 
-def test_the_page_shows_what_the_fragmented_example_names() -> None:
-    text = (ROOT / "examples" / "bitmap-fragmented.txt").read_text()
-    named = text[text.index("What operation 1 named") : text.index("\npages, counted twice")].strip()
-    assert named in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("example", "begin", "end"),
+    [
+        ("bitmap-fragmented", "What operation 1 named", "\npages, counted twice"),
+        ("nested-stock", "Operation 1:", "\nHost:"),
+        ("nested-stock", "7 168 buffers served", "\ntime of a call"),
+    ],
+)
+def test_the_page_shows_parts_of_what_examples_say(example: str, begin: str, end: str) -> None:
+    text = (ROOT / "examples" / f"{example}.txt").read_text()
+    shown = text[text.index(begin) : text.index(end)].strip()
+    assert f"```\n{shown}\n```" in (ROOT / "README.md").read_text()
 
 
 def test_every_example_has_a_report() -> None:
