@@ -18,10 +18,11 @@ compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUND
 	@$(PYTHON) -m lab.$(if $(SELF),itself,alternate)
 
 test: $(READY) lint  ## all tests, those in real guests included
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -q --numprocesses auto tests/unit
+	$(PYTHON) -m pytest tests/live
 
 check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
-	$(PYTHON) -m pytest -q tests/unit
+	$(PYTHON) -m pytest -q --numprocesses auto tests/unit
 
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
 	@$(PYTHON) -m bench

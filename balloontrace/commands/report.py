@@ -91,7 +91,7 @@ def report(
     Examples:
       balloontrace report examples/stock-inflate.bt
       balloontrace report guest.bt host.bt
-      balloontrace report examples/bitmap-fragmented.bt --format html -o report.html
+      balloontrace report examples/bitmap-inflate.bt --format html -o page.html
     """
     allowed = None if max_lost is None else parse_max_lost(max_lost)
     recordings = read_recordings(recording, host_recording)
