@@ -105,11 +105,10 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
     source = host.push(SOURCE)
     host.run(["gcc", "-O2", "-pthread", "-o", "/tmp/hostserve", source], timeout_s=120, check=True)
     touch_memory(guest)
-    both = [
-        start_recording(guest, "/root/guest.bt"),
-        start_recording(host, "/root/host.bt", "--side", "host", "-p", vmm),
-    ]
-    in_guest, in_host = [each.wait_attached() for each in both]
+    # One after the other: where both kernels patched their code at once, the host's probe of kvm_vm_ioctl was
+    # attached and never ran, in all of three tries. What the emulation has to do with that is not known.
+    in_host = start_recording(host, "/root/host.bt", "--side", "host", "-p", vmm).wait_attached()
+    in_guest = start_recording(guest, "/root/guest.bt").wait_attached()
 
     before = guest.vmstat()
     with bpftraced(host, TIME_MADVISE.format(pid=vmm, advice=DONTNEED)) as timed:

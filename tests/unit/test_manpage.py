@@ -67,7 +67,6 @@ def test_every_exit_status(page: str) -> None:
     [
         ["groff", "-man", "-ww", "-z", "-Tutf8"],
         ["man", "--warnings=w", "-E", "UTF-8", "-l", "-Tutf8", "-Z"],
-        ["mandoc", "-T", "lint", "-W", "warning"],
     ],
     ids=lambda command: command[0],
 )
