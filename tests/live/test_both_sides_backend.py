@@ -71,12 +71,14 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
     folder = tmp_path_factory.mktemp("sides")
     touch_memory(guest)
     device_pid = str(pair.vmm_pid)
-    recorders = [
-        start_recording(guest, "/root/guest.bt", "--capture", "payload"),
-        start_recording(host, "/root/host.bt", "--side", "host", "-p", device_pid),
-        start_recording(host, "/root/longer.bt", "-p", device_pid),
+    in_host, longer = [
+        each.wait_attached()
+        for each in (
+            start_recording(host, "/root/host.bt", "--side", "host", "-p", device_pid),
+            start_recording(host, "/root/longer.bt", "-p", device_pid),
+        )
     ]
-    in_guest, in_host, longer = [each.wait_attached() for each in recorders]
+    in_guest = start_recording(guest, "/root/guest.bt", "--capture", "payload").wait_attached()
     before, known = guest.vmstat(), len(device.buffers())
     move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
     move(guest, FULL_MIB, MOVE_S)
