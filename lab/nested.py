@@ -44,9 +44,8 @@ from lab.vm import Vm
 
 # For the host's own kernel, QEMU beside the guest's memory, and a recorder while it compiles.
 HOST_EXTRA_MIB = 1536
-# One CPU each: with two, emulation goes on running instructions that a kernel has just patched on the other.
-# Guests that attached and detached probes over and over triple-faulted within 16 s, 3 of 3; in a host a probe
-# that was attached never ran. Driver and device take turns, so that a second CPU would gain little.
+# Driver and device take turns, so that a second CPU would gain little, and what one CPU patches while the other
+# runs it is what emulation does worst.
 HOST_CPUS = GUEST_CPUS = 1
 _PREPARE_S = 60
 _READY_S = 120
