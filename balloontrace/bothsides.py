@@ -30,6 +30,9 @@ from balloontrace.workitems import NO_SPAN
 
 # The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
 _KNOWN_WELL = 0.25
+# Up to this part of the buffers may have been completed unseen, and their c end with their last call. Where
+# it is more, the device completes otherwise than the programs know: what follows the last call is not known.
+_FEW_UNSEEN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,9 @@ def join(
     guest = _sends(spans, sends, pages_of_sends, windows[0])
     threads, matching = _match_threads(guest, batches, windows[1])
     served = threads[matching.batches]
-    delimited = batches.has(BatchFlag.DONE_SEEN)[served]
-    span = sends[matching.sends][delimited]
-    batch = served[delimited]
+    completed = batches.has(BatchFlag.DONE_SEEN)[served]
+    split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
+    span, batch = sends[matching.sends][split], served[split]
     served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
     calls_ns = served_ns.copy()
     sent_ns = _in_host_clock(spans.int64("start_ns")[span], matching.clock)
@@ -100,7 +103,14 @@ def join(
         HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
         _served_of_operations(operations, sends, sends[matching.sends], batches, served),
         _pairing(
-            guest, batches, matching, len(threads), split=known, served=len(span), found=int((~kicked).sum())
+            guest,
+            batches,
+            matching,
+            len(threads),
+            split=known,
+            found=int((~kicked).sum()),
+            unseen=int((~completed).sum()),
+            ended_unseen=int((~completed & split).sum()),
         ),
         send_of_batch,
         matching.clock,
@@ -141,6 +151,7 @@ def _done_ns(
     """When each buffer was given back: the interrupt for it, or before that the return of the guest's send.
 
     The device marks a buffer used first and interrupts then; a guest that happens to look sees it at once.
+    Where no interrupt was seen, the last call is what is known.
     """
     returned_ns = _in_host_clock(spans.end_ns[span], clock)
     done_ns, last_ns = batches.int64("done_ns")[batch], batches.int64("last_return_ns")[batch]
@@ -190,11 +201,15 @@ def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDAr
 
 
 def _candidates(batches: Batches, window: Window) -> Iterator[NDArray[np.intp]]:
-    # Until all probes were attached, a part of a buffer was seen, or several as one.
-    cut = ~batches.has(BatchFlag.KICK_SEEN) & (batches.int64("first_call_ns") < window.start_ns)
-    whole = np.flatnonzero(~batches.has(BatchFlag.UNFINISHED) & ~cut)
+    # Until all probes were attached, a part of a buffer was seen, or several as one; and the first buffer of
+    # a thread may have been under way then, if its kick was not seen.
+    tid = batches.int64("tid")
+    first = np.zeros(len(batches), dtype=np.bool_)
+    first[np.unique(tid, return_index=True)[1]] = True
+    early = first | (batches.int64("first_call_ns") < window.start_ns)
+    whole = np.flatnonzero(~(batches.has(BatchFlag.UNFINISHED) | early & ~batches.has(BatchFlag.KICK_SEEN)))
     yield whole
-    tid = batches.int64("tid")[whole]
+    tid = tid[whole]
     threads, batches_each = np.unique(tid, return_counts=True)
     if len(threads) > 1:
         yield whole[tid == threads[np.argmax(batches_each)]]
@@ -222,15 +237,20 @@ def _pairing(
     considered: int,
     *,
     split: bool,
-    served: int,
     found: int,
+    unseen: int,
+    ended_unseen: int,
 ) -> Pairing:
     clock = matching.clock
-    unseen = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
-    notes = [f"the host made no call for what was sent on the {name} queue" for name in unseen]
+    silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
+    notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
     if found:
         notes.append(
             f"{format_count(found)} buffers were found without a kick: their c begins with their first call"
+        )
+    if ended_unseen:
+        notes.append(
+            f"{format_count(ended_unseen)} buffers were completed unseen: their c ends with their last call"
         )
     if considered < len(batches):
         notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")
@@ -238,7 +258,7 @@ def _pairing(
         sends=len(guest),
         batches=considered,
         pairs=len(matching.sends),
-        delimited=served,
+        delimited=len(matching.sends) - unseen,
         clock_offset_ns=round(clock.offset_ns),
         clock_error_ns=round(clock.error_ns),
         clock_drift_ppm=clock.drift * 1e6,

@@ -44,8 +44,8 @@ from lab.vm import Vm
 
 # For the host's own kernel, QEMU beside the guest's memory, and a recorder while it compiles.
 HOST_EXTRA_MIB = 1536
-# Driver and device take turns, so that a second CPU would gain little, and what one CPU patches while the other
-# runs it is what emulation does worst.
+# Driver and device take turns, so that a second CPU would gain little; and code that one CPU patches while
+# the other runs it is what emulation does worst.
 HOST_CPUS = GUEST_CPUS = 1
 _PREPARE_S = 60
 _READY_S = 120

@@ -143,18 +143,50 @@ def test_a_host_recording_begun_late_splits_what_it_saw() -> None:
     assert_adds_up(report)
 
 
-def test_a_batch_without_delimiters_is_not_split() -> None:
-    flow = flow_of()
-    found = batches(flow)
-    raw = b"".join(
-        pack_batch(
-            batch, flags=BatchFlag.KICK_SEEN if index == 7 else BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN
-        )
+def completed_unseen(found: list[Batch], unseen: range) -> bytes:
+    """Those batches have no completion of their own: the ring was written, and no program saw it."""
+    return b"".join(
+        pack_batch(replace(batch, done_ns=0), flags=BatchFlag.KICK_SEEN, last_return_ns=batch.done_ns - 10)
+        if index in unseen
+        else pack_batch(batch)
         for index, batch in enumerate(found)
     )
-    first, second = report_of(flow, found, raw=raw).operations
+
+
+def test_a_few_buffers_completed_unseen_end_with_their_last_call() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    report = report_of(flow, found, raw=completed_unseen(found, range(7, 9)))
+    assert_adds_up(report)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert (report.host.pairing.pairs, report.host.pairing.delimited) == (200, 198)
+    assert report.host.pairing.notes == (
+        "2 buffers were completed unseen: their c ends with their last call",
+    )
+    first, whole = (each.operations[0] for each in (report, report_of(flow, found)))
+    assert stage(first.stages, "d") == replace(stage(whole.stages, "d"), share=stage(first.stages, "d").share)
+    both = [stage(each.stages, "c").total_ns or 0 for each in (whole, first)]
+    assert both[0] - both[1] == 2 * 10  # from last return to completion
+
+
+def test_where_completions_are_not_seen_nothing_is_split() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    first, second = report_of(flow, found, raw=completed_unseen(found, range(7, 10))).operations
     assert [row.stage for row in first.stages if row.part_of is None] == ["a", "b+c+d", "other"]
     assert stage(second.stages, "d").total_ns is not None
+
+
+def test_a_first_buffer_without_a_kick_may_be_a_part_of_one() -> None:
+    flow = flow_of()
+    found = batches(flow)[37:]
+    cut = replace(found[0], pages=94)
+    raw = pack_batch(cut, flags=BatchFlag.DONE_SEEN) + b"".join(map(pack_batch, found[1:]))
+    report = report_of(flow, found, raw=raw, started_ns=found[0].kick_ns - 1000)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == len(found) - 1
 
 
 def test_what_a_vmm_discards_for_itself_is_left_out() -> None:
