@@ -6,15 +6,12 @@ Knows nothing of files and decodes no span: the light half of the recorder.
 
 from __future__ import annotations
 
-import os
-import re
 import struct
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
+from balloontrace.attachedprograms import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
 from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.kernel import Layout
@@ -29,14 +26,9 @@ from balloontrace.layout import (
     RING_HEADER_BYTES,
     SPAN_BYTES,
 )
-from balloontrace.libbpf import enable_run_time_statistics
 from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
 from balloontrace.probes import TABLE, Plan, PlannedProbe, Status
 from balloontrace.ring import RecordRing, SharedPage
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-DEFAULT_RING_BYTES = 2 << 20
-"""Room for some 29 000 spans: 9 000 MiB of stock inflate between two drains."""
 
 PAYLOAD_RING_BYTES = 8 << 20
 """Room for 7 900 records: 7 900 MiB of stock inflate, or 247 full sends of the patched driver."""
@@ -101,8 +93,8 @@ def parse_counters(raw: bytes) -> Counters:
     return Counters(functions, devices)
 
 
-class Collector:
-    """A plan attached to the running kernel; as a context it detaches at the end, whatever happens."""
+class Collector(AttachedPrograms):
+    """A plan attached to the running kernel."""
 
     def __init__(
         self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES, payload_ring_bytes: int = 0
@@ -114,84 +106,40 @@ class Collector:
         probe is refused. Sizes are powers of two times the page size.
         """
         self.captures = payload_ring_bytes > 0
-        self.plan, self.loaded = _load(plan, _definitions(layout, ring_bytes, payload_ring_bytes))
-        maps = self.loaded.maps
-        self._spans = (
-            RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES) if ring_bytes else None
+        self.plan, loaded = _load(plan, _definitions(layout, ring_bytes, payload_ring_bytes))
+        maps = loaded.maps
+        super().__init__(
+            loaded,
+            SharedPage(maps["counters"], _COUNTERS_BYTES),
+            ring=RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+            if ring_bytes
+            else None,
+            live=None if ring_bytes else SharedPage(maps["live"], LIVE_BYTES),
+            links=loaded.links,
         )
-        self._live = None if ring_bytes else SharedPage(maps["live"], LIVE_BYTES)
         self._payloads = (
             RecordRing(maps["payloads"], payload_ring_bytes, RING_HEADER_BYTES + PAYLOAD_BYTES)
             if self.captures
             else None
         )
-        self._page = SharedPage(self.loaded.maps["counters"], _COUNTERS_BYTES)
-        self._stats_fd: int | None = None
-        self._ever_timed = False
         self.set_timing(True)
-        self._attached = True
-
-    def __enter__(self) -> Collector:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.detach()
-        for mapped in (self._spans, self._payloads, self._page, self._live):
-            if mapped is not None:
-                mapped.close()
-        for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
-            os.close(fd)
-        self.set_timing(False)
-
-    def detach(self) -> None:
-        """Take the probes off the kernel; maps and their contents stay readable."""
-        if self._attached:
-            self._attached = False
-            for fd in self.loaded.links:
-                os.close(fd)
-
-    @property
-    def waiting(self) -> int:
-        """Spans waiting in the ring."""
-        return self._spans.waiting if self._spans is not None else 0
+        super().__exit__(kind, error, traceback)
+        if self._payloads is not None:
+            self._payloads.close()
 
     @property
     def filled(self) -> float:
         """How full the fuller ring is: 0 empty, 1 full."""
-        rings = [ring for ring in (self._spans, self._payloads) if ring is not None]
-        return max((ring.waiting / ring.capacity for ring in rings), default=0.0)
-
-    def drain(self, take: Callable[[memoryview], object]) -> int:
-        """Give `take` the finished spans since the last call, as in the ring; returns their number."""
-        return self._spans.drain(take) if self._spans is not None else 0
+        payloads = self._payloads.waiting / self._payloads.capacity if self._payloads is not None else 0.0
+        return max(super().filled, payloads)
 
     def drain_payloads(self, take: Callable[[memoryview], object]) -> int:
-        """The same for records of payloads; none if they are not captured."""
+        """What `drain` does, for records of payloads; none if they are not captured."""
         return self._payloads.drain(take) if self._payloads is not None else 0
-
-    def read_counters(self) -> bytes:
-        """`struct bt_counters` as it stands."""
-        return self._page.read()
-
-    def read_live(self) -> bytes:
-        """`struct bt_live` as it stands; empty where there is a ring."""
-        return self._live.read() if self._live is not None else b""
-
-    def set_timing(self, on: bool) -> None:
-        """Have the kernel time the programs, or not; without libbpf it never does."""
-        if on and self._stats_fd is None:
-            self._stats_fd = enable_run_time_statistics()
-            self._ever_timed |= self._stats_fd is not None
-        elif not on and self._stats_fd is not None:
-            os.close(self._stats_fd)
-            self._stats_fd = None
-
-    @property
-    def timing(self) -> bool:
-        """Whether the kernel is timing the programs."""
-        return self._stats_fd is not None
 
     def read_program_costs(self, counters: Counters) -> list[dict[str, object]]:
         """Each program's runs, how many of them the kernel timed, and their time; None: not measured."""
@@ -199,7 +147,7 @@ class Collector:
             {
                 "program": attachment.program,
                 "runs": _count_runs(attachment, counters.functions[Function[attachment.function.upper()]]),
-                **self._read_timed(attachment.program),
+                **self.read_timed(attachment.program),
             }
             for attachment in _unique_programs(self.plan)
             if attachment.program in self.loaded.programs
@@ -212,28 +160,13 @@ class Collector:
         entry, as `overwritten`.
         """
         return {
-            Function[attachment.function.upper()]: self._read_fdinfo(attachment.program).get(
+            Function[attachment.function.upper()]: self.read_fdinfo(attachment.program).get(
                 "recursion_misses"
             )
             for attachment in _unique_programs(self.plan)
             # Kernels before 6.7 count none at kprobes.
             if attachment.mechanism == "fentry" and not attachment.returns
         }
-
-    def _read_timed(self, program: str) -> dict[str, int | None]:
-        found = self._read_fdinfo(program) if self._ever_timed else {}
-        return {"timed_runs": found.get("run_cnt"), "run_time_ns": found.get("run_time_ns")}
-
-    def _read_fdinfo(self, program: str) -> dict[str, int]:
-        """The kernel's own counts of a program; empty for one that was not attached."""
-        with suppress(OSError, KeyError):
-            return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
-        return {}
-
-
-def parse_fdinfo(text: str) -> dict[str, int]:
-    """The decimal fields of a descriptor's fdinfo (bpf_prog_show_fdinfo in kernel/bpf/syscall.c)."""
-    return {name: int(value) for name, value in re.findall(r"^(\w+):\s*(\d+)$", text, re.MULTILINE)}
 
 
 def _unique_programs(plan: Plan) -> list[Attachment]:

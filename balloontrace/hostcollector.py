@@ -6,19 +6,14 @@ The host's counterpart of `collector`: knows nothing of files and decodes no bat
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Mapping
 
-from balloontrace.collector import DEFAULT_RING_BYTES, PAGE_BYTES, parse_fdinfo
+from balloontrace.attachedprograms import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
 from balloontrace.errors import MissingProbeError
 from balloontrace.hostcounters import HostCounters, used_slots
 from balloontrace.hostlayout import BATCH_BYTES, LIVE_SLOTS_BYTES, THREADS_BYTES
 from balloontrace.hostprobes import TABLE, HostPlan, HostProbe
 from balloontrace.layout import RING_HEADER_BYTES
-from balloontrace.libbpf import enable_run_time_statistics
 from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
 from balloontrace.probes import Mechanism
 from balloontrace.ring import RecordRing, SharedPage
@@ -26,74 +21,28 @@ from balloontrace.ring import RecordRing, SharedPage
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
-class HostCollector:
-    """A plan attached for one process; as a context it detaches at the end, whatever happens."""
+class HostCollector(AttachedPrograms):
+    """A plan attached for one process."""
 
     def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
         """Compile and attach `plan` for process `pid`. Raises as `Collector` does.
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
-        self.plan, self.loaded = _load(plan, pid, ring_bytes)
-        maps = self.loaded.maps
-        self._ring = (
-            RecordRing(maps["batches"], ring_bytes, RING_HEADER_BYTES + BATCH_BYTES) if ring_bytes else None
+        self.plan, loaded = _load(plan, pid, ring_bytes)
+        maps = loaded.maps
+        batch_bytes = RING_HEADER_BYTES + BATCH_BYTES
+        super().__init__(
+            loaded,
+            SharedPage(maps["threads"], THREADS_BYTES),
+            ring=RecordRing(maps["batches"], ring_bytes, batch_bytes) if ring_bytes else None,
+            live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
+            links=_in_order_of_detaching(loaded),
         )
-        self._live = None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES)
-        self._page = SharedPage(maps["threads"], THREADS_BYTES)
-        self._stats_fd: int | None = None
-        self._attached = True
-
-    def __enter__(self) -> HostCollector:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.detach()
-        for mapped in (self._ring, self._live, self._page):
-            if mapped is not None:
-                mapped.close()
-        for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
-            os.close(fd)
-        self.set_timing(False)
-
-    def detach(self) -> None:
-        """Take the probes off the kernel; maps and their contents stay readable."""
-        if self._attached:
-            self._attached = False
-            for fd in _in_order_of_detaching(self.loaded):
-                os.close(fd)
-
-    @property
-    def waiting(self) -> int:
-        """Batches waiting in the ring."""
-        return self._ring.waiting if self._ring is not None else 0
-
-    @property
-    def filled(self) -> float:
-        """How much of the ring is taken, 0 to 1."""
-        return self._ring.waiting / self._ring.capacity if self._ring is not None else 0.0
-
-    def drain(self, take: Callable[[memoryview], object]) -> int:
-        """Give `take` the finished batches since the last call, as in the ring; returns their number."""
-        return self._ring.drain(take) if self._ring is not None else 0
 
     def read_counters(self) -> bytes:
         """The slots in use as they stand."""
-        return used_slots(self._page.read())
-
-    def read_live(self) -> bytes:
-        """`struct bt_live_slots` as it stands; empty where there is a ring."""
-        return self._live.read() if self._live is not None else b""
-
-    def set_timing(self, on: bool) -> None:
-        """Have the kernel time the programs, or not; without libbpf it never does."""
-        if on and self._stats_fd is None:
-            self._stats_fd = enable_run_time_statistics()
-        elif not on and self._stats_fd is not None:
-            os.close(self._stats_fd)
-            self._stats_fd = None
+        return used_slots(super().read_counters())
 
     def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
         """Each program's runs for the traced process, the runs the kernel timed, and their time.
@@ -105,21 +54,15 @@ class HostCollector:
             {
                 "program": program,
                 "runs": calls.get(program.partition("_")[2]),
-                "timed_runs": found.get("run_cnt"),
-                "run_time_ns": found.get("run_time_ns"),
+                **self.read_timed(program),
             }
-            for program, found in ((name, self._read_fdinfo(name)) for name in self.loaded.programs)
+            for program in self.loaded.programs
         ]
-
-    def _read_fdinfo(self, program: str) -> dict[str, int]:
-        with suppress(OSError, KeyError):
-            return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
-        return {}
 
     def read_missed(self) -> int | None:
         """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
         counts = [
-            self._read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
+            self.read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
             for probe in self.plan.attachable
             if probe.point.tracepoint and probe.mechanism is Mechanism.FENTRY
         ]

@@ -43,7 +43,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "hostcounters",
         "livecounters",
     ),
-    ("payloads", "workitems", "operations", "matching", "attacher", "loader", "collector", "hostcollector"),
+    (
+        "payloads",
+        "workitems",
+        "operations",
+        "matching",
+        "attacher",
+        "loader",
+        "attachedprograms",
+        "collector",
+        "hostcollector",
+    ),
     (
         "diagnosis",
         "command",

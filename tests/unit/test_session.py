@@ -17,7 +17,8 @@ from typing import cast
 import pytest
 from fakesystem import FakeSystem, lay_out_bcc
 
-from balloontrace.collector import Collector, Counters, parse_fdinfo
+from balloontrace.attachedprograms import parse_fdinfo
+from balloontrace.collector import Collector, Counters
 from balloontrace.commands.record import _require_progress
 from balloontrace.diagnosis import Diagnosis, diagnose
 from balloontrace.errors import UsageError
