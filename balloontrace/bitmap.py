@@ -354,4 +354,5 @@ def _stretches(words: _Words) -> tuple[NDArray[np.intp], Int64s, Int64s]:
 def _set_bits(words: _Words) -> NDArray[np.intp]:
     """Places of the set bits, bit i of word w being at 64 w + i, in ascending order."""
     raw = words.astype("<u8", copy=False).view(np.uint8)
-    return np.flatnonzero(np.unpackbits(raw, bitorder="little"))
+    # As booleans: of those numpy finds the set ones in an eighth of the time.
+    return np.flatnonzero(np.unpackbits(raw, bitorder="little").view(np.bool_))

@@ -106,6 +106,7 @@ def _follow(device: _Device, carried: Carried) -> None:
     contents: PageSet | None = None
     left: dict[int, int] = {}  # of each operation begun, how many sends are to come
     for group, sends in device.stretches():
+        named: Named | None = None
         inflates = device.inflates(group, sends)
         if inflates is None:
             contents = None
@@ -129,7 +130,10 @@ def _follow(device: _Device, carried: Carried) -> None:
             for queue, which in ((Queue.INFLATE, inflates), (Queue.DEFLATE, ~inflates)):
                 if which.any():
                     _count_new(carried, queue, summarise_payloads(device.captured(sends[which]), contents))
-        contents = contents_after(contents, device.captured(sends), inflates)
+        if named is not None and len(named.sends.state) == len(sends):
+            contents = named.moved(contents, inflates=bool(inflates[0]))
+        else:
+            contents = contents_after(contents, device.captured(sends), inflates)
         if group >= 0:
             left[group] -= len(sends)
             if not left[group] and found[group].actual_after_pages == 0:

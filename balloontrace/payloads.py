@@ -105,6 +105,12 @@ class Named:
     sends: SendColumns
     pages: PageSet
 
+    def moved(self, before: PageSet | None, *, inflates: bool) -> PageSet | None:
+        """What `contents_after` says of these sends, without decoding them again; all are on one queue."""
+        if before is None or self.sends.state.any():
+            return None
+        return before | self.pages if inflates else before - self.pages
+
 
 def summarise_payloads(captured: Captured, before: PageSet | None = None) -> Named:
     """All that can be said of the payloads of one operation, whose sends are on one queue.

@@ -42,6 +42,14 @@ def measure_compare_pairs() -> Iterator[Figure]:
     yield Figure("compare_folders_of_pairs", seconds, "s", LIMIT_S)
 
 
+def measure_compare_payloads() -> Iterator[Figure]:
+    """100 inflates of a fragmented guest against 100, with all that their sends carried."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = write_copies(Path(folder), "bitmap-fragmented.bt")
+        seconds = min(_compare(*sides, RECORDINGS) for _ in range(RUNS))
+    yield Figure("compare_folders_with_payloads", seconds, "s", LIMIT_S)
+
+
 def write_folders(folder: Path) -> tuple[Path, Path]:
     """The stock driver's example a hundred times with the clock a little faster or slower, and once more."""
     sides = folder / "before", folder / "after"
@@ -78,6 +86,16 @@ def write_variant(source: Path, target: Path, factor: float) -> None:
     os.close(fd)
 
 
+def write_copies(folder: Path, example: str) -> tuple[Path, Path]:
+    """An example a hundred times, and once more."""
+    sides = folder / "before", folder / "after"
+    for side in sides:
+        side.mkdir()
+        for number in range(RECORDINGS):
+            shutil.copyfile(EXAMPLES / example, side / f"{number}.bt")
+    return sides
+
+
 def write_pairs(folder: Path) -> tuple[Path, Path]:
     """The example of both sides fifty times, and once more."""
     sides = folder / "before", folder / "after"
@@ -104,4 +122,5 @@ def _compare(before: Path, after: Path, operations: int) -> float:
 BENCHMARKS = (
     Benchmark(("compare_folders",), measure_compare),
     Benchmark(("compare_folders_of_pairs",), measure_compare_pairs),
+    Benchmark(("compare_folders_with_payloads",), measure_compare_payloads),
 )

@@ -214,6 +214,16 @@ def test_contents(sends: list[tuple[bool, list[int]]], before: set[int]) -> None
         assert contents_after(None, captured, directions) is None or not sends
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=12), PAGES, st.booleans())
+def test_what_an_operation_named_moves_the_contents_alike(
+    sends: list[list[int]], before: set[int], inflates: bool
+) -> None:
+    captured = arrays(*(pfns(*pages) for pages in sends))
+    expected = contents_after(page_set(before), captured, np.full(len(sends), inflates))
+    assert summarise_payloads(captured).moved(page_set(before), inflates=inflates) == expected
+
+
 def test_contents_over_several_batches() -> None:
     """Every payload takes back the half of what the one before gave."""
     payloads = [plain(512 * index, 10) * 2000 for index in range(300)]
@@ -244,4 +254,5 @@ def test_ten_thousand_migrations() -> None:
     ids=["missing", "cut", "invalid"],
 )
 def test_contents_are_not_guessed(captured: Captured) -> None:
+    assert summarise_payloads(captured).moved(PageSet.empty(), inflates=True) is None
     assert contents_after(PageSet.empty(), captured, np.ones(2, dtype=np.bool_)) is None
