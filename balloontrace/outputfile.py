@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -49,6 +50,7 @@ class OutputFile:
         self._force = force
         self._name = f".balloontrace-{secrets.token_hex(8)}.part"
         self._published = False
+        self._replaced = ""
         self.fd = os.open(self._name, _CREATE, 0o600, dir_fd=folder_fd)
         try:
             _give_to_sudo_user(self.fd)
@@ -74,6 +76,7 @@ class OutputFile:
         try:
             if self._force:
                 _refuse_taken_name(self.path, self._folder_fd, force=True)
+                self._keep_replaced()
             else:
                 # Claims the name first: unlike a hard link this works on every file system.
                 os.close(os.open(self.path.name, _CREATE, 0o600, dir_fd=self._folder_fd))
@@ -85,20 +88,41 @@ class OutputFile:
         self._published = True
 
     def discard(self) -> None:
-        """Remove the file, whatever it is called by now; a file of that name that is not ours stays."""
+        """Remove the file, whatever it is called by now; a file of that name that is not ours stays.
+
+        What it had replaced is there again.
+        """
         try:
             found = os.stat(self._name, dir_fd=self._folder_fd, follow_symlinks=False)
-            if os.path.samestat(found, os.fstat(self.fd)):
+            if not os.path.samestat(found, os.fstat(self.fd)):
+                return
+            if self._published and self._replaced:
+                os.replace(self._replaced, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
+            else:
                 os.unlink(self._name, dir_fd=self._folder_fd)
         except OSError:
             return  # Already gone, or the folder is: either way nothing of ours is left to remove.
 
     def close(self) -> None:
-        """Close the file; calling it again does nothing."""
+        """Close the file, and let go of what it replaced; calling it again does nothing."""
+        if self._replaced:
+            with suppress(OSError):
+                os.unlink(self._replaced, dir_fd=self._folder_fd)
+            self._replaced = ""
         for fd in (self.fd, self._folder_fd):
             if fd >= 0:
                 os.close(fd)
         self.fd = self._folder_fd = -1
+
+    def _keep_replaced(self) -> None:
+        """Give what is going to be replaced a second name, where the file system has hard links."""
+        with suppress(OSError):
+            kept = f"{self._name}.replaced"
+            os.link(
+                self.path.name, kept, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd,
+                follow_symlinks=False,
+            )  # fmt: skip
+            self._replaced = kept
 
     def _rename(self, name: str) -> None:
         os.replace(self._name, name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)

@@ -177,7 +177,7 @@ class RecordingSession(abc.ABC):
             for fd in (signals.fd, workload.fd, self._watched_fd):
                 if fd is not None:
                     poll.register(fd, select.POLLIN)
-            poll.register(self._output_fd, 0)  # a pipe whose reader has gone reports POLLERR
+            poll.register(self._output_fd, 0)  # what nobody reads any more reports an error or a hang-up
             while True:
                 wait_s = _WAKE_UP_WATCHED_S if options.show_progress or self._is_watched else _WAKE_UP_S
                 if deadline is not None:
@@ -198,7 +198,7 @@ class RecordingSession(abc.ABC):
     ) -> Ending | None:
         if signals.received is not None:
             return Ending.INTERRUPTED if signals.received == signal.SIGINT else Ending.TERMINATED
-        if ready.get(self._output_fd, 0) & select.POLLERR:
+        if ready.get(self._output_fd, 0) & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         ending = self._side_ending()
         if ending is not None:

@@ -124,12 +124,18 @@ def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
     )
 
 
+def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:
+    """Whether some of a process's memory is of hugetlbfs."""
+    status = _read_status(pid, root) or {}
+    return bool(_kib_to_bytes(status.get("HugetlbPages")))
+
+
 def _read_process(pid: int, root: Path) -> Process | None:
     """The process, None when it ended meanwhile."""
     folder = root / f"proc/{pid}"
     status = _read_status(pid, root)
     try:
-        stat = (folder / "stat").read_text()
+        stat = (folder / "stat").read_text(errors="replace")
     except OSError:
         return None
     if status is None:
@@ -155,7 +161,7 @@ def _read_balloons(folder: Path) -> tuple[str, ...]:
         words += (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
     for path in sorted(folder.glob("task/[0-9]*/comm")):
         with suppress(OSError):
-            words.append(path.read_text().strip())
+            words.append(path.read_text(errors="replace").strip())
     return tuple(dict.fromkeys(word for word in words if "balloon" in word.lower()))
 
 
@@ -170,7 +176,7 @@ def _has_open(folder: Path, target: str) -> bool:
 
 def _read_status(pid: int, root: Path) -> dict[str, str] | None:
     try:
-        text = (root / f"proc/{pid}/status").read_text()
+        text = (root / f"proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return None
     return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
@@ -180,7 +186,7 @@ def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
     """Shared mappings of files by file, the largest first."""
     mapped: dict[tuple[str, str], tuple[str, int, str]] = {}
     try:
-        lines = (root / f"proc/{pid}/maps").read_text().splitlines()
+        lines = (root / f"proc/{pid}/maps").read_text(errors="replace").splitlines()
     except OSError:
         return ()
     for line in lines:

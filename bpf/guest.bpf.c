@@ -243,8 +243,10 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 	u64 body_ns = item->body_ns;
 
 	device->entered_ns = 0;
-	if (!item->sends && !item->bodies && !away)
+	if (!item->sends && !item->bodies && !away) {
+		device->left_ns = 0; /* at its target: what follows is rest */
 		return;
+	}
 	if (!item->bodies) {
 		body_ns = duration_ns;
 		if (item->sent_ns && item->inflates)
@@ -336,6 +338,9 @@ static __always_inline void set_device(struct thread_state *thread, u64 vdev)
 		return;
 	thread->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
 	thread->flags |= BT_HAS_DEVICE;
+	/* Outside the work item this may be another device's than that of the item remembered. */
+	if (!(thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC)))
+		thread->work = 0;
 }
 
 static __always_inline void set_device_of_balloon(struct thread_state *thread, u64 balloon)

@@ -363,7 +363,11 @@ static __always_inline struct bt_thread *claim_thread(void)
 
 	if (thread->id == id)
 		return thread;
-	return is_traced(id) ? take_slot(thread, id) : 0;
+	/* Only a call takes a slot from a thread that serves a buffer, or has seen the kick of one. */
+	if (!is_traced(id) || is_open(&thread->batch) ||
+	    (thread->batch.kick_ns && !(thread->batch.flags & BT_KICK_VCPU)))
+		return 0;
+	return take_slot(thread, id);
 }
 
 /* eventfd_read(iocb, to): the counter's 8 bytes, or an error when nothing was written to it. */

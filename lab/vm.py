@@ -204,8 +204,7 @@ def _enter_software(
         tree, tree_lock = stack.enter_context(using_qemu_tree(progress))
         locks.append(tree_lock)
         # Under QEMU 7.2's emulation a kernel may go on running what it has just patched: nested guests that
-        # attached probes over and over triple-faulted within 16 s (3 of 3; none under 11.1), and a probe in a
-        # host was attached and never ran.
+        # attached probes over and over triple-faulted within 16 s (3 of 3; none under 11.1).
         program = tree_program(tree)
     accelerator = choose_accelerator(config, image, program=program)
     return Software(image, program, accelerator, build, tree, tuple(locks))
@@ -216,7 +215,13 @@ def _launch(config: VmConfig, folder: Path, software: Software, *, outlives_us: 
     identity = read_identity(processes.qemu.pid) or ProcessIdentity(processes.qemu.pid, 0)
     owner = None if outlives_us else own_identity()
     state = VmState(identity, owner, memory_mib=config.memory_mib, cpus=config.cpus)
-    folders.write_state(folder, replace(state, accelerator=software.accelerator.name))
+    try:
+        folders.write_state(folder, replace(state, accelerator=software.accelerator.name))
+    except BaseException:
+        # Nobody else would know of them. The backend ends with its only client.
+        processes.qemu.kill()
+        processes.qemu.wait()
+        raise
     return Vm(folder, identity, processes.qemu, processes.backend)
 
 

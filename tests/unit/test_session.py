@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -311,13 +312,16 @@ def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: Diagnosis) -> No
     os.close(fd)
 
 
-def test_a_closed_pipe(diagnosis: Diagnosis) -> None:
-    reader, writer = os.pipe()
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_reader_that_goes(diagnosis: Diagnosis, kind: str) -> None:
+    # A socket reports only a hang-up when its peer has read everything.
+    reader, writer = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
     collector = ScriptedCollector(diagnosis)
     session = Session(
         cast(Collector, collector), diagnosis, writer, SessionOptions(), started_ns=0, say=print
     )
     session.write_start()
+    os.read(reader, 1 << 20)
     os.close(reader)
     result = session.run()
     os.close(writer)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balloontrace.errors import BalloontraceError, CannotTraceError, UsageError
-from balloontrace.vmm import choose_process, find_vmms, read_memory
+from balloontrace.vmm import choose_process, find_vmms, has_hugetlb_pages, read_memory
 
 STAT = "{pid} (a (strange) name) S " + " ".join(str(field) for field in range(4, 53))
 
@@ -70,6 +70,25 @@ def test_threads_tell_of_a_balloon_too(proc: FakeProc) -> None:
     (folder / "task/6").mkdir()
     (folder / "task/6/comm").write_text("__balloon\n")
     assert find_vmms(proc.root)[0].balloons == ("__balloon",)
+
+
+def test_names_cut_inside_a_character(proc: FakeProc) -> None:
+    folder = proc.add(5, opened=("/dev/kvm",))
+    cut = "гость-балл".encode()[:15]  # comm has room for 15 bytes
+    (folder / "status").write_bytes(b"Name:\t" + cut + b"\nTgid:\t5\nVmSize:\t 9 kB\nThreads:\t1\n")
+    (folder / "stat").write_bytes(STAT.format(pid=5).encode().replace(b"strange", cut))
+    (folder / "task/5/comm").write_bytes(cut + b"\n")
+    (folder / "maps").write_bytes(b"7f0000000000-7f0000001000 rw-s 00000000 00:01 7 /dev/shm/\xff\n")
+    (found,) = find_vmms(proc.root)
+    assert found.comm.startswith("гость-")
+    assert read_memory(5, proc.root) is not None
+
+
+def test_memory_of_hugetlbfs(proc: FakeProc) -> None:
+    proc.add(5, status="HugetlbPages:\t    2048 kB\n")
+    proc.add(6, status="HugetlbPages:\t       0 kB\n")
+    proc.add(7)
+    assert [has_hugetlb_pages(pid, proc.root) for pid in (5, 6, 7, 8)] == [True, False, False, False]
 
 
 def test_none_and_several(proc: FakeProc) -> None:
