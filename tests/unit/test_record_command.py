@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `record` makes of how a recording went."""
+
+from __future__ import annotations
+
+import pytest
+
+from balloontrace.commands.record import _tell
+from balloontrace.errors import BalloontraceError
+from balloontrace.session import Ending, SessionResult
+
+
+def test_a_command_that_fails_is_told() -> None:
+    with pytest.raises(BalloontraceError, match="ended with status 3; the recording is complete"):
+        _tell(SessionResult(Ending.COMMAND, command_status=3), "out.bt")
+
+
+@pytest.mark.parametrize("ending", [Ending.INTERRUPTED, Ending.DURATION, Ending.OPERATIONS])
+def test_a_command_that_was_ended_with_the_recording_has_not_failed(
+    ending: Ending, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell(SessionResult(ending, command_status=-2), "out.bt")  # Ctrl-C in a terminal goes to both
+    assert capsys.readouterr().err.startswith(f"balloontrace: {ending}: ")
