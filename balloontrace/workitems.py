@@ -2,7 +2,8 @@
 """Spans into work items: which calls ran inside each `update_balloon_size_func`, and what it moved.
 
 A send is a call of `send_resp_data`, or of `tell_host` where it sends page numbers itself. In the driver with
-the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside.
+the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside; or without,
+where the patch as posted loses the only page of a window.
 
 Nesting comes from time and thread alone. A send that `virtballoon_migratepage` made (compaction may
 run it inside the work item's own allocation) or that an out-of-memory notification made is no send of the
@@ -118,8 +119,10 @@ def _find_sends(spans: Spans, by_thread: NDArray[np.intp]) -> tuple[Mask, Column
     by_bitmap = spans.of(Function.SEND_RESP_DATA)
     is_window = np.zeros(len(spans) + 1, dtype=np.bool_)
     is_window[enclosing[by_bitmap]] = True  # the last element stands for NO_SPAN
-    window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
     bitmap = _enclosing(spans, by_thread, spans.of(Function.SET_PAGE_BITMAP))
+    if by_bitmap.any():  # else send_resp_data was not traced, and windows stand in for what they send
+        is_window[:-1] |= tell_host & (bitmap != NO_SPAN)
+    window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
     return by_bitmap | (tell_host & ~is_window[:-1]), window, np.where(bitmap != NO_SPAN, bitmap, window)
 
 
@@ -200,7 +203,13 @@ def _collect(
     unguided = (target == NOT_MEASURED) | (actual == NOT_MEASURED)
     asleep = unguided & (item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS)
     direction = _direction(
-        spans, (sends, send_row[sends]), (bodies, body_row[bodies]), target, actual, asleep
+        spans,
+        # The sends last: what they say holds.
+        (np.concatenate([bitmaps, sends]), np.concatenate([bitmap_row[bitmaps], send_row[sends]])),
+        (bodies, body_row[bodies]),
+        target,
+        actual,
+        asleep,
     )
     direction = np.where(by_step & (direction == 0), np.sign(step), direction)
     send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
@@ -286,21 +295,21 @@ def _steps(device: Column, actual: Column) -> tuple[Column, Mask]:
 
 def _direction(
     spans: Spans,
-    sends: tuple[NDArray[np.intp], Column],
+    calls: tuple[NDArray[np.intp], Column],
     bodies: tuple[NDArray[np.intp], Column],
     target: Column,
     actual: Column,
     asleep: Mask,
 ) -> Column:
-    """Which way each item went: by the queue it used, the function it called, or where the target lay."""
+    """Which way each item went: by its calls' queue, the function it called, or where the target lay."""
     # An item with nothing to do returns before it writes `actual`, so both are known only if it tried.
     tried = (target != NOT_MEASURED) & (actual != NOT_MEASURED)
     direction = np.where(tried, np.sign(target - actual), np.where(asleep, 1, 0))
     filled = spans.columns["function"][bodies[0]] == Function.FILL_BALLOON
     direction[bodies[1]] = np.where(filled, 1, -1)
-    on_queue = spans.has(SpanFlag.QUEUE)[sends[0]]
-    queue = spans.columns["queue"][sends[0]][on_queue]
-    direction[sends[1][on_queue]] = np.where(queue == Queue.INFLATE, 1, -1)
+    on_queue = spans.has(SpanFlag.QUEUE)[calls[0]]
+    queue = spans.columns["queue"][calls[0]][on_queue]
+    direction[calls[1][on_queue]] = np.where(queue == Queue.INFLATE, 1, -1)
     return direction.astype(np.int64)
 
 
