@@ -197,11 +197,14 @@ def _collect(
         (bodies, body_row[bodies]),
         (bitmaps, bitmap_row[bitmaps]),
     )
-    step, step_known = _steps(nesting.device[work_spans], actual)
+    step, step_known = _steps(
+        nesting.device[work_spans], actual, start_ns + item_ns, _moved_by_others(spans, nesting)
+    )
     by_step = ~pages_known & step_known
     pages = np.where(by_step, np.abs(step), pages)
     unguided = (target == NOT_MEASURED) | (actual == NOT_MEASURED)
-    asleep = unguided & (item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS)
+    slept = item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS
+    asleep = unguided & slept
     direction = _direction(
         spans,
         # The sends last: what they say holds.
@@ -236,7 +239,7 @@ def _collect(
         target_pages=target,
         actual_pages=actual,
         short=_short(direction, pages, target, actual, asleep, has_bitmap)
-        & (pages_known | by_step | unguided),
+        & (pages_known | by_step | unguided | (slept & (direction > 0))),
         sends=sent,
         send_ns=send_ns,
         build_ns=np.where(sent > 0, build_ns, 0),
@@ -263,7 +266,8 @@ def _pages(
 ) -> tuple[Column, Mask]:
     """Pages moved by each item, and whether anything says so.
 
-    Its set_page_bitmap or windows do, else its sends, else its fill or leak, else the item itself.
+    Its set_page_bitmap or windows do, else its sends, else its fill or leak, else the item itself. That no
+    send was seen says nothing: it may have been lost.
     """
     count = len(work_spans)
     has_pages, has_result = spans.has(SpanFlag.PAGES), spans.has(SpanFlag.RESULT)
@@ -281,13 +285,29 @@ def _pages(
     by_send = np.where(by_bitmap > 0, by_bitmap, sums(pages[sends[0]], sends[1], count))
     by_body = sums(moved[bodies[0]], bodies[1], count)
     moved_pages = np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
-    return moved_pages, ~unsaid | said
+    sent = np.bincount(sends[1], minlength=count) > 0
+    return moved_pages, (sent & ~unsaid) | said | has_pages[work_spans]
 
 
-def _steps(device: Column, actual: Column) -> tuple[Column, Mask]:
-    """How far `actual` moved since the item before of the same device, and where both are known."""
+def _moved_by_others(spans: Spans, nesting: Nesting) -> tuple[Column, Column]:
+    """Starts and ends, each in order, of the calls which move a balloon's size outside of work items."""
+    leak = spans.of(Function.LEAK_BALLOON) & (nesting.work == NO_SPAN)
+    which = spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY) | leak
+    return np.sort(spans.int64("start_ns")[which]), np.sort(spans.end_ns[which])
+
+
+def _steps(
+    device: Column, actual: Column, end_ns: Column, others_ns: tuple[Column, Column]
+) -> tuple[Column, Mask]:
+    """How far `actual` moved since the item before of the same device, and where both are known.
+
+    Not where something else moved it meanwhile: `others_ns` are starts and ends of what does.
+    """
     known = np.zeros(len(actual), dtype=np.bool_)
     known[1:] = (device[1:] == device[:-1]) & (actual[1:] != NOT_MEASURED) & (actual[:-1] != NOT_MEASURED)
+    begun = np.searchsorted(others_ns[0], end_ns, side="right")
+    over = np.searchsorted(others_ns[1], end_ns, side="left")
+    known[1:] &= begun[1:] <= over[:-1]
     step = np.zeros(len(actual), dtype=np.int64)
     step[1:] = actual[1:] - actual[:-1]
     return np.where(known, step, 0), known

@@ -316,6 +316,25 @@ def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> No
     assert_adds_up(report)
 
 
+def test_lost_sends_are_no_lack_of_memory() -> None:
+    flow = Flow()
+    flow.resize(2048, max_items=3)
+    flow.spans = [span for span in flow.spans if span[4] != Function.TELL_HOST]
+    (operation,) = report_of(flow).operations
+    assert (operation.outcome, operation.short_work_items, operation.short_ns) == ("in progress", 0, 0)
+    assert operation.pages == 2 * 256  # of the first item nothing tells
+    assert operation.actual_before_pages is None
+
+
+def test_what_a_memory_shortage_took_back_is_no_step_of_a_work_item() -> None:
+    flow = Flow()
+    expected = flow.resize(2048, max_items=3)
+    flow.oom(256)
+    flow.work(expected, granted=[0], max_items=1)
+    (operation,) = report_of(flow).operations
+    assert (operation.pages, operation.short_work_items, operation.outcome) == (768, 1, "stalled")
+
+
 def test_sends_that_lost_their_work_item_stay_visible() -> None:
     flow = Flow()
     flow.resize(1024)
