@@ -113,10 +113,12 @@ def match(sends: Calls, batches: Calls) -> Matching:
         side = "host served no buffer" if len(sends) else "guest sent nothing"
         raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
     seen = np.unique(batches.queue)
-    unseen = np.setdiff1d(np.unique(sends.queue), seen)
-    chosen = np.isin(sends.queue, seen) if UNKNOWN_QUEUE not in seen else np.ones(len(sends), dtype=np.bool_)
+    # Of a side that cannot tell its queues any call may be the other's.
+    may_be = np.append(seen, UNKNOWN_QUEUE)
+    unseen = np.setdiff1d(np.unique(sends.queue), may_be)
+    chosen = np.isin(sends.queue, may_be)
     if UNKNOWN_QUEUE in seen:
-        unseen = unseen[:0]
+        unseen, chosen = unseen[:0], np.ones(len(sends), dtype=np.bool_)
     guest = sends.only(chosen)
     if not len(guest):
         raise RecordingError("the recordings cannot be matched: they are of different queues")
@@ -234,7 +236,7 @@ def _shifts(guest: Calls, host: Calls) -> Iterator[int]:
 
 def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool:
     known = (guest.pages[mine] != UNKNOWN_PAGES) & (host.pages[theirs] != UNKNOWN_PAGES)
-    told = host.queue[theirs] != UNKNOWN_QUEUE
+    told = (guest.queue[mine] != UNKNOWN_QUEUE) & (host.queue[theirs] != UNKNOWN_QUEUE)
     return bool(
         np.all((guest.pages[mine] == host.pages[theirs]) | ~known)
         and np.all((guest.queue[mine] == host.queue[theirs]) | ~told)

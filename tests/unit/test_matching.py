@@ -161,6 +161,13 @@ def test_a_host_that_cannot_tell_queues_is_matched_by_time() -> None:
     assert len(found.sends) == 100
 
 
+def test_a_guest_that_cannot_tell_queues_is_matched_by_time() -> None:
+    guest, host = both_sides(100)
+    found = match(replace(guest, queue=np.full(100, UNKNOWN_QUEUE)), host)
+    assert found.sends.tolist() == found.batches.tolist() == list(range(100))
+    assert found.unseen_queues == ()
+
+
 def test_nothing_on_one_side() -> None:
     guest, host = both_sides(10)
     nothing = np.zeros(10, dtype=np.bool_)
