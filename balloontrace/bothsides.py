@@ -24,7 +24,7 @@ from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.results import Header, Pairing, Served
 from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.stats import sums
-from balloontrace.units import format_count
+from balloontrace.units import format_count, format_duration_ns
 from balloontrace.wire import Batches, Column, Spans
 from balloontrace.workitems import NO_SPAN
 
@@ -251,6 +251,11 @@ def _pairing(
     if ended_unseen:
         notes.append(
             f"{format_count(ended_unseen)} buffers were completed unseen: their c ends with their last call"
+        )
+    if matching.wall_clocks_apart_ns is not None:
+        notes.append(
+            f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}: "
+            "see that these recordings are of the same time"
         )
     if considered < len(batches):
         notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")

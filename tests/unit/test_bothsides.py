@@ -78,6 +78,17 @@ def test_what_the_host_did_is_told_by_operation() -> None:
         assert (operation.served.errors, operation.served.fallocate_bytes) == (0, 0)
 
 
+def test_wall_clocks_that_differ_are_noted() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    started = {"monotonic_ns": found[0].kick_ns - 2_000_000_000, "realtime_ns": 1_800_000_000_000_000_000}
+    report = report_of(flow, found, changes={"started": started})
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert any("wall clocks of both sides differ" in note for note in report.host.pairing.notes)
+    assert "of the same time" in " ".join(render_table(report).split())
+
+
 def test_the_two_ways_add_up_to_b() -> None:
     flow = flow_of()
     for operation in report_of(flow, batches(flow)).operations:

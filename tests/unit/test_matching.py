@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balloontrace.errors import RecordingError
-from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Clock, Window, fit_clock, match
+from balloontrace.matching import (
+    MAX_DRIFT,
+    UNKNOWN_PAGES,
+    UNKNOWN_QUEUE,
+    Calls,
+    Clock,
+    Window,
+    fit_clock,
+    match,
+)
 
 INFLATE, DEFLATE = 0, 1
 S = 1_000_000_000
@@ -138,6 +147,27 @@ def test_one_send_needs_wall_clocks_that_agree() -> None:
     assert "wall clocks of both sides differ by 86400 s" in refusal(guest, other_day)
     unknown = replace(host, window=replace(host.window, realtime_offset_ns=None))
     assert "wall clocks of both sides are not both known" in refusal(guest, unknown)
+
+
+def on_another_day(calls: Calls) -> Calls:
+    realtime_ns = calls.window.realtime_offset_ns
+    assert realtime_ns is not None
+    return replace(calls, window=replace(calls.window, realtime_offset_ns=realtime_ns - 86400 * S))
+
+
+def test_many_sends_may_have_another_wall_clock_and_that_is_told() -> None:
+    guest, host = both_sides(500)
+    assert match(guest, host).wall_clocks_apart_ns is None
+    apart_ns = match(guest, on_another_day(host)).wall_clocks_apart_ns
+    assert apart_ns == pytest.approx(86400 * S, abs=S)
+
+
+def test_a_drift_at_its_limit_needs_wall_clocks_that_agree() -> None:
+    guest, host = both_sides(20_000, drift=MAX_DRIFT * 1.000_001)
+    assert abs(match(guest, host).clock.drift) == pytest.approx(MAX_DRIFT, rel=1e-3)
+    problem = refusal(guest, on_another_day(host))
+    assert "500 ppm faster" in problem
+    assert "differ by 86400 s" in problem
 
 
 def test_a_queue_the_host_did_nothing_for_is_left_out() -> None:
