@@ -89,6 +89,30 @@ def test_wall_clocks_that_differ_are_noted() -> None:
     assert "of the same time" in " ".join(render_table(report).split())
 
 
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        (HostTimes(call=5_200, spread=13), "% of the time in madvise"),
+        (HostTimes(translate=1_300_000, call=10, spread=13), "% of the time in the VMM's translation"),
+        (HostTimes(call=10), "% of the time on the way between guest and host"),
+    ],
+)
+def test_what_took_most_is_named(times: HostTimes, sentence: str) -> None:
+    flow = flow_of()
+    operation = report_of(flow, batches(flow, times)).operations[0]
+    (named,) = [each for each in operation.verdict if "slow" in each]
+    assert named.endswith(sentence)
+
+
+def test_building_is_not_on_the_way() -> None:
+    flow = PatchedFlow(sends_of_windows=(40, 40), times=synthetic.Times(send=1_500_000, pass_=200_000_000))
+    flow.resize(1 << 18)
+    found = [replace(batch, pages=1000) for batch in batches(flow)]
+    sentence = report_of(flow, found).operations[0].verdict[0]
+    assert sentence.startswith("guest slow")
+    assert sentence.endswith("building bitmaps and records")
+
+
 def test_the_two_ways_add_up_to_b() -> None:
     flow = flow_of()
     for operation in report_of(flow, batches(flow)).operations:
