@@ -13,7 +13,8 @@ from synthetic import Flow, PatchedFlow
 from synthetichost import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
 from test_operations import assert_adds_up, stage
 
-from balloontrace.analysis import analyse
+from balloontrace.analysis import analyse, examine
+from balloontrace.bothsides import join, window_of
 from balloontrace.errors import RecordingError
 from balloontrace.events import BatchFlag, Queue
 from balloontrace.layout import RING_HEADER_BYTES
@@ -393,3 +394,41 @@ def test_both_in_every_format() -> None:
     assert "200 pairs of 200 sends" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "host kernel" in render_csv(report)
+
+
+def test_what_the_host_did_not_count_is_no_zero() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    whole = analyse(host_recording(found)).host
+    assert whole is not None
+    assert (whole.thp_splits, whole.events_lost) == (0, 0)
+    probes = [{"function": "split_huge_pmd", "symbol": "__split_huge_pmd", "status": "not found"}]
+    recording = host_recording(
+        found,
+        raw=b"".join(pack_batch(batch, flags=0) for batch in found),
+        changes={"probes": probes},
+    )
+    assert recording.end is not None
+    end = {name: value for name, value in recording.end.items() if name != "losses"}
+    report = analyse(replace(recording, end=end))
+    side = report.host
+    assert side is not None
+    assert (side.delimited, side.served_ns, side.calls_ns) == (0, None, None)
+    assert (side.thp_splits, side.events_lost, report.events_lost) == (None, None, None)
+    assert json.loads(render_json(report))["host"]["thp_splits"] is None
+    shown = " ".join(render_table(report).split())
+    assert "- huge pages split; lost: not known" in shown
+    assert "from kick to completion" not in shown
+
+
+def test_splits_that_were_not_counted_are_not_of_an_operation() -> None:
+    flow = flow_of()
+    examined = examine(guest_recording(flow), host_recording(batches(flow)))
+    guest, host = examined.guest, examined.host
+    assert guest is not None
+    assert host is not None
+    windows = (window_of(examined.report.header, flow.now, 0), window_of(host.header, None, flow.now * 99))
+    told = guest.spans, guest.operations, guest.carried.pages_of_sends, host.batches, windows
+    for counted, splits in ((True, 0), (False, None)):
+        both = join(*told, splits_counted=counted)
+        assert [served.thp_splits for served in both.served if served] == [splits, splits]
