@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -115,9 +116,16 @@ def _memory(metadata: Json, end: Json) -> Iterator[HostMemory]:
 
 
 def _files(memory: Json) -> dict[str, int | None]:
+    """What each file takes, by name; further ones of the same name are numbered in their order."""
     files = memory.get("shared_files")
     found = [each for each in files[:_MAX_FILES] if isinstance(each, dict)] if isinstance(files, list) else []
-    return {text(each, "name") or "without a name": integer(each, "allocated_bytes") for each in found}
+    taken: dict[str, int | None] = {}
+    seen: Counter[str] = Counter()
+    for each in found:
+        name = text(each, "name") or "without a name"
+        seen[name] += 1
+        taken[name if seen[name] == 1 else f"{name} #{seen[name]}"] = integer(each, "allocated_bytes")
+    return taken
 
 
 def _warnings(

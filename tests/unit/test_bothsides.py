@@ -432,3 +432,20 @@ def test_splits_that_were_not_counted_are_not_of_an_operation() -> None:
     for counted, splits in ((True, 0), (False, None)):
         both = join(*told, splits_counted=counted)
         assert [served.thp_splits for served in both.served if served] == [splits, splits]
+
+
+def test_files_of_the_same_name_are_all_shown() -> None:
+    found = batches(flow_of())
+    name = "/memfd:memory-backend-memfd (deleted)"
+
+    def memory(*sizes: int) -> dict[str, object]:
+        return {"shared_files": [{"name": name, "allocated_bytes": size} for size in sizes]}
+
+    recording = host_recording(found, changes={"memory": memory(4 << 30, 2 << 30)})
+    assert recording.end is not None
+    side = analyse(replace(recording, end={**recording.end, "memory": memory(1 << 30, 2 << 30)})).host
+    assert side is not None
+    assert [(each.what, each.before_bytes, each.after_bytes) for each in side.memory] == [
+        (f"file {name}", 4 << 30, 1 << 30),
+        (f"file {name} #2", 2 << 30, 2 << 30),
+    ]
