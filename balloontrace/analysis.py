@@ -306,8 +306,9 @@ def _totals(
 
 
 def _total(kind: str, chosen: Sequence[Operation], rows: tuple[StageRow, ...]) -> Total:
-    known = [operation.pages for operation in chosen if operation.pages is not None]
-    pages = sum(known) if known else None
+    counts = [operation.pages for operation in chosen]
+    # Of some of them only: the rate would be of fewer pages than the time.
+    pages = None if None in counts else sum(count or 0 for count in counts)
     wall_ns = sum(operation.wall_ns for operation in chosen)
     sends = [operation.sends for operation in chosen]
     return Total(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.results import Header, Pairing, Served
 from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.stats import sums
-from balloontrace.units import format_count
+from balloontrace.units import format_count, format_duration_ns
 from balloontrace.wire import Batches, Column, Spans
 from balloontrace.workitems import NO_SPAN
 
@@ -65,11 +65,13 @@ def join(
     pages_of_sends: Mapping[int, int],
     batches: Batches,
     windows: tuple[Window, Window],
+    *,
+    splits_counted: bool = True,
 ) -> BothSides:
     """Match both sides; RecordingError when they do not belong together.
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
-    and host were recording.
+    and host were recording. `splits_counted` tells whether the batches say how many huge pages were split.
     """
     sends = np.flatnonzero(operations.nesting.send)
     guest = _sends(spans, sends, pages_of_sends, windows[0])
@@ -97,11 +99,14 @@ def join(
         to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
         to_host_ns[span] = np.minimum(kick_ns - sent_ns, transport_ns)
         back_ns[span] = transport_ns - to_host_ns[span]
+    of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served)
+    if not splits_counted:
+        of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
     send_of_batch[served] = sends[matching.sends]
     return BothSides(
         HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
-        _served_of_operations(operations, sends, sends[matching.sends], batches, served),
+        of_operations,
         _pairing(
             guest,
             batches,
@@ -251,6 +256,11 @@ def _pairing(
     if ended_unseen:
         notes.append(
             f"{format_count(ended_unseen)} buffers were completed unseen: their c ends with their last call"
+        )
+    if matching.wall_clocks_apart_ns is not None:
+        notes.append(
+            f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}: "
+            "see that these recordings are of the same time"
         )
     if considered < len(batches):
         notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")

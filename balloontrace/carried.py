@@ -92,7 +92,7 @@ class _Device:
 
     def captured(self, sends: NDArray[np.intp]) -> Captured:
         payloads = [self.of_span.get(index) for index in sends.tolist()]
-        by_bitmap = self.spans.columns["function"][sends[0]] == Function.SEND_RESP_DATA
+        by_bitmap = (self.spans.columns["function"][sends] == Function.SEND_RESP_DATA).any()
         return Captured(
             Encoding.RESPONSE_DATA if by_bitmap else Encoding.PFN_ARRAY,
             [None if payload is None else payload.data for payload in payloads],

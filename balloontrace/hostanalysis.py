@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from balloontrace.wire import Batches, decode_batches
 
 _RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
 _MAX_FILES = 64
+_SPLIT_PROBE = "split_huge_pmd"
+_ATTACHED = "attached"
 _FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
 
 
@@ -38,10 +41,13 @@ def analyse_host(recording: Recording) -> HostRecording:
     batches = decode_batches(recording.batches, parse_batch_layout(recording.metadata.get("batch_layout")))
     totals = _sums(recording)
     losses = end.losses if end else ()
-    lost = sum(loss.events_lost or 0 for loss in losses) if end else None
+    lost = [loss.events_lost for loss in losses if loss.events_lost is not None]
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
     counts_freed = bool(text(recording.metadata, "freed_by"))
+    counts_splits = any(
+        probe.function == _SPLIT_PROBE and probe.status == _ATTACHED for probe in header.probes
+    )
     side = HostSide(
         header=header,
         process=_process(mapping(recording.metadata, "process")),
@@ -49,16 +55,16 @@ def analyse_host(recording: Recording) -> HostRecording:
         ended=end.reason if end else None,
         batches=len(batches),
         delimited=int(delimited.sum()),
-        served_ns=int(served_ns.sum()),
-        calls_ns=int(batches.int64("calls_ns")[delimited].sum()),
+        served_ns=int(served_ns.sum()) if delimited.any() else None,
+        calls_ns=int(batches.int64("calls_ns")[delimited].sum()) if delimited.any() else None,
         calls_in_batches=int(batches.calls(*Call).sum()),
         madvise_bytes=int(batches.int64("madvise_bytes").sum()),
         fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
-        thp_splits=int(batches.int64("thp_splits").sum()),
+        thp_splits=int(batches.int64("thp_splits").sum()) if counts_splits else None,
         calls=tuple(_calls(call, sums, counts_freed) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
         losses=losses,
-        events_lost=lost,
+        events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
     )
     return HostRecording(
@@ -110,9 +116,16 @@ def _memory(metadata: Json, end: Json) -> Iterator[HostMemory]:
 
 
 def _files(memory: Json) -> dict[str, int | None]:
+    """What each file takes, by name; further ones of the same name are numbered in their order."""
     files = memory.get("shared_files")
     found = [each for each in files[:_MAX_FILES] if isinstance(each, dict)] if isinstance(files, list) else []
-    return {text(each, "name") or "without a name": integer(each, "allocated_bytes") for each in found}
+    taken: dict[str, int | None] = {}
+    seen: Counter[str] = Counter()
+    for each in found:
+        name = text(each, "name") or "without a name"
+        seen[name] += 1
+        taken[name if seen[name] == 1 else f"{name} #{seen[name]}"] = integer(each, "allocated_bytes")
+    return taken
 
 
 def _warnings(
@@ -132,7 +145,7 @@ def _warnings(
 
 
 def _not_measured(header: Header, batches: Batches, delimited: int) -> Iterator[str]:
-    missing = [probe for probe in header.probes if probe.status not in ("attached", "not needed")]
+    missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, "not needed")]
     for probe in missing:
         yield f"host: {probe.function}: {probe.status or 'not attached'}"
     if delimited < len(batches):

@@ -11,7 +11,8 @@ is taken only if it alone agrees with
   and a drift, must lie between them all;
 * the times of recording: what has no partner happened when the other side was not recording.
 
-Those bounds also say how well the offset is known.
+Those bounds also say how well the offset is known. Wall clocks may be wrong, and a guest's often is: where
+many calls agree, that they differ is said and no reason to refuse, but for a fit that is at its limit anyway.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ _START_NS = 50_000_000
 # Fewer pairs than this prove little by their times: the wall clocks must then agree, too.
 _MANY_PAIRS = 64
 _WALL_CLOCKS_NS = 60 * NS_PER_S
+
+# A drift this near to MAX_DRIFT is where the search for one ended, not what was found.
+_AT_THE_LIMIT = MAX_DRIFT * (1 - 1e-4)
 
 _Function = Callable[[float], float]
 
@@ -99,12 +103,16 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Pairs as indices of both sides, in order; of `unseen_queues` the host served nothing."""
+    """Pairs as indices of both sides, in order; of `unseen_queues` the host served nothing.
+
+    `wall_clocks_apart_ns` is by how much the wall clocks differ, if that is more than clocks set alike would.
+    """
 
     sends: NDArray[np.intp]
     batches: NDArray[np.intp]
     clock: Clock
     unseen_queues: tuple[int, ...]
+    wall_clocks_apart_ns: float | None = None
 
 
 def match(sends: Calls, batches: Calls) -> Matching:
@@ -113,10 +121,12 @@ def match(sends: Calls, batches: Calls) -> Matching:
         side = "host served no buffer" if len(sends) else "guest sent nothing"
         raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
     seen = np.unique(batches.queue)
-    unseen = np.setdiff1d(np.unique(sends.queue), seen)
-    chosen = np.isin(sends.queue, seen) if UNKNOWN_QUEUE not in seen else np.ones(len(sends), dtype=np.bool_)
+    # Of a side that cannot tell its queues any call may be the other's.
+    may_be = np.append(seen, UNKNOWN_QUEUE)
+    unseen = np.setdiff1d(np.unique(sends.queue), may_be)
+    chosen = np.isin(sends.queue, may_be)
     if UNKNOWN_QUEUE in seen:
-        unseen = unseen[:0]
+        unseen, chosen = unseen[:0], np.ones(len(sends), dtype=np.bool_)
     guest = sends.only(chosen)
     if not len(guest):
         raise RecordingError("the recordings cannot be matched: they are of different queues")
@@ -130,8 +140,13 @@ def match(sends: Calls, batches: Calls) -> Matching:
         )
     shift, clock = found[0]
     mine, theirs = _overlap(len(guest), len(batches), shift)
+    apart_ns = _wall_clocks_apart_ns(guest, batches, clock)
     return Matching(
-        np.flatnonzero(chosen)[mine], np.arange(len(batches))[theirs], clock, tuple(unseen.tolist())
+        np.flatnonzero(chosen)[mine],
+        np.arange(len(batches))[theirs],
+        clock,
+        tuple(unseen.tolist()),
+        apart_ns if apart_ns is not None and apart_ns > _WALL_CLOCKS_NS else None,
     )
 
 
@@ -234,7 +249,7 @@ def _shifts(guest: Calls, host: Calls) -> Iterator[int]:
 
 def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool:
     known = (guest.pages[mine] != UNKNOWN_PAGES) & (host.pages[theirs] != UNKNOWN_PAGES)
-    told = host.queue[theirs] != UNKNOWN_QUEUE
+    told = (guest.queue[mine] != UNKNOWN_QUEUE) & (host.queue[theirs] != UNKNOWN_QUEUE)
     return bool(
         np.all((guest.pages[mine] == host.pages[theirs]) | ~known)
         and np.all((guest.queue[mine] == host.queue[theirs]) | ~told)
@@ -245,10 +260,17 @@ def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
     """The clock with which this way of laying both side by side agrees with everything, or None."""
     clock = _try_times(guest, host, shift)
     mine, _ = _overlap(len(guest), len(host), shift)
-    if clock is None or mine.stop - mine.start >= _MANY_PAIRS:
-        return clock
+    if clock is None:
+        return None
     apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    if mine.stop - mine.start >= _MANY_PAIRS:
+        return None if _strained(clock, apart_ns) else clock
     return clock if apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host) else None
+
+
+def _strained(clock: Clock, apart_ns: float | None) -> bool:
+    """Whether the clocks only agree with the most that they may drift, and the wall clocks not at all."""
+    return apart_ns is not None and apart_ns > _WALL_CLOCKS_NS and abs(clock.drift) >= _AT_THE_LIMIT
 
 
 def _try_times(guest: Calls, host: Calls, shift: int) -> Clock | None:
@@ -326,6 +348,12 @@ def _why_not_by_wall_clocks(guest: Calls, host: Calls, counts: str, clock: Clock
     apart_ns = _wall_clocks_apart_ns(guest, host, clock)
     may = format_duration_ns(_wall_clocks_may_ns(guest, host))
     apart = "are not both known" if apart_ns is None else f"differ by {format_duration_ns(apart_ns)}"
+    if _strained(clock, apart_ns):
+        return (
+            f"the recordings cannot be matched: {counts} agree only if one clock goes "
+            f"{abs(clock.drift) * 1e6:.0f} ppm faster than the other, the most that is possible, and the "
+            f"wall clocks of both sides {apart}; are they of one time?"
+        )
     return (
         f"the recordings cannot be matched: {counts} are too few to be told by their times alone, and the "
         f"wall clocks of both sides {apart}, where {may} would do; set the clocks (NTP), or record for "

@@ -144,7 +144,7 @@ class Served:
 
     `calls` are those that give memory back or take it, `errors` the failed ones among them. A page of memory
     that is backed by a file may be in both `madvise_bytes` and `fallocate_bytes`. `thp_splits` are huge pages
-    split inside the calls.
+    split inside the calls; None where their probe was not attached.
     """
 
     buffers: int
@@ -152,7 +152,7 @@ class Served:
     errors: int
     madvise_bytes: int
     fallocate_bytes: int
-    thp_splits: int
+    thp_splits: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +409,8 @@ class HostSide:
     """What a recording of the host tells: one process, the buffers it served and the calls it made for them.
 
     `served_ns` is the time of the batches that have both a kick and a completion, `delimited` their number,
-    `calls_ns` the part of it inside the calls. `thp_splits` are huge pages split inside the calls.
+    `calls_ns` the part of it inside the calls; None where there is none. `thp_splits` are huge pages split
+    inside the calls, None where their probe was not attached.
     """
 
     header: Header
@@ -418,12 +419,12 @@ class HostSide:
     ended: str | None
     batches: int
     delimited: int
-    served_ns: int
-    calls_ns: int
+    served_ns: int | None
+    calls_ns: int | None
     calls_in_batches: int
     madvise_bytes: int
     fallocate_bytes: int
-    thp_splits: int
+    thp_splits: int | None
     calls: tuple[HostCalls, ...]
     memory: tuple[HostMemory, ...]
     losses: tuple[Loss, ...]

@@ -19,7 +19,7 @@ from balloontrace.results import (
     BitmapUse,
     StageRow,
 )
-from balloontrace.stages import STAGE_A, STAGE_BCD, STAGE_BUILD, STAGE_OTHER
+from balloontrace.stages import STAGE_A, STAGE_B, STAGE_BCD, STAGE_BUILD, STAGE_C, STAGE_D, STAGE_OTHER
 from balloontrace.units import format_count, format_duration_ns, format_pages_as_bytes, format_share
 
 DOMINANT_SHARE = 0.5
@@ -87,16 +87,20 @@ def _waiting(kind: str, short_work_items: int, short_ns: int) -> str | None:
 
 
 def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
-    for row in rows:
-        if row.share is None or row.share < DOMINANT_SHARE:
-            continue
-        if row.stage == STAGE_BCD:
-            return f"host slow: {format_share(row.share)} of the time waiting for it"
-        if row.stage == STAGE_BUILD:
-            return f"guest slow: {format_share(row.share)} of the time building bitmaps and records"
-        if row.stage == STAGE_A:
-            what = "allocating" if kind == INFLATE else "releasing"
-            return f"guest slow: {format_share(row.share)} of the time {what} pages"
+    shares = {row.stage: row.share for row in rows if row.share is not None}
+    if STAGE_B in shares:  # which building is a part of
+        shares[STAGE_B] -= shares.get(STAGE_BUILD, 0.0)
+    slow = {
+        STAGE_A: ("guest", f"{'allocating' if kind == INFLATE else 'releasing'} pages"),
+        STAGE_BUILD: ("guest", "building bitmaps and records"),
+        STAGE_BCD: ("host", "waiting for it"),
+        STAGE_B: ("transport", "on the way between guest and host"),
+        STAGE_C: ("host", "in the VMM's translation"),
+        STAGE_D: ("host", "in madvise"),
+    }
+    for stage, (who, where) in slow.items():
+        if shares.get(stage, 0.0) >= DOMINANT_SHARE:
+            return f"{who} slow: {format_share(shares[stage])} of the time {where}"
     return None
 
 

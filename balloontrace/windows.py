@@ -2,7 +2,8 @@
 """How the patched driver went through an operation's pages: passes over its list, windows, sends inside them.
 
 A window is what one set of bitmaps spans, at most 32 GiB of guest; the list of pages is walked once for each,
-and `tell_host` is called for those that hold a page. A send before the last one of a window is in its middle.
+and `tell_host` is called for those that hold a page. A send before the last one of a window is in its middle;
+a window may be without any, where the patch as posted loses its only page.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def measure_bitmap_use(spans: Spans, operations: Operations) -> list[BitmapUse |
     sized = sends[spans.has(SpanFlag.BYTES)[sends]]
     windows_of = np.bincount(operation[windows], minlength=count)
     sends_in_windows = np.bincount(operation[in_window], minlength=count)
+    last_sends = np.bincount(operation[np.unique(nesting.window[in_window])], minlength=count)
     passes = sums(spans.int64("passes")[counted], operation[counted], count)
     passes_known = np.bincount(operation[counted], minlength=count) == np.bincount(
         operation[whole], minlength=count
@@ -48,7 +50,7 @@ def measure_bitmap_use(spans: Spans, operations: Operations) -> list[BitmapUse |
             passes=int(passes[index]) if passes_known[index] and len(bitmaps) else None,
             bitmaps=int(bitmaps.min()) if len(bitmaps) else None,
             mid_window_sends=(
-                int(sends_in_windows[index] - windows_of[index]) if windows_of[index] else None
+                int(sends_in_windows[index] - last_sends[index]) if windows_of[index] else None
             ),
             bytes_sent=int(bytes_sent[index]) if bytes_known[index] else None,
         )

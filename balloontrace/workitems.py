@@ -2,7 +2,8 @@
 """Spans into work items: which calls ran inside each `update_balloon_size_func`, and what it moved.
 
 A send is a call of `send_resp_data`, or of `tell_host` where it sends page numbers itself. In the driver with
-the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside.
+the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside; or without,
+where the patch as posted loses the only page of a window.
 
 Nesting comes from time and thread alone. A send that `virtballoon_migratepage` made (compaction may
 run it inside the work item's own allocation) or that an out-of-memory notification made is no send of the
@@ -118,8 +119,10 @@ def _find_sends(spans: Spans, by_thread: NDArray[np.intp]) -> tuple[Mask, Column
     by_bitmap = spans.of(Function.SEND_RESP_DATA)
     is_window = np.zeros(len(spans) + 1, dtype=np.bool_)
     is_window[enclosing[by_bitmap]] = True  # the last element stands for NO_SPAN
-    window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
     bitmap = _enclosing(spans, by_thread, spans.of(Function.SET_PAGE_BITMAP))
+    if by_bitmap.any():  # else send_resp_data was not traced, and windows stand in for what they send
+        is_window[:-1] |= tell_host & (bitmap != NO_SPAN)
+    window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
     return by_bitmap | (tell_host & ~is_window[:-1]), window, np.where(bitmap != NO_SPAN, bitmap, window)
 
 
@@ -194,13 +197,22 @@ def _collect(
         (bodies, body_row[bodies]),
         (bitmaps, bitmap_row[bitmaps]),
     )
-    step, step_known = _steps(nesting.device[work_spans], actual)
+    step, step_known = _steps(
+        nesting.device[work_spans], actual, start_ns + item_ns, _moved_by_others(spans, nesting)
+    )
     by_step = ~pages_known & step_known
     pages = np.where(by_step, np.abs(step), pages)
     unguided = (target == NOT_MEASURED) | (actual == NOT_MEASURED)
-    asleep = unguided & (item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS)
+    slept = item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS
+    asleep = unguided & slept
     direction = _direction(
-        spans, (sends, send_row[sends]), (bodies, body_row[bodies]), target, actual, asleep
+        spans,
+        # The sends last: what they say holds.
+        (np.concatenate([bitmaps, sends]), np.concatenate([bitmap_row[bitmaps], send_row[sends]])),
+        (bodies, body_row[bodies]),
+        target,
+        actual,
+        asleep,
     )
     direction = np.where(by_step & (direction == 0), np.sign(step), direction)
     send_in_body_ns = sums(duration_ns[in_body], send_row[in_body], count)
@@ -227,7 +239,7 @@ def _collect(
         target_pages=target,
         actual_pages=actual,
         short=_short(direction, pages, target, actual, asleep, has_bitmap)
-        & (pages_known | by_step | unguided),
+        & (pages_known | by_step | unguided | (slept & (direction > 0))),
         sends=sent,
         send_ns=send_ns,
         build_ns=np.where(sent > 0, build_ns, 0),
@@ -254,7 +266,8 @@ def _pages(
 ) -> tuple[Column, Mask]:
     """Pages moved by each item, and whether anything says so.
 
-    Its set_page_bitmap or windows do, else its sends, else its fill or leak, else the item itself.
+    Its set_page_bitmap or windows do, else its sends, else its fill or leak, else the item itself. That no
+    send was seen says nothing: it may have been lost.
     """
     count = len(work_spans)
     has_pages, has_result = spans.has(SpanFlag.PAGES), spans.has(SpanFlag.RESULT)
@@ -272,13 +285,29 @@ def _pages(
     by_send = np.where(by_bitmap > 0, by_bitmap, sums(pages[sends[0]], sends[1], count))
     by_body = sums(moved[bodies[0]], bodies[1], count)
     moved_pages = np.where(by_send > 0, by_send, np.where(by_body > 0, by_body, pages[work_spans]))
-    return moved_pages, ~unsaid | said
+    sent = np.bincount(sends[1], minlength=count) > 0
+    return moved_pages, (sent & ~unsaid) | said | has_pages[work_spans]
 
 
-def _steps(device: Column, actual: Column) -> tuple[Column, Mask]:
-    """How far `actual` moved since the item before of the same device, and where both are known."""
+def _moved_by_others(spans: Spans, nesting: Nesting) -> tuple[Column, Column]:
+    """Starts and ends, each in order, of the calls which move a balloon's size outside of work items."""
+    leak = spans.of(Function.LEAK_BALLOON) & (nesting.work == NO_SPAN)
+    which = spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY) | leak
+    return np.sort(spans.int64("start_ns")[which]), np.sort(spans.end_ns[which])
+
+
+def _steps(
+    device: Column, actual: Column, end_ns: Column, others_ns: tuple[Column, Column]
+) -> tuple[Column, Mask]:
+    """How far `actual` moved since the item before of the same device, and where both are known.
+
+    Not where something else moved it meanwhile: `others_ns` are starts and ends of what does.
+    """
     known = np.zeros(len(actual), dtype=np.bool_)
     known[1:] = (device[1:] == device[:-1]) & (actual[1:] != NOT_MEASURED) & (actual[:-1] != NOT_MEASURED)
+    begun = np.searchsorted(others_ns[0], end_ns, side="right")
+    over = np.searchsorted(others_ns[1], end_ns, side="left")
+    known[1:] &= begun[1:] <= over[:-1]
     step = np.zeros(len(actual), dtype=np.int64)
     step[1:] = actual[1:] - actual[:-1]
     return np.where(known, step, 0), known
@@ -286,21 +315,21 @@ def _steps(device: Column, actual: Column) -> tuple[Column, Mask]:
 
 def _direction(
     spans: Spans,
-    sends: tuple[NDArray[np.intp], Column],
+    calls: tuple[NDArray[np.intp], Column],
     bodies: tuple[NDArray[np.intp], Column],
     target: Column,
     actual: Column,
     asleep: Mask,
 ) -> Column:
-    """Which way each item went: by the queue it used, the function it called, or where the target lay."""
+    """Which way each item went: by its calls' queue, the function it called, or where the target lay."""
     # An item with nothing to do returns before it writes `actual`, so both are known only if it tried.
     tried = (target != NOT_MEASURED) & (actual != NOT_MEASURED)
     direction = np.where(tried, np.sign(target - actual), np.where(asleep, 1, 0))
     filled = spans.columns["function"][bodies[0]] == Function.FILL_BALLOON
     direction[bodies[1]] = np.where(filled, 1, -1)
-    on_queue = spans.has(SpanFlag.QUEUE)[sends[0]]
-    queue = spans.columns["queue"][sends[0]][on_queue]
-    direction[sends[1][on_queue]] = np.where(queue == Queue.INFLATE, 1, -1)
+    on_queue = spans.has(SpanFlag.QUEUE)[calls[0]]
+    queue = spans.columns["queue"][calls[0]][on_queue]
+    direction[calls[1][on_queue]] = np.where(queue == Queue.INFLATE, 1, -1)
     return direction.astype(np.int64)
 
 

@@ -27,7 +27,7 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
         f"{format_count(host.batches)} buffers served, {format_count(host.calls_in_batches)} calls for them; "
         f"{format_count(host.thp_splits)} huge pages split; lost: {lost}"
     )
-    if host.delimited:
+    if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
             f"from kick to completion {format_duration_ns(host.served_ns)} in {format_count(host.delimited)} "
             f"buffers: c {format_duration_ns(host.served_ns - host.calls_ns)}, "

@@ -144,6 +144,7 @@ def host_stream(
                 "realtime_ns": REALTIME_NS + started_ns - OFFSET_NS - 900_000_000,
             },
             "process": {"pid": 4242, "comm": "qemu"},
+            "probes": [{"function": "split_huge_pmd", "symbol": "__split_huge_pmd", "status": "attached"}],
             "batch_layout": dict(BATCH_LAYOUT),
             "counters_layout": dict(COUNTERS_LAYOUT),
             "memory": {"rss_anon_bytes": 8 << 30, "shared_files": []},

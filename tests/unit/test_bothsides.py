@@ -13,7 +13,8 @@ from synthetic import Flow, PatchedFlow
 from synthetichost import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
 from test_operations import assert_adds_up, stage
 
-from balloontrace.analysis import analyse
+from balloontrace.analysis import analyse, examine
+from balloontrace.bothsides import join, window_of
 from balloontrace.errors import RecordingError
 from balloontrace.events import BatchFlag, Queue
 from balloontrace.layout import RING_HEADER_BYTES
@@ -76,6 +77,41 @@ def test_what_the_host_did_is_told_by_operation() -> None:
         assert operation.served.calls == expected.pages
         assert operation.served.madvise_bytes == 4096 * expected.pages
         assert (operation.served.errors, operation.served.fallocate_bytes) == (0, 0)
+
+
+def test_wall_clocks_that_differ_are_noted() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    started = {"monotonic_ns": found[0].kick_ns - 2_000_000_000, "realtime_ns": 1_800_000_000_000_000_000}
+    report = report_of(flow, found, changes={"started": started})
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert any("wall clocks of both sides differ" in note for note in report.host.pairing.notes)
+    assert "of the same time" in " ".join(render_table(report).split())
+
+
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        (HostTimes(call=5_200, spread=13), "% of the time in madvise"),
+        (HostTimes(translate=1_300_000, call=10, spread=13), "% of the time in the VMM's translation"),
+        (HostTimes(call=10), "% of the time on the way between guest and host"),
+    ],
+)
+def test_what_took_most_is_named(times: HostTimes, sentence: str) -> None:
+    flow = flow_of()
+    operation = report_of(flow, batches(flow, times)).operations[0]
+    (named,) = [each for each in operation.verdict if "slow" in each]
+    assert named.endswith(sentence)
+
+
+def test_building_is_not_on_the_way() -> None:
+    flow = PatchedFlow(sends_of_windows=(40, 40), times=synthetic.Times(send=1_500_000, pass_=200_000_000))
+    flow.resize(1 << 18)
+    found = [replace(batch, pages=1000) for batch in batches(flow)]
+    sentence = report_of(flow, found).operations[0].verdict[0]
+    assert sentence.startswith("guest slow")
+    assert sentence.endswith("building bitmaps and records")
 
 
 def test_the_two_ways_add_up_to_b() -> None:
@@ -358,3 +394,58 @@ def test_both_in_every_format() -> None:
     assert "200 pairs of 200 sends" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "host kernel" in render_csv(report)
+
+
+def test_what_the_host_did_not_count_is_no_zero() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    whole = analyse(host_recording(found)).host
+    assert whole is not None
+    assert (whole.thp_splits, whole.events_lost) == (0, 0)
+    probes = [{"function": "split_huge_pmd", "symbol": "__split_huge_pmd", "status": "not found"}]
+    recording = host_recording(
+        found,
+        raw=b"".join(pack_batch(batch, flags=0) for batch in found),
+        changes={"probes": probes},
+    )
+    assert recording.end is not None
+    end = {name: value for name, value in recording.end.items() if name != "losses"}
+    report = analyse(replace(recording, end=end))
+    side = report.host
+    assert side is not None
+    assert (side.delimited, side.served_ns, side.calls_ns) == (0, None, None)
+    assert (side.thp_splits, side.events_lost, report.events_lost) == (None, None, None)
+    assert json.loads(render_json(report))["host"]["thp_splits"] is None
+    shown = " ".join(render_table(report).split())
+    assert "- huge pages split; lost: not known" in shown
+    assert "from kick to completion" not in shown
+
+
+def test_splits_that_were_not_counted_are_not_of_an_operation() -> None:
+    flow = flow_of()
+    examined = examine(guest_recording(flow), host_recording(batches(flow)))
+    guest, host = examined.guest, examined.host
+    assert guest is not None
+    assert host is not None
+    windows = (window_of(examined.report.header, flow.now, 0), window_of(host.header, None, flow.now * 99))
+    told = guest.spans, guest.operations, guest.carried.pages_of_sends, host.batches, windows
+    for counted, splits in ((True, 0), (False, None)):
+        both = join(*told, splits_counted=counted)
+        assert [served.thp_splits for served in both.served if served] == [splits, splits]
+
+
+def test_files_of_the_same_name_are_all_shown() -> None:
+    found = batches(flow_of())
+    name = "/memfd:memory-backend-memfd (deleted)"
+
+    def memory(*sizes: int) -> dict[str, object]:
+        return {"shared_files": [{"name": name, "allocated_bytes": size} for size in sizes]}
+
+    recording = host_recording(found, changes={"memory": memory(4 << 30, 2 << 30)})
+    assert recording.end is not None
+    side = analyse(replace(recording, end={**recording.end, "memory": memory(1 << 30, 2 << 30)})).host
+    assert side is not None
+    assert [(each.what, each.before_bytes, each.after_bytes) for each in side.memory] == [
+        (f"file {name}", 4 << 30, 1 << 30),
+        (f"file {name} #2", 2 << 30, 2 << 30),
+    ]

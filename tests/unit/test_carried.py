@@ -209,3 +209,12 @@ def test_results_are_plain() -> None:
     flow.resize(64)
     for value in dataclasses.astuple(statistics(report_of(flow)))[:-2]:
         assert value is None or type(value) in (int, float, str, tuple)
+
+
+def test_a_window_that_sends_nothing_leaves_the_rest_response_data() -> None:
+    flow = NamingFlow([None, run(BASE_PFN, 6), run(BASE_PFN + 64, 6)], sends_of_windows=(1, 1, 1))
+    flow.resize(129)
+    flow.spans.remove(next(span for span in flow.spans if span[4] == Function.SEND_RESP_DATA))
+    found = statistics(report_of(flow))
+    assert (found.encoding, found.sends, found.payloads_whole) == ("response data", 2, 2)
+    assert (found.pages_named, found.distinct.pfn_first) == (128, BASE_PFN)

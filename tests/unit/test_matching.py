@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balloontrace.errors import RecordingError
-from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Clock, Window, fit_clock, match
+from balloontrace.matching import (
+    MAX_DRIFT,
+    UNKNOWN_PAGES,
+    UNKNOWN_QUEUE,
+    Calls,
+    Clock,
+    Window,
+    fit_clock,
+    match,
+)
 
 INFLATE, DEFLATE = 0, 1
 S = 1_000_000_000
@@ -140,6 +149,27 @@ def test_one_send_needs_wall_clocks_that_agree() -> None:
     assert "wall clocks of both sides are not both known" in refusal(guest, unknown)
 
 
+def on_another_day(calls: Calls) -> Calls:
+    realtime_ns = calls.window.realtime_offset_ns
+    assert realtime_ns is not None
+    return replace(calls, window=replace(calls.window, realtime_offset_ns=realtime_ns - 86400 * S))
+
+
+def test_many_sends_may_have_another_wall_clock_and_that_is_told() -> None:
+    guest, host = both_sides(500)
+    assert match(guest, host).wall_clocks_apart_ns is None
+    apart_ns = match(guest, on_another_day(host)).wall_clocks_apart_ns
+    assert apart_ns == pytest.approx(86400 * S, abs=S)
+
+
+def test_a_drift_at_its_limit_needs_wall_clocks_that_agree() -> None:
+    guest, host = both_sides(20_000, drift=MAX_DRIFT * 1.000_001)
+    assert abs(match(guest, host).clock.drift) == pytest.approx(MAX_DRIFT, rel=1e-3)
+    problem = refusal(guest, on_another_day(host))
+    assert "500 ppm faster" in problem
+    assert "differ by 86400 s" in problem
+
+
 def test_a_queue_the_host_did_nothing_for_is_left_out() -> None:
     guest, host = both_sides(100)
     start_ns = guest.end_ns[-1] + S + np.arange(3) * 1_000_000
@@ -159,6 +189,13 @@ def test_a_host_that_cannot_tell_queues_is_matched_by_time() -> None:
     guest, host = both_sides(100)
     found = match(guest, replace(host, queue=np.full(100, UNKNOWN_QUEUE)))
     assert len(found.sends) == 100
+
+
+def test_a_guest_that_cannot_tell_queues_is_matched_by_time() -> None:
+    guest, host = both_sides(100)
+    found = match(replace(guest, queue=np.full(100, UNKNOWN_QUEUE)), host)
+    assert found.sends.tolist() == found.batches.tolist() == list(range(100))
+    assert found.unseen_queues == ()
 
 
 def test_nothing_on_one_side() -> None:

@@ -316,6 +316,41 @@ def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> No
     assert_adds_up(report)
 
 
+def test_lost_sends_are_no_lack_of_memory() -> None:
+    flow = Flow()
+    flow.resize(2048, max_items=3)
+    flow.spans = [span for span in flow.spans if span[4] != Function.TELL_HOST]
+    (operation,) = report_of(flow).operations
+    assert (operation.outcome, operation.short_work_items, operation.short_ns) == ("in progress", 0, 0)
+    assert operation.pages == 2 * 256  # of the first item nothing tells
+    assert operation.actual_before_pages is None
+
+
+def test_what_a_memory_shortage_took_back_is_no_step_of_a_work_item() -> None:
+    flow = Flow()
+    expected = flow.resize(2048, max_items=3)
+    flow.oom(256)
+    flow.work(expected, granted=[0], max_items=1)
+    (operation,) = report_of(flow).operations
+    assert (operation.pages, operation.short_work_items, operation.outcome) == (768, 1, "stalled")
+
+
+def test_a_total_of_pages_that_are_not_all_known_is_none() -> None:
+    flow = Flow()
+    flow.resize(512, max_items=1)
+    for target in (0, 2048):
+        flow.resize(target)
+    unsaid = ~int(SpanFlag.QUEUE | SpanFlag.PAGES)
+    flow.spans = [
+        (*span[:5], span[5] & unsaid, span[6], 0, 0, *span[9:]) if span[4] == Function.TELL_HOST else span
+        for span in flow.spans
+    ]
+    report = report_of(flow)
+    assert [operation.pages for operation in report.operations] == [None, 256, 2048]
+    assert [(total.kind, total.pages) for total in report.totals] == [("inflate", None), ("deflate", 256)]
+    assert report.totals[0].rate_bytes_per_s is None
+
+
 def test_sends_that_lost_their_work_item_stay_visible() -> None:
     flow = Flow()
     flow.resize(1024)

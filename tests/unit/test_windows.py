@@ -107,3 +107,36 @@ def test_pages_that_nothing_tells_are_not_measured() -> None:
     (operation,) = report_of(flow).operations
     assert (operation.pages, operation.rate_bytes_per_s, operation.actual_before_pages) == (None, None, None)
     assert operation.actual_after_pages == GIB_PAGES
+
+
+def without_the_first_send(flow: PatchedFlow) -> PatchedFlow:
+    first = next(span for span in flow.spans if span[4] == Function.SEND_RESP_DATA)
+    flow.spans.remove(first)
+    return flow
+
+
+def test_a_window_without_a_send_is_no_send() -> None:
+    flow = PatchedFlow(sends_of_windows=(1, 1, 2))
+    flow.resize(GIB_PAGES)
+    report = report_of(without_the_first_send(flow))
+    assert_adds_up(report)
+    (operation,) = report.operations
+    assert operation.sends == 3
+    assert operation.bitmap is not None
+    assert (operation.bitmap.windows, operation.bitmap.mid_window_sends) == (3, 1)
+    sending = next(row for row in operation.stages if row.stage == "b+c+d")
+    assert sending.total_ns == flow.expected[0].bcd_ns - flow.times.send
+
+
+def test_an_operation_that_sends_nothing_is_one() -> None:
+    flow = PatchedFlow()
+    flow.resize(1)
+    without_the_first_send(flow)
+    flow.resize(100)
+    report = report_of(flow)
+    assert_adds_up(report)
+    first, second = report.operations
+    assert (first.kind, first.outcome, first.pages, first.sends) == ("inflate", "reached", 1, 0)
+    assert first.bitmap is not None
+    assert (first.bitmap.windows, first.bitmap.mid_window_sends) == (1, 0)
+    assert (second.pages, second.sends) == (99, 1)
