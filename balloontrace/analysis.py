@@ -200,7 +200,14 @@ def _join(
         window_of(host.header, host.end.ended_monotonic_ns if host.end else None, host_last_ns),
     )
     try:
-        return join(spans, operations, carried.pages_of_sends, host.batches, windows)
+        return join(
+            spans,
+            operations,
+            carried.pages_of_sends,
+            host.batches,
+            windows,
+            splits_counted=host.side.thp_splits is not None,
+        )
     except RecordingError:
         lost = sum(loss.lost or 0 for loss in host.side.losses)
         if not lost:
