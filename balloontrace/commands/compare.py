@@ -12,6 +12,7 @@ import click
 
 from balloontrace.commands.report import template_library, write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
+from balloontrace.messages import warn
 from balloontrace.parameters import complete_recordings
 from balloontrace.results import DEFLATE, INFLATE
 
@@ -71,9 +72,8 @@ def compare(
     if before == after == "-":
         raise UsageError("only one of the recordings can come from standard input")
     result = _load(before, after, kind, guest_only=guest_only)
-    write_text(_render(result, form), output, force=force)
-    for warning in result.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+    write_text(_render(result, form), output, force=force, for_people=form == "table")
+    warn(result.warnings)
     if percent is not None:
         hold_to(percent, result)
 

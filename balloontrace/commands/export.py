@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.messages import warn
 from balloontrace.parameters import RECORDING
+from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from balloontrace.analysis import Examined
@@ -64,8 +66,7 @@ def export(recording: Path, host_recording: Path | None, form: str, output: Path
         _export_csv(sources, examined, output, force=force)
     else:
         _write(output, _texts(examined, form), force=force)
-    for warning in examined.report.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+    warn(examined.report.warnings)
 
 
 def _texts(examined: Examined, form: str) -> Iterator[str]:
@@ -134,8 +135,7 @@ def _write(path: Path, texts: Iterator[str], *, force: bool) -> None:
     from balloontrace.outputfile import open_output
 
     if str(path) == "-":
-        for text in texts:
-            click.echo(text, nl=False)
+        write_stdout(texts)
         return
     with open_output(path, force=force) as file:
         _write_texts(file, texts)
@@ -144,7 +144,7 @@ def _write(path: Path, texts: Iterator[str], *, force: bool) -> None:
 
 def _write_texts(file: OutputFile, texts: Iterator[str]) -> None:
     try:
-        with open(file.fd, "w", encoding="utf-8", closefd=False) as stream:
+        with open(file.fd, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
             for text in texts:
                 stream.write(text)
     except OSError as error:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
-from balloontrace.messages import note, verbose_option
+from balloontrace.messages import note, verbose_option, warn
 from balloontrace.parameters import RECORDING
+from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,9 +97,8 @@ def report(
     allowed = None if max_lost is None else parse_max_lost(max_lost)
     recordings = read_recordings(recording, host_recording)
     result, text = _analyse_and_render(recordings, form)
-    write_text(text, output, force=force)
-    for warning in result.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+    write_text(text, output, force=force, for_people=form == "table")
+    warn(result.warnings)
     _hold_to(allowed, result)
 
 
@@ -123,16 +123,16 @@ def describe_source(path: Path, source: Recording) -> Iterator[str]:
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
 
-def write_text(text: str, output: Path | None, *, force: bool) -> None:
+def write_text(text: str, output: Path | None, *, force: bool, for_people: bool) -> None:
     """Write to a file that must not exist yet unless `force`, or to stdout for None and `-`."""
     if output is None or str(output) == "-":
-        click.echo(text, nl=False)
+        write_stdout([text], for_people=for_people)
         return
     from balloontrace.outputfile import open_output
 
     with open_output(output, force=force) as file:
         try:
-            with open(file.fd, "w", encoding="utf-8", closefd=False) as stream:
+            with open(file.fd, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
                 stream.write(text)
         except OSError as error:
             raise BalloontraceError(f"cannot write {output}: {error.strerror}") from error
