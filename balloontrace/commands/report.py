@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from balloontrace.recording import Recording
-    from balloontrace.results import Report
+    from balloontrace.results import HostSide, Report
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
 
@@ -34,10 +34,10 @@ class MaxLost:
     events: int | None = None
     share: float | None = None
 
-    def exceeded_by(self, lost: int, seen: int | None) -> bool:
-        """Whether `lost` events, of `seen` calls, are too many. A share of unknown calls is exceeded."""
+    def exceeded_by(self, lost: int, seen: int) -> bool:
+        """Whether `lost` events, of `seen` calls, are too many."""
         if self.share is not None:
-            return lost > self.share * (seen or 0)
+            return lost > self.share * seen
         return lost > (self.events or 0)
 
 
@@ -194,14 +194,23 @@ def _render(result: Report, form: str) -> str:
 
 
 def _hold_to(allowed: MaxLost | None, result: Report) -> None:
-    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was."""
+    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was.
+
+    A recording that was cut off does not know what it lost last.
+    """
     if allowed is None:
         return
-    if result.events_lost is None:
-        raise DataLostError("the recording does not say how much was lost, so --max-lost cannot be held")
-    missing = result.spans_missing or 0
-    if allowed.exceeded_by(result.events_lost + missing, result.events_seen):
+    from balloontrace.analysis import HOST
+
+    # A host's recording alone is its own report.
+    host = None if result.host is None or result.header.side == HOST else result.host
+    sides: list[Report | HostSide] = [result] if host is None else [result, host]
+    losses = [side.events_lost for side in sides if side.events_lost is not None]
+    if len(losses) < len(sides) or any(side.ended is None for side in sides):
+        whose = "the recording does" if host is None else "one of the recordings does"
+        raise DataLostError(f"{whose} not say how much was lost, so --max-lost cannot be held")
+    lost, missing = sum(losses), result.spans_missing or 0
+    seen = (result.events_seen or 0) + sum(calls.calls for calls in (host.calls if host else ()))
+    if allowed.exceeded_by(lost + missing, seen):
         gone = f" and {missing} are missing from the file" if missing else ""
-        raise DataLostError(
-            f"{result.events_lost} events were lost while recording{gone}, more than --max-lost allows"
-        )
+        raise DataLostError(f"{lost} events were lost while recording{gone}, more than --max-lost allows")
