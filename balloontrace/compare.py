@@ -308,7 +308,7 @@ def _group(kind: str, pages: int, before: Sequence[Found], after: Sequence[Found
         counts=tuple(counts),
         before=tuple(each.replicate for each in before),
         after=tuple(each.replicate for each in after),
-        notes=tuple(_notes(times, frames, split=split)),
+        notes=(*_notes(times, frames, split=split), *_two_kinds((*times, *counts))),
     )
 
 
@@ -379,7 +379,7 @@ def _verdict(row: Row, p_adjusted: float | None, words: tuple[str, str]) -> Row:
     verdict = UNDECIDED
     if _constant(row) and row.before.median == row.after.median:
         verdict = SAME
-    elif p_adjusted <= LEVEL and row.before.median != row.after.median:
+    elif p_adjusted <= LEVEL and not row.contradicts_itself and row.before.median != row.after.median:
         verdict = words[row.after.median > row.before.median]
     return replace(row, p_adjusted=p_adjusted, verdict=verdict)
 
@@ -391,6 +391,13 @@ def _constant(row: Row) -> bool:
 
 def _says_something(row: Row) -> bool:
     return any(side.maximum for side in (row.before, row.after))
+
+
+def _two_kinds(rows: Sequence[Row]) -> Iterator[str]:
+    """Of which rows the ratio lies outside its interval, and why."""
+    labels = [row.label for row in rows if row.part_of is None and row.is_of_two_kinds]
+    if labels:
+        yield f"{', '.join(labels)}: the runs of a side are of two kinds, so that medians and pairs disagree"
 
 
 def _notes(times: Sequence[Row], frames: Sequence[pd.DataFrame], *, split: bool) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,10 @@ from runs import HOST_TIMES, TIMES, Run, Setup, make_run, make_runs, scatter, si
 from synthetichost import HostTimes
 
 from balloontrace.analysis import analyse
+from balloontrace.commands.compare import hold_to
 from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
+from balloontrace.errors import RegressionError
 from balloontrace.results import Operation, Report, StageRow
 
 TRIES = 40
@@ -277,6 +280,46 @@ def test_a_side_against_itself_is_the_same() -> None:
         assert found.ratio is None or found.ratio == 1
         assert found.verdict in (None, "~", "same")
     assert only_group(comparison).wall.p_adjusted == 1
+
+
+def of_walls(name: str, walls_us: Sequence[int]) -> Recordings:
+    """Recordings of operations that took so long; a nanosecond more for each, so that none are the same."""
+    (template,) = side(name, [make_run(Setup())]).reports
+    return Recordings(
+        name,
+        tuple(
+            replace(template, operations=(replace(template.operations[0], wall_ns=wall_us * 1000 + number),))
+            for number, wall_us in enumerate(walls_us)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before_us", "after_us", "verdict", "fails"),
+    [
+        # The slower half of one side is the faster half of the other: the medians are almost the same.
+        ([120] * 10 + [151] * 11, [150] * 12 + [251] * 9, "~", False),
+        ([150] * 12 + [251] * 9, [120] * 10 + [151] * 11, "~", False),
+        # How much slower is not agreed upon, that it is slower is.
+        ([100] * 11 + [150] * 10, [500] * 11 + [400] * 10, "slower", True),
+        ([500] * 11 + [400] * 10, [100] * 11 + [150] * 10, "faster", False),
+    ],
+)
+def test_runs_of_two_kinds(
+    before_us: Sequence[int], after_us: Sequence[int], verdict: str, fails: bool
+) -> None:
+    comparison = compare(of_walls("before", before_us), of_walls("after", after_us))
+    group = only_group(comparison)
+    wall = group.wall
+    assert wall.ratio_low is not None
+    assert wall.ratio_high is not None
+    assert not wall.ratio_low <= (wall.ratio or 0) <= wall.ratio_high
+    assert wall.p_adjusted is not None
+    assert wall.p_adjusted < 0.05
+    assert wall.verdict == verdict
+    assert "wall: the runs of a side are of two kinds, so that medians and pairs disagree" in group.notes
+    with pytest.raises(RegressionError) if fails else nullcontext():
+        hold_to(0, comparison)
 
 
 def test_the_other_way_round() -> None:
