@@ -89,7 +89,14 @@ def examine(recording: Recording, host_recording: Recording | None = None) -> Ex
         )
     host = analyse_host(hosts[0]) if hosts else None
     if guests:
-        return _analyse_guest(guests[0], host)
+        try:
+            return _analyse_guest(guests[0], host)
+        except RecordingError as error:
+            damaged = [f"{each.label} is damaged ({each.damage[0]})" for each in sides if each.damage]
+            if host is None or not damaged:
+                raise
+            # What is gone may be all that keeps them from being matched.
+            raise RecordingError(f"{' and '.join(damaged)}: {error}") from error
     assert host is not None  # for one of both there is
     return Examined(_report_of_host(host), None, host, None)
 

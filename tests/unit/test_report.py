@@ -20,7 +20,7 @@ from runs import HOST_TIMES, Setup, make_run
 from balloontrace.analysis import analyse
 from balloontrace.commands.export import export
 from balloontrace.commands.report import MaxLost, parse_max_lost, report
-from balloontrace.errors import DataLostError, UsageError
+from balloontrace.errors import DataLostError, RecordingError, UsageError
 from balloontrace.recording import read_recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
@@ -213,6 +213,12 @@ def test_max_lost_takes_a_host_that_was_cut_off_for_unknown(tmp_path: Path) -> N
     for files in ([guest, host], [host]):
         with pytest.raises(DataLostError, match="not say how much was lost"):
             report.main([*files, "--max-lost", "100%"], standalone_mode=False)
+
+
+def test_damage_is_said_before_what_follows_from_it(tmp_path: Path) -> None:
+    guest, host = write_pair(tmp_path, damaged=True)
+    with pytest.raises(RecordingError, match=rf"^{host} is damaged \(.+ is damaged\): the recordings cannot"):
+        report.main([guest, host], standalone_mode=False)
 
 
 def test_batches_missing_from_the_file_are_counted(tmp_path: Path) -> None:
