@@ -155,7 +155,7 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[str] = (INFLA
         groups=tuple(_group(kind, pages, *each) for (kind, pages), each in zip(common, chosen, strict=True)),
         differences=tuple(differences),
         left_out=tuple(_left_out("before", found[0], common)) + tuple(_left_out("after", found[1], common)),
-        warnings=tuple(_warnings(sides, differences)),
+        warnings=(*_copies(sides, found), *_warnings(sides, differences)),
         method=METHOD,
     )
 
@@ -271,6 +271,19 @@ def _left_out(name: str, found: _Replicates, common: Sequence[tuple[str, int]]) 
         reasons.setdefault((recording, reason), []).append(operation)
     for (recording, reason), operations in reasons.items():
         yield LeftOut(name, recording, tuple(operations), reason)
+
+
+def _copies(sides: Sequence[Recordings], found: Sequence[_Replicates]) -> Iterator[str]:
+    """What would make a run look like several: the same recording under more than one name."""
+    for side, each in zip(sides, found, strict=True):
+        runs = [one.run for one in each.counting if one.run is not None]
+        copies = len(runs) - len(set(runs))
+        if copies:
+            operations = "operation is" if copies == 1 else "operations are"
+            yield (
+                f"{side.given}: {format_count(copies)} {operations} the same run as another: "
+                "copies prove nothing"
+            )
 
 
 def _warnings(sides: Sequence[Recordings], differences: Sequence[Difference]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from balloontrace.commands.compare import hold_to
 from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
 from balloontrace.errors import RegressionError
-from balloontrace.results import Operation, Report, StageRow
+from balloontrace.results import Machine, Operation, Report, StageRow
 
 TRIES = 40
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
@@ -458,7 +458,8 @@ def test_a_mismatch_warns_by_its_name(changes: dict[str, object], text: str) -> 
 
 
 def test_a_side_that_mixes_kernels_warns() -> None:
-    mixed = [*make_runs(Setup(), [1]), *make_runs(Setup(changes=machine_change(kernel_release="7.2")), [1])]
+    other = make_run(Setup(changes=machine_change(kernel_release="7.2")), factor=1.01)
+    mixed = [make_run(Setup()), other]
     comparison = compare(side("before", mixed), side("after", mixed))
     assert comparison.warnings == ("kernel: 6.12.0-amd64 and 7.2 before, 6.12.0-amd64 and 7.2 after",)
 
@@ -489,6 +490,20 @@ def test_drivers_mixed_on_one_side_are_no_plan() -> None:
 def test_the_same_bit_with_the_same_driver_warns() -> None:
     comparison = compared(Setup(), Setup(changes=device_change([1, 3])), (1, 1))
     assert len(comparison.warnings) == 1
+
+
+def test_copies_of_a_run_warn() -> None:
+    runs = make_runs(Setup(deflate=True), scatter(3))
+    comparison = compare(side("copied", [runs[0], *runs, runs[2]]), side("single", runs))
+    assert comparison.warnings == ("copied: 4 operations are the same run as another: copies prove nothing",)
+    assert only_one_copy(runs) == "copied: 1 operation is the same run as another: copies prove nothing"
+    untold = replace(runs[0].report("x"), header=replace(runs[0].report("x").header, machine=Machine()))
+    assert compare(Recordings("a", (untold,) * 2), Recordings("b", (untold,) * 2)).warnings == ()
+
+
+def only_one_copy(runs: Sequence[Run]) -> str:
+    (warning,) = compare(side("single", runs), side("copied", [*runs, runs[1]]), ("inflate",)).warnings
+    return warning
 
 
 def test_losses_warn_with_both_numbers() -> None:
@@ -531,6 +546,8 @@ def test_warnings_of_recordings_come_with_their_names() -> None:
     comparison = compare(Recordings("before", (good, odd)), Recordings("after", (good, odd, odd)))
     counts = "4 096 in spans, 4 099 by /proc/vmstat"
     assert comparison.warnings == (
+        "before: 1 operation is the same run as another: copies prove nothing",
+        "after: 2 operations are the same run as another: copies prove nothing",
         "good-guest.bt and 2 more: PAYL piece 3 is damaged",
         f"good-guest.bt and 2 more: balloon_inflate is counted differently: {counts}",
     )
