@@ -24,6 +24,7 @@ from balloontrace.results import (
     SCHEMA_VERSION,
     BitmapUse,
     Header,
+    HostSide,
     Loss,
     Operation,
     Probe,
@@ -88,7 +89,14 @@ def examine(recording: Recording, host_recording: Recording | None = None) -> Ex
         )
     host = analyse_host(hosts[0]) if hosts else None
     if guests:
-        return _analyse_guest(guests[0], host)
+        try:
+            return _analyse_guest(guests[0], host)
+        except RecordingError as error:
+            damaged = [f"{each.label} is damaged ({each.damage[0]})" for each in sides if each.damage]
+            if host is None or not damaged:
+                raise
+            # What is gone may be all that keeps them from being matched.
+            raise RecordingError(f"{' and '.join(damaged)}: {error}") from error
     assert host is not None  # for one of both there is
     return Examined(_report_of_host(host), None, host, None)
 
@@ -103,7 +111,7 @@ def _report_of_host(host: HostRecording) -> Report:
         spans=0,
         events_lost=host.side.events_lost,
         events_seen=sum(calls.calls for calls in host.side.calls),
-        spans_missing=None,
+        spans_missing=_missing_batches(host.side),
         warnings=host.warnings,
         operations=(),
         totals=(),
@@ -142,6 +150,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
     lost, seen = _events_lost(losses), _events_seen(losses)
+    batches_missing = (_missing_batches(host.side) if host else None) or 0
     report = Report(
         schema_version=SCHEMA_VERSION,
         header=header,
@@ -150,7 +159,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         spans=len(spans),
         events_lost=lost,
         events_seen=seen,
-        spans_missing=sum(missing.values()) if losses else None,
+        spans_missing=sum(missing.values()) + batches_missing if losses else None,
         warnings=(
             *_warnings(recording, end, spans),
             *_payload_warnings(payloads, losses),
@@ -383,6 +392,16 @@ def _spans_made(loss: Loss) -> int:
     """Where no return is probed the entry makes the span, else the return of an entry that was seen."""
     calls = loss.entries if loss.returns is None else loss.returns - (loss.unmatched_returns or 0)
     return (calls or 0) - (loss.lost or 0)
+
+
+def _missing_batches(side: HostSide) -> int | None:
+    """The same of batches; None where the recording does not say how many there were."""
+    made = [
+        loss.entries - (loss.lost or 0)
+        for loss in side.losses
+        if loss.function == "batches" and loss.entries is not None
+    ]
+    return max(0, made[0] - side.batches) if made else None
 
 
 def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:

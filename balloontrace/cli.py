@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 import balloontrace
+from balloontrace import streams
 from balloontrace.errors import BalloontraceError, ExitCode
+from balloontrace.messages import say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -106,42 +107,31 @@ def _show_version(ctx: click.Context) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit; the only place that does."""
-    sys.exit(_run(argv))
+    status = _run(argv)
+    streams.drop_unwritable_stderr()
+    sys.exit(status)
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    _open_missing_streams()
+    streams.open_missing()
     try:
         result = cli.main(args=argv, prog_name="balloontrace", standalone_mode=False)
     except BalloontraceError as error:
-        click.echo(f"balloontrace: {error}", err=True)
+        say(f"balloontrace: {error}\n")
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("balloontrace: interrupted", err=True)
+        say("balloontrace: interrupted\n")
         return ExitCode.INTERRUPTED
     except SystemExit:
         # How click answers a closed pipe. The reader has seen enough; nothing more can be said there.
         return ExitCode.OK
     except OSError as error:
         place = error.filename or "standard output"
-        click.echo(f"balloontrace: cannot use {place}: {error.strerror}", err=True)
-        _drop_stdout()
+        say(f"balloontrace: cannot use {place}: {error.strerror}\n")
+        streams.drop(streams.STDOUT)
         return ExitCode.FAILURE
     return result if isinstance(result, int) else ExitCode.OK
-
-
-def _open_missing_streams() -> None:
-    """Stand in for streams that the caller has closed: the next file opened would take their place."""
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            # The lowest free descriptor is this one: those before it are open by now.
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if fd == 0 else "w"))
-
-
-def _drop_stdout() -> None:
-    """What is still buffered would be complained about once more when Python flushes it on exit."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

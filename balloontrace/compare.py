@@ -155,7 +155,7 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[str] = (INFLA
         groups=tuple(_group(kind, pages, *each) for (kind, pages), each in zip(common, chosen, strict=True)),
         differences=tuple(differences),
         left_out=tuple(_left_out("before", found[0], common)) + tuple(_left_out("after", found[1], common)),
-        warnings=tuple(_warnings(sides, differences)),
+        warnings=(*_copies(sides, found), *_warnings(sides, differences)),
         method=METHOD,
     )
 
@@ -273,6 +273,19 @@ def _left_out(name: str, found: _Replicates, common: Sequence[tuple[str, int]]) 
         yield LeftOut(name, recording, tuple(operations), reason)
 
 
+def _copies(sides: Sequence[Recordings], found: Sequence[_Replicates]) -> Iterator[str]:
+    """What would make a run look like several: the same recording under more than one name."""
+    for side, each in zip(sides, found, strict=True):
+        runs = [one.run for one in each.counting if one.run is not None]
+        copies = len(runs) - len(set(runs))
+        if copies:
+            operations = "operation is" if copies == 1 else "operations are"
+            yield (
+                f"{side.given}: {format_count(copies)} {operations} the same run as another: "
+                "copies prove nothing"
+            )
+
+
 def _warnings(sides: Sequence[Recordings], differences: Sequence[Difference]) -> Iterator[str]:
     """What speaks against the comparison: unexpected differences, then what is wrong with recordings."""
     yield from (each.text for each in differences if not each.expected)
@@ -308,7 +321,7 @@ def _group(kind: str, pages: int, before: Sequence[Found], after: Sequence[Found
         counts=tuple(counts),
         before=tuple(each.replicate for each in before),
         after=tuple(each.replicate for each in after),
-        notes=tuple(_notes(times, frames, split=split)),
+        notes=(*_notes(times, frames, split=split), *_two_kinds((*times, *counts))),
     )
 
 
@@ -379,7 +392,7 @@ def _verdict(row: Row, p_adjusted: float | None, words: tuple[str, str]) -> Row:
     verdict = UNDECIDED
     if _constant(row) and row.before.median == row.after.median:
         verdict = SAME
-    elif p_adjusted <= LEVEL and row.before.median != row.after.median:
+    elif p_adjusted <= LEVEL and not row.contradicts_itself and row.before.median != row.after.median:
         verdict = words[row.after.median > row.before.median]
     return replace(row, p_adjusted=p_adjusted, verdict=verdict)
 
@@ -391,6 +404,13 @@ def _constant(row: Row) -> bool:
 
 def _says_something(row: Row) -> bool:
     return any(side.maximum for side in (row.before, row.after))
+
+
+def _two_kinds(rows: Sequence[Row]) -> Iterator[str]:
+    """Of which rows the ratio lies outside its interval, and why."""
+    labels = [row.label for row in rows if row.part_of is None and row.is_of_two_kinds]
+    if labels:
+        yield f"{', '.join(labels)}: the runs of a side are of two kinds, so that medians and pairs disagree"
 
 
 def _notes(times: Sequence[Row], frames: Sequence[pd.DataFrame], *, split: bool) -> Iterator[str]:

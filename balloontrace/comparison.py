@@ -21,6 +21,9 @@ UNDECIDED = "~"
 
 WALL = "wall"
 
+# A bound is a quotient of others than the ratio it is equal to.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -85,8 +88,8 @@ class Row:
     `unit` is ns, B, pages, ratio, B/page, pages/send, or empty for counts. `part_of` names the row this one
     is a part of. `ratio` is of the medians; `ratio_low` and `ratio_high` bound it at 95 %, None where no
     bound can be given. `p_value` is of the row alone, `p_adjusted` with all verdicts of its table in mind.
-    `verdict` is a word above, `~` where the data cannot tell, None where nothing is judged: on parts of other
-    rows, and with one run each.
+    `verdict` is a word above, `~` where the data cannot tell, or where medians and interval say
+    opposites, None where nothing is judged: on parts of other rows, and with one run each.
     """
 
     name: str
@@ -101,6 +104,23 @@ class Row:
     p_value: float | None = None
     p_adjusted: float | None = None
     verdict: str | None = None
+
+    @property
+    def is_of_two_kinds(self) -> bool:
+        """Whether the medians' ratio lies outside its interval, which is of pairs: then they disagree.
+
+        That takes runs of a side that are of two kinds, with the median in the gap between them.
+        """
+        if self.ratio is None or self.ratio_low is None or self.ratio_high is None:
+            return False
+        return not self.ratio_low * (1 - _ROUNDING) <= self.ratio <= self.ratio_high * (1 + _ROUNDING)
+
+    @property
+    def contradicts_itself(self) -> bool:
+        """Whether medians and pairs disagree even on the direction."""
+        if not self.is_of_two_kinds or self.ratio is None:
+            return False
+        return min(self.ratio, self.ratio_low or 0) <= 1 <= max(self.ratio, self.ratio_high or 0)
 
 
 @dataclass(frozen=True, slots=True)

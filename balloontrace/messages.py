@@ -37,6 +37,12 @@ def say(text: str) -> None:
         click.echo(text, err=True, nl=False)
 
 
+def warn(warnings: Iterable[str]) -> None:
+    """Say each of these that speak against a result."""
+    for warning in warnings:
+        say(f"balloontrace: warning: {warning}\n")
+
+
 def note(find_lines: Callable[[], Iterable[str]]) -> None:
     """With `-v`, write each of the lines that `find_lines` gives; without it, do not ask for them."""
     ctx = click.get_current_context(silent=True)

@@ -23,12 +23,16 @@ SEND_PART = f"{STAGE_BCD}.send"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A replicate, and what it must have in common with those it is compared with."""
+    """A replicate, and what it must have in common with those it is compared with.
+
+    `run` is what no two operations have in common; None where the recording does not say.
+    """
 
     kind: str
     pages: int
     operation: Operation
     replicate: Replicate
+    run: tuple[str, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,16 @@ def find_replicates(report: Report) -> tuple[list[Found], list[Refused]]:
             refused.append(Refused(recording, operation.number, operation.kind, reason))
         else:
             replicate = _replicate(report, operation, operation.pages)
-            found.append(Found(operation.kind, operation.pages, operation, replicate))
+            run = _run(report, operation)
+            found.append(Found(operation.kind, operation.pages, operation, replicate, run))
     return found, refused
+
+
+def _run(report: Report, operation: Operation) -> tuple[str, int, int, int] | None:
+    boot_id, started_ns = report.header.machine.boot_id, report.header.started_monotonic_ns
+    if boot_id is None or started_ns is None:
+        return None
+    return boot_id, started_ns, operation.started_ns, operation.wall_ns
 
 
 def _refusal(report: Report, operation: Operation) -> str | None:

@@ -437,7 +437,8 @@ class HostSide:
 class Report:
     """A recording, analysed.
 
-    `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more.
+    `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more,
+    the host's batches among them.
     """
 
     schema_version: int

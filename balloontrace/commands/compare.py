@@ -12,6 +12,7 @@ import click
 
 from balloontrace.commands.report import template_library, write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
+from balloontrace.messages import warn
 from balloontrace.parameters import complete_recordings
 from balloontrace.results import DEFLATE, INFLATE
 
@@ -71,9 +72,8 @@ def compare(
     if before == after == "-":
         raise UsageError("only one of the recordings can come from standard input")
     result = _load(before, after, kind, guest_only=guest_only)
-    write_text(_render(result, form), output, force=force)
-    for warning in result.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+    write_text(_render(result, form), output, force=force, for_people=form == "table")
+    warn(result.warnings)
     if percent is not None:
         hold_to(percent, result)
 
@@ -94,15 +94,16 @@ def hold_to(percent: float, comparison: Comparison) -> None:
 
     What is looked at is the low end of the 95 % interval: the chance of failing for nothing is 2.5 % for each
     kind and size where nothing changed and `percent` is 0, and smaller for more. BalloontraceError where
-    there is no interval, since passing would say what was not measured.
+    there is no interval, since passing would say what was not measured. The medians can lie below
+    the interval, and must have grown by more as well.
     """
     unknown = []
     for group in comparison.groups:
-        low = group.wall.ratio_low
-        if low is None:
+        ratio, low = group.wall.ratio, group.wall.ratio_low
+        if ratio is None or low is None:
             unknown.append(group)
-        elif low > 1 + percent / 100:
-            slower = (low - 1) * 100
+        elif min(ratio, low) > 1 + percent / 100:
+            slower = (min(ratio, low) - 1) * 100
             raise RegressionError(
                 f"{group.kind} is slower by {slower:.1f} % at least, more than --fail-on-regression allows"
             )

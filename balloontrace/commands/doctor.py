@@ -13,6 +13,7 @@ import click
 
 from balloontrace.errors import CannotTraceError
 from balloontrace.messages import note, verbose_option
+from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from balloontrace.diagnosis import Diagnosis, Finding
@@ -54,7 +55,7 @@ def doctor(form: str, side: str) -> None:
 
     diagnosis = diagnose()
     note(lambda: _symbol_lines(describe(diagnosis.plan)))
-    click.echo(_json(diagnosis) if form == "json" else _text(diagnosis))
+    _show(form, _json(diagnosis) if form == "json" else _text(diagnosis))
     if diagnosis.problems:
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
 
@@ -65,9 +66,13 @@ def _doctor_host(form: str) -> None:
 
     diagnosis = diagnose_host()
     note(lambda: _symbol_lines(describe_host(diagnosis.plan)))
-    click.echo(_host_json(diagnosis) if form == "json" else _host_text(diagnosis))
+    _show(form, _host_json(diagnosis) if form == "json" else _host_text(diagnosis))
     if diagnosis.problems:
         raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
+
+
+def _show(form: str, text: str) -> None:
+    write_stdout([f"{text}\n"], for_people=form == "text")
 
 
 def _host_json(diagnosis: HostDiagnosis) -> str:

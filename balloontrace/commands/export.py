@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.messages import warn
 from balloontrace.parameters import RECORDING
+from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from balloontrace.analysis import Examined
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from balloontrace.recording import Recording
 
 FORMATS = ("csv", "ndjson", "perfetto", "markdown")
+
+_METADATA, _HOST_METADATA = "metadata.json", "host-metadata.json"
+# Whatever a folder of tables may hold.
+_FILES = ("spans.csv", "payloads.csv", "counters.csv", "batches.csv", _METADATA, _HOST_METADATA)
 
 
 @click.command("export")
@@ -37,13 +44,13 @@ FORMATS = ("csv", "ndjson", "perfetto", "markdown")
 @click.option(
     "-o",
     "output",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=click.Path(allow_dash=True),
     default="-",
     help="A file, or - for stdout. With csv, a folder for all tables: spans.csv, payloads.csv, batches.csv, "
     "counters.csv and metadata.json; a .csv file or - holds spans alone, or a host's batches.",
 )
-@click.option("-f", "--force", is_flag=True, help="Let -o replace files.")
-def export(recording: Path, host_recording: Path | None, form: str, output: Path, *, force: bool) -> None:
+@click.option("-f", "--force", is_flag=True, help="Let -o replace files, in a folder all tables.")
+def export(recording: Path, host_recording: Path | None, form: str, output: str, *, force: bool) -> None:
     r"""Write the single events of RECORDING: each traced call of a guest, each buffer a host served.
 
     With a recording of the host made at the same time, each buffer names the send it was, and a time line
@@ -58,14 +65,16 @@ def export(recording: Path, host_recording: Path | None, form: str, output: Path
     from balloontrace.analysis import examine
     from balloontrace.commands.report import read_recordings
 
+    # As a path, nothing would be the current folder.
+    if not output:
+        raise UsageError("-o takes a name; give - for standard output, or . for this folder")
     sources = read_recordings(recording, host_recording)
     examined = examine(*sources)
     if form == "csv":
-        _export_csv(sources, examined, output, force=force)
+        _export_csv(sources, examined, Path(output), force=force)
     else:
-        _write(output, _texts(examined, form), force=force)
-    for warning in examined.report.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+        _write(Path(output), _texts(examined, form), force=force)
+    warn(examined.report.warnings)
 
 
 def _texts(examined: Examined, form: str) -> Iterator[str]:
@@ -116,35 +125,57 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> Iterator[tuple[
 def _write_folder(
     folder: Path, sources: Sequence[Recording], tables: dict[str, Iterator[str]], *, force: bool
 ) -> None:
-    """Write every table into `folder`, which is made if need be."""
+    """Write every table into `folder`, which is made if need be: all of them or, if one is in the way, none.
+
+    With `force` no table of an earlier export stays beside them.
+    """
+    files = {f"{name}.csv": texts for name, texts in tables.items()}
+    for source in sources:
+        described = {"metadata": source.metadata, "end": source.end, "damage": list(source.damage)}
+        of_host = source.metadata.get("side") == "host" and len(sources) > 1
+        name = _HOST_METADATA if of_host else _METADATA
+        files[name] = iter([json.dumps(described, indent=1) + "\n"])
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: CSV goes into a folder, or into one file named *.csv")
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    for name, texts in tables.items():
-        _write(folder / f"{name}.csv", texts, force=force)
-    for source in sources:
-        described = {"metadata": source.metadata, "end": source.end, "damage": list(source.damage)}
-        of_host = source.metadata.get("side") == "host" and len(sources) > 1
-        name = "host-metadata.json" if of_host else "metadata.json"
-        _write(folder / name, iter([json.dumps(described, indent=1) + "\n"]), force=force)
+    _write_files({folder / name: texts for name, texts in files.items()}, force=force)
+    if force:
+        for name in set(_FILES) - set(files):
+            _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise BalloontraceError(f"cannot remove {path}: {error.strerror}") from error
 
 
 def _write(path: Path, texts: Iterator[str], *, force: bool) -> None:
+    if str(path) == "-":
+        write_stdout(texts)
+    else:
+        _write_files({path: texts}, force=force)
+
+
+def _write_files(files: Mapping[Path, Iterator[str]], *, force: bool) -> None:
+    """Write files that get their names only when all are written."""
     from balloontrace.outputfile import open_output
 
-    if str(path) == "-":
-        for text in texts:
-            click.echo(text, nl=False)
-        return
-    with open_output(path, force=force) as file:
-        _write_texts(file, texts)
-        file.publish()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_output(path, force=force)) for path in files]
+        for file, texts in zip(opened, files.values(), strict=True):
+            _write_texts(file, texts)
+        for file in opened:
+            file.publish()
 
 
 def _write_texts(file: OutputFile, texts: Iterator[str]) -> None:
     try:
-        with open(file.fd, "w", encoding="utf-8", closefd=False) as stream:
+        with open(file.fd, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
             for text in texts:
                 stream.write(text)
     except OSError as error:

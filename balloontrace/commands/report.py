@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
-from balloontrace.messages import note, verbose_option
+from balloontrace.messages import note, verbose_option, warn
 from balloontrace.parameters import RECORDING
+from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from balloontrace.recording import Recording
-    from balloontrace.results import Report
+    from balloontrace.results import HostSide, Report
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
 
@@ -33,10 +34,10 @@ class MaxLost:
     events: int | None = None
     share: float | None = None
 
-    def exceeded_by(self, lost: int, seen: int | None) -> bool:
-        """Whether `lost` events, of `seen` calls, are too many. A share of unknown calls is exceeded."""
+    def exceeded_by(self, lost: int, seen: int) -> bool:
+        """Whether `lost` events, of `seen` calls, are too many."""
         if self.share is not None:
-            return lost > self.share * (seen or 0)
+            return lost > self.share * seen
         return lost > (self.events or 0)
 
 
@@ -96,9 +97,8 @@ def report(
     allowed = None if max_lost is None else parse_max_lost(max_lost)
     recordings = read_recordings(recording, host_recording)
     result, text = _analyse_and_render(recordings, form)
-    write_text(text, output, force=force)
-    for warning in result.warnings:
-        click.echo(f"balloontrace: warning: {warning}", err=True)
+    write_text(text, output, force=force, for_people=form == "table")
+    warn(result.warnings)
     _hold_to(allowed, result)
 
 
@@ -123,16 +123,16 @@ def describe_source(path: Path, source: Recording) -> Iterator[str]:
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
 
-def write_text(text: str, output: Path | None, *, force: bool) -> None:
+def write_text(text: str, output: Path | None, *, force: bool, for_people: bool) -> None:
     """Write to a file that must not exist yet unless `force`, or to stdout for None and `-`."""
     if output is None or str(output) == "-":
-        click.echo(text, nl=False)
+        write_stdout([text], for_people=for_people)
         return
     from balloontrace.outputfile import open_output
 
     with open_output(output, force=force) as file:
         try:
-            with open(file.fd, "w", encoding="utf-8", closefd=False) as stream:
+            with open(file.fd, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
                 stream.write(text)
         except OSError as error:
             raise BalloontraceError(f"cannot write {output}: {error.strerror}") from error
@@ -194,14 +194,23 @@ def _render(result: Report, form: str) -> str:
 
 
 def _hold_to(allowed: MaxLost | None, result: Report) -> None:
-    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was."""
+    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was.
+
+    A recording that was cut off does not know what it lost last.
+    """
     if allowed is None:
         return
-    if result.events_lost is None:
-        raise DataLostError("the recording does not say how much was lost, so --max-lost cannot be held")
-    missing = result.spans_missing or 0
-    if allowed.exceeded_by(result.events_lost + missing, result.events_seen):
+    from balloontrace.analysis import HOST
+
+    # A host's recording alone is its own report.
+    host = None if result.host is None or result.header.side == HOST else result.host
+    sides: list[Report | HostSide] = [result] if host is None else [result, host]
+    losses = [side.events_lost for side in sides if side.events_lost is not None]
+    if len(losses) < len(sides) or any(side.ended is None for side in sides):
+        whose = "the recording does" if host is None else "one of the recordings does"
+        raise DataLostError(f"{whose} not say how much was lost, so --max-lost cannot be held")
+    lost, missing = sum(losses), result.spans_missing or 0
+    seen = (result.events_seen or 0) + sum(calls.calls for calls in (host.calls if host else ()))
+    if allowed.exceeded_by(lost + missing, seen):
         gone = f" and {missing} are missing from the file" if missing else ""
-        raise DataLostError(
-            f"{result.events_lost} events were lost while recording{gone}, more than --max-lost allows"
-        )
+        raise DataLostError(f"{lost} events were lost while recording{gone}, more than --max-lost allows")

@@ -2,9 +2,10 @@
 """A comparison as one CSV table: units in the header or in `unit`, empty = not measured.
 
 `level` says what a row is: `time` and `count` are the rows of the tables, `part_of` marking one that is part
-of another; `replicate` is one value of one operation; `difference`, `left_out`, `note` and `warning` carry a
-sentence in `note`, and `method` says how the numbers were found. Ratios are after to before. The numbers are
-those of the JSON, to the last digit; `pandas.read_csv` loads it without options.
+of another; `replicate` is one value of one operation, or `started_ns`, when it began; `difference`,
+`left_out`, `note` and `warning` carry a sentence in `note`, and `method` says how the numbers were found.
+Ratios are after to before. The numbers are those of the JSON, to the last digit; `pandas.read_csv` loads it
+without options.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COLUMNS = (
     *_STATISTICS,
     "value",
     "note",
+    "host_recording",
 )
 
 _Cells = dict[str, object]
@@ -100,9 +102,10 @@ def _row(row: Row) -> _Cells:
 
 
 def _values(replicate: Replicate, units: dict[str, str]) -> Iterator[_Cells]:
-    for name, value in replicate.values.items():
+    for name, value in {"started_ns": replicate.started_ns, **replicate.values}.items():
         yield {
             "recording": replicate.recording,
+            "host_recording": replicate.host_recording,
             "operation": replicate.operation,
             "name": name,
             "unit": units.get(name, "ns"),

@@ -129,9 +129,10 @@ def host_stream(
     started_ns: int | None = None,
     ended_ns: int | None = None,
     changes: Mapping[str, object] | None = None,
+    end: Mapping[str, object] | None = None,
     label: str = "host",
 ) -> io.BytesIO:
-    """The same as it lies in a file."""
+    """The same as it lies in a file; `end` changes its end record."""
     first_ns = found[0].kick_ns if found else OFFSET_NS
     last_ns = found[-1].done_ns if found else OFFSET_NS
     started_ns = first_ns - 2_000_000_000 if started_ns is None else started_ns
@@ -158,6 +159,7 @@ def host_stream(
             "ended": {"monotonic_ns": last_ns + 2_000_000_000 if ended_ns is None else ended_ns},
             "losses": {"batches": {"entries": len(found), "lost": 0}},
             "memory": {"rss_anon_bytes": 1 << 30, "shared_files": []},
+            **(end or {}),
         },
     )
 

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakesystem import lay_out_bcc, lay_out_foreign_bcc
+from runs import TIMES, Setup, make_runs, scatter
+from synthetic import recording_bytes, typical_flow
 
 import balloontrace
 
@@ -218,6 +221,50 @@ def test_streams_that_are_closed(words: str, status: int) -> None:
     assert "Traceback" not in done.stderr
     if status:
         assert sentence(done) == "standard input is empty: nothing was recorded"
+
+
+@pytest.mark.parametrize("streams", ["> >(:)", "2> >(:)", "2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [
+        ("report $CUT --max-lost 0", 5),
+        ("compare $FAST $SLOW --fail-on-regression 5", 6),
+        ("doctor", 3),
+        ("report --no-such-option", 2),
+        ("report $EXAMPLE --max-lost none", 2),
+    ],
+)
+def test_nobody_listening_fails_no_less(
+    verb: str, status: int, streams: str, untraceable: dict[str, str], tmp_path: Path
+) -> None:
+    """The reader is gone before anything is written; bash has no other way to wait for that than to sleep."""
+    (tmp_path / "cut.bt").write_bytes(recording_bytes(typical_flow(), ended=False, lost=5))
+    for name, times in (("fast", TIMES), ("slow", replace(TIMES, send=9_000_000))):
+        (tmp_path / name).mkdir()
+        for number, run in enumerate(make_runs(Setup(times=times), scatter(5))):
+            run.write(tmp_path / name, f"run-{number}")
+    places = f"CUT={tmp_path}/cut.bt FAST={tmp_path}/fast SLOW={tmp_path}/slow"
+    python = f"PYTHONPATH={untraceable['PYTHONPATH']}"
+    done = shell(f"{places}; export {python}; (sleep 0.1; exec $RUN {verb}) {streams}")
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown", "html"])
+def test_a_terminal_that_knows_few_characters(form: str, tmp_path: Path) -> None:
+    named = tmp_path / "λ.bt"
+    named.write_bytes(Path(EXAMPLE).read_bytes())
+    words = ["report", str(named), "--format", form]
+    done = subprocess.run(
+        [sys.executable, "-m", "balloontrace", *words], capture_output=True, timeout=60, cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    if form == "table":
+        assert b"?.bt" in done.stdout
+    else:
+        balloontrace_command(*words, "-o", str(tmp_path / "out"))
+        assert done.stdout == (tmp_path / "out").read_bytes()
 
 
 def test_version() -> None:

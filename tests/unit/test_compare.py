@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,11 @@ from runs import HOST_TIMES, TIMES, Run, Setup, make_run, make_runs, scatter, si
 from synthetichost import HostTimes
 
 from balloontrace.analysis import analyse
+from balloontrace.commands.compare import hold_to
 from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
-from balloontrace.results import Operation, Report, StageRow
+from balloontrace.errors import RegressionError
+from balloontrace.results import Machine, Operation, Report, StageRow
 
 TRIES = 40
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
@@ -279,6 +282,46 @@ def test_a_side_against_itself_is_the_same() -> None:
     assert only_group(comparison).wall.p_adjusted == 1
 
 
+def of_walls(name: str, walls_us: Sequence[int]) -> Recordings:
+    """Recordings of operations that took so long; a nanosecond more for each, so that none are the same."""
+    (template,) = side(name, [make_run(Setup())]).reports
+    return Recordings(
+        name,
+        tuple(
+            replace(template, operations=(replace(template.operations[0], wall_ns=wall_us * 1000 + number),))
+            for number, wall_us in enumerate(walls_us)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before_us", "after_us", "verdict", "fails"),
+    [
+        # The slower half of one side is the faster half of the other: the medians are almost the same.
+        ([120] * 10 + [151] * 11, [150] * 12 + [251] * 9, "~", False),
+        ([150] * 12 + [251] * 9, [120] * 10 + [151] * 11, "~", False),
+        # How much slower is not agreed upon, that it is slower is.
+        ([100] * 11 + [150] * 10, [500] * 11 + [400] * 10, "slower", True),
+        ([500] * 11 + [400] * 10, [100] * 11 + [150] * 10, "faster", False),
+    ],
+)
+def test_runs_of_two_kinds(
+    before_us: Sequence[int], after_us: Sequence[int], verdict: str, fails: bool
+) -> None:
+    comparison = compare(of_walls("before", before_us), of_walls("after", after_us))
+    group = only_group(comparison)
+    wall = group.wall
+    assert wall.ratio_low is not None
+    assert wall.ratio_high is not None
+    assert not wall.ratio_low <= (wall.ratio or 0) <= wall.ratio_high
+    assert wall.p_adjusted is not None
+    assert wall.p_adjusted < 0.05
+    assert wall.verdict == verdict
+    assert "wall: the runs of a side are of two kinds, so that medians and pairs disagree" in group.notes
+    with pytest.raises(RegressionError) if fails else nullcontext():
+        hold_to(0, comparison)
+
+
 def test_the_other_way_round() -> None:
     before, after = (
         side("before", make_runs(Setup(), scatter(8))),
@@ -415,7 +458,8 @@ def test_a_mismatch_warns_by_its_name(changes: dict[str, object], text: str) -> 
 
 
 def test_a_side_that_mixes_kernels_warns() -> None:
-    mixed = [*make_runs(Setup(), [1]), *make_runs(Setup(changes=machine_change(kernel_release="7.2")), [1])]
+    other = make_run(Setup(changes=machine_change(kernel_release="7.2")), factor=1.01)
+    mixed = [make_run(Setup()), other]
     comparison = compare(side("before", mixed), side("after", mixed))
     assert comparison.warnings == ("kernel: 6.12.0-amd64 and 7.2 before, 6.12.0-amd64 and 7.2 after",)
 
@@ -446,6 +490,20 @@ def test_drivers_mixed_on_one_side_are_no_plan() -> None:
 def test_the_same_bit_with_the_same_driver_warns() -> None:
     comparison = compared(Setup(), Setup(changes=device_change([1, 3])), (1, 1))
     assert len(comparison.warnings) == 1
+
+
+def test_copies_of_a_run_warn() -> None:
+    runs = make_runs(Setup(deflate=True), scatter(3))
+    comparison = compare(side("copied", [runs[0], *runs, runs[2]]), side("single", runs))
+    assert comparison.warnings == ("copied: 4 operations are the same run as another: copies prove nothing",)
+    assert only_one_copy(runs) == "copied: 1 operation is the same run as another: copies prove nothing"
+    untold = replace(runs[0].report("x"), header=replace(runs[0].report("x").header, machine=Machine()))
+    assert compare(Recordings("a", (untold,) * 2), Recordings("b", (untold,) * 2)).warnings == ()
+
+
+def only_one_copy(runs: Sequence[Run]) -> str:
+    (warning,) = compare(side("single", runs), side("copied", [*runs, runs[1]]), ("inflate",)).warnings
+    return warning
 
 
 def test_losses_warn_with_both_numbers() -> None:
@@ -488,6 +546,8 @@ def test_warnings_of_recordings_come_with_their_names() -> None:
     comparison = compare(Recordings("before", (good, odd)), Recordings("after", (good, odd, odd)))
     counts = "4 096 in spans, 4 099 by /proc/vmstat"
     assert comparison.warnings == (
+        "before: 1 operation is the same run as another: copies prove nothing",
+        "after: 2 operations are the same run as another: copies prove nothing",
         "good-guest.bt and 2 more: PAYL piece 3 is damaged",
         f"good-guest.bt and 2 more: balloon_inflate is counted differently: {counts}",
     )

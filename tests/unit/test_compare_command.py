@@ -140,7 +140,13 @@ def test_csv_loads_without_options_and_has_the_numbers_of_the_json(make: Callabl
         wanted = [each for group in described["groups"] for each in group[side]]
         for each in wanted:
             mine = replicates[(replicates.side == side) & (replicates.recording == each["recording"])]
-            assert dict(zip(mine.name, mine.value, strict=True)) == each["values"]
+            assert dict(zip(mine.name, mine.value, strict=True)) == {
+                "started_ns": each["started_ns"],
+                **each["values"],
+            }
+            hosts = {None if pd.isna(name) else name for name in mine.host_recording}
+            assert hosts == {each["host_recording"]}
+            assert set(mine.unit[mine.name == "started_ns"]) == {"ns"}
     assert set(table[table.level == "warning"].note) == set(described["warnings"])
     assert len(table[table.level == "left_out"]) == sum(
         len(each["operations"]) for each in described["left_out"]

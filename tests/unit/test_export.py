@@ -167,6 +167,37 @@ def test_a_folder_holds_every_table(tmp_path: Path) -> None:
     assert payloads.pages.sum() == 1_835_008
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "counters.csv").write_text("kept")
+    assert isinstance(run(EXAMPLES / "bitmap-inflate.bt", "-o", folder).exception, UsageError)
+    assert contents(folder) == {"counters.csv": b"kept"}
+    assert run(EXAMPLES / "bitmap-inflate.bt", "-o", folder, "-f").exit_code == 0
+    (folder / "notes.txt").write_text("mine")
+    guest, host = EXAMPLES / "nested-qemu-guest.bt", EXAMPLES / "nested-qemu-host.bt"
+    assert run(guest, host, "-o", folder, "-f").exit_code == 0
+    assert run(guest, host, "-o", tmp_path / "new").exit_code == 0
+    assert contents(folder) == {**contents(tmp_path / "new"), "notes.txt": b"mine"}
+
+
+def test_csv_needs_a_folder_or_a_name_for_it(tmp_path: Path) -> None:
+    taken = tmp_path / "existing.txt"
+    taken.write_text("kept")
+    failure = run(EXAMPLES / "stock-inflate.bt", "-o", taken, "-f").exception
+    assert isinstance(failure, UsageError)
+    assert str(failure) == f"{taken} is a file: CSV goes into a folder, or into one file named *.csv"
+    assert taken.read_text() == "kept"
+    for form in ("csv", "ndjson"):
+        assert isinstance(
+            run(EXAMPLES / "stock-inflate.bt", "--format", form, "-o", "").exception, UsageError
+        )
+
+
 def test_a_host_alone_is_its_batches(tmp_path: Path) -> None:
     done = run(EXAMPLES / "nested-qemu-host.bt", "-o", tmp_path / "batches.csv")
     assert done.exit_code == 0

@@ -13,12 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import synthetic
+import synthetichost
 from click.testing import CliRunner
+from runs import HOST_TIMES, Setup, make_run
 
 from balloontrace.analysis import analyse
 from balloontrace.commands.export import export
 from balloontrace.commands.report import MaxLost, parse_max_lost, report
-from balloontrace.errors import DataLostError, UsageError
+from balloontrace.errors import DataLostError, RecordingError, UsageError
 from balloontrace.recording import read_recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
@@ -145,6 +147,10 @@ def test_warnings_go_to_stderr_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "balloontrace: warning: the recording has no end record" in capsys.readouterr().err
 
 
+def losses(**entries: dict[str, int]) -> dict[str, object]:
+    return {"losses": entries}
+
+
 @pytest.mark.parametrize(
     ("allowed", "fails"), [("4", True), ("5", False), ("1%", True), ("20%", False), (None, False)]
 )
@@ -152,13 +158,75 @@ def test_max_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], allowed: str | None, fails: bool
 ) -> None:
     path = tmp_path / "lossy.bt"
-    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False, lost=5))
+    end = losses(tell_host={"entries": 39, "lost": 5})
+    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), end=end))
     arguments = [str(path)] if allowed is None else [str(path), "--max-lost", allowed]
     with pytest.raises(DataLostError) if fails else nullcontext():
         report.main(arguments, standalone_mode=False)
     said = capsys.readouterr()
     assert "5 events were lost" in said.err
     assert "Operation 1" in said.out
+
+
+def test_a_recording_that_was_cut_off_does_not_know_what_it_lost(tmp_path: Path) -> None:
+    path = tmp_path / "cut.bt"
+    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False))
+    with pytest.raises(DataLostError, match="the recording does not say how much was lost"):
+        report.main([str(path), "--max-lost", "100%"], standalone_mode=False)
+
+
+def write_pair(folder: Path, *, host_losses: object = None, damaged: bool = False) -> list[str]:
+    """A guest's recording that lost nothing, and its host's."""
+    run = make_run(Setup(mib=80, host_times=HOST_TIMES))
+    found = synthetichost.batches(run.flow, HOST_TIMES)
+    changes = {} if host_losses is None else {"losses": {"batches": host_losses}}
+    raw = bytearray(synthetichost.host_stream(found, end=changes).read())
+    if damaged:
+        raw[raw.index(b"BTCH") + 40] ^= 1
+    (folder / "guest.bt").write_bytes(run.guest)
+    (folder / "host.bt").write_bytes(raw)
+    return [str(folder / "guest.bt"), str(folder / "host.bt")]
+
+
+@pytest.mark.parametrize(
+    ("host_losses", "allowed", "said"),
+    [
+        ({"entries": 80, "lost": 0}, "0", None),
+        ({"entries": 87, "lost": 7}, "7", None),
+        ({"entries": 87, "lost": 7}, "6", "7 events were lost while recording, more than"),
+        ({"entries": 87, "lost": 7}, "1%", None),
+        ({"entries": 90, "lost": 7}, "9", "7 events were lost while recording and 3 are missing"),
+    ],
+)
+def test_max_lost_holds_for_the_host_too(
+    host_losses: object, allowed: str, said: str | None, tmp_path: Path
+) -> None:
+    files = write_pair(tmp_path, host_losses=host_losses)
+    with pytest.raises(DataLostError, match=said) if said else nullcontext():
+        report.main([*files, "--max-lost", allowed], standalone_mode=False)
+
+
+def test_max_lost_takes_a_host_that_was_cut_off_for_unknown(tmp_path: Path) -> None:
+    guest, host = write_pair(tmp_path)
+    raw = Path(host).read_bytes()
+    Path(host).write_bytes(raw[: raw.rindex(b"END")])
+    for files in ([guest, host], [host]):
+        with pytest.raises(DataLostError, match="not say how much was lost"):
+            report.main([*files, "--max-lost", "100%"], standalone_mode=False)
+
+
+def test_damage_is_said_before_what_follows_from_it(tmp_path: Path) -> None:
+    guest, host = write_pair(tmp_path, damaged=True)
+    with pytest.raises(RecordingError, match=rf"^{host} is damaged \(.+ is damaged\): the recordings cannot"):
+        report.main([guest, host], standalone_mode=False)
+
+
+def test_batches_missing_from_the_file_are_counted(tmp_path: Path) -> None:
+    _, host = write_pair(tmp_path, damaged=True)
+    found = analyse(read_recording(Path(host)))
+    assert found.spans_missing == 80
+    with pytest.raises(DataLostError, match="0 events were lost while recording and 80 are missing"):
+        report.main([host, "--max-lost", "0"], standalone_mode=False)
 
 
 def test_spans_missing_from_the_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
