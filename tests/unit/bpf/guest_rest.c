@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Work items of two balloons by one worker. Prints what `top` takes for waiting to be queued again when an inflate was
+ * stopped half way for an hour; then where two balloons stand after the worker dealt with the second in between.
+ */
+#include <stddef.h>
+
+struct device {
+	unsigned int index;
+};
+
+struct balloon {
+	struct device *vdev;
+	unsigned int num_pages, num_pfns;
+	char work[32], oom[32];
+};
+
+struct queue {
+	unsigned int index;
+	struct device *vdev;
+};
+
+#define VIRTIO_BALLOON_VDEV offsetof(struct balloon, vdev)
+#define VIRTIO_BALLOON_NUM_PAGES offsetof(struct balloon, num_pages)
+#define VIRTIO_BALLOON_NUM_PFNS offsetof(struct balloon, num_pfns)
+#define VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK offsetof(struct balloon, work)
+#define VIRTIO_BALLOON_OOM_NB offsetof(struct balloon, oom)
+#define VIRTIO_DEVICE_INDEX offsetof(struct device, index)
+#define VIRTQUEUE_INDEX offsetof(struct queue, index)
+#define VIRTQUEUE_VDEV offsetof(struct queue, vdev)
+
+#include "guest.bpf.c"
+
+#define HOUR_NS 3600000000000ull
+
+static struct device devices[] = { { 3 }, { 7 } };
+static struct balloon first = { &devices[0] }, second = { &devices[1] };
+static struct queue inflate = { 0, &devices[0] };
+
+static void run_item(struct balloon *balloon, u32 target_pages, u32 moved_pages)
+{
+	on_update_balloon_size_func_entry((u64)balloon->work);
+	now_ns += 1000;
+	on_config_get(0, (u64)&target_pages, sizeof(target_pages));
+	if (moved_pages) {
+		balloon->num_pages += moved_pages;
+		balloon->num_pfns = moved_pages;
+		on_tell_host_entry((u64)balloon, (u64)&inflate);
+		now_ns += 100000;
+		on_tell_host_return(0);
+	}
+	on_update_balloon_size_func_return(0);
+	now_ns += 1000;
+}
+
+int main(void)
+{
+	struct bt_device_state *states = counters_values[0].devices;
+
+	thread_id = 77;
+	run_item(&first, 512, 256);
+	run_item(&first, 256, 0);
+	now_ns += HOUR_NS;
+	run_item(&first, 512, 256);
+	printf("%llu\n", (unsigned long long)live_values[0].requeue_ns);
+
+	on_virtio_balloon_oom_notify_entry((u64)second.oom, 0, 0);
+	on_virtio_balloon_oom_notify_return(0);
+	run_item(&first, 768, 256);
+	printf("%u %u\n", states[3].actual_pages, states[7].actual_pages);
+	return 0;
+}

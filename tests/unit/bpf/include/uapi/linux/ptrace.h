@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * In place of the kernel's and bcc's: what the BPF programs need, for the logic of their functions in a process of
+ * its own. Time and thread are what a test says; a map is a variable.
+ */
+#ifndef TEST_PTRACE_H
+#define TEST_PTRACE_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef uint64_t u64;
+typedef uint32_t u32;
+typedef uint16_t u16;
+typedef uint8_t u8;
+
+struct pt_regs {
+	u64 ax, bx, cx, dx, si, di, bp, sp, r8, r9, r10, ip;
+};
+
+#define __always_inline inline __attribute__((always_inline, unused))
+#define BPF_F_MMAPABLE 0
+
+#define BPF_F_TABLE(kind, key, type, name, size, flags)                   \
+	static type name##_values[size];                                  \
+	static type *name##_lookup(const int *index) { return &name##_values[*index]; } \
+	static struct {                                                   \
+		type *(*lookup)(const int *index);                        \
+	} name = { name##_lookup }
+#define BPF_ARRAY(name, type, size) BPF_F_TABLE(0, int, type, name, size, 0)
+
+static u64 now_ns = 1000;
+static u64 thread_id;
+
+static u64 bpf_ktime_get_ns(void) { return now_ns; }
+static u64 bpf_get_current_pid_tgid(void) { return thread_id; }
+static u32 bpf_get_smp_processor_id(void) { return 0; }
+
+static int bpf_probe_read_kernel(void *to, u32 bytes, const void *from)
+{
+	memcpy(to, from, bytes);
+	return 0;
+}
+
+#define bpf_pseudo_fd(kind, number) ((u64)(uintptr_t)&threads_values[0])
+
+#endif

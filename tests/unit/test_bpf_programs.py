@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The logic of BPF programs, compiled for a process of its own: courses that no lab brings about at will."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from balloontrace.hostprobes import TABLE as HOST_TABLE
+from balloontrace.loader import bpf_folder
+from balloontrace.probes import TABLE
+
+HERE = Path(__file__).parent / "bpf"
+SERVER = 1000
+SLOTS = 256
+BUFFERS, CALLS = 100, 256
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+def build(source: str, folder: Path, *definitions: str) -> Path:
+    """A program around the functions of a BPF source, as for fentry."""
+    program = folder / Path(source).stem
+    names = [point.name for point in HOST_TABLE] + [point.function.symbol for point in TABLE]
+    kinds = [f"-DKIND_{name}=fentry" for name in names]
+    flags = ["-O1", "-w", f"-I{HERE / 'include'}", f"-I{bpf_folder()}", *kinds]
+    flags += [f"-D{point.function.name}_ARGUMENTS=1" for point in TABLE]
+    subprocess.run(
+        ["cc", *flags, *(f"-D{each}" for each in definitions), "-o", program, HERE / source], check=True
+    )
+    return program
+
+
+def numbers(*words: str | Path) -> list[int]:
+    done = subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True, timeout=60)
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.parametrize("vcpu", [SERVER + 1, SERVER + SLOTS], ids=["another slot", "the same slot"])
+def test_a_vcpu_takes_no_slot_from_a_thread_that_serves(tmp_path: Path, vcpu: int) -> None:
+    program = build("host_slots.c", tmp_path, "TGID=900", "THREADS_MAP=1", "COUNT_FREED=0")
+    assert numbers(program, str(vcpu)) == [BUFFERS, BUFFERS, BUFFERS * CALLS]
+
+
+def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
+    requeue_ns, first_pages, second_pages = numbers(build("guest_rest.c", tmp_path))
+    assert requeue_ns < 10_000
+    assert (first_pages, second_pages) == (768, 0)
