@@ -8,7 +8,8 @@ lost or missing. Of captured payloads, `payload` sums up an operation, `send` is
 pages lie in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
 `value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
 field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
-without options.
+without options; `value` is a column of floats then, and an integer too large for one has all of its digits
+in `note` as well.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ Row = dict[str, object]
 
 _CHUNK_ROWS = 1 << 14
 
+LARGEST_EXACT = 1 << 53
+"""Up to here each integer is a float."""
+
 
 def render_csv(report: Report) -> str:
     """The whole table, header first."""
@@ -113,13 +117,20 @@ def _rows(report: Report) -> Iterator[Row]:
             yield {**same, **row}
         for name, value in _numbers(dataclasses.asdict(operation)):
             if name.rpartition(".")[2] not in (*COLUMNS, "number"):
-                yield {"level": "value", **same, "name": name, "value": value}
+                yield _value(name, value, same)
     for total in report.totals:
         yield _total(total)
         for stage in total.stages:
             yield {"level": "total_stage", "kind": total.kind, **_stage(stage)}
     for name, value in _numbers(report_fields(report)):
-        yield {"level": "value", "name": name, "value": value}
+        yield _value(name, value, {})
+
+
+def _value(name: str, value: float, same: Row) -> Row:
+    large = isinstance(value, int) and abs(value) > LARGEST_EXACT
+    return {
+        "level": "value", **same, "name": name, "value": value, "note": f"exactly {value}" if large else None
+    }  # fmt: skip
 
 
 def _numbers(fields: Mapping[str, object], place: str = "") -> Iterator[tuple[str, int | float]]:

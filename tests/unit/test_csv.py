@@ -16,7 +16,7 @@ import synthetic
 from collection import NAMES, examined
 
 from balloontrace.analysis import analyse
-from balloontrace.render.csv import COLUMNS, render_csv
+from balloontrace.render.csv import COLUMNS, LARGEST_EXACT, render_csv
 from balloontrace.render.json import render_json
 
 # What CSV calls otherwise, or has once for several.
@@ -78,6 +78,8 @@ def assert_values(found: list[dict[str, Any]], wanted: list[tuple[str, float]]) 
     assert [row["name"] for row in found] == [name for name, _ in wanted]
     for row, (name, value) in zip(found, wanted, strict=True):
         assert is_same(row["value"], value), (name, row["value"], value)
+        if isinstance(value, int) and abs(value) > LARGEST_EXACT:
+            assert row["note"] == f"exactly {value}"
 
 
 @pytest.mark.parametrize("name", NAMES)
