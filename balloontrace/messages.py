@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import click
 
 _VERBOSE = "balloontrace.verbose"
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def verbose_option(command: _Command) -> _Command:
+def verbose_option(command: Command) -> Command:
     """Give a command `-v`, which has `note` say what it is given."""
-    decorated: _Command = click.option(
+    decorated: Command = click.option(
         "-v",
         "--verbose",
         is_flag=True,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.messages import Command
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -112,3 +114,16 @@ def complete_recordings(
 SIZE = Size()
 DURATION = Duration()
 RECORDING = RecordingPath()
+
+
+def output_options(command: Command) -> Command:
+    """Give a command `-o` and `-f`, for one text that goes to standard output without them."""
+    to_file = click.option(
+        "-o",
+        "output",
+        type=click.Path(path_type=Path, allow_dash=True),
+        help="Write to this file, not to stdout.",
+    )
+    force = click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+    decorated: Command = to_file(force(command))
+    return decorated

@@ -13,7 +13,7 @@ import click
 from balloontrace.commands.report import template_library, write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.messages import warn
-from balloontrace.parameters import complete_recordings
+from balloontrace.parameters import complete_recordings, output_options
 from balloontrace.results import DEFLATE, INFLATE
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ FORMATS = ("table", "csv", "json", "markdown", "html")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write to this file, not to stdout.",
-)
-@click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+@output_options
 def compare(
     before: str,
     after: str,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ import click
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.messages import note, say, verbose_option
 from balloontrace.parameters import DURATION, SIZE
+from balloontrace.streams import STDOUT, drop
 
 if TYPE_CHECKING:
     from balloontrace.diagnosis import Diagnosis
@@ -352,7 +352,7 @@ def _tell(result: SessionResult, output: str) -> None:
     )
     if result.error is not None:
         if output == "-":
-            _silence_stdout()
+            drop(STDOUT)
         raise BalloontraceError(
             f"the recording is incomplete: {result.error.strerror} after {result.bytes_written} bytes; "
             "what was written can be reported"
@@ -366,8 +366,3 @@ def _tell(result: SessionResult, output: str) -> None:
         raise BalloontraceError(
             f"the command ended with status {result.command_status}; the recording is complete"
         )
-
-
-def _silence_stdout() -> None:
-    """A closed pipe would be complained about once more when Python flushes it on exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ import click
 
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
 from balloontrace.messages import note, verbose_option, warn
-from balloontrace.parameters import RECORDING
+from balloontrace.parameters import RECORDING, output_options
 from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ def parse_max_lost(text: str) -> MaxLost:
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write to this file, not to stdout.",
-)
-@click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+@output_options
 @click.option(
     "--max-lost",
     metavar="N|PCT",
