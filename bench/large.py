@@ -23,15 +23,15 @@ SENDS = 1_000_000
 SENDS_PER_OPERATION = 7168
 
 
-def write_large(path: Path) -> int:
-    """A recording of a million sends, inflates and deflates of 7 GiB in turn; returns their time in ns."""
-    records = np.zeros((SENDS, 2), dtype=span_dtype(parse_span_layout(None)))
+def write_large(path: Path, sends: int = SENDS) -> int:
+    """A recording of inflates and deflates of 7 GiB in turn; returns the time of its sends in ns."""
+    records = np.zeros((sends, 2), dtype=span_dtype(parse_span_layout(None)))
     send, work = records[:, 0], records[:, 1]
-    send_ns = 100_000 + np.arange(SENDS) * 7919 % 800_000
+    send_ns = 100_000 + np.arange(sends) * 7919 % 800_000
     work_ns = send_ns + 50_000
     start_ns = 1_000_000_000 + np.cumsum(work_ns + 3_000) - work_ns
-    step = np.arange(SENDS) % SENDS_PER_OPERATION + 1
-    inflating = np.arange(SENDS) // SENDS_PER_OPERATION % 2 == 0
+    step = np.arange(sends) % SENDS_PER_OPERATION + 1
+    inflating = np.arange(sends) // SENDS_PER_OPERATION % 2 == 0
     full_pages = SENDS_PER_OPERATION * 256
     send["start_ns"], send["duration_ns"], send["pages"] = start_ns + 30_000, send_ns, 256
     send["function"], send["queue"] = Function.TELL_HOST, ~inflating

@@ -36,7 +36,7 @@ from balloontrace.wire import decode_spans
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000
 BATCHES = 20
-FULL_REPORT_EVERY = 100
+FULL_REPORT_EVERY = 150
 HEADROOM_BYTES = 512 << 20
 
 
