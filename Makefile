@@ -4,6 +4,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# What a file's tests have worked out is kept for the next of them, so that a file stays with its process.
+UNIT_TESTS := $(PYTHON) -m pytest -q --numprocesses auto --dist loadfile tests/unit
 
 .DEFAULT_GOAL := help
 .PHONY: help demo compare test check bench examples screenshots clean
@@ -18,11 +20,11 @@ compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUND
 	@$(PYTHON) -m lab.$(if $(SELF),itself,alternate)
 
 test: $(READY) lint  ## all tests, those in real guests included
-	$(PYTHON) -m pytest -q --numprocesses auto tests/unit
+	$(UNIT_TESTS)
 	$(PYTHON) -m pytest tests/live
 
 check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
-	$(PYTHON) -m pytest -q --numprocesses auto tests/unit
+	$(UNIT_TESTS)
 
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
 	@$(PYTHON) -m bench

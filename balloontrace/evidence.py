@@ -33,6 +33,9 @@ LEVEL = 0.05
 _EXACT_VALUES = 50
 _PERMUTATIONS = 10_000
 
+# A test of many rows takes hardly longer than that of one.
+_TRIED_AT_ONCE = 32
+
 _Values = NDArray[np.float64]
 
 
@@ -95,7 +98,7 @@ def adjust(p_values: Sequence[float]) -> list[float]:
 
 def p_value_of(before: _Values, after: _Values) -> float:
     """The larger of both tests' two-sided p values."""
-    return max(_mann_whitney(before, after), _brunner_munzel(before, after))
+    return max(_mann_whitney(before, after), float(_brunner_munzel(before[np.newaxis], after)[0]))
 
 
 def _mann_whitney(before: _Values, after: _Values) -> float:
@@ -115,13 +118,19 @@ def _exact_mann_whitney(before: _Values, after: _Values) -> float:
     return float(mannwhitneyu(after, before, method=method).pvalue)
 
 
-def _brunner_munzel(before: _Values, after: _Values) -> float:
-    """Its p value: 0 where one side is wholly above the other (an infinite statistic), 1 if all is tied."""
-    if before.max() < after.min() or after.max() < before.min():
-        return 0.0
-    if min(before.min(), after.min()) == max(before.max(), after.max()):
-        return 1.0
-    return float(brunnermunzel(before, after).pvalue)
+def _brunner_munzel(before: _Values, after: _Values) -> _Values:
+    """Its p values, one for each row of `before` beside the same `after`.
+
+    They are 0 where one side is wholly above the other (an infinite statistic), and 1 if all is tied.
+    """
+    lowest, highest = before.min(axis=1), before.max(axis=1)
+    apart = (highest < after.min()) | (after.max() < lowest)
+    tied = np.minimum(lowest, after.min()) == np.maximum(highest, after.max())
+    p_values = np.where(tied, 1.0, 0.0)
+    rest = ~(apart | tied)
+    if rest.any():
+        p_values[rest] = brunnermunzel(before[rest], after[np.newaxis], axis=1).pvalue
+    return p_values
 
 
 def _interval(before: _Values, after: _Values) -> tuple[float, float] | None:
@@ -145,12 +154,12 @@ def _bound(before: _Values, after: _Values, refused: int) -> float:
     # Between ratios next to each other nothing changes. The search takes it that p grows towards the middle.
     lowest, highest = 0, refused - 1
     while lowest < highest:
-        middle = (lowest + highest) // 2
-        between = (ratios[middle] + ratios[middle + 1]) / 2
-        if between > 0 and _brunner_munzel(before * between, after) > LEVEL:
-            highest = middle
-        else:
-            lowest = middle + 1
+        tried = np.unique(np.linspace(lowest, highest - 1, _TRIED_AT_ONCE, dtype=np.intp))
+        between = (ratios[tried] + ratios[tried + 1]) / 2
+        kept = (between > 0) & (_brunner_munzel(np.multiply.outer(between, before), after) > LEVEL)
+        first = int(np.argmax(kept)) if kept.any() else len(tried)
+        lowest = int(tried[first - 1]) + 1 if first > 0 else lowest
+        highest = int(tried[first]) if first < len(tried) else highest
     return float(ratios[lowest])
 
 

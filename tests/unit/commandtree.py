@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The commands as click has them: what tests of help, completion and the man page walk through."""
+"""The commands as click has them, which tests of help, completion and the man page walk through, and run."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from typing import NamedTuple
 
 import click
+import pytest
 
-from balloontrace.cli import cli
+from balloontrace.cli import cli, main
 
 
 def commands() -> dict[tuple[str, ...], click.Command]:
@@ -36,6 +38,21 @@ def examples(command: click.Command) -> list[str]:
     """The lines of the command's Example block, as they are typed."""
     block = re.search(r"^Examples?:\n((?:  .+\n?)+)", _help(command), re.MULTILINE)
     return [line.strip() for line in block[1].splitlines()] if block else []
+
+
+class Done(NamedTuple):
+    """How a command line ended, and what it wrote."""
+
+    status: int | str | None
+    stdout: str
+    stderr: str
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> Done:
+    """`balloontrace WORDS` in this process: for all that does not depend on having one of its own."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return Done(ended.value.code, *capsys.readouterr())
 
 
 def _help(command: click.Command) -> str:

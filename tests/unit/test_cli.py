@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line as a process of its own: exit statuses, one sentence each, and how soon it answers."""
+"""The command line, as a process of its own where that matters: exit statuses, one sentence each, speed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import commandtree
 import pytest
 from fakesystem import lay_out_bcc, lay_out_foreign_bcc
 from runs import TIMES, Setup, make_runs, scatter
@@ -146,12 +147,17 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
         (["report"], "RECORDING"),
     ],
 )
-def test_usage_errors(words: list[str], said: str, tmp_path: Path) -> None:
-    done = balloontrace_command(*words, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
+def test_usage_errors(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = commandtree.run(capsys, *words)
+    assert (done.status, done.stdout) == (2, ""), done.stderr
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,9 +180,9 @@ def test_a_recording_does_not_go_to_a_terminal() -> None:
 @pytest.mark.parametrize(
     "words", [["--version"], ["--help"], ["-h"], ["record", "--help"], ["doctor", "--help"]]
 )
-def test_what_is_asked_for_is_no_error(words: list[str]) -> None:
-    done = balloontrace_command(*words)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_what_is_asked_for_is_no_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = commandtree.run(capsys, *words)
+    assert (done.status, done.stderr) == (0, "")
     assert done.stdout
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -12,16 +13,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import commandtree
 import pandas as pd
 import pytest
 import runs
 import synthetic
 from click.testing import CliRunner
+from commandtree import Done
 from mutations import mutate
 from runs import HOST_TIMES, TIMES, Setup, make_run, make_runs, scatter
 
 from balloontrace.analysis import analyse
-from balloontrace.cli import main
 from balloontrace.commands.compare import compare as command
 from balloontrace.commands.compare import parse_percent
 from balloontrace.compare import Recordings, compare
@@ -47,6 +49,7 @@ RENDERERS = {
 PAIR = Setup(mib=80, host_times=HOST_TIMES)
 
 
+@functools.cache
 def typical() -> Comparison:
     """Stock against patched, six runs and five, one of them not compared, and something to warn of."""
     before = make_runs(Setup(), scatter(6)) + make_runs(Setup(mib=8), [1])
@@ -57,6 +60,7 @@ def typical() -> Comparison:
     return compare(runs.side("stock", before), runs.side("patched", after))
 
 
+@functools.cache
 def both_sides() -> Comparison:
     slow = replace(PAIR, host_times=replace(HOST_TIMES, call=1000))
     return compare(
@@ -71,12 +75,9 @@ def write_folder(folder: Path, setup: Setup, count: int = 5, shift: int = 0) -> 
     return folder
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int | str | None, str, str]:
-    """Exit code, stdout and stderr of a command line."""
-    with pytest.raises(SystemExit) as ended:
-        main(["compare", *map(str, words)])
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out, shown.err
+def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Done:
+    """Exit code, stdout and stderr of a comparison."""
+    return commandtree.run(capsys, "compare", *words)
 
 
 # ---- formats ----

@@ -3,31 +3,33 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
 import click
+import commandtree
 import pytest
-from commandtree import commands, examples, options
+from commandtree import Done, commands, examples, options
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = commands()
 EXAMPLES = [(words, example) for words, command in COMMANDS.items() for example in examples(command)]
 CASES = [pytest.param(words, id=" ".join(words) or "balloontrace") for words in COMMANDS]
 ESCAPE = "\x1b"
+Run = Callable[..., Done]
 
 
-def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "balloontrace", *words],
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
-    )  # fmt: skip
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`balloontrace WORDS` where the examples are."""
+    monkeypatch.chdir(ROOT)
+    return functools.partial(commandtree.run, capsys)
 
 
 def test_there_are_verbs() -> None:
@@ -46,7 +48,13 @@ def test_help_has_an_example_of_the_command_itself(words: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("words", CASES)
 def test_short_and_long_help_are_the_same(words: tuple[str, ...]) -> None:
-    short, long = run(*words, "-h"), run(*words, "--help")
+    # In processes of their own: click remembers of each command how it was first asked for help.
+    short, long = (
+        subprocess.run(
+            [sys.executable, "-m", "balloontrace", *words, option], capture_output=True, text=True, timeout=60
+        )
+        for option in ("-h", "--help")
+    )
     assert (short.returncode, short.stderr) == (0, "")
     assert short.stdout == long.stdout
     assert "Example" in short.stdout
@@ -75,22 +83,22 @@ def test_examples_are_understood(words: tuple[str, ...], example: str) -> None:
 @pytest.mark.parametrize(
     "example", [example for _, example in EXAMPLES if re.search(r"balloontrace \w+ examples/\S+$", example)]
 )
-def test_examples_that_read_our_examples_work(example: str) -> None:
+def test_examples_that_read_our_examples_work(example: str, run: Run) -> None:
     done = run(*shlex.split(example)[1:])
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert done.stdout
 
 
-def test_the_versions() -> None:
+def test_the_versions(run: Run) -> None:
     done = run("--version")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.status, done.stderr) == (0, "")
     own, bcc, platform = done.stdout.splitlines()
     assert re.fullmatch(r"balloontrace \d+\.\d+\S*", own)
     assert re.fullmatch(r"bcc (\d+\.\d+\S*|is not installed for this Python|of an unknown version)", bcc)
     assert platform.startswith(f"Python {sys.version_info.major}.{sys.version_info.minor}.")
 
 
-def test_verbose_says_what_was_read() -> None:
+def test_verbose_says_what_was_read(run: Run) -> None:
     quiet = run("report", "examples/stock-inflate.bt")
     verbose = run("report", "-v", "examples/stock-inflate.bt")
     assert (quiet.stderr, verbose.stdout) == ("", quiet.stdout)
@@ -101,7 +109,7 @@ def test_verbose_says_what_was_read() -> None:
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["doctor", "--side", "host"]])
-def test_verbose_says_where_probes_go(words: list[str]) -> None:
+def test_verbose_says_where_probes_go(words: list[str], run: Run) -> None:
     quiet, verbose = run(*words), run(*words, "-v")
     assert verbose.stdout == quiet.stdout
     said = verbose.stderr.removesuffix(quiet.stderr).splitlines()
