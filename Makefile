@@ -4,8 +4,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# What a file's tests have worked out is kept for the next of them, so that a file stays with its process.
-UNIT_TESTS := $(PYTHON) -m pytest -q --numprocesses auto --dist loadfile tests/unit
+# One process more than processors, for some tests wait; a file stays with one, for its tests share what they read.
+UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist loadfile tests/unit
 
 .DEFAULT_GOAL := help
 .PHONY: help demo compare test check bench examples screenshots clean

@@ -237,9 +237,14 @@ def to_nobody(words: str, streams: str, environment: str = ":") -> subprocess.Co
     return shell(f"{environment}; (sleep 0.1; exec $RUN {words}) {streams}")
 
 
-@pytest.mark.parametrize("streams", NOBODY)
 @pytest.mark.parametrize(
-    ("words", "status"), [("report $CUT --max-lost 0", 5), ("doctor", 3), ("report --no-such-option", 2)]
+    ("words", "status", "streams"),
+    [
+        *(("report $CUT --max-lost 0", 5, streams) for streams in NOBODY),
+        *(("report --no-such-option", 2, streams) for streams in NOBODY[1:]),
+        ("doctor", 3, NOBODY[0]),
+        ("doctor", 3, NOBODY[-1]),
+    ],
 )
 def test_nobody_listening_fails_no_less(
     words: str, status: int, streams: str, untraceable: dict[str, str], tmp_path: Path
@@ -262,7 +267,9 @@ def test_a_regression_nobody_listens_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "json", "html"])
-def test_a_terminal_that_knows_few_characters(form: str, tmp_path: Path) -> None:
+def test_a_terminal_that_knows_few_characters(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     named = tmp_path / "λ.bt"
     named.write_bytes(Path(EXAMPLE).read_bytes())
     words = ["report", str(named), "--format", form]
@@ -274,7 +281,7 @@ def test_a_terminal_that_knows_few_characters(form: str, tmp_path: Path) -> None
     if form == "table":
         assert b"?.bt" in done.stdout
     else:
-        balloontrace_command(*words, "-o", str(tmp_path / "out"))
+        commandtree.run(capsys, *words, "-o", tmp_path / "out")
         assert done.stdout == (tmp_path / "out").read_bytes()
 
 
