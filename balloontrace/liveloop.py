@@ -161,10 +161,9 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         for number in (*_ENDING, signal.SIGWINCH, signal.SIGTSTP):
-            if (
-                number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-            ):  # as nohup leaves it
-                self._handlers[number] = signal.signal(number, lambda *_: None)
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup leaves it
+            self._handlers[number] = signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         return self
 

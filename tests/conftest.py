@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all tests share: Ctrl-C works in what they start, and no example fails for a busy machine's sake."""
+"""What all tests share: signals work in what they start, and no example fails for a busy machine's sake."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import signal
 
 from hypothesis import settings
 
-# A shell without job control has its background commands ignore SIGINT, and what they start inherits that.
+# A shell without job control has its background commands ignore SIGINT, and nohup its command SIGHUP:
+# what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("balloontrace", deadline=None)
 settings.load_profile("balloontrace")
