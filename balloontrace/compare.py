@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import pandas as pd
 
@@ -363,8 +364,7 @@ def _values(frame: pd.DataFrame, name: str) -> list[float]:
 def _spread(values: Sequence[float]) -> Spread:
     if not values:
         return Spread(0)
-    series = pd.Series(values)
-    return Spread(len(values), *map(_plain, (series.median(), series.min(), series.max())))
+    return Spread(len(values), *map(_plain, (median(values), min(values), max(values))))
 
 
 def _plain(value: float) -> float:

@@ -252,12 +252,15 @@ def _shifts(guest: Calls, host: Calls) -> Iterator[int]:
 
 
 def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool:
-    known = (guest.pages[mine] != UNKNOWN_PAGES) & (host.pages[theirs] != UNKNOWN_PAGES)
-    told = (guest.queue[mine] != UNKNOWN_QUEUE) & (host.queue[theirs] != UNKNOWN_QUEUE)
-    return bool(
-        np.all((guest.pages[mine] == host.pages[theirs]) | ~known)
-        and np.all((guest.queue[mine] == host.queue[theirs]) | ~told)
+    return _agree(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES) and _agree(
+        guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE
     )
+
+
+def _agree(mine: Column, theirs: Column, unknown: int) -> bool:
+    """Whether both sides say the same wherever both know it."""
+    differ = mine != theirs
+    return not (differ.any() and np.any(differ & (mine != unknown) & (theirs != unknown)))
 
 
 def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:

@@ -86,7 +86,9 @@ class Spans:
 
     def of(self, *functions: Function) -> Mask:
         """Which spans are calls of one of `functions`."""
-        return np.isin(self.columns["function"], [int(function) for function in functions])
+        column = self.columns["function"]
+        found: Mask = np.logical_or.reduce([column == function for function in functions])
+        return found
 
     def has(self, flag: SpanFlag) -> Mask:
         """Which spans carry the optional field that `flag` stands for."""

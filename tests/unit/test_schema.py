@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import functools
 import io
 import json
 import types
@@ -61,6 +62,7 @@ def closed(schema: Schema) -> Schema:
     return strict
 
 
+@functools.cache
 def validator(name: str) -> Draft202012Validator:
     resources = [(f"{each}.schema.json", Resource.from_contents(closed(load(each)))) for each in SCHEMAS]
     return Draft202012Validator(closed(load(name)), registry=Registry().with_resources(resources))
