@@ -71,9 +71,8 @@ class Encoder:
         return list(struct.unpack(f"<{count}Q", raw))
 
     def close(self) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return self._process.wait(30)
+        self._process.communicate(timeout=30)
+        return self._process.returncode
 
 
 @contextmanager

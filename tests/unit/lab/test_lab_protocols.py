@@ -15,6 +15,7 @@ from lab.agent import AgentClient, AgentGone, decode_messages, describe_status, 
 from lab.errors import LabError
 from lab.qmp import QmpClient, QmpError, QmpGone
 
+PEER = "peer"
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 
 
@@ -23,6 +24,9 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     yield ours, theirs
     ours.close()
+    for thread in threading.enumerate():
+        if thread.name == PEER:  # it goes when it has read the end
+            thread.join(30)
     theirs.close()
 
 
@@ -40,7 +44,7 @@ def answer_qmp(peer: socket.socket, answer: Callable[[dict[str, object]], bytes]
             else:
                 peer.sendall(answer(request))
 
-    threading.Thread(target=serve, daemon=True).start()
+    threading.Thread(target=serve, name=PEER, daemon=True).start()
     return requests
 
 
@@ -107,7 +111,7 @@ def serve_agent(peer: socket.socket, answers: dict[str, list[list[str]]]) -> Non
                     peer.sendall(encode_message([message[1] if word == "ID" else word for word in answer]))
         peer.close()
 
-    threading.Thread(target=serve, daemon=True).start()
+    threading.Thread(target=serve, name=PEER, daemon=True).start()
 
 
 def start(client: AgentClient, command_id: str) -> int:

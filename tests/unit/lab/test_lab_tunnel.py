@@ -190,8 +190,9 @@ def test_a_cut_is_told_at_either_end(ends: Ends) -> None:
 
 def test_the_inner_end_returns_when_the_outer_one_is_gone() -> None:
     ours, theirs = socket.socketpair()
-    tunnel = Tunnel(ours)
     theirs.close()
-    tunnel.run()
+    with ours:
+        tunnel = Tunnel(ours)
+        tunnel.run()
     assert tunnel.is_cut
     assert tunnel.exit_status is None
