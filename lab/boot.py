@@ -14,9 +14,9 @@ from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.vm import Vm, start_vm
 
-# "Oops: int3" in the idle loop, twice in 140 boots: QEMU 7.2's multi-threaded emulation can run
-# a breakpoint that the kernel has just removed while it patched its own code. Booting on one CPU and starting
-# the others later avoids it, but makes every boot 0.8 s longer; another try costs less.
+# "Oops: int3" in the idle loop, twice in 140 boots under QEMU 7.2: `needs_new_qemu` says why. Under 11.1 it
+# was not seen in 120, but is not ruled out. Booting on one CPU and starting the others later would, but makes
+# every boot 0.8 s longer; another try costs less.
 _ATTEMPTS = 3
 T = TypeVar("T")
 

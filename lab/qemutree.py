@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A QEMU that has `vhost-user-test-device`: this machine's own, or a newer one of Debian's from the cache.
+"""A QEMU of 10.2 or later: this machine's own, or a newer one of Debian's from the cache.
 
 The newer one is not installed. Program and libraries lie in a folder and are started by the dynamic loader
 that lies there too: nothing is mounted, no root is needed and this machine's own QEMU stays what it is.
@@ -44,7 +44,7 @@ _PARTIAL = ".partial"
 
 
 @contextmanager
-def using_vhost_qemu(progress: Progress | None = None) -> Iterator[tuple[QemuProgram, tuple[int, ...]]]:
+def using_new_qemu(progress: Progress | None = None) -> Iterator[tuple[QemuProgram, tuple[int, ...]]]:
     """Yields the program, made if need be, and descriptors: whoever holds them keeps it from removal.
 
     Raises LabError when there is none to be had.
@@ -52,7 +52,7 @@ def using_vhost_qemu(progress: Progress | None = None) -> Iterator[tuple[QemuPro
     if has_vhost_device(SYSTEM_QEMU):
         yield SYSTEM_QEMU, ()
         return
-    with using_qemu_tree(progress, why=f"this machine's QEMU has no {VHOST_DEVICE}") as (folder, descriptor):
+    with using_qemu_tree(progress, why="this machine's QEMU is older than 10.2") as (folder, descriptor):
         yield tree_program(folder), (descriptor,)
 
 

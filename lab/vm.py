@@ -23,8 +23,8 @@ from lab.image import ImageSpec, using_image
 from lab.launch import DIES_WITH_US, QEMU_LOG, Software, launch, wait_backend_ended
 from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
-from lab.qemu import SYSTEM_QEMU, VmConfig
-from lab.qemutree import tree_program, using_qemu_tree, using_vhost_qemu
+from lab.qemu import SYSTEM_QEMU, VmConfig, needs_new_qemu
+from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
 
 _SHOWN_LINES = 60
@@ -197,16 +197,14 @@ def _enter_software(
     backend = config.hosting.backend if config.hosting is not None else config.backend
     if backend is not None:
         build = build_backend(sanitize=backend.sanitize, progress=progress)
-    if config.backend is not None:
-        program, program_locks = stack.enter_context(using_vhost_qemu(progress))
-        locks += program_locks
     if config.hosting is not None:
         tree, tree_lock = stack.enter_context(using_qemu_tree(progress))
         locks.append(tree_lock)
-        # Under QEMU 7.2's emulation a kernel may go on running what it has just patched: nested guests that
-        # attached probes over and over triple-faulted within 16 s (3 of 3; none under 11.1).
-        program = tree_program(tree)
-    accelerator = choose_accelerator(config, image, program=program)
+    accelerator = choose_accelerator(config, image)
+    if needs_new_qemu(config, accelerator):
+        program, program_locks = stack.enter_context(using_new_qemu(progress))
+        locks += program_locks
+        accelerator = choose_accelerator(config, image, program=program)
     return Software(image, program, accelerator, build, tree, tuple(locks))
 
 

@@ -15,7 +15,18 @@ from lab import accel
 from lab.cli import cli
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import ICOUNT, KVM, TCG, Accelerator, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.qemu import (
+    ICOUNT,
+    KVM,
+    TCG,
+    Accelerator,
+    Hosting,
+    Plumbing,
+    QemuProgram,
+    VmConfig,
+    needs_new_qemu,
+    qemu_command,
+)
 from lab.solo import solo
 from lab.vhost import BackendOptions, ExtraTime
 
@@ -157,6 +168,17 @@ def test_kvm_is_not_chosen_without_its_node(tmp_path: Path) -> None:
 
 def test_counting_instructions_never_asks_for_kvm(tmp_path: Path) -> None:
     assert accel.choose_accelerator(VmConfig(icount=True, cpus=1), IMAGE, tmp_path / "none") == ICOUNT
+
+
+def test_emulation_of_code_that_is_patched_while_it_runs_takes_a_newer_qemu() -> None:
+    nested = VmConfig(cpus=1, hosting=Hosting(Path("/vm")))
+    assert needs_new_qemu(VmConfig(cpus=2), TCG)
+    assert needs_new_qemu(nested, TCG)
+    assert needs_new_qemu(VmConfig(cpus=1, backend=BackendOptions()), KVM)
+    assert not needs_new_qemu(VmConfig(cpus=1), TCG)
+    assert not needs_new_qemu(VmConfig(cpus=1, icount=True), ICOUNT)
+    assert not needs_new_qemu(VmConfig(cpus=2), KVM)
+    assert not needs_new_qemu(nested, KVM)
 
 
 @pytest.mark.parametrize(("works", "expected"), [(True, KVM), (False, TCG)])

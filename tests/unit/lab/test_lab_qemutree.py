@@ -21,7 +21,7 @@ from lab.qemutree import (
     tree_key,
     tree_program,
     trees_folder,
-    using_vhost_qemu,
+    using_new_qemu,
 )
 
 
@@ -48,7 +48,7 @@ def test_the_device_is_looked_for_and_not_the_version(tmp_path: Path) -> None:
 
 def test_this_machines_own_is_taken_when_it_has_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemutree, "has_vhost_device", lambda program: program == SYSTEM_QEMU)
-    with using_vhost_qemu() as (program, locks):
+    with using_new_qemu() as (program, locks):
         assert (program, locks) == (SYSTEM_QEMU, ())
     assert not list(trees_folder().iterdir())
 
@@ -59,7 +59,7 @@ def test_a_tree_is_made_once_and_kept_while_it_is_used(monkeypatch: pytest.Monke
     monkeypatch.setattr(qemutree, "_unpack_packages", lambda result, _progress: made.append(result))
     (trees_folder() / "old").mkdir()
     for _ in range(2):
-        with using_vhost_qemu(Progress(io.StringIO())) as (program, locks):
+        with using_new_qemu(Progress(io.StringIO())) as (program, locks):
             assert str(trees_folder() / tree_key()) in program.argv[0]
             assert len(locks) == 1
             remove_unused_trees()
@@ -76,7 +76,7 @@ def test_a_tree_is_made_once_and_kept_while_it_is_used(monkeypatch: pytest.Monke
 def test_a_qemu_that_does_not_run_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemutree, "has_vhost_device", lambda _program: False)
     monkeypatch.setattr(qemutree, "_unpack_packages", lambda _result, _progress: None)
-    with pytest.raises(LabError, match="does not run here"), using_vhost_qemu(Progress(io.StringIO())):
+    with pytest.raises(LabError, match="does not run here"), using_new_qemu(Progress(io.StringIO())):
         pass
     assert [path for path in trees_folder().iterdir() if path.is_dir()] == []
 
