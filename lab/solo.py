@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The solo topology: one guest with a balloon on this machine's QEMU."""
+"""The solo topology: one guest with a balloon, on this machine."""
 
 from __future__ import annotations
 
