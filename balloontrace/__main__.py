@@ -1,7 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Entry point of `balloontrace` and `python -m balloontrace`."""
 
-from balloontrace.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; without click, which reads it, say so."""
+    try:
+        from balloontrace.cli import main as run
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        sys.exit(
+            "balloontrace: this needs click, which is not installed for this python3: "
+            "install python3-click (Debian, Ubuntu) or click (pip)"
+        )
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,7 @@ import click
 import balloontrace
 from balloontrace import streams
 from balloontrace.errors import BalloontraceError, ExitCode
+from balloontrace.libraries import explain_import_error
 from balloontrace.messages import say
 
 if TYPE_CHECKING:
@@ -129,6 +130,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit:
         # How click answers a closed pipe. The reader has seen enough; nothing more can be said there.
         return ExitCode.OK
+    except ImportError as error:
+        sentence = explain_import_error(error)
+        if sentence is None:
+            raise
+        say(f"balloontrace: {sentence}\n")
+        return ExitCode.FAILURE
     except OSError as error:
         place = error.filename or "standard output"
         say(f"balloontrace: cannot use {place}: {error.strerror}\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from balloontrace.commands.report import template_library, write_text
+from balloontrace.commands.report import write_text
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.messages import warn
 from balloontrace.parameters import complete_recordings, output_options
@@ -127,8 +127,7 @@ def _render(result: Comparison, form: str) -> str:
 
             return render_comparison_json(result)
         case "html":
-            with template_library():
-                from balloontrace.render.comparisonhtml import render_comparison_html
+            from balloontrace.render.comparisonhtml import render_comparison_html
 
             return render_comparison_html(result)
         case "markdown":

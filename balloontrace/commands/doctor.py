@@ -144,14 +144,15 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def _table_lines(described: Sequence[Mapping[str, object]]) -> list[str]:
-    """A plan's rows as a table, and the notes on them."""
-    from tabulate import tabulate
-
+    """A plan's rows as a table, and the notes on them; no library, for one may be what is missing."""
+    names = ("stage", "function", "attached with")
     rows = [(row["stage"], row["function"], row["mechanism"] or row["status"]) for row in described]
-    table = str(tabulate(rows, headers=("stage", "function", "attached with"), tablefmt="simple"))
+    texts = [names, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = [texts[0], tuple("-" * width for width in widths), *texts[1:]]
     notes = [(row["function"], row["note"]) for row in described if row["note"]]
     return [
-        *(line.rstrip() for line in table.splitlines()),
+        *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
         "",
         *(line for function, note in notes for line in _wrap(f"{function}: ", str(note), 2)),
     ]

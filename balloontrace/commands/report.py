@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -146,25 +145,10 @@ def _analyse_and_render(recordings: Sequence[Recording], form: str) -> tuple[Rep
 def _render_html(recordings: Sequence[Recording]) -> tuple[Report, str]:
     from balloontrace.analysis import examine
     from balloontrace.depict import depict
+    from balloontrace.render.html import render_html
 
-    with template_library():
-        from balloontrace.render.html import render_html
     examined = examine(*recordings)
     return examined.report, render_html(examined.report, depict(examined))
-
-
-@contextmanager
-def template_library() -> Iterator[None]:
-    """Around the import of what makes pages: UsageError where a library for them is not there.
-
-    From a checkout, with the distribution's Python, it may not be; all else works without.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"HTML takes {error.name}: install python3-jinja2, or choose another --format"
-        ) from error
 
 
 def _render(result: Report, form: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from test_bothsides import flow_of, guest_recording
 from balloontrace.analysis import examine
 from balloontrace.commands.report import report as report_command
 from balloontrace.depict import depict
-from balloontrace.errors import UsageError
 from balloontrace.recording import Recording, read_recording
 from balloontrace.render.html import DRAWN_OPERATIONS, render_html
 from balloontrace.render.json import render_json
@@ -263,16 +261,6 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "Inflate of 7.00\N{NO-BREAK SPACE}GiB" in out.read_text()
-
-
-def test_without_the_template_library_the_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(("balloontrace.render", "jinja2"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    argv = [str(EXAMPLES / "stock-inflate.bt")]
-    with pytest.raises(UsageError, match="HTML takes jinja2: install python3-jinja2"):
-        report_command.main([*argv, "--format", "html"], standalone_mode=False)
-    assert CliRunner().invoke(report_command, argv).exit_code == 0
 
 
 def test_the_pictures_of_the_readme_are_there_and_small() -> None:

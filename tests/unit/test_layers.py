@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "outputfile",
             "pageset",
         ),
-        *("messages", "parameters", "streams"),
+        *("messages", "parameters", "streams", "libraries"),
     ),
     (
         "kernel",

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Libraries that only some commands need: what to install where one is not there."""
+
+from __future__ import annotations
+
+_DEBIAN_PACKAGES = {
+    "jinja2": "python3-jinja2",
+    "markupsafe": "python3-markupsafe",
+    "numpy": "python3-numpy",
+    "pandas": "python3-pandas",
+    "rich": "python3-rich",
+    "scipy": "python3-scipy",
+    "tabulate": "python3-tabulate",
+}
+LIBRARIES = frozenset(_DEBIAN_PACKAGES)
+"""The top-level modules of all libraries beside click, by the name that pip takes too."""
+
+
+def explain_import_error(error: ImportError) -> str | None:
+    """One sentence on what to install; None when no library is to blame but this package itself."""
+    if isinstance(error.__cause__, ImportError):  # newer pandas tells of numpy so
+        return explain_import_error(error.__cause__)
+    library = _library(error)
+    if library is None:
+        return None
+    mend = f"install {_DEBIAN_PACKAGES[library]} (Debian, Ubuntu) or {library} (pip)"
+    if isinstance(error, ModuleNotFoundError):
+        return f"this needs {library}, which is not installed for this python3: {mend}"
+    # It is there, and too old, or broken: by its first line, for numpy writes a page.
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"this needs {library}, which cannot be used ({reason}): {mend}"
+
+
+def _library(error: ImportError) -> str | None:
+    """The library to blame: by the module's name, else by the words, in which older pandas tells of numpy."""
+    named = (error.name or "").partition(".")[0]
+    if named:
+        return named if named in LIBRARIES else None
+    return next((library for library in sorted(LIBRARIES) if library in str(error)), None)
