@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import platform
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +17,7 @@ from balloontrace import streams
 from balloontrace.errors import BalloontraceError, ExitCode
 from balloontrace.libraries import explain_import_error
 from balloontrace.messages import say
+from balloontrace.untrusted import printable, printable_lines
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -118,11 +119,12 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         result = cli.main(args=argv, prog_name="balloontrace", standalone_mode=False)
     except BalloontraceError as error:
-        say(f"balloontrace: {error}\n")
+        say(f"balloontrace: {printable_lines(str(error))}\n")
         return error.exit_code
     except click.ClickException as error:
-        with suppress(OSError):
-            error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(printable_lines(shown.getvalue()))  # it may quote a file's name
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         say("balloontrace: interrupted\n")
@@ -138,7 +140,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return ExitCode.FAILURE
     except OSError as error:
         place = error.filename or "standard output"
-        say(f"balloontrace: cannot use {place}: {error.strerror}\n")
+        say(f"balloontrace: cannot use {printable(str(place))}: {error.strerror}\n")
         streams.drop(streams.STDOUT)
         return ExitCode.FAILURE
     return result if isinstance(result, int) else ExitCode.OK

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from balloontrace.untrusted import printable
+
 _VERBOSE = "balloontrace.verbose"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,7 +42,7 @@ def say(text: str) -> None:
 def warn(warnings: Iterable[str]) -> None:
     """Say each of these that speak against a result."""
     for warning in warnings:
-        say(f"balloontrace: warning: {warning}\n")
+        say(f"balloontrace: warning: {printable(warning)}\n")
 
 
 def note(find_lines: Callable[[], Iterable[str]]) -> None:
@@ -48,4 +50,4 @@ def note(find_lines: Callable[[], Iterable[str]]) -> None:
     ctx = click.get_current_context(silent=True)
     if ctx is not None and ctx.meta.get(_VERBOSE):
         for line in find_lines():
-            say(f"balloontrace: {line}\n")
+            say(f"balloontrace: {printable(line)}\n")

@@ -2,7 +2,7 @@
 """What a recording says of itself, typed: the one place that reads a stranger's JSON.
 
 Every key is optional. A missing key and one of the wrong type both come back as None or empty, which
-everywhere means "not measured"; text is made safe for a terminal.
+everywhere means "not measured"; text is printable, for `recording` made it so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from balloontrace.errors import RecordingError
 from balloontrace.hostlayout import parse_batch_layout
-from balloontrace.recording import Recording, printable
+from balloontrace.recording import Recording
 from balloontrace.results import BpfCost, Device, Header, Loss, Machine, OwnCost, Probe
 
 Json = Mapping[str, object]
@@ -76,7 +76,7 @@ def parse_vmstat(table: Json) -> Mapping[str, int]:
     """Counts under `vmstat`: name to value, in pages of the kernel's page size."""
     vmstat = mapping(table, "vmstat")
     counts = ((name, integer(vmstat, name)) for name in list(vmstat)[:_MAX_ITEMS])
-    return {printable(name): value for name, value in counts if value is not None}
+    return {name: value for name, value in counts if value is not None}
 
 
 def parse_end(end: Json | None) -> End | None:
@@ -102,7 +102,7 @@ def mapping(table: Json, key: str) -> Json:
 def text(table: Json, key: str) -> str | None:
     """The text under `key`, cut at a length no honest recording has."""
     value = table.get(key)
-    return printable(value[:_MAX_TEXT_CHARACTERS]) if isinstance(value, str) else None
+    return value[:_MAX_TEXT_CHARACTERS] if isinstance(value, str) else None
 
 
 def integer(table: Json, key: str) -> int | None:
@@ -135,11 +135,11 @@ def _each(value: object, parse: Callable[[Json], _T | None]) -> list[_T]:
 
 def _texts(value: object) -> tuple[str, ...]:
     items = value[:_MAX_ITEMS] if isinstance(value, list) else []
-    return tuple(printable(item[:_MAX_TEXT_CHARACTERS]) for item in items if isinstance(item, str))
+    return tuple(item[:_MAX_TEXT_CHARACTERS] for item in items if isinstance(item, str))
 
 
 def _text_mapping(table: Json) -> Mapping[str, str]:
-    pairs = ((printable(key), text(table, key)) for key in list(table)[:_MAX_ITEMS])
+    pairs = ((key[:_MAX_TEXT_CHARACTERS], text(table, key)) for key in list(table)[:_MAX_ITEMS])
     return {key: value for key, value in pairs if value is not None}
 
 
@@ -189,7 +189,7 @@ def _parse_probe(table: Json) -> Probe | None:
 def _parse_losses(table: Json) -> tuple[Loss, ...]:
     names = [name for name in list(table)[:_MAX_ITEMS] if isinstance(table[name], dict)]
     return tuple(
-        Loss(printable(name), *(integer(mapping(table, name), count) for count in _LOSS_COUNTS))
+        Loss(name[:_MAX_TEXT_CHARACTERS], *(integer(mapping(table, name), count) for count in _LOSS_COUNTS))
         for name in names
     )
 

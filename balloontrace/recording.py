@@ -10,7 +10,8 @@ All numbers are little endian. Types: META (JSON, first), SPAN (records as drain
 buffer), PAYL (records of captured payloads, likewise), BTCH (batches of the host's side, likewise), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
 struct bt_thread in use), ENDR (JSON, last). A recording comes from a stranger: no length is believed before
-its checksum, nothing is executed.
+its checksum, nothing is executed. A preamble behind a piece, or a META piece 0 that is not the first one's
+repetition, begins another recording (`cat a.bt b.bt`): there this one ends.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from balloontrace.errors import RecordingError
 from balloontrace.hostlayout import BATCH_LAYOUT
 from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.outputfile import OutputFile, open_output
+from balloontrace.untrusted import made_printable, printable
 
 __all__ = [
     "FORMAT_VERSION",
@@ -139,7 +141,7 @@ class RecordingWriter:
 class Recording:
     """What is whole in a recording, and in `damage` one sentence for each thing that is not.
 
-    `metadata` and `end` are JSON as found, to be read through `metadata.py`; `spans`, `payloads` and
+    `metadata` and `end` are JSON as found but printable, for `metadata.py` to read; `spans`, `payloads` and
     `batches` are the contents of SPAN, PAYL and BTCH pieces in the order of the file; `counters` is the last
     CNTR piece. `notes` tell what was skipped on purpose.
     """
@@ -171,11 +173,6 @@ def read_recording(source: Path | BinaryIO) -> Recording:
     label, data = _read_bytes(source)
     version, damage = _parse_preamble(label, data)
     return _PieceReader(label, data, version, damage).read()
-
-
-def printable(text: str) -> str:
-    """Text from a stranger, safe for a terminal: what cannot be printed becomes `?`."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _read_bytes(source: Path | BinaryIO) -> tuple[str, memoryview]:
@@ -251,6 +248,7 @@ class _PieceReader:
     damage: list[str]
     sequences: set[int] = field(default_factory=set)
     metadata: dict[str, object] | None = None
+    first: _Header | None = None
     spans: list[memoryview] = field(default_factory=list)
     payloads: list[memoryview] = field(default_factory=list)
     batches: list[memoryview] = field(default_factory=list)
@@ -262,12 +260,15 @@ class _PieceReader:
     reordered: int = 0
     after_end: int = 0
     unsaid: int = 0
+    second: int | None = None
     searched_bytes: int = 0
 
     def read(self) -> Recording:
         offset = _PREAMBLE.size
         while offset < len(self.data):
             offset = self._read_piece(offset)
+        if self.second is not None:
+            self._note(f"a second recording begins at byte {self.second}; it was left out")
         if self.metadata is None:
             raise RecordingError(
                 f"the metadata of {self.label} is damaged or missing, so nothing in it can be decoded"
@@ -293,6 +294,8 @@ class _PieceReader:
     def _read_piece(self, offset: int) -> int:
         """Take the piece at `offset`, or skip to the next one; returns where to go on."""
         header = _parse_header(self.data, offset)
+        if header is not None and self._begins_another(header):
+            return self._end_at(offset)
         if header is None:
             return self._skip(offset, offset + 1, "no whole piece")
         start, end = offset + _PIECE.size, offset + _PIECE.size + header.length
@@ -320,10 +323,24 @@ class _PieceReader:
         return start if self.searched_bytes <= len(self.data) + MAX_PAYLOAD_BYTES else end
 
     def _skip(self, offset: int, search_from: int, reason: str) -> int:
-        """Go to the next whole piece header at or after `search_from`, noting what was passed over."""
+        """Go to the next whole piece header at or after `search_from`, noting what was passed over.
+
+        What is passed over may hold the beginning of another recording, which is the end of this one.
+        """
         found = _find_header(self.data, search_from)
-        self._say(offset, found, reason)
-        return found
+        second = _find_preamble(self.data, offset, found)
+        if second > offset:
+            self._say(offset, min(second, found), reason)
+        return found if second >= found else self._end_at(second)
+
+    def _begins_another(self, header: _Header) -> bool:
+        """Whether a piece is the first one of another recording, whose preamble is damaged or gone."""
+        first = self.first
+        return header.kind == b"META" and header.sequence == 0 and first is not None and first != header
+
+    def _end_at(self, offset: int) -> int:
+        self.second = offset
+        return len(self.data)
 
     def _say(self, start: int, end: int, reason: str) -> None:
         self._note(f"bytes {start} to {end - 1} ({end - start} bytes) skipped: {reason}")
@@ -358,6 +375,8 @@ class _PieceReader:
                     self.unknown[header.kind] = self.unknown.get(header.kind, 0) + 1
 
     def _accept_metadata(self, header: _Header, payload: memoryview) -> None:
+        if header.sequence == 0:
+            self.first = header
         if self.metadata is not None:
             self._note(f"piece {header.sequence} is a second META piece; the first one is used")
             return
@@ -403,6 +422,19 @@ def _find_header(data: memoryview, start: int) -> int:
     return len(data)
 
 
+def _find_preamble(data: memoryview, start: int, end: int) -> int:
+    """Offset of the first whole preamble that begins from `start` on and before `end`, else `end`."""
+    whole = data.obj
+    assert isinstance(whole, bytes)
+    limit = end + len(MAGIC) - 1
+    while (start := whole.find(MAGIC, start, limit)) >= 0:
+        raw = bytes(data[start : start + _PREAMBLE.size])
+        if len(raw) == _PREAMBLE.size and _PREAMBLE.unpack(raw)[3] == zlib.crc32(raw[:-4]):
+            return start
+        start += 1
+    return end
+
+
 def _missing_sentences(sequences: list[int]) -> list[str]:
     """One sentence a gap in the sequence numbers; what is missing at the end shows as a missing ENDR."""
     sentences = []
@@ -433,13 +465,16 @@ def _encode_json(value: Mapping[str, object]) -> bytes:
 
 
 def _decode_json(payload: memoryview) -> dict[str, object]:
-    """A JSON object; ValueError for anything else. Numbers no finite float holds become None."""
+    """A JSON object; ValueError for anything else. Numbers no finite float holds become None.
+
+    Here every text from a recording becomes printable, once for all that is made of it.
+    """
     if len(payload) > MAX_JSON_BYTES:
         raise ValueError("too long")
     value = json.loads(bytes(payload).decode(), parse_float=_finite, parse_constant=lambda _: None)
     if not isinstance(value, dict):
         raise ValueError("no object")
-    return value
+    return made_printable(value)
 
 
 def _finite(text: str) -> float | None:

@@ -109,10 +109,13 @@ def read_recordings(*paths: Path | None) -> list[Recording]:
 
 def describe_source(path: Path, source: Recording) -> Iterator[str]:
     """What was found in a recording, before it is understood: for `-v`."""
-    written_by, form = source.metadata.get("tool_version"), source.metadata.get("format")
+    from balloontrace.metadata import text
+
+    side, written_by = (text(source.metadata, key) for key in ("side", "tool_version"))
+    major, minor = source.version
     pieces = {"spans": source.spans, "payloads": source.payloads, "batches": source.batches}
     counts = ", ".join(f"{len(found)} pieces of {name}" for name, found in pieces.items() if found)
-    yield f"{path}: {source.metadata.get('side') or 'guest'}, format {form}, written by {written_by}"
+    yield f"{path}: {side or 'guest'}, format {major}.{minor}, written by {written_by or 'unknown'}"
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
 

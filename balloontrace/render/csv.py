@@ -9,7 +9,8 @@ pages lie in, and `record_order` the records of 2^order pages. Every other numbe
 `value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
 field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
 without options; `value` is a column of floats then, and an integer too large for one has all of its digits
-in `note` as well.
+in `note` as well. Text that a spreadsheet would take for a formula stands behind an apostrophe: names and
+labels are a stranger's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from balloontrace.render.json import report_fields
 from balloontrace.results import Operation, Report, StageRow, Total
+from balloontrace.untrusted import spreadsheet_text
 
 _BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
 _PAYLOAD = (
@@ -88,7 +90,12 @@ def render_csv(report: Report) -> str:
 
 
 def render_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool) -> str:
-    """Rows as CSV; None becomes an empty field."""
+    """Rows as CSV; None becomes an empty field, and text is no formula."""
+    safe = ([spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return _as_csv(columns, safe, header=header)
+
+
+def _as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
@@ -98,11 +105,11 @@ def render_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, hea
 
 
 def render_chunks(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The same for many rows: some thousand at a time, the header first."""
+    """Many rows of single events, whose only words are this program's own: some thousand at a time."""
     rows = iter(rows)
-    yield render_rows(columns, (), header=True)
+    yield _as_csv(columns, (), header=True)
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
-        yield render_rows(columns, chunk, header=False)
+        yield _as_csv(columns, chunk, header=False)
 
 
 def _rows(report: Report) -> Iterator[Row]:

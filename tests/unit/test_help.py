@@ -104,7 +104,7 @@ def test_verbose_says_what_was_read(run: Run) -> None:
     assert (quiet.stderr, verbose.stdout) == ("", quiet.stdout)
     lines = verbose.stderr.splitlines()
     assert all(line.startswith("balloontrace: examples/stock-inflate.bt: ") for line in lines)
-    assert "guest, format [1, " in lines[0]
+    assert "guest, format 1." in lines[0]
     assert "pieces of spans; whole" in lines[1]
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "balloontrace"
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events"),
+    ("errors", "events", "untrusted"),
     (
         *(
             "units",

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -188,3 +189,27 @@ def test_a_preamble_that_is_damaged_costs_nothing_else(whole: bytes) -> None:
     recording = read_recording(io.BytesIO(b"XXXX" + whole[4:]))
     assert len(recording.spans) == 3
     assert len(recording.damage) == 1
+
+
+def test_a_second_recording_in_the_file_is_left_out_and_told(whole: bytes) -> None:
+    other = synthetic.recording_bytes(synthetic.typical_flow(fill_is_symbol=True), changes={"label": "other"})
+    alone, pieces = read_recording(io.BytesIO(whole)), split(whole)
+    torn = whole[: -len(seal(pieces[-1])) - len(seal(pieces[-2])) - 300]  # in the middle of a piece of spans
+    for first, second in itertools.product((whole, torn), (whole, other, b"XXXX" + other[4:], other[:300])):
+        recording = read_recording(io.BytesIO(first + second))
+        told = [sentence for sentence in recording.damage if "second recording" in sentence]
+        # Without its preamble it begins with its metadata.
+        at = len(first) + (16 if second.startswith(b"XXXX") else 0)
+        assert told == [f"a second recording begins at byte {at}; it was left out"]
+        assert not recording.complete
+        assert recording.metadata == alone.metadata
+        assert recording.spans == read_recording(io.BytesIO(first)).spans
+        assert (recording.end is None) == (first is torn)
+
+
+def test_what_looks_like_a_preamble_inside_a_whole_piece_is_data(whole: bytes) -> None:
+    pieces = split(whole)
+    hidden = [pieces[0], (b"NEWS", 1, whole[:16] * 3), *((kind, n + 1, data) for kind, n, data in pieces[1:])]
+    recording = read_recording(io.BytesIO(join(hidden)))
+    assert recording.complete
+    assert len(recording.spans) == 3
