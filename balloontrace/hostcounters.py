@@ -24,6 +24,9 @@ _FLAGS = struct.Struct("=H")
 _OFFSETS = {name: offset for name, _, offset in BATCH_FIELDS}
 _TODAY = parse_sums_layout(None)
 
+SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
+"""What gives memory back or takes it; the first one that a call's name starts with is its own."""
+
 
 @dataclass(frozen=True)
 class CallSums:
@@ -58,7 +61,7 @@ class HostCounters:
     @property
     def calls_by_system_call(self) -> dict[str, int]:
         """Calls that returned, by the system call's name."""
-        totals = {"process_madvise": 0, "madvise": 0, "fallocate": 0}
+        totals = dict.fromkeys(SYSTEM_CALLS, 0)
         for call, sums in self.calls.items():
             name = next(name for name in totals if call.name.startswith(name.upper()))
             totals[name] += sums.calls

@@ -17,15 +17,10 @@ from balloontrace.hostcollector import HostCollector, summarise_host_losses
 from balloontrace.hostcounters import HostCounters, parse_host_counters, unfinished_batches
 from balloontrace.hostlayout import BATCH_LAYOUT, COUNTERS_LAYOUT
 from balloontrace.hostprobes import describe_host
-from balloontrace.pace import DrainPace
+from balloontrace.pace import DrainPace, HostTimingPace
 from balloontrace.progress import host_progress_line
 from balloontrace.session import Ending, RecordingSession, SessionOptions, SessionResult
 from balloontrace.vmm import Memory, Process, read_memory
-
-# Programs are timed until so many calls tell what a run costs, and no longer than this: other processes run
-# into them too, and being timed costs them some 90 instructions a run.
-_ENOUGH_CALLS = 1024
-TIMED_S = 3.0
 
 
 class ProcessWatch:
@@ -72,9 +67,10 @@ class HostSession(RecordingSession):
         self._watch = watch
         self._counters = self._written_counters = b""
         self._pace = DrainPace()
+        self._was_moving = False
         self._memory: Memory | None = None
         self._progress: tuple[int, HostCounters] | None = None
-        self._timed_until_s = time.monotonic() + TIMED_S
+        self._timing = HostTimingPace()
         collector.set_timing(True)
 
     @property
@@ -90,10 +86,10 @@ class HostSession(RecordingSession):
 
     def _look(self) -> None:
         counters = self._collector.read_counters()
-        if counters != self._counters:
+        if counters != self._counters or self._was_moving:
+            self._was_moving = counters != self._counters
             self._counters = counters
-        if time.monotonic() >= self._timed_until_s or enough_timed(parse_host_counters(counters)):
-            self._collector.set_timing(False)
+            set_host_timing(self._collector, self._timing, parse_host_counters(counters))
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 
@@ -143,9 +139,11 @@ class HostSession(RecordingSession):
         }
 
 
-def enough_timed(counters: HostCounters) -> bool:
-    """Whether the calls so far tell what a run of a program costs."""
-    return counters.all_calls >= _ENOUGH_CALLS
+def set_host_timing(collector: HostCollector, pace: HostTimingPace, counters: HostCounters) -> None:
+    """Have the programs timed, or no longer, as `pace` wants it after this look at the counters."""
+    timing = collector.timing
+    if pace.is_wanted(counters, timing=timing) != timing:
+        collector.set_timing(not timing)
 
 
 def _as_json(memory: Memory | None) -> dict[str, object] | None:

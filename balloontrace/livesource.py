@@ -13,10 +13,10 @@ from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import BALLOON_PAGE_BYTES
 from balloontrace.hostcollector import HostCollector, summarise_host_losses
 from balloontrace.hostcounters import parse_host_counters
-from balloontrace.hostsession import TIMED_S, ProcessWatch, enough_timed
+from balloontrace.hostsession import ProcessWatch, set_host_timing
 from balloontrace.livecounters import parse_live, parse_live_batches
 from balloontrace.liveview import GuestLook, HostLook
-from balloontrace.pace import TimingPace
+from balloontrace.pace import HostTimingPace, TimingPace
 from balloontrace.session import DriverWatch
 
 _KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES
@@ -62,7 +62,7 @@ class HostSource:
     def __init__(self, collector: HostCollector, watch: ProcessWatch) -> None:
         self._collector = collector
         self._watch = watch
-        self._timed_until_s = time.monotonic() + TIMED_S
+        self._timing = HostTimingPace()
         self.fd: int | None = watch.fd
         collector.set_timing(True)
 
@@ -70,8 +70,7 @@ class HostSource:
         """The sums as they are now."""
         counters = parse_host_counters(self._collector.read_counters())
         batches = parse_live_batches(self._collector.read_live())
-        if time.monotonic() >= self._timed_until_s or enough_timed(counters):
-            self._collector.set_timing(False)
+        set_host_timing(self._collector, self._timing, counters)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return HostLook(time.monotonic_ns(), counters, batches, spent_ns)
 

@@ -198,12 +198,19 @@ def _parse_own_cost(value: object) -> OwnCost | None:
     if not isinstance(value, dict):
         return None
     bpf = tuple(_each(value.get("bpf"), _parse_bpf_cost))
+    counted = [(program, program.runs) for program in bpf if program.runs is not None]
     return OwnCost(
         bpf=bpf,
-        bpf_runs=sum(program.runs or 0 for program in bpf) if bpf else None,
-        bpf_timed_runs=sum(program.timed_runs or 0 for program in bpf) if bpf else None,
+        bpf_runs=sum(runs for _, runs in counted) if counted else None,
+        # On the host the kernel times runs for other processes too, which no count of runs holds.
+        bpf_timed_runs=sum(min(runs, program.timed_runs or 0) for program, runs in counted)
+        if counted
+        else None,
         bpf_time_ns=_estimate_time_ns(bpf),
-        bpf_never_timed=tuple(program.program for program in bpf if program.runs and not program.timed_runs),
+        bpf_never_timed=tuple(
+            program.program for program, runs in counted if runs and not program.timed_runs
+        ),
+        bpf_not_counted=tuple(program.program for program in bpf if program.runs is None),
         cpu_ns=integer(value, "cpu_ns"),
         setup_cpu_ns=integer(value, "setup_cpu_ns"),
         peak_memory_bytes=integer(value, "peak_memory_bytes"),
@@ -223,10 +230,13 @@ def _parse_bpf_cost(table: Json) -> BpfCost | None:
 
 
 def _estimate_time_ns(bpf: tuple[BpfCost, ...]) -> int | None:
-    """All runs at the mean time of the timed ones: the statistics are switched off when they know enough."""
+    """All runs at the mean time of the timed ones: the statistics are switched off when they know enough.
+
+    None where no program that ran was timed: that others were timed says nothing of those.
+    """
     times_ns = [
-        program.run_time_ns * (program.runs or 0) // program.timed_runs
+        program.run_time_ns * program.runs // program.timed_runs
         for program in bpf
-        if program.timed_runs and program.run_time_ns is not None
+        if program.runs and program.timed_runs and program.run_time_ns is not None
     ]
     return sum(times_ns) if times_ns else None

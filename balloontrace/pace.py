@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
 from balloontrace.collector import Counters
 from balloontrace.events import Function
+from balloontrace.hostcounters import SYSTEM_CALLS, HostCounters
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 _OLDEST_S = 2.0  # spans wait no longer for being written, save for one wake-up
 _FULL_PARTS = 4  # a ring filled to a quarter is drained at once
@@ -47,6 +53,31 @@ class DrainPace:
         return due
 
 
+class _TimedCalls(Generic[_Name]):
+    """How often each of some functions was called, and how often while the kernel timed its programs."""
+
+    def __init__(self, names: Iterable[_Name]) -> None:
+        self._calls = dict.fromkeys(names, 0)
+        self._timed = dict(self._calls)
+
+    def add(self, calls: Mapping[_Name, int], *, timing: bool) -> list[_Name]:
+        """Take a look at the calls so far; returns those that were called since the last look."""
+        before = self._calls.copy()
+        self._calls.update((name, calls[name]) for name in before)
+        if timing:
+            self._timed.update((name, self._timed[name] + calls[name] - before[name]) for name in before)
+        return [name for name in before if calls[name] > before[name]]
+
+    @property
+    def called(self) -> list[_Name]:
+        """Those that were ever called."""
+        return [name for name, calls in self._calls.items() if calls]
+
+    def lacking(self, names: Iterable[_Name]) -> bool:
+        """Whether one of `names` was not timed often enough to tell what a run costs."""
+        return any(self._timed[name] < _ENOUGH_CALLS for name in names)
+
+
 class TimingPace:
     """When the kernel shall time the programs, which costs some 100 instructions a run.
 
@@ -57,17 +88,27 @@ class TimingPace:
     def __init__(self, functions: frozenset[Function]) -> None:
         """`functions` are those attached."""
         self._functions = [function for function in _BUSY if function in functions]
-        self._calls = dict.fromkeys(self._functions, 0)
-        self._timed_calls = dict.fromkeys(self._functions, 0)
+        self._timed = _TimedCalls(self._functions)
 
     def is_wanted(self, counters: Counters, *, timing: bool) -> bool:
         """Whether to time from now on, given whether the calls since the last look were timed."""
-        busy = []
-        for function in self._functions:
-            calls = counters.functions[function].returns
-            if calls > self._calls[function]:
-                busy.append(function)
-            if timing:
-                self._timed_calls[function] += calls - self._calls[function]
-            self._calls[function] = calls
-        return any(self._timed_calls[function] < _ENOUGH_CALLS for function in busy or self._functions)
+        calls = {function: counters.functions[function].returns for function in self._functions}
+        busy = self._timed.add(calls, timing=timing)
+        return self._timed.lacking(busy or self._functions)
+
+
+class HostTimingPace:
+    """The same of the host's programs, into which other processes run too.
+
+    On until the process has made calls and those are known: the balloon may move long after attaching. Of
+    the system calls it has never made nothing is waited for, as others would pay for that without end.
+    """
+
+    def __init__(self) -> None:
+        self._timed = _TimedCalls(SYSTEM_CALLS)
+
+    def is_wanted(self, counters: HostCounters, *, timing: bool) -> bool:
+        """Whether to time from now on, given whether the calls since the last look were timed."""
+        busy = self._timed.add(counters.calls_by_system_call, timing=timing)
+        called = self._timed.called
+        return not called or self._timed.lacking(busy or called)

@@ -258,8 +258,10 @@ class BpfCost:
 class OwnCost:
     """What recording cost the machine it ran on.
 
-    `bpf_time_ns` is the time of all runs of all programs, at the mean of those that were timed; None when
-    none was. `bpf_never_timed` names the programs that ran and are not in it.
+    `bpf_time_ns` is the time of all runs of the programs that were timed, at the mean of their timed runs;
+    None when none of the programs that ran was timed. `bpf_never_timed` names those that ran and are not in
+    it, `bpf_not_counted` those whose runs nobody counted. `bpf_timed_runs` are of `bpf_runs`; on the host at
+    most, for there the kernel times runs for other processes too.
     """
 
     bpf: tuple[BpfCost, ...] = ()
@@ -267,6 +269,7 @@ class OwnCost:
     bpf_timed_runs: int | None = None
     bpf_time_ns: int | None = None
     bpf_never_timed: tuple[str, ...] = ()
+    bpf_not_counted: tuple[str, ...] = ()
     cpu_ns: int | None = None
     setup_cpu_ns: int | None = None
     peak_memory_bytes: int | None = None

@@ -79,7 +79,9 @@ def describe_report(report: Report) -> list[Section]:
         _outside(report),
         _checks(report.checks),
         _losses(report) if of_guest else [],
-        _cost(report.own_cost),
+        [Line(f"Cost of recording: {describe_cost(report.own_cost, report.header.side)}")]
+        if report.own_cost
+        else [],
         [Line(f"Not measured: {sentence}") for sentence in report.not_measured],
     ]
 
@@ -243,19 +245,24 @@ def _losses(report: Report) -> Section:
     return [Title(title), Table(names, rows, "lrrrrrr", {0: _PROBE_COLUMNS})]
 
 
-def _cost(cost: OwnCost | None) -> Section:
-    if cost is None:
-        return []
-    sentence = (
-        f"Cost of recording: BPF {format_duration_ns(cost.bpf_time_ns)} in {format_count(cost.bpf_runs)} "
-        f"runs ({format_count(cost.bpf_timed_runs)} of them timed{_never_timed(cost)}); "
-        f"CPU {format_duration_ns(cost.cpu_ns)} "
+def describe_cost(cost: OwnCost, side: str | None) -> str:
+    """What recording cost, as one sentence without its subject."""
+    return (
+        f"BPF {describe_bpf(cost, side)}; CPU {format_duration_ns(cost.cpu_ns)} "
         f"(and {format_duration_ns(cost.setup_cpu_ns)} to set up); memory at most "
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
     )
-    return [Line(sentence)]
 
 
-def _never_timed(cost: OwnCost) -> str:
-    return f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
+def describe_bpf(cost: OwnCost, side: str | None) -> str:
+    """What the BPF programs cost, and of how many of their runs that is known."""
+    least = "at least " if cost.bpf_never_timed and cost.bpf_time_ns is not None else ""
+    most = "at most " if side == "host" else ""
+    never = f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
+    count = len(cost.bpf_not_counted)
+    without = f"; without {count} program{'s' * (count != 1)} whose runs are not counted" if count else ""
+    return (
+        f"{least}{format_duration_ns(cost.bpf_time_ns)} in {format_count(cost.bpf_runs)} runs "
+        f"({most}{format_count(cost.bpf_timed_runs)} of them timed{never}{without})"
+    )

@@ -34,11 +34,12 @@ class ScriptedCollector:
     """Has one batch to drain, and one under way."""
 
     filled = 0.0
+    timing = False
 
     def __init__(self) -> None:
         self.plan = make_host_plan(())
         self.loaded = Loaded({}, {}, [], {"madvise": "refused"}, "0.31.0", 9_000, 100 << 20, 9_000)
-        self.timing: list[bool] = []
+        self.timings: list[bool] = []
         self._waiting = [record(first_call_ns=5, calls_0=3)]
 
     @property
@@ -62,7 +63,8 @@ class ScriptedCollector:
         return [{"program": "fexit_madvise", "runs": counters.calls_by_system_call["madvise"]}]
 
     def set_timing(self, on: bool) -> None:
-        self.timing.append(on)
+        self.timing = on
+        self.timings.append(on)
 
     def detach(self) -> None:
         pass
@@ -113,7 +115,7 @@ def test_the_end_of_the_process_ends_the_recording(tmp_path: Path) -> None:
     assert result.losses["calls"]["missed"] == 11
     batches = decode_batches(recording.batches, parse_batch_layout(recording.metadata["batch_layout"]))
     assert batches.int64("first_call_ns").tolist() == [5, 9]
-    assert (collector.timing[0], collector.timing[-1]) == (True, False)
+    assert collector.timings == [True, False]
 
 
 def test_it_ends_as_asked_and_holds_the_memory_of_the_process(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from balloontrace.collector import Counters, parse_counters
-from balloontrace.events import Function
+from balloontrace.events import Call, Function
+from balloontrace.hostcounters import HostCounters, parse_host_counters
 from balloontrace.layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
-from balloontrace.pace import DrainPace, TimingPace
+from balloontrace.pace import DrainPace, HostTimingPace, TimingPace
 
 EMPTY = parse_counters(bytes(FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES))
 TRACED = frozenset({Function.TELL_HOST, Function.LEAK_BALLOON, Function.VIRTBALLOON_CHANGED})
@@ -70,3 +71,36 @@ def test_what_is_seldom_called_keeps_nothing_on() -> None:
     pace = TimingPace(TRACED)
     pace.is_wanted(called(tell_host=2000, leak_balloon=2000), timing=True)
     assert not pace.is_wanted(called(tell_host=2000, leak_balloon=2000, virtballoon_changed=1), timing=False)
+
+
+def served(**calls: int) -> HostCounters:
+    nothing = parse_host_counters(b"")
+    sums = {
+        call: replace(each, calls=calls.get(call.name.lower(), 0)) for call, each in nothing.calls.items()
+    }
+    return replace(nothing, calls=sums)
+
+
+def test_a_host_is_timed_until_its_calls_are_known_however_late_they_come() -> None:
+    pace = HostTimingPace()
+    for _ in range(1000):  # wake-ups, each a second
+        assert pace.is_wanted(served(), timing=True)
+    assert pace.is_wanted(served(madvise_dontneed=1000), timing=True)
+    assert not pace.is_wanted(served(madvise_dontneed=1100), timing=True)
+    assert not pace.is_wanted(served(madvise_dontneed=1100), timing=False)
+
+
+def test_a_host_is_timed_again_for_calls_of_another_kind() -> None:
+    pace = HostTimingPace()
+    assert not pace.is_wanted(served(madvise_dontneed=2000), timing=True)
+    late = {"madvise_dontneed": 2000, "fallocate_punch_hole": 10}
+    assert pace.is_wanted(served(**late), timing=False)
+    # Rarely called, but called: what a run of it costs is still not known.
+    assert pace.is_wanted(served(**late), timing=True)
+    assert not pace.is_wanted(served(madvise_dontneed=2000, fallocate_punch_hole=1034), timing=True)
+
+
+def test_system_calls_that_are_never_made_keep_nothing_on() -> None:
+    assert {call.name for call in Call if call.name.startswith("PROCESS")}
+    pace = HostTimingPace()
+    assert not pace.is_wanted(served(madvise_dontneed=2000), timing=True)
