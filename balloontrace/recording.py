@@ -16,6 +16,7 @@ repetition, begins another recording (`cat a.bt b.bt`): there this one ends.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -55,7 +56,10 @@ MAGIC = b"\x89BTRACE\n"
 SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
-_PIECE_BYTES = 64 << 10  # about 900 spans
+# With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
+_PIECE_BYTES = 4 << 10
+_PIECES_A_CALL = 32
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _PREAMBLE = struct.Struct("<8sHHI")
 _PIECE = struct.Struct("<4s4sIIII")
@@ -66,7 +70,8 @@ _MAX_SENTENCES = 24
 class RecordingWriter:
     """Writes a recording to a file descriptor, front to back, without ever seeking.
 
-    OSError (disk full, closed pipe) passes through untouched; what was written before stays readable.
+    OSError (disk full, closed pipe) passes through untouched; what was written before stays readable. Of
+    records that are refused, no more than one piece would still have fitted.
     """
 
     def __init__(self, fd: int) -> None:
@@ -90,7 +95,7 @@ class RecordingWriter:
         self._write_piece(b"META", payload)
 
     def write_spans(self, raw: bytes | memoryview) -> None:
-        """Append records as drained, in pieces small enough to lose one. Nothing for no bytes."""
+        """Append records as drained, in pieces of 4 KiB: one may be lost. Nothing for no bytes."""
         self._write_records(b"SPAN", raw, self._span_stride_bytes)
 
     def write_payloads(self, raw: bytes | memoryview) -> None:
@@ -111,27 +116,40 @@ class RecordingWriter:
 
     def _write_records(self, kind: bytes, raw: bytes | memoryview, stride_bytes: int) -> None:
         view = memoryview(raw).cast("B")
-        step = _PIECE_BYTES - _PIECE_BYTES % stride_bytes
-        for start in range(0, len(view), step):
-            self._write_piece(kind, view[start : start + step])
+        step = max(1, (_PIECE_BYTES - _PIECE.size) // stride_bytes) * stride_bytes
+        for start in range(0, len(view), step * _PIECES_A_CALL):
+            several = view[start : start + step * _PIECES_A_CALL]
+            payloads = (several[at : at + step] for at in range(0, len(several), step))
+            self._write_all(*(part for payload in payloads for part in self._piece(kind, payload)))
 
     def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
+        self._write_all(*self._piece(kind, payload))
+
+    def _piece(self, kind: bytes, payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+        """Header and payload of the next piece."""
         checked = struct.pack(
             "<4s4sIII", SYNC, kind, self._sequence & 0xFFFFFFFF, len(payload), zlib.crc32(payload)
         )
         # Counted even if the write fails: a reader then sees which piece is missing.
         self._sequence += 1
-        self._write_all(checked + struct.pack("<I", zlib.crc32(checked)), payload)
+        return checked + struct.pack("<I", zlib.crc32(checked)), payload
 
     def _write_all(self, *parts: bytes | memoryview) -> None:
         # One system call for header and payload: a kill between two would leave a torn piece.
         left = [memoryview(part) for part in parts if len(part)]
+        at_once = len(left)
         while left:
             try:
-                written = os.writev(self._fd, left)
+                written = os.writev(self._fd, left[:at_once])
             except BlockingIOError:
                 # ssh hands its peers non-blocking pipes.
                 _wait_writable(self._fd)
+                continue
+            except OSError as error:
+                if error.errno not in _NO_SPACE or at_once <= 2:
+                    raise
+                # Some file systems refuse all of what would fit in part: a piece at a time, then.
+                at_once = 2
                 continue
             self.bytes_written += written
             left = _after(left, written)

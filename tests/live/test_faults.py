@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ SECOND_CPU = "/sys/devices/system/cpu/cpu1/online"
 # An inflate of 7 GiB fills more than 900 kB: whatever is cut to less is cut in the middle of it.
 CUT_BYTES = 600_000
 SPAN_BYTES = 64
+FULL_DISK_BYTES = 640 << 10
 
 
 def only_sentence(done: lab.Completed) -> str:
@@ -115,7 +117,7 @@ class Faulty:
 def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Faulty]]:
     """7 GiB are taken; one recorder is killed, one's disk fills, one's reader goes, one's ring overflows."""
     folder = tmp_path_factory.mktemp("faulty")
-    guest.run(shell("mkdir -p /tmp/small && mount -t tmpfs -o size=640k none /tmp/small"), check=True)
+    guest.run(shell(f"mkdir -p /tmp/small && mount -t tmpfs -o size={FULL_DISK_BYTES} none /tmp/small"), check=True)
     killed = start_recording(guest, "/root/killed.bt")
     full = start_recording(guest, "/tmp/small/full.bt")
     overflown = start_recording(guest, "/root/overflown.bt", "--buffer", "4K")
@@ -183,8 +185,14 @@ def test_disk_full(faulty: dict[str, Faulty]) -> None:
     said = only_sentence(faulty["full"].done)
     assert said.startswith("balloontrace: the recording is incomplete: No space left on device after ")
     assert said.endswith("; what was written can be reported")
-    found = part_of_the_inflate(faulty["full"].path)
+    path = faulty["full"].path
+    found = part_of_the_inflate(path)
     assert found["spans"] > 1000
+    # The disk is full to its last byte, and of that no more than a piece is of no use.
+    assert path.stat().st_size == FULL_DISK_BYTES
+    torn = [int(size) for text in found["warnings"] for size in re.findall(r"\((\d+) bytes\) skipped", text)]
+    assert len(torn) <= 1
+    assert sum(torn) < 4 << 10
 
 
 def test_reader_gone(faulty: dict[str, Faulty]) -> None:

@@ -5,7 +5,11 @@ import errno
 import io
 import itertools
 import os
+import resource
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,19 @@ from mutations import join, seal, split
 
 from balloontrace.errors import RecordingError
 from balloontrace.recording import MAGIC, MAX_PAYLOAD_BYTES, RecordingWriter, read_recording
+
+
+@contextmanager
+def limited_to(size_bytes: int) -> Iterator[None]:
+    """No file of this process may become larger, as on a disk that has no more room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def read(data: bytes) -> object:
@@ -70,10 +87,51 @@ def test_large_drains_are_split_at_whole_records(tmp_path: Path) -> None:
     writer.write_spans(memoryview(bytes(72 * 300_000)))
     os.close(fd)
     pieces = read_recording(path).spans
-    assert len(pieces) > 300
-    assert all(len(piece) % 72 == 0 and len(piece) <= 64 << 10 for piece in pieces)
+    assert all(len(piece) % 72 == 0 and len(piece) <= 4 << 10 for piece in pieces)
     assert sum(map(len, pieces)) == 72 * 300_000
     assert writer.bytes_written == path.stat().st_size
+
+
+@pytest.mark.parametrize("stride_bytes", [72, 1048, 5000])
+@pytest.mark.parametrize("room_bytes", [4 << 10, 17 << 10, 60_000, 200_001])
+def test_a_full_disk_costs_no_more_than_a_piece(tmp_path: Path, room_bytes: int, stride_bytes: int) -> None:
+    path = tmp_path / "full.bt"
+    with limited_to(room_bytes), path.open("wb") as file:
+        writer = RecordingWriter(file.fileno())
+        writer.write_metadata({"span_layout": {"stride_bytes": stride_bytes}})
+        with pytest.raises(OSError, match="large"):
+            writer.write_spans(bytes(stride_bytes * (1 + 300_000 // stride_bytes)))
+    recording = read_recording(path)
+    metadata_bytes = writer.bytes_written - sum(len(piece) + 24 for piece in recording.spans)
+    assert recording.size_bytes == room_bytes == writer.bytes_written
+    # What is there of the last piece is torn off: less than a piece, or than the one record it must hold.
+    assert metadata_bytes < 200 + max(4 << 10, stride_bytes + 24)
+
+
+def test_a_file_system_that_refuses_a_large_write_is_asked_for_smaller_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_bytes = [20_000]
+    writev = os.writev
+
+    def all_or_nothing(fd: int, parts: list[memoryview]) -> int:
+        size_bytes = sum(map(len, parts))
+        if size_bytes > room_bytes[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room_bytes[0] -= size_bytes
+        return writev(fd, parts)
+
+    monkeypatch.setattr(os, "writev", all_or_nothing)
+    path = tmp_path / "full.bt"
+    with path.open("wb") as file:
+        writer = RecordingWriter(file.fileno())
+        writer.write_metadata({"span_layout": {"stride_bytes": 72}})
+        with pytest.raises(OSError, match="space"):
+            writer.write_spans(bytes(72 * 5000))
+    recording = read_recording(path)
+    assert recording.damage == ()
+    assert 0 <= room_bytes[0] < 4 << 10
+    assert len(recording.spans) == 4
 
 
 def test_errors_of_the_system_reach_the_caller() -> None:
