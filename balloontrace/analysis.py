@@ -10,12 +10,13 @@ import numpy as np
 
 from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
-from balloontrace.checks import SENDS, check_counts, check_pairs, pages_of_sends_known
+from balloontrace.checks import SENDS, check_counts, check_pairs, find_pages_unseen, pages_of_sends_known
 from balloontrace.errors import RecordingError
 from balloontrace.events import Function
 from balloontrace.hostanalysis import HostRecording, analyse_host
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
 from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat, text
+from balloontrace.moved import Unseen, describe_unseen
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
 from balloontrace.results import (
@@ -150,6 +151,8 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
     lost, seen = _events_lost(losses), _events_seen(losses)
+    vmstat = parse_vmstat(recording.metadata)
+    unseen = find_pages_unseen(spans, operations, header, traced, vmstat, end)
     batches_missing = (_missing_batches(host.side) if host else None) or 0
     report = Report(
         schema_version=SCHEMA_VERSION,
@@ -160,7 +163,12 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         events_lost=lost,
         events_seen=seen,
         spans_missing=sum(missing.values()) + batches_missing if losses else None,
+        pages_moved=unseen.moved.pages if unseen else None,
+        pages_unseen=unseen.pages if unseen else None,
         warnings=(
+            # The damage before what it cost; else nothing is to be read before what is not there.
+            *recording.damage,
+            *_unseen_warnings(unseen, seen, lost, missing),
             *_warnings(recording, end, spans),
             *_payload_warnings(payloads, losses),
             *(host.warnings if host else ()),
@@ -176,7 +184,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
                 operations,
                 header,
                 traced,
-                (parse_vmstat(recording.metadata), end.vmstat if end else {}),
+                (vmstat, end.vmstat if end else {}),
                 carried.new_pages,
             ),
             *(check_pairs(both.pairing) if both else ()),
@@ -414,9 +422,26 @@ def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[F
     )
 
 
+def _unseen_warnings(
+    unseen: Unseen | None, seen: int | None, lost: int | None, missing: Mapping[Function, int]
+) -> list[str]:
+    """How many pages moved that the recording does not have, and why."""
+    if unseen is None or not unseen.pages:
+        return []
+    if any(missing.values()):
+        reason = "their spans are missing from the file"
+    elif lost:
+        reason = f"{format_count(lost)} events were lost"
+    elif not seen:
+        reason = "no probe fired (balloontrace doctor says why)"
+    else:
+        reason = "the probes did not see them (balloontrace doctor says what disarms probes)"
+    return [describe_unseen(unseen, reason)]
+
+
 def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
-    """What keeps the recording from being whole."""
-    sentences = [*recording.damage, *recording.notes]
+    """What keeps the recording from being whole, beside damage."""
+    sentences = [*recording.notes]
     if spans.damaged:
         sentences.append(f"{format_count(spans.damaged)} records could not be decoded")
     if spans.unknown:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
+from errno import ENOENT
 
 import numpy as np
 
 from balloontrace.events import BALLOON_PAGE_BYTES, Function, Queue, SpanFlag
+from balloontrace.metadata import End
+from balloontrace.moved import Unseen, Vmstat, find_unseen, moved_between
 from balloontrace.operations import Operations
-from balloontrace.results import IN_PROGRESS, Check, Header, Pairing
+from balloontrace.results import IN_PROGRESS, Check, Header, Loss, Pairing
 from balloontrace.units import format_count
 from balloontrace.wire import Mask, Spans
 from balloontrace.workitems import NO_SPAN, Nesting
@@ -18,6 +21,7 @@ SENDS = frozenset({Function.TELL_HOST, Function.SEND_RESP_DATA})
 """The functions of which one traced shows sends."""
 
 _MAX_DEVICES = 64
+_HOLDING = frozenset({Function.UPDATE_BALLOON_SIZE_FUNC.symbol, Function.LEAK_BALLOON.symbol})
 
 
 def check_counts(
@@ -35,10 +39,7 @@ def check_counts(
     virtballoon_migratepage), each in its own page size. `named_pages` are those that payloads name, each
     once.
     """
-    sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
-    sends &= operations.nesting.migrate == NO_SPAN
-    sends_traced = bool(SENDS & traced) and pages_of_sends_known(spans, operations.nesting)
-    sends_traced &= bool(spans.has(SpanFlag.QUEUE)[sends].all())  # else nobody knows which way pages went
+    sends, sends_traced = _counted_sends(spans, operations, traced)
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
@@ -67,6 +68,45 @@ def check_counts(
     )
 
 
+def find_pages_unseen(
+    spans: Spans,
+    operations: Operations,
+    header: Header,
+    traced: Set[Function],
+    before: Vmstat,
+    end: End | None,
+) -> Unseen | None:
+    """Pages that moved while probes were attached, and are in no span; None where the kernel's count lacks.
+
+    Of a recording before format 1.2 nobody knows what moved between detaching and the kernel's count, unless
+    nothing was under way then.
+    """
+    unit_pages = _unit_pages(header)
+    if end is None or unit_pages is None:
+        return None
+    moved = moved_between(before, end.vmstat_traced or end.vmstat, unit_pages)
+    under_way_pages = end.under_way_pages
+    if not end.vmstat_traced:
+        under_way_pages = None if _under_way_at_end(operations, end.losses) else 0
+    sends, known = _counted_sends(spans, operations, traced)
+    seen_pages = _pages(spans, sends, Queue.INFLATE) + _pages(spans, sends, Queue.DEFLATE)
+    failed = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (
+        spans.measured("result", SpanFlag.RESULT) == -ENOENT
+    )
+    return find_unseen(
+        moved,
+        seen_pages if known or not len(spans) else None,
+        under_way_pages,
+        migrations_failed=int(np.count_nonzero(failed)) * unit_pages,
+    )
+
+
+def _under_way_at_end(operations: Operations, losses: Sequence[Loss]) -> bool:
+    """Whether a call that moves pages had not returned, or an operation had not reached its target."""
+    held = any((loss.entries or 0) > (loss.returns or 0) for loss in losses if loss.function in _HOLDING)
+    return held or any(found.outcome == IN_PROGRESS for found in operations.found)
+
+
 def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
     """Sends of the guest against the buffers its host served."""
     note = None
@@ -93,6 +133,15 @@ def pages_of_sends_known(spans: Spans, nesting: Nesting) -> bool:
     """Whether sends, or what leads to them, say how many pages they name; not without type information."""
     counting = nesting.send | spans.of(Function.SET_PAGE_BITMAP)
     return bool(spans.has(SpanFlag.PAGES)[counting].any() or not nesting.send.any())
+
+
+def _counted_sends(spans: Spans, operations: Operations, traced: Set[Function]) -> tuple[Mask, bool]:
+    """The spans whose pages make up what operations moved, and whether all of them say how many and where."""
+    sends = (operations.nesting.send | spans.of(Function.SET_PAGE_BITMAP)) & spans.has(SpanFlag.PAGES)
+    sends &= operations.nesting.migrate == NO_SPAN
+    known = bool(SENDS & traced) and pages_of_sends_known(spans, operations.nesting)
+    known &= bool(spans.has(SpanFlag.QUEUE)[sends].all())  # else nobody knows which way pages went
+    return sends, known
 
 
 def _unit_pages(header: Header) -> int | None:

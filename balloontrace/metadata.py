@@ -28,12 +28,18 @@ _LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end record; `vmstat` holds the kernel's own counts when the recording ended."""
+    """The end record; `vmstat` holds the kernel's own counts when the recording ended.
+
+    `vmstat_traced` are those right before probes were detached, when calls under way can have moved
+    `under_way_pages` more or less; None: any number. Recordings before format 1.2 have neither.
+    """
 
     clean: bool | None = None
     reason: str | None = None
     ended_monotonic_ns: int | None = None
     vmstat: Mapping[str, int] = field(default_factory=dict)
+    vmstat_traced: Mapping[str, int] = field(default_factory=dict)
+    under_way_pages: int | None = None
     losses: tuple[Loss, ...] = ()
     own_cost: OwnCost | None = None
 
@@ -72,9 +78,9 @@ def require_guest_side(recording: Recording) -> None:
         )
 
 
-def parse_vmstat(table: Json) -> Mapping[str, int]:
-    """Counts under `vmstat`: name to value, in pages of the kernel's page size."""
-    vmstat = mapping(table, "vmstat")
+def parse_vmstat(table: Json, key: str = "vmstat") -> Mapping[str, int]:
+    """Counts under `key`: name to value, in pages of the kernel's page size."""
+    vmstat = mapping(table, key)
     counts = ((name, integer(vmstat, name)) for name in list(vmstat)[:_MAX_ITEMS])
     return {name: value for name, value in counts if value is not None}
 
@@ -88,6 +94,8 @@ def parse_end(end: Json | None) -> End | None:
         reason=text(end, "reason"),
         ended_monotonic_ns=integer(mapping(end, "ended"), "monotonic_ns"),
         vmstat=parse_vmstat(end),
+        vmstat_traced=parse_vmstat(end, "vmstat_traced"),
+        under_way_pages=integer(end, "under_way_pages"),
         losses=_parse_losses(mapping(end, "losses")),
         own_cost=_parse_own_cost(end.get("own_cost")),
     )

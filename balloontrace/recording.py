@@ -49,7 +49,8 @@ __all__ = [
 # older reader skips; a new major version is one that an older reader must refuse.
 #   1.0  META, SPAN, CNTR, ENDR
 #   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps; BTCH with `batch_layout`
-FORMAT_VERSION = (1, 1)
+#   1.2  end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
+FORMAT_VERSION = (1, 2)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"
@@ -76,6 +77,8 @@ class RecordingWriter:
 
     def __init__(self, fd: int) -> None:
         self.bytes_written = 0
+        self.refused_spans_from_byte = 0
+        """Of spans whose writing failed, those before are in whole pieces of the file."""
         self._fd = fd
         self._sequence = 0
         start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
@@ -119,8 +122,15 @@ class RecordingWriter:
         step = max(1, (_PIECE_BYTES - _PIECE.size) // stride_bytes) * stride_bytes
         for start in range(0, len(view), step * _PIECES_A_CALL):
             several = view[start : start + step * _PIECES_A_CALL]
-            payloads = (several[at : at + step] for at in range(0, len(several), step))
-            self._write_all(*(part for payload in payloads for part in self._piece(kind, payload)))
+            payloads = [several[at : at + step] for at in range(0, len(several), step)]
+            before_bytes = self.bytes_written
+            try:
+                self._write_all(*(part for payload in payloads for part in self._piece(kind, payload)))
+            except OSError:
+                if kind == b"SPAN":
+                    whole_pieces = (self.bytes_written - before_bytes) // (step + _PIECE.size)
+                    self.refused_spans_from_byte = start + whole_pieces * step
+                raise
 
     def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
         self._write_all(*self._piece(kind, payload))

@@ -441,7 +441,8 @@ class Report:
     """A recording, analysed.
 
     `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more,
-    the host's batches among them.
+    the host's batches among them. `pages_moved` into and out of balloons while probes were attached, by
+    /proc/vmstat; `pages_unseen` of them are in no span.
     """
 
     schema_version: int
@@ -461,3 +462,5 @@ class Report:
     not_measured: tuple[str, ...]
     own_cost: OwnCost | None
     host: HostSide | None = None
+    pages_moved: int | None = None
+    pages_unseen: int | None = None

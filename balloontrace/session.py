@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,12 @@ from balloontrace.diagnosis import Diagnosis
 from balloontrace.events import Function
 from balloontrace.layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.loader import Loaded
+from balloontrace.moved import Moved, Unseen, find_unseen, moved_between
 from balloontrace.pace import DrainPace, TimingPace
 from balloontrace.probes import describe
 from balloontrace.progress import progress_line
 from balloontrace.recording import FORMAT_VERSION, RecordingWriter
+from balloontrace.unseen import UNIT_PAGES, migrations_given_up, pages_of_spans, seen_by_probes, under_way
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
@@ -84,6 +86,7 @@ class SessionResult:
     losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
     command_status: int | None = None
     error: OSError | None = None
+    unseen: Unseen | None = None
 
 
 def protect_from_oom_killer() -> None:
@@ -127,6 +130,9 @@ class RecordingSession(abc.ABC):
     def _finish(self, result: SessionResult) -> dict[str, object]:
         """Detach, drain what is left, fill in the losses; returns the side's part of the end record."""
 
+    def _give_up(self, result: SessionResult) -> None:  # noqa: B027  (only the guest's side can tell)
+        """Say in `result` what cannot be written any more."""
+
     @abc.abstractmethod
     def _progress_line(self) -> str:
         """The line a terminal shows."""
@@ -160,10 +166,10 @@ class RecordingSession(abc.ABC):
             ended = _clocks()  # before probes are detached one by one: all was seen until then
             side = self._finish(result)
             self._writer.write_end({**self._common_end(result), "ended": ended, **side})
-        except BrokenPipeError as error:
-            result.ending, result.error = Ending.OUTPUT_CLOSED, error
         except OSError as error:
-            result.ending, result.error = Ending.OUTPUT_FAILED, error
+            closed = isinstance(error, BrokenPipeError)
+            result.ending, result.error = Ending.OUTPUT_CLOSED if closed else Ending.OUTPUT_FAILED, error
+            self._give_up(result)
         result.records, result.bytes_written = self._records, self._writer.bytes_written
         return result
 
@@ -241,6 +247,16 @@ class RecordingSession(abc.ABC):
         }
 
 
+@dataclass(frozen=True)
+class _LastLook:
+    """What was counted right before probes were detached; `moving`: pages moved meanwhile."""
+
+    vmstat: Mapping[str, int]
+    counters: Counters
+    moved: Moved | None
+    moving: bool
+
+
 class Session(RecordingSession):
     """A recording of the guest's side, on an attached collector."""
 
@@ -266,6 +282,8 @@ class Session(RecordingSession):
         self._pace = DrainPace()
         self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
         self._progress: tuple[int, Counters] | None = None
+        self._last_look: _LastLook | None = None
+        self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
 
     @property
     def _is_watched(self) -> bool:
@@ -273,8 +291,8 @@ class Session(RecordingSession):
         return self._options.operations is not None or self._collector.captures
 
     def _finish(self, result: SessionResult) -> dict[str, object]:
-        self._collector.detach()
-        vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
+        vmstat = self._detach()
+        result.unseen = self._find_unseen()
         self._counters = self._collector.read_counters()
         self._drain()
         counters = parse_counters(self._counters)
@@ -285,7 +303,43 @@ class Session(RecordingSession):
             captures=self._collector.captures,
         )
         programs = self._collector.read_program_costs(counters)
-        return {"vmstat": vmstat, "own_cost": self._own_cost(self._collector.loaded, programs)}
+        return {
+            "vmstat": vmstat,
+            "vmstat_traced": dict(self._last_look.vmstat) if self._last_look else {},
+            "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
+            "own_cost": self._own_cost(self._collector.loaded, programs),
+        }
+
+    def _detach(self) -> Mapping[str, int]:
+        """Take the probes off, with a last look before; returns /proc/vmstat right after."""
+        traced, counters = kernel.read_vmstat(), parse_counters(self._collector.read_counters())
+        self._collector.detach()
+        vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
+        moved = moved_between(self._started_vmstat, traced, UNIT_PAGES)
+        self._last_look = _LastLook(traced, counters, moved, moving=vmstat != traced)
+        return vmstat
+
+    def _find_unseen(self, *, unwritten_pages: int = 0) -> Unseen | None:
+        """Pages that moved up to the last look before detaching, and are not in the recording."""
+        look = self._last_look
+        if look is None or look.moved is None:
+            return None
+        plan, layout = self._collector.plan, self._diagnosis.layout
+        seen_pages = seen_by_probes(look.counters, plan, layout, look.moved)
+        return find_unseen(
+            look.moved,
+            None if seen_pages is None else max(0, seen_pages - unwritten_pages),
+            under_way(look.counters, plan, len(self._diagnosis.devices), moving=look.moving),
+            migrations_failed=migrations_given_up(look.counters, look.moved),
+        )
+
+    def _give_up(self, result: SessionResult) -> None:
+        if self._last_look is None:
+            self._detach()
+        unwritten_pages: list[int] = []
+        first = self._writer.refused_spans_from_byte
+        self._collector.drain(lambda raw: unwritten_pages.append(pages_of_spans(raw[first:])))
+        result.unseen = self._find_unseen(unwritten_pages=sum(unwritten_pages))
 
     def _side_ending(self) -> Ending | None:
         if self._driver_gone():
@@ -358,7 +412,7 @@ class Session(RecordingSession):
             "probes": describe(plan, loaded.failures),
             "boundaries": plan.boundaries,
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
-            "vmstat": kernel.read_vmstat(),
+            "vmstat": self._started_vmstat,
             "bcc_version": loaded.bcc_version,
         }
 

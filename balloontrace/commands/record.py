@@ -340,11 +340,15 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
     from balloontrace.attaching import describe_losses
+    from balloontrace.moved import describe_unseen
     from balloontrace.session import Ending
 
     place = "standard output" if output == "-" else output
     if sys.stderr.isatty():
         say("\n")
+    unseen = result.unseen
+    if unseen is not None and unseen.pages:
+        say(f"balloontrace: {describe_unseen(unseen, _why_unseen(result))}\n")
     say(
         f"balloontrace: {result.ending}: {result.records} {result.what}, "
         f"{result.bytes_written} bytes to {place}, "
@@ -361,8 +365,21 @@ def _tell(result: SessionResult, output: str) -> None:
         raise BalloontraceError(
             f"the recording is incomplete: {result.ending}; what was written can be reported"
         )
+    if unseen is not None and unseen.pages:
+        raise BalloontraceError(
+            "the recording is incomplete: pages moved that no probe saw; what was seen can be reported"
+        )
     # Where the user ended it, the terminal's Ctrl-C has ended the command too.
     if result.command_status and result.ending is Ending.COMMAND:
         raise BalloontraceError(
             f"the command ended with status {result.command_status}; the recording is complete"
         )
+
+
+def _why_unseen(result: SessionResult) -> str:
+    """Why pages that moved are not in the recording."""
+    if result.error is not None:
+        return result.error.strerror or "it could not be written"
+    if not result.records:
+        return "no probe fired; balloontrace doctor says why"
+    return "the probes did not see them; balloontrace doctor says what disarms probes"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from balloontrace.recording import Recording
     from balloontrace.results import HostSide, Report
 
+_SEND_PAGES = 256  # VIRTIO_BALLOON_ARRAY_PFNS_MAX, as `unseen` has it for the recorder
+
 FORMATS = ("table", "csv", "json", "markdown", "html")
 
 
@@ -38,6 +40,12 @@ class MaxLost:
         if self.share is not None:
             return lost > self.share * seen
         return lost > (self.events or 0)
+
+    def exceeded_by_pages(self, unseen: int, moved: int) -> bool:
+        """Whether `unseen` pages, of all that `moved`, are too many. The stock driver sends 256 at most."""
+        if self.share is not None:
+            return unseen > self.share * moved
+        return -(-unseen // _SEND_PAGES) > (self.events or 0)
 
 
 def parse_max_lost(text: str) -> MaxLost:
@@ -65,7 +73,8 @@ def parse_max_lost(text: str) -> MaxLost:
 @click.option(
     "--max-lost",
     metavar="N|PCT",
-    help="Exit with 5 if more events, or a larger share of them, were lost while recording.",
+    help="Exit with 5 if more events, or a larger share of them, were lost while recording; pages that moved "
+    "unseen by the probes are an event each 256, and a share of all that moved.",
 )
 @verbose_option
 def report(
@@ -195,3 +204,8 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     if allowed.exceeded_by(lost + missing, seen):
         gone = f" and {missing} are missing from the file" if missing else ""
         raise DataLostError(f"{lost} events were lost while recording{gone}, more than --max-lost allows")
+    unseen = result.pages_unseen or 0
+    if allowed.exceeded_by_pages(unseen, result.pages_moved or 0):
+        raise DataLostError(
+            f"{unseen} pages moved that the recording does not have, more than --max-lost allows"
+        )

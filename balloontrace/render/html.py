@@ -20,6 +20,7 @@ from balloontrace.render.drawings import (
     segments_of,
 )
 from balloontrace.render.page import render_page, unbroken
+from balloontrace.render.table import explain_no_operation
 from balloontrace.results import Header, Operation, Report, StageRow, Total
 from balloontrace.units import NS_PER_S, format_count, format_duration_ns, format_pages_as_bytes
 
@@ -38,6 +39,7 @@ def render_html(report: Report, pictures: Pictures) -> str:
         report=report,
         title=_title(report),
         headline=_headline(report),
+        no_operation=explain_no_operation(report),
         started=_started(report.header),
         host_started=_started(host.header) if host else None,
         detailed=[operation for operation in report.operations if operation.number in lines],
@@ -80,7 +82,7 @@ def _headline(report: Report) -> str:
     if report.header.side == "host":
         return "What the host did"
     if not report.operations:
-        return "The balloon did not move"
+        return "The balloon did not move" if report.pages_moved == 0 else "No operation"
     if len(report.operations) == 1:
         operation = report.operations[0]
         size, wall = format_pages_as_bytes(operation.pages), format_duration_ns(operation.wall_ns)

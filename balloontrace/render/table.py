@@ -73,7 +73,7 @@ def describe_report(report: Report) -> list[Section]:
     return [
         _header(report),
         [Line(f"WARNING: {sentence}") for sentence in report.warnings],
-        _operations(report.operations) if of_guest else [],
+        _operations(report) if of_guest else [],
         *_details(report),
         *(describe_host(report.host) if report.host else []),
         _outside(report),
@@ -117,9 +117,21 @@ def _ended(report: Report) -> str:
     return f"ended: {report.ended}" if report.ended else "end unknown"
 
 
-def _operations(operations: Sequence[Operation]) -> Section:
+def explain_no_operation(report: Report) -> str:
+    """What it means that a guest's report has no operation."""
+    if report.pages_unseen:
+        return "pages moved, and none of their operations is in this recording."
+    if report.pages_moved == 0:
+        return "the balloon did not move while this was recorded."
+    if report.pages_moved:
+        return "what moved belongs to none."
+    return "none is in this recording; whether the balloon moved is not known."
+
+
+def _operations(report: Report) -> Section:
+    operations = report.operations
     if not operations:
-        return [Line("No operation: the balloon did not move while this was recorded.")]
+        return [Line(f"No operation: {explain_no_operation(report)}")]
     rows = [
         (
             str(operation.number),

@@ -117,7 +117,9 @@ class Faulty:
 def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Faulty]]:
     """7 GiB are taken; one recorder is killed, one's disk fills, one's reader goes, one's ring overflows."""
     folder = tmp_path_factory.mktemp("faulty")
-    guest.run(shell(f"mkdir -p /tmp/small && mount -t tmpfs -o size={FULL_DISK_BYTES} none /tmp/small"), check=True)
+    guest.run(
+        shell(f"mkdir -p /tmp/small && mount -t tmpfs -o size={FULL_DISK_BYTES} none /tmp/small"), check=True
+    )
     killed = start_recording(guest, "/root/killed.bt")
     full = start_recording(guest, "/tmp/small/full.bt")
     overflown = start_recording(guest, "/root/overflown.bt", "--buffer", "4K")

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+import resource
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ALL_CAPABILITIES = 0x1FFFFFFFFFF
@@ -90,3 +93,16 @@ def lay_out_foreign_bcc(folder: Path) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     return folder
+
+
+@contextmanager
+def limited_to(size_bytes: int) -> Iterator[None]:
+    """No file of this process may become larger, as on a disk that has no more room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -5,32 +5,16 @@ import errno
 import io
 import itertools
 import os
-import resource
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import synthetic
+from fakesystem import limited_to
 from mutations import join, seal, split
 
 from balloontrace.errors import RecordingError
 from balloontrace.recording import MAGIC, MAX_PAYLOAD_BYTES, RecordingWriter, read_recording
-
-
-@contextmanager
-def limited_to(size_bytes: int) -> Iterator[None]:
-    """No file of this process may become larger, as on a disk that has no more room."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def read(data: bytes) -> object:
