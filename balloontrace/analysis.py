@@ -8,14 +8,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from balloontrace.balloons import (
+    SENDS,
+    describe_balloon,
+    find_moves,
+    pages_of_sends_known,
+    tell_sizes,
+    watch,
+)
 from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
-from balloontrace.checks import SENDS, check_counts, check_pairs, find_pages_unseen, pages_of_sends_known
+from balloontrace.checks import check_counts, check_pairs, check_sizes, find_pages_unseen
 from balloontrace.errors import RecordingError
 from balloontrace.events import Function
 from balloontrace.hostanalysis import HostRecording, analyse_host
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
-from balloontrace.metadata import End, parse_end, parse_header, parse_vmstat, text
+from balloontrace.metadata import End, parse_balloons, parse_end, parse_header, parse_vmstat, text
 from balloontrace.moved import Unseen, describe_unseen
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
@@ -150,9 +158,17 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         shown = tuple(
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
+    moves = find_moves(spans, operations.nesting, traced)
+    vmstats = parse_vmstat(recording.metadata), end.vmstat if end else {}
+    start_told = tell_sizes(header, parse_balloons(recording.metadata), vmstats[0])
+    end_told = tell_sizes(header, end.balloons if end else (), vmstats[1], start_told)
+    watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in end_told.sizes]
+    balloons = [
+        describe_balloon(name, start_told, end_told, each)
+        for name, each in zip(end_told.sizes, watched, strict=True)
+    ]
     lost, seen = _events_lost(losses), _events_seen(losses)
-    vmstat = parse_vmstat(recording.metadata)
-    unseen = find_pages_unseen(spans, operations, header, traced, vmstat, end)
+    unseen = find_pages_unseen(spans, moves, operations, header, vmstats[0], end)
     batches_missing = (_missing_batches(host.side) if host else None) or 0
     report = Report(
         schema_version=SCHEMA_VERSION,
@@ -179,14 +195,8 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         totals=_totals(shown, tables.of_kinds()),
         outside=operations.outside,
         checks=(
-            *check_counts(
-                spans,
-                operations,
-                header,
-                traced,
-                (vmstat, end.vmstat if end else {}),
-                carried.new_pages,
-            ),
+            *check_counts(spans, moves, operations, header, traced, vmstats, carried.new_pages),
+            *check_sizes(balloons, watched, (start_told, end_told), operations),
             *(check_pairs(both.pairing) if both else ()),
         ),
         losses=losses,
@@ -197,6 +207,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         ),
         own_cost=end.own_cost if end else None,
         host=replace(host.side, pairing=both.pairing) if host and both else None,
+        balloons=tuple(balloons),
     )
     return Examined(report, GuestEvents(spans, operations, payloads, carried), host, both)
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable, Mapping
 
 from balloontrace import kernel
+from balloontrace.balloonsize import count_balloon_pages
 from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
 from balloontrace.diagnosis import Diagnosis
-from balloontrace.events import BALLOON_PAGE_BYTES
 from balloontrace.hostcollector import HostCollector, summarise_host_losses
 from balloontrace.hostcounters import parse_host_counters
 from balloontrace.hostsession import ProcessWatch, set_host_timing
@@ -19,7 +19,7 @@ from balloontrace.liveview import GuestLook, HostLook
 from balloontrace.pace import HostTimingPace, TimingPace
 from balloontrace.session import DriverWatch
 
-_KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Losses = dict[str, dict[str, int | None]]
 
@@ -36,7 +36,7 @@ class GuestSource:
 
     def look(self) -> GuestLook:
         """The sums as they are now."""
-        balloon_pages = parse_balloon_pages(kernel.read_vmstat())
+        balloon_pages = count_balloon_pages(kernel.read_vmstat(), _PAGE_BYTES)
         counters = parse_counters(self._collector.read_counters())
         live = parse_live(self._collector.read_live())
         timing = self._collector.timing
@@ -83,14 +83,6 @@ class HostSource:
         """What was missed so far, as a recording has it."""
         counters = parse_host_counters(self._collector.read_counters())
         return summarise_host_losses(counters, self._collector.read_missed())
-
-
-def parse_balloon_pages(vmstat: Mapping[str, int]) -> int | None:
-    """Pages of 4 KiB in all balloons, by /proc/vmstat's counts since boot; None without them."""
-    taken, given = vmstat.get("balloon_inflate"), vmstat.get("balloon_deflate")
-    if taken is None or given is None or given > taken:
-        return None
-    return (taken - given) * _KERNEL_PAGE
 
 
 def estimate_run_time_ns(programs: Iterable[Mapping[str, object]]) -> int | None:

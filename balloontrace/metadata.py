@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from balloontrace.balloonsize import BalloonSize
 from balloontrace.errors import RecordingError
 from balloontrace.hostlayout import parse_batch_layout
 from balloontrace.recording import Recording
@@ -40,6 +41,7 @@ class End:
     vmstat: Mapping[str, int] = field(default_factory=dict)
     vmstat_traced: Mapping[str, int] = field(default_factory=dict)
     under_way_pages: int | None = None
+    balloons: tuple[BalloonSize, ...] = ()
     losses: tuple[Loss, ...] = ()
     own_cost: OwnCost | None = None
 
@@ -85,6 +87,11 @@ def parse_vmstat(table: Json, key: str = "vmstat") -> Mapping[str, int]:
     return {name: value for name, value in counts if value is not None}
 
 
+def parse_balloons(table: Json) -> tuple[BalloonSize, ...]:
+    """What the recorder read of each balloon, under `balloons`; nothing in recordings before 1.2."""
+    return tuple(_each(table.get("balloons"), _parse_balloon))
+
+
 def parse_end(end: Json | None) -> End | None:
     """The end record, or None for a recording that has none."""
     if end is None:
@@ -96,6 +103,7 @@ def parse_end(end: Json | None) -> End | None:
         vmstat=parse_vmstat(end),
         vmstat_traced=parse_vmstat(end, "vmstat_traced"),
         under_way_pages=integer(end, "under_way_pages"),
+        balloons=parse_balloons(end),
         losses=_parse_losses(mapping(end, "losses")),
         own_cost=_parse_own_cost(end.get("own_cost")),
     )
@@ -175,6 +183,19 @@ def _parse_device(table: Json) -> Device | None:
         feature_bits=tuple(
             bit for bit in (bits[:_MAX_ITEMS] if isinstance(bits, list) else []) if type(bit) is int
         ),
+    )
+
+
+def _parse_balloon(table: Json) -> BalloonSize | None:
+    device = text(table, "device")
+    if device is None:
+        return None
+    return BalloonSize(
+        device,
+        present=boolean(table, "present") is not False,
+        size_pages=integer(table, "size_pages"),
+        target_pages=integer(table, "target_pages"),
+        source=text(table, "source"),
     )
 
 

@@ -78,7 +78,7 @@ def find_operations(spans: Spans, *, interrupts_traced: bool) -> Operations:
     """Group all spans; `interrupts_traced` tells whether a missing interrupt came before the recording."""
     nesting = nest_spans(spans)
     items, send_row = find_work_items(spans, nesting)
-    removal = _removals(spans, nesting)
+    removal = find_removals(spans, nesting)
     rows, firsts = _split(items, nesting.device[removal], spans.int64("start_ns")[removal])
     events = _Events(spans, nesting)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
@@ -112,7 +112,7 @@ class _Events:
 
     def __init__(self, spans: Spans, nesting: Nesting) -> None:
         self.interrupts = _starts(spans, nesting, spans.of(Function.VIRTBALLOON_CHANGED))
-        self.removals = _starts(spans, nesting, _removals(spans, nesting))
+        self.removals = _starts(spans, nesting, find_removals(spans, nesting))
         oom = spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY)
         self.ooms = _starts(spans, nesting, oom)
         self.oom_pages: dict[int, list[int]] = defaultdict(list)
@@ -141,7 +141,7 @@ def _oom_pages(spans: Spans, nesting: Nesting) -> Column:
     return np.where(by_leak > 0, by_leak, spans.measured("pages", SpanFlag.PAGES))
 
 
-def _removals(spans: Spans, nesting: Nesting) -> Mask:
+def find_removals(spans: Spans, nesting: Nesting) -> Mask:
     """Calls of leak_balloon by which the driver empties the balloon when it is removed or frozen.
 
     They come from a thread that runs no work items; a leak_balloon on one that does has merely lost its
@@ -304,7 +304,7 @@ def _optional(value: np.int64) -> int | None:
 def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column) -> tuple[Outside, ...]:
     """Calls that are part of no operation, by what they are; kinds that did not occur are left out."""
     sends, leaks = nesting.send, spans.of(Function.LEAK_BALLOON)
-    removal = _removals(spans, nesting)
+    removal = find_removals(spans, nesting)
     unknown = (send_row != NO_SPAN) & ~np.append(items.active, True)[send_row]
     idle = np.zeros(len(spans), dtype=np.bool_)
     idle[items.span[~items.active]] = True

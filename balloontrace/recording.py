@@ -50,6 +50,7 @@ __all__ = [
 #   1.0  META, SPAN, CNTR, ENDR
 #   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps; BTCH with `batch_layout`
 #   1.2  end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
+#        `balloons` at start and end: size and target of each, as its device has them
 FORMAT_VERSION = (1, 2)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.

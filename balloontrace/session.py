@@ -16,14 +16,15 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
 import balloontrace
 from balloontrace import kernel
+from balloontrace.balloonsize import BalloonSize, read_balloon_sizes
 from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
 from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
@@ -87,6 +88,7 @@ class SessionResult:
     command_status: int | None = None
     error: OSError | None = None
     unseen: Unseen | None = None
+    balloons: tuple[BalloonSize, ...] = ()  # where they stand
 
 
 def protect_from_oom_killer() -> None:
@@ -284,6 +286,7 @@ class Session(RecordingSession):
         self._progress: tuple[int, Counters] | None = None
         self._last_look: _LastLook | None = None
         self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
+        self._started_balloons = _read_balloons()
 
     @property
     def _is_watched(self) -> bool:
@@ -293,6 +296,7 @@ class Session(RecordingSession):
     def _finish(self, result: SessionResult) -> dict[str, object]:
         vmstat = self._detach()
         result.unseen = self._find_unseen()
+        result.balloons = _read_balloons(device.name for device in self._diagnosis.devices)
         self._counters = self._collector.read_counters()
         self._drain()
         counters = parse_counters(self._counters)
@@ -305,6 +309,7 @@ class Session(RecordingSession):
         programs = self._collector.read_program_costs(counters)
         return {
             "vmstat": vmstat,
+            "balloons": [asdict(each) for each in result.balloons],
             "vmstat_traced": dict(self._last_look.vmstat) if self._last_look else {},
             "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
             "own_cost": self._own_cost(self._collector.loaded, programs),
@@ -413,6 +418,7 @@ class Session(RecordingSession):
             "boundaries": plan.boundaries,
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
             "vmstat": self._started_vmstat,
+            "balloons": [asdict(each) for each in self._started_balloons],
             "bcc_version": loaded.bcc_version,
         }
 
@@ -469,6 +475,12 @@ def _inode(path: Path) -> int | None:
         return path.lstat().st_ino  # a module loaded again, a device bound again, has another
     except OSError:
         return None
+
+
+def _read_balloons(known: Iterable[str] = ()) -> tuple[BalloonSize, ...]:
+    """Size and target of the balloons there are, and of those `known` whether they are still there."""
+    names = [*known, *(device.name for device in kernel.read_balloon_devices())]
+    return read_balloon_sizes(dict.fromkeys(names))
 
 
 def _clocks() -> dict[str, int]:

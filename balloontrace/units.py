@@ -52,6 +52,42 @@ def format_count(count: int | None) -> str:
     return NOT_MEASURED if count is None else f"{count:,}".replace(",", " ")
 
 
+def format_things(count: int | None, one: str, many: str | None = None) -> str:
+    """How many of something, and its name for one or for many: `1 send`, `2 sends`, `- sends`."""
+    return f"{format_count(count)} {name_of_many(count, one, many)}"
+
+
+def name_of_many(count: int | None, one: str, many: str | None = None) -> str:
+    """The name of one thing, or of as many as there are."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def format_standing(size_pages: int | None, target_pages: int | None, unit_pages: int = 1) -> str:
+    """A balloon's size and target: `421 MiB of target 724 MiB, 303 MiB below it`.
+
+    `unit_pages` is what the driver moves at least: nearer to its target it cannot come.
+    """
+    size, target = format_pages_as_bytes(size_pages), format_pages_as_bytes(target_pages)
+    below_pages, above_pages = off_target_pages(size_pages, target_pages, unit_pages)
+    words = f"{size} of target {target}"
+    if below_pages:
+        return f"{words}, {format_pages_as_bytes(below_pages)} below it"
+    return f"{words}, {format_pages_as_bytes(above_pages)} above it" if above_pages else words
+
+
+def off_target_pages(
+    size_pages: int | None, target_pages: int | None, unit_pages: int = 1
+) -> tuple[int | None, int | None]:
+    """How far a balloon is below its target, and above; None where nobody knows.
+
+    The driver takes its target up to whole pages of its kernel (towards_target in virtio_balloon.c).
+    """
+    if size_pages is None or target_pages is None:
+        return None, None
+    goal_pages = -(-target_pages // unit_pages) * unit_pages
+    return max(0, goal_pages - size_pages), max(0, size_pages - goal_pages)
+
+
 def format_share(share: float | None) -> str:
     """A fraction of one as a percentage with one decimal: `68.3 %`; tiny but real shares read `<0.1 %`."""
     if share is None:

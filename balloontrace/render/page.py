@@ -23,6 +23,7 @@ from balloontrace.units import (
     format_pages_as_bytes,
     format_rate,
     format_share,
+    name_of_many,
 )
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -66,7 +67,7 @@ _count = data("", format_count)
 
 def _things(count: int | None, one: str, many: str | None = None) -> Markup:
     """A filter: how many of something, and its name for one or for many."""
-    return Markup("{} {}").format(_count(count), one if count == 1 else many or f"{one}s")
+    return Markup("{} {}").format(_count(count), name_of_many(count, one, many))
 
 
 @cache

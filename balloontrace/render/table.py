@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from balloontrace.render.balloons import describe_balloons
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.render.host import describe_host
 from balloontrace.render.payload import describe_bitmaps, describe_payload
@@ -73,6 +74,7 @@ def describe_report(report: Report) -> list[Section]:
     return [
         _header(report),
         [Line(f"WARNING: {sentence}") for sentence in report.warnings],
+        describe_balloons(report.balloons),
         _operations(report) if of_guest else [],
         *_details(report),
         *(describe_host(report.host) if report.host else []),

@@ -16,7 +16,7 @@ from balloontrace.hostcounters import CallSums, HostCounters
 from balloontrace.hostlayout import LIVE_SLOTS_BYTES
 from balloontrace.layout import BUCKETS, DEVICES, LIVE_BYTES
 from balloontrace.livecounters import LiveBatches, LiveDevice, LiveSums, parse_live, parse_live_batches
-from balloontrace.livesource import estimate_run_time_ns, parse_balloon_pages
+from balloontrace.livesource import estimate_run_time_ns
 from balloontrace.liveview import (
     RATE_INTERVALS,
     GuestLook,
@@ -92,20 +92,6 @@ def test_slots_of_the_host_add_up() -> None:
     struct.pack_into("=4Q", raw, 32 * 9, 3, 50, 20, 40)
     assert parse_live_batches(bytes(raw)) == LiveBatches(5, 150, 80, 70)
     assert parse_live_batches(b"") == LiveBatches(0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("vmstat", "pages"),
-    [
-        ({"balloon_inflate": 700, "balloon_deflate": 100}, 600),
-        ({"balloon_inflate": 0, "balloon_deflate": 0}, 0),
-        ({"balloon_inflate": 1, "balloon_deflate": 2}, None),
-        ({"balloon_inflate": 700}, None),
-        ({}, None),
-    ],
-)
-def test_the_size_by_vmstat(vmstat: dict[str, int], pages: int | None) -> None:
-    assert parse_balloon_pages(vmstat) == pages
 
 
 def test_what_runs_took_by_those_that_were_timed() -> None:

