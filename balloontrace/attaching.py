@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from balloontrace.balloonsize import BalloonSize, kernel_page_in_pages
 from balloontrace.collector import Collector
 from balloontrace.diagnosis import Diagnosis, Finding
 from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
@@ -15,6 +17,7 @@ from balloontrace.hostprobes import HostPlan, describe_host
 from balloontrace.kernel import read_balloon_devices
 from balloontrace.messages import say
 from balloontrace.probes import Plan, describe
+from balloontrace.units import format_standing, off_target_pages
 from balloontrace.vmm import find_vmms
 
 _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
@@ -139,3 +142,12 @@ def describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
     lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
     pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
     return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")
+
+
+def describe_off_target(balloons: Iterable[BalloonSize]) -> Iterator[str]:
+    """A sentence for each balloon that is smaller or larger than it should be."""
+    unit_pages = kernel_page_in_pages(os.sysconf("SC_PAGE_SIZE")) or 1
+    for each in balloons:
+        if any(off_target_pages(each.size_pages, each.target_pages, unit_pages)):
+            standing = format_standing(each.size_pages, each.target_pages, unit_pages)
+            yield f"the balloon of {each.device} holds {standing}"

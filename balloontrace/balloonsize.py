@@ -14,9 +14,9 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balloontrace.events import BALLOON_PAGE_BYTES
@@ -74,6 +74,18 @@ class Capabilities:
 def read_balloon_sizes(devices: Iterable[str], root: Path = ROOT) -> tuple[BalloonSize, ...]:
     """Size and target of each of `devices` (virtioN), whatever of it can be read here; never raises."""
     return tuple(_read_size(name, root) for name in devices)
+
+
+def fill_in_size(
+    sizes: Sequence[BalloonSize], vmstat: Mapping[str, int], page_bytes: int | None
+) -> tuple[BalloonSize, ...]:
+    """The same; where the only balloon's device says nothing, its size is what the kernel has counted."""
+    there = [each for each in sizes if each.present]
+    pages = count_balloon_pages(vmstat, page_bytes)
+    if len(there) != 1 or there[0].size_pages is not None or pages is None:
+        return tuple(sizes)
+    filled = replace(there[0], size_pages=pages, source=VMSTAT)
+    return tuple(filled if each is there[0] else each for each in sizes)
 
 
 def count_balloon_pages(vmstat: Mapping[str, int], page_bytes: int | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import importlib.util
+import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace import kernel
+from balloontrace.balloonsize import BalloonSize, fill_in_size, kernel_page_in_pages, read_balloon_sizes
 from balloontrace.events import Function
 from balloontrace.kernel import BalloonDevice, Layout, Symbol
 from balloontrace.probes import SYMBOL_NAMES, Plan, make_plan
+from balloontrace.units import format_standing
 
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -68,6 +71,7 @@ class Diagnosis:
     driver_kind: DriverKind
     layout: Layout
     plan: Plan
+    balloons: tuple[BalloonSize, ...] = ()
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -102,15 +106,18 @@ def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = No
     plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
+    sizes = read_balloon_sizes([device.name for device in devices], root)
+    balloons = fill_in_size(sizes, kernel.read_vmstat(root), os.sysconf("SC_PAGE_SIZE"))
     findings = (
         *check_machine(symbols, bcc, root),
         _check_btf(layout),
         _check_device(devices),
+        _check_size(balloons),
         _check_driver(plan, kind),
         _check_bit_3(kind, devices),
         *_check_plan(plan),
     )
-    return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan)
+    return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan, balloons)
 
 
 def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
@@ -255,6 +262,16 @@ def _check_device(devices: tuple[BalloonDevice, ...]) -> Finding:
         for device in devices
     )
     return Finding("device", State.OK, text)
+
+
+def _check_size(balloons: Iterable[BalloonSize]) -> Finding | None:
+    unit_pages = kernel_page_in_pages(os.sysconf("SC_PAGE_SIZE")) or 1
+    text = "; ".join(
+        f"{each.device}: {format_standing(each.size_pages, each.target_pages, unit_pages)}"
+        f" (from {each.source or 'nowhere: it cannot be read here'})"
+        for each in balloons
+    )
+    return Finding("size", State.OK, text) if text else None
 
 
 def _check_driver(plan: Plan, kind: DriverKind) -> Finding:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from balloontrace import kernel
-from balloontrace.balloonsize import count_balloon_pages
+from balloontrace.balloonsize import count_balloon_pages, read_balloon_sizes
 from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
 from balloontrace.diagnosis import Diagnosis
 from balloontrace.hostcollector import HostCollector, summarise_host_losses
@@ -32,18 +32,20 @@ class GuestSource:
     def __init__(self, collector: Collector, diagnosis: Diagnosis) -> None:
         self._collector = collector
         self._watch = DriverWatch(diagnosis)
+        self._devices = {device.index: device.name for device in diagnosis.devices}
         self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
 
     def look(self) -> GuestLook:
         """The sums as they are now."""
         balloon_pages = count_balloon_pages(kernel.read_vmstat(), _PAGE_BYTES)
+        sizes = dict(zip(self._devices, read_balloon_sizes(self._devices.values()), strict=True))
         counters = parse_counters(self._collector.read_counters())
         live = parse_live(self._collector.read_live())
         timing = self._collector.timing
         if self._timing.is_wanted(counters, timing=timing) != timing:
             self._collector.set_timing(not timing)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
-        return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns)
+        return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns, sizes)
 
     @property
     def gone(self) -> str | None:

@@ -7,12 +7,14 @@ A look is what the kernel's sums are at one time. Whatever two looks do not tell
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from balloontrace.balloonsize import BalloonSize
 from balloontrace.collector import Counters, FunctionCounts
 from balloontrace.events import Call, Function
 from balloontrace.hostcounters import HostCounters
+from balloontrace.layout import DEVICES
 from balloontrace.livecounters import LiveBatches, LiveSums
 from balloontrace.units import NS_PER_S, pages_to_bytes
 
@@ -25,7 +27,7 @@ class GuestLook:
     """The guest's sums at `time_ns` (CLOCK_MONOTONIC).
 
     `balloon_pages` are in all balloons of this guest, by /proc/vmstat; `bpf_ns` is what the programs have
-    taken so far, by those of their runs that were timed.
+    taken so far, by those of their runs that were timed; `sizes` are what the devices say, by index.
     """
 
     time_ns: int
@@ -33,6 +35,7 @@ class GuestLook:
     live: LiveSums
     balloon_pages: int | None = None
     bpf_ns: int | None = None
+    sizes: Mapping[int, BalloonSize] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,9 @@ class GuestViews:
     def _size(self, look: GuestLook, device: int | None) -> int | None:
         if self._balloons == 1 and look.balloon_pages is not None:
             return look.balloon_pages
+        read = _all_told(each.size_pages for each in _sizes_of(look, device))
+        if read is not None:
+            return read
         if device is None or not look.counters.devices[device].changed_ns:
             return None
         return look.counters.devices[device].actual_pages
@@ -226,10 +232,22 @@ def _device(look: GuestLook) -> int | None:
 
 
 def _target(look: GuestLook, device: int | None) -> int | None:
-    if device is None:
-        return None
+    read = _all_told(each.target_pages for each in _sizes_of(look, device))
+    if read is not None or device is None:
+        return read
     live, state = look.live.devices[device], look.counters.devices[device]
     return live.target_pages if live.entered_ns or state.changed_ns else None
+
+
+def _sizes_of(look: GuestLook, device: int | None) -> list[BalloonSize]:
+    """Of the device that moved last; of all while none did."""
+    return [size for index, size in look.sizes.items() if device in (None, index % DEVICES)]
+
+
+def _all_told(pages: Iterable[int | None]) -> int | None:
+    """Their sum; None where one is unknown, or there is none."""
+    known = list(pages)
+    return None if not known or None in known else sum(each or 0 for each in known)
 
 
 def _followed(counters: Counters) -> list[FunctionCounts]:

@@ -119,6 +119,7 @@ def _json(diagnosis: Diagnosis) -> str:
                  "feature_bits": list(device.feature_bits)}
                 for device in diagnosis.devices
             ],
+            "balloons": [asdict(balloon) for balloon in diagnosis.balloons],
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
             "boundaries": diagnosis.plan.boundaries,
             "probes": describe(diagnosis.plan),

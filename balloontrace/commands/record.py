@@ -339,7 +339,7 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
-    from balloontrace.attaching import describe_losses
+    from balloontrace.attaching import describe_losses, describe_off_target
     from balloontrace.moved import describe_unseen
     from balloontrace.session import Ending
 
@@ -349,6 +349,8 @@ def _tell(result: SessionResult, output: str) -> None:
     unseen = result.unseen
     if unseen is not None and unseen.pages:
         say(f"balloontrace: {describe_unseen(unseen, _why_unseen(result))}\n")
+    for sentence in describe_off_target(result.balloons):
+        say(f"balloontrace: {sentence}\n")
     say(
         f"balloontrace: {result.ending}: {result.records} {result.what}, "
         f"{result.bytes_written} bytes to {place}, "

@@ -13,6 +13,7 @@ from balloontrace.balloonsize import (
     Capabilities,
     Region,
     count_balloon_pages,
+    fill_in_size,
     parse_capabilities,
     read_balloon_sizes,
 )
@@ -119,6 +120,16 @@ def test_other_makers_devices_are_left_alone() -> None:
     config = configuration(0x1045)
     config[0] = 0x86
     assert parse_capabilities(config).window_at is None
+
+
+def test_the_kernel_s_count_is_the_size_of_the_only_balloon_whose_device_is_silent() -> None:
+    vmstat = {"balloon_inflate": 7, "balloon_deflate": 2}
+    gone, told = BalloonSize("virtio1", present=False), BalloonSize("virtio5", True, 1, 2, "device")
+    filled = BalloonSize("virtio4", True, 5, None, "/proc/vmstat")
+    assert fill_in_size([gone, UNKNOWN], vmstat, 4096) == (gone, filled)
+    assert fill_in_size([UNKNOWN, told], vmstat, 4096) == (UNKNOWN, told)
+    assert fill_in_size([told], vmstat, 4096) == (told,)
+    assert fill_in_size([UNKNOWN], {}, 4096) == (UNKNOWN,)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_no_device(system: FakeSystem) -> None:
     assert "virtio-balloon-pci" in (found.mend or "")
 
 
+def test_size_and_target(system: FakeSystem) -> None:
+    found = finding(diagnose(system.root), "size")
+    assert found.text == "virtio3: 8.00 KiB of target - (from /proc/vmstat)"
+    system.write("proc/vmstat", "nr_free_pages 1\n")
+    assert "virtio3: - of target - (from nowhere" in finding(diagnose(system.root), "size").text
+
+
 def test_no_driver(system: FakeSystem) -> None:
     system.kallsyms(line for line in STOCK_SYMBOLS if DRIVER not in line)
     system.device("virtio3", 5, (1,), driver=None)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloontrace.balloonsize import BalloonSize
 from balloontrace.collector import Counters, DeviceState, FunctionCounts
 from balloontrace.events import Call, Function
 from balloontrace.hostcounters import CallSums, HostCounters
@@ -92,6 +93,32 @@ def test_slots_of_the_host_add_up() -> None:
     struct.pack_into("=4Q", raw, 32 * 9, 3, 50, 20, 40)
     assert parse_live_batches(bytes(raw)) == LiveBatches(5, 150, 80, 70)
     assert parse_live_batches(b"") == LiveBatches(0, 0, 0, 0)
+
+
+def at_rest(*sizes: tuple[int | None, int | None], pages: int | None = None) -> GuestView:
+    """A view of balloons that have not moved since the start: their sizes and targets, and vmstat's."""
+    read = {
+        index: BalloonSize(f"virtio{index}", True, size, target) for index, (size, target) in enumerate(sizes)
+    }
+    look = replace(guest_look(1, None), sizes=read, balloon_pages=pages)
+    return GuestViews(look, balloons=len(sizes)).view(replace(look, time_ns=2 * S_NS))
+
+
+def test_a_balloon_at_rest_has_its_size_and_target_too() -> None:
+    view = at_rest((100, 300), pages=101)
+    assert (view.size_pages, view.target_pages) == (101, 300)  # of one, the kernel's count is the newer
+    both = at_rest((100, 300), (50, 40), pages=150)
+    assert (both.size_pages, both.target_pages) == (150, 340)
+    unknown = at_rest((100, 300), (None, None), pages=150)
+    assert (unknown.size_pages, unknown.target_pages) == (None, None)
+
+
+def test_of_several_balloons_the_one_that_moves_is_shown() -> None:
+    live = moved(10, 100)
+    read = {4: BalloonSize("virtio4", True, 2560, 25_600), 5: BalloonSize("virtio5", True, 1, 2)}
+    look = replace(guest_look(1, None, live), sizes=read)
+    view = GuestViews(look, balloons=2).view(replace(look, time_ns=2 * S_NS))
+    assert (view.size_pages, view.target_pages) == (2560, 25_600)
 
 
 def test_what_runs_took_by_those_that_were_timed() -> None:

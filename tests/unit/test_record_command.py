@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from balloontrace.balloonsize import BalloonSize
 from balloontrace.commands.record import _tell
 from balloontrace.errors import BalloontraceError
 from balloontrace.session import Ending, SessionResult
@@ -21,3 +22,18 @@ def test_a_command_that_was_ended_with_the_recording_has_not_failed(
 ) -> None:
     _tell(SessionResult(ending, command_status=-2), "out.bt")  # Ctrl-C in a terminal goes to both
     assert capsys.readouterr().err.startswith(f"balloontrace: {ending}: ")
+
+
+def test_the_last_words_say_how_far_a_balloon_is_off_its_target(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    balloons = (
+        BalloonSize("virtio4", True, 107_776, 185_344),
+        BalloonSize("virtio5", True, 5, 5),
+        BalloonSize("virtio6", True, 5, None),
+        BalloonSize("virtio7", present=False),
+    )
+    _tell(SessionResult(Ending.DURATION, balloons=balloons), "out.bt")
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == ("balloontrace: the balloon of virtio4 holds 421 MiB of target 724 MiB, 303 MiB below it")
+    assert last.startswith("balloontrace: duration reached")
