@@ -23,7 +23,15 @@ from balloontrace.errors import RecordingError
 from balloontrace.events import Function
 from balloontrace.hostanalysis import HostRecording, analyse_host
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
-from balloontrace.metadata import End, parse_balloons, parse_end, parse_header, parse_vmstat, text
+from balloontrace.metadata import (
+    End,
+    parse_balloons,
+    parse_driver_gaps,
+    parse_end,
+    parse_header,
+    parse_vmstat,
+    text,
+)
 from balloontrace.moved import Unseen, describe_unseen
 from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
 from balloontrace.recording import Recording
@@ -32,6 +40,7 @@ from balloontrace.results import (
     INFLATE,
     SCHEMA_VERSION,
     BitmapUse,
+    DriverGap,
     Header,
     HostSide,
     Loss,
@@ -142,7 +151,10 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     traced = _traced(header, spans, losses)
     missing = _missing_spans(spans, losses)
     changed = Function.VIRTBALLOON_CHANGED
-    operations = find_operations(spans, interrupts_traced=changed in traced and not missing.get(changed))
+    gaps = parse_driver_gaps(recording)
+    operations = find_operations(
+        spans, gaps=gaps, interrupts_traced=changed in traced and not missing.get(changed)
+    )
     payloads = decode_payloads(
         recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
     )
@@ -181,11 +193,13 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         spans_missing=sum(missing.values()) + batches_missing if losses else None,
         pages_moved=unseen.moved.pages if unseen else None,
         pages_unseen=unseen.pages if unseen else None,
+        driver_gaps=gaps,
         warnings=(
             # The damage before what it cost; else nothing is to be read before what is not there.
             *recording.damage,
-            *_unseen_warnings(unseen, seen, lost, missing),
+            *_unseen_warnings(unseen, seen, lost, missing, gaps),
             *_warnings(recording, end, spans),
+            *(_describe_gap(gap, header) for gap in gaps),
             *_payload_warnings(payloads, losses),
             *(host.warnings if host else ()),
             *_missing_warnings(sum(missing.values())),
@@ -434,7 +448,11 @@ def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[F
 
 
 def _unseen_warnings(
-    unseen: Unseen | None, seen: int | None, lost: int | None, missing: Mapping[Function, int]
+    unseen: Unseen | None,
+    seen: int | None,
+    lost: int | None,
+    missing: Mapping[Function, int],
+    gaps: Sequence[DriverGap],
 ) -> list[str]:
     """How many pages moved that the recording does not have, and why."""
     if unseen is None or not unseen.pages:
@@ -445,6 +463,8 @@ def _unseen_warnings(
         reason = f"{format_count(lost)} events were lost"
     elif not seen:
         reason = "no probe fired (balloontrace doctor says why)"
+    elif any(gap.reattached for gap in gaps):
+        reason = "they moved before probes were attached again to the driver"
     else:
         reason = "the probes did not see them (balloontrace doctor says what disarms probes)"
     return [describe_unseen(unseen, reason)]
@@ -462,6 +482,28 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     elif end.clean is False:
         sentences.append(f"the recording did not end normally: {end.reason or 'no reason is given'}")
     return sentences
+
+
+def _describe_gap(gap: DriverGap, header: Header) -> str:
+    """When the driver was away, counted from the start of the recording, and what that means."""
+
+    def when(time_ns: int) -> str:
+        return format_duration_ns(max(0, time_ns - (header.started_monotonic_ns or 0)))
+
+    devices = ", ".join(gap.devices) or "the balloon"
+    gone_ns = gap.gone_ns if gap.gone_ns is not None else gap.last_seen_ns
+    since = f"from {when(gone_ns)} after the start" if gone_ns is not None else "at some time"
+    if gap.back_ns is None:
+        return f"{devices} had no driver {since} on: it did not come back"
+    back = when(gap.back_ns)
+    traced = (
+        "probes were attached again then, and what moved before was not seen"
+        if gap.reattached
+        else "probes stayed attached"
+    )
+    if gap.gone_ns is None:
+        return f"{devices} lost its driver and was bound again before {back} after the start; {traced}"
+    return f"{devices} had no driver {since} to {back}; {traced}"
 
 
 def _payload_warnings(payloads: Payloads, losses: Sequence[Loss]) -> list[str]:

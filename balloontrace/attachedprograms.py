@@ -63,6 +63,10 @@ class AttachedPrograms:
         for fd in links:
             os.close(fd)
 
+    def add_links(self, links: Iterable[int]) -> None:
+        """Have these detached too, before those that were there."""
+        self._links = (*links, *self._links)
+
     @property
     def waiting(self) -> int:
         """Records waiting in the ring."""

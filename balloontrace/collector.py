@@ -6,6 +6,7 @@ Knows nothing of files and decodes no span: the light half of the recorder.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from types import TracebackType
 from balloontrace.attachedprograms import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
 from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
-from balloontrace.kernel import Layout
+from balloontrace.kernel import Layout, read_symbols
+from balloontrace.kprobe import attach_kprobe
 from balloontrace.layout import (
     DEVICE_STATE_BYTES,
     DEVICES,
@@ -27,7 +29,7 @@ from balloontrace.layout import (
     SPAN_BYTES,
 )
 from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
-from balloontrace.probes import TABLE, Plan, PlannedProbe, Status
+from balloontrace.probes import SYMBOL_NAMES, TABLE, Plan, PlannedProbe, Status
 from balloontrace.ring import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20
@@ -130,6 +132,29 @@ class Collector(AttachedPrograms):
         super().__exit__(kind, error, traceback)
         if self._payloads is not None:
             self._payloads.close()
+
+    def reattach(self) -> None:
+        """Attach to the driver's module anew, which was unloaded and loaded again: kprobes went with it.
+
+        Raises MissingProbeError when a required function is not there any more, OSError when the kernel
+        refuses.
+        """
+        plan = self.plan.moved_to(read_symbols(SYMBOL_NAMES))
+        links = []
+        try:
+            for probe in plan.attachable:
+                for attachment in _attachments(probe) if probe.point.in_driver else ():
+                    program_fd = self.loaded.programs.get(attachment.program)
+                    if program_fd is not None:
+                        links.append(
+                            attach_kprobe(program_fd, attachment.address, returns=attachment.returns)
+                        )
+        except OSError:
+            for fd in links:
+                os.close(fd)
+            raise
+        self.plan = plan
+        self.add_links(links)
 
     @property
     def filled(self) -> float:

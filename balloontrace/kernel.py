@@ -267,6 +267,8 @@ def read_machine(root: Path = ROOT) -> dict[str, object]:
 
 
 def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:
-    """The hash of a module's sources, which tells two builds of one driver apart."""
+    """The hash of a module's sources, which tells two builds of one driver apart; "" is built in."""
+    if not module:
+        return None
     text = _read_text(root / "sys/module" / module / "srcversion")
     return text.strip() if text else None

@@ -11,13 +11,13 @@ from balloontrace import kernel
 from balloontrace.balloonsize import count_balloon_pages, read_balloon_sizes
 from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
 from balloontrace.diagnosis import Diagnosis
+from balloontrace.driverwatch import DriverWatch
 from balloontrace.hostcollector import HostCollector, summarise_host_losses
 from balloontrace.hostcounters import parse_host_counters
 from balloontrace.hostsession import ProcessWatch, set_host_timing
 from balloontrace.livecounters import parse_live, parse_live_batches
 from balloontrace.liveview import GuestLook, HostLook
 from balloontrace.pace import HostTimingPace, TimingPace
-from balloontrace.session import DriverWatch
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -8,14 +8,14 @@ everywhere means "not measured"; text is printable, for `recording` made it so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from balloontrace.balloonsize import BalloonSize
 from balloontrace.errors import RecordingError
 from balloontrace.hostlayout import parse_batch_layout
 from balloontrace.recording import Recording
-from balloontrace.results import BpfCost, Device, Header, Loss, Machine, OwnCost, Probe
+from balloontrace.results import BpfCost, Device, DriverGap, Header, Loss, Machine, OwnCost, Probe
 
 Json = Mapping[str, object]
 _T = TypeVar("_T")
@@ -107,6 +107,24 @@ def parse_end(end: Json | None) -> End | None:
         losses=_parse_losses(mapping(end, "losses")),
         own_cost=_parse_own_cost(end.get("own_cost")),
     )
+
+
+def parse_driver_gaps(recording: Recording) -> tuple[DriverGap, ...]:
+    """When the driver was away, from what was written when it went and when it was back."""
+    gaps: list[DriverGap] = []
+    for event in recording.driver_events:
+        at_ns, seen_ns = integer(mapping(event, "at"), "monotonic_ns"), integer(event, "seen_ns")
+        devices = _texts(event.get("devices"))
+        match text(event, "what"):
+            case "gone" if at_ns is not None:
+                gaps.append(DriverGap(devices=devices, last_seen_ns=seen_ns, gone_ns=at_ns))
+            case "back" if at_ns is not None:
+                reattached = boolean(event, "reattached")
+                if gaps and gaps[-1].back_ns is None:
+                    gaps[-1] = replace(gaps[-1], back_ns=at_ns, reattached=reattached)
+                else:
+                    gaps.append(DriverGap(devices, seen_ns, None, at_ns, reattached))
+    return tuple(gaps)
 
 
 def mapping(table: Json, key: str) -> Json:

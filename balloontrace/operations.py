@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,20 @@ from balloontrace.results import (
     REACHED,
     STALLED,
     SUPERSEDED,
+    DriverGap,
     Outside,
 )
 from balloontrace.stats import sums
 from balloontrace.wire import Column, Mask, Spans
-from balloontrace.workitems import NO_SPAN, NOT_MEASURED, Nesting, WorkItems, find_work_items, nest_spans
+from balloontrace.workitems import (
+    NO_SPAN,
+    NOT_MEASURED,
+    UNKNOWN_DEVICE,
+    Nesting,
+    WorkItems,
+    find_work_items,
+    nest_spans,
+)
 
 NO_OPERATION = -1
 
@@ -74,13 +83,21 @@ class Operations:
     outside: tuple[Outside, ...]
 
 
-def find_operations(spans: Spans, *, interrupts_traced: bool) -> Operations:
-    """Group all spans; `interrupts_traced` tells whether a missing interrupt came before the recording."""
+def find_operations(spans: Spans, *, interrupts_traced: bool, gaps: Sequence[DriverGap] = ()) -> Operations:
+    """Group all spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
+
+    No operation spans one of the `gaps` in which its device was seen to have no driver.
+    """
     nesting = nest_spans(spans)
     items, send_row = find_work_items(spans, nesting)
     removal = find_removals(spans, nesting)
-    rows, firsts = _split(items, nesting.device[removal], spans.int64("start_ns")[removal])
-    events = _Events(spans, nesting)
+    gone = _gone(items, gaps)
+    rows, firsts = _split(
+        items,
+        np.concatenate([nesting.device[removal], np.array([device for device, _ in gone], dtype=np.int64)]),
+        np.concatenate([spans.int64("start_ns")[removal], np.array([at for _, at in gone], dtype=np.int64)]),
+    )
+    events = _Events(spans, nesting, gone, gaps)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))
     rank = np.empty(len(found), dtype=np.int64)
@@ -110,9 +127,19 @@ def operation_of_spans(spans: Spans, operations: Operations) -> Column:
 class _Events:
     """Starts of the events that matter around work items, by device and in order."""
 
-    def __init__(self, spans: Spans, nesting: Nesting) -> None:
+    def __init__(
+        self,
+        spans: Spans,
+        nesting: Nesting,
+        gone: Sequence[tuple[int, int]],
+        gaps: Sequence[DriverGap],
+    ) -> None:
+        self.traced_again_ns = [gap.back_ns for gap in gaps if gap.reattached and gap.back_ns is not None]
         self.interrupts = _starts(spans, nesting, spans.of(Function.VIRTBALLOON_CHANGED))
-        self.removals = _starts(spans, nesting, find_removals(spans, nesting))
+        removals = _starts(spans, nesting, find_removals(spans, nesting))
+        for device, at_ns in gone:
+            removals.setdefault(device, []).append(at_ns)
+        self.removals = {device: sorted(starts) for device, starts in removals.items()}
         oom = spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY)
         self.ooms = _starts(spans, nesting, oom)
         self.oom_pages: dict[int, list[int]] = defaultdict(list)
@@ -120,8 +147,26 @@ class _Events:
         for device, count in zip(nesting.device[oom].tolist(), pages.tolist(), strict=True):
             self.oom_pages[device].append(count)
 
+    def is_blind_before(self, previous: FoundOperation | None, start_ns: int) -> bool:
+        """Whether probes were gone for a time between an operation and the next: it may have begun then."""
+        return previous is not None and any(
+            previous.end_ns <= back_ns <= start_ns for back_ns in self.traced_again_ns
+        )
 
-def _starts(spans: Spans, nesting: Nesting, which: Mask) -> Mapping[int, list[int]]:
+
+def _gone(items: WorkItems, gaps: Sequence[DriverGap]) -> list[tuple[int, int]]:
+    """Device and time of each look that found a device without its driver."""
+    known = np.unique(items.device).tolist()
+    return [
+        (device, gap.gone_ns)
+        for gap in gaps
+        if gap.gone_ns is not None
+        for device in known
+        if device == UNKNOWN_DEVICE or f"virtio{device}" in gap.devices
+    ]
+
+
+def _starts(spans: Spans, nesting: Nesting, which: Mask) -> dict[int, list[int]]:
     starts: dict[int, list[int]] = defaultdict(list)
     pairs = zip(nesting.device[which].tolist(), spans.int64("start_ns")[which].tolist(), strict=True)
     for device, start_ns in pairs:
@@ -232,7 +277,11 @@ def _describe_one(
         start_ns=start_ns,
         end_ns=end_ns,
         interrupt_ns=interrupt_ns,
-        started_before_recording=_started_before(previous, interrupt_ns, interrupts_traced=interrupts_traced),
+        started_before_recording=_started_before(
+            None if events.is_blind_before(previous, start_ns) else previous,
+            interrupt_ns,
+            interrupts_traced=interrupts_traced,
+        ),
         targets_pages=targets_pages,
         actual_before_pages=(
             None
@@ -250,6 +299,10 @@ def _queued_by(items: WorkItems, first: int, events: _Events) -> int | None:
     interrupts = events.interrupts.get(int(items.device[first]), [])
     has_previous = first > 0 and items.device[first - 1] == items.device[first]
     low = bisect_right(interrupts, int(items.start_ns[first - 1])) if has_previous else 0
+    # What came for a driver that went before it acted queued nothing of the one that came back.
+    removals = events.removals.get(int(items.device[first]), [])
+    left = bisect_right(removals, int(items.start_ns[first]))
+    low = max(low, bisect_right(interrupts, removals[left - 1]) if left else 0)
     if low < len(interrupts) and interrupts[low] <= int(items.start_ns[first]):
         return interrupts[low]
     return None

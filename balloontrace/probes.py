@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.kernel import Layout, Symbol
 
@@ -208,6 +209,14 @@ class Plan:
             self, probes=tuple(replace(probe, mechanism=Mechanism.KPROBE) for probe in self.probes)
         )
 
+    def moved_to(self, symbols: Iterable[Symbol]) -> Plan:
+        """The same plan where the driver's module was loaded again, at other addresses.
+
+        MissingProbeError where it holds other functions than before, or is not reached by kprobes alone.
+        """
+        found = {symbol.name: symbol for symbol in symbols if symbol.module == self.driver_module}
+        return replace(self, probes=tuple(_moved(probe, found) for probe in self.probes))
+
     def stands_in_for(self, function: Function) -> tuple[str, ...]:
         """Functions without a symbol whose time is taken from `function`."""
         return tuple(
@@ -233,6 +242,17 @@ class Plan:
             name: (function if self.probe(function).status is Status.ATTACH else fallback).symbol
             for name, function, fallback in rows
         }
+
+
+def _moved(probe: PlannedProbe, found: Mapping[str, Symbol]) -> PlannedProbe:
+    if not probe.point.in_driver or probe.status is not Status.ATTACH:
+        return probe
+    missing = [symbol.name for symbol in probe.symbols if symbol.name not in found]
+    if missing:
+        raise MissingProbeError(f"{missing[0]} is not in it any more")
+    if probe.mechanism is not Mechanism.KPROBE:
+        raise MissingProbeError(f"{probe.function.symbol} was reached by fentry")
+    return replace(probe, symbols=tuple(found[symbol.name] for symbol in probe.symbols))
 
 
 def make_plan(

@@ -9,9 +9,11 @@
 All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
 buffer), PAYL (records of captured payloads, likewise), BTCH (batches of the host's side, likewise), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
-struct bt_thread in use), ENDR (JSON, last). A recording comes from a stranger: no length is believed before
-its checksum, nothing is executed. A preamble behind a piece, or a META piece 0 that is not the first one's
-repetition, begins another recording (`cat a.bt b.bt`): there this one ends.
+struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), ENDR (JSON, last).
+
+A recording comes from a stranger: no length is believed before its checksum, nothing is executed. A preamble
+behind a piece, or a META piece 0 that is not the first one's repetition, begins another recording
+(`cat a.bt b.bt`): there this one ends.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ __all__ = [
 # older reader skips; a new major version is one that an older reader must refuse.
 #   1.0  META, SPAN, CNTR, ENDR
 #   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps; BTCH with `batch_layout`
-#   1.2  end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
+#   1.2  DRVR; end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
 #        `balloons` at start and end: size and target of each, as its device has them
 FORMAT_VERSION = (1, 2)
 
@@ -58,6 +60,7 @@ MAGIC = b"\x89BTRACE\n"
 SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
+MAX_DRIVER_EVENTS = 1024
 # With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
 _PIECE_BYTES = 4 << 10
 _PIECES_A_CALL = 32
@@ -109,6 +112,10 @@ class RecordingWriter:
     def write_batches(self, raw: bytes | memoryview) -> None:
         """Append batches as drained, likewise."""
         self._write_records(b"BTCH", raw, self._batch_stride_bytes)
+
+    def write_driver(self, event: Mapping[str, object]) -> None:
+        """Append that the driver went, or is back and traced."""
+        self._write_piece(b"DRVR", _encode_json(event))
 
     def write_counters(self, raw: bytes) -> None:
         """Append sums since the programs were attached; the last ones count."""
@@ -172,7 +179,7 @@ class Recording:
 
     `metadata` and `end` are JSON as found but printable, for `metadata.py` to read; `spans`, `payloads` and
     `batches` are the contents of SPAN, PAYL and BTCH pieces in the order of the file; `counters` is the last
-    CNTR piece. `notes` tell what was skipped on purpose.
+    CNTR piece; `driver_events` are DRVR pieces, as found too. `notes` tell what was skipped on purpose.
     """
 
     label: str
@@ -186,6 +193,7 @@ class Recording:
     damage: tuple[str, ...]
     notes: tuple[str, ...]
     size_bytes: int
+    driver_events: tuple[dict[str, object], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -281,6 +289,7 @@ class _PieceReader:
     spans: list[memoryview] = field(default_factory=list)
     payloads: list[memoryview] = field(default_factory=list)
     batches: list[memoryview] = field(default_factory=list)
+    driver_events: list[dict[str, object]] = field(default_factory=list)
     counters: tuple[int, bytes] | None = None
     end: dict[str, object] | None = None
     unknown: dict[bytes, int] = field(default_factory=dict)
@@ -318,6 +327,7 @@ class _PieceReader:
                 for kind, count in self.unknown.items()
             ),
             len(self.data),
+            tuple(self.driver_events),
         )
 
     def _read_piece(self, offset: int) -> int:
@@ -397,6 +407,10 @@ class _PieceReader:
             case b"CNTR":
                 if self.counters is None or self.counters[0] < header.sequence:
                     self.counters = header.sequence, bytes(payload)
+            case b"DRVR":
+                event = self._decode_json(header, payload)
+                if event is not None and len(self.driver_events) < MAX_DRIVER_EVENTS:
+                    self.driver_events.append(event)
             case b"ENDR":
                 self.end = self._decode_json(header, payload) or self.end
             case _:

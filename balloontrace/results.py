@@ -46,6 +46,22 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class DriverGap:
+    """A time in which `devices` had no driver: unbound, unplugged or unloaded. Times are of the clock.
+
+    It began between `last_seen_ns` and `gone_ns`, which is None where the driver went and came between two
+    looks, and was over by `back_ns`, None if never. `reattached`: probes had gone with the module and were
+    attached to it anew; what moved before `back_ns` was not seen then.
+    """
+
+    devices: tuple[str, ...]
+    last_seen_ns: int | None = None
+    gone_ns: int | None = None
+    back_ns: int | None = None
+    reattached: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """A function that was to be traced, and what came of it."""
 
@@ -508,3 +524,4 @@ class Report:
     pages_moved: int | None = None
     pages_unseen: int | None = None
     balloons: tuple[Balloon, ...] = ()
+    driver_gaps: tuple[DriverGap, ...] = ()

@@ -2,7 +2,7 @@
 """One recording from attach to end: joins a collector with a recording file.
 
 Wakes up seldom, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
-operations, a command, a closed pipe, a full disk, a driver that goes away.
+operations, a command, a closed pipe, a full disk. A driver that goes away is waited for.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from balloontrace.balloonsize import BalloonSize, read_balloon_sizes
 from balloontrace.collector import Collector, Counters, parse_counters, summarise_losses
 from balloontrace.command import Workload
 from balloontrace.diagnosis import Diagnosis
+from balloontrace.driverwatch import DriverWatch
+from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.loader import Loaded
@@ -40,8 +42,6 @@ from balloontrace.unseen import UNIT_PAGES, migrations_given_up, pages_of_spans,
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
-_REMOVAL_S = 10.0  # a call that has not returned by then, its return was missed
-_EMPTYING = (Function.UPDATE_BALLOON_SIZE_FUNC, Function.LEAK_BALLOON)  # what a removal waits for and calls
 _STDOUT, _STDERR = 1, 2
 _OOM_SCORE_NEVER = -1000
 
@@ -89,6 +89,7 @@ class SessionResult:
     error: OSError | None = None
     unseen: Unseen | None = None
     balloons: tuple[BalloonSize, ...] = ()  # where they stand
+    reattached: bool = False  # to a driver that was loaded again, which may have moved pages before
 
 
 def protect_from_oom_killer() -> None:
@@ -138,6 +139,10 @@ class RecordingSession(abc.ABC):
     @abc.abstractmethod
     def _progress_line(self) -> str:
         """The line a terminal shows."""
+
+    def _final_ending(self, ending: Ending) -> Ending:
+        """What a recording that ends for this reason is to be called."""
+        return ending
 
     @property
     @abc.abstractmethod
@@ -199,7 +204,7 @@ class RecordingSession(abc.ABC):
                     result.command_status = workload.status
                 ending = self._ending(signals, workload, deadline, ready)
                 if ending is not None:
-                    return ending
+                    return self._final_ending(ending)
 
     def _ending(
         self, signals: _Signals, workload: Workload, deadline: float | None, ready: dict[int, int]
@@ -277,10 +282,13 @@ class Session(RecordingSession):
         self._collector = collector
         self._diagnosis = diagnosis
         self._driver = DriverWatch(diagnosis)
+        self._driver_state = self._driver.state
+        self._driver_seen_ns = time.monotonic_ns()
+        self._driver_away = self._driver_lost = self._reattached = False
+        self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
         self._counters = self._written_counters = b""
         self._seen_counters = b""
         self._was_moving = False
-        self._moved_s = time.monotonic()
         self._pace = DrainPace()
         self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
         self._progress: tuple[int, Counters] | None = None
@@ -291,11 +299,12 @@ class Session(RecordingSession):
     @property
     def _is_watched(self) -> bool:
         # Payloads fill their ring faster than spans do theirs.
-        return self._options.operations is not None or self._collector.captures
+        # The sooner a driver's return is noticed, the less it has moved unseen.
+        return self._options.operations is not None or self._collector.captures or self._driver_away
 
     def _finish(self, result: SessionResult) -> dict[str, object]:
         vmstat = self._detach()
-        result.unseen = self._find_unseen()
+        result.unseen, result.reattached = self._find_unseen(), self._reattached
         result.balloons = _read_balloons(device.name for device in self._diagnosis.devices)
         self._counters = self._collector.read_counters()
         self._drain()
@@ -347,22 +356,65 @@ class Session(RecordingSession):
         result.unseen = self._find_unseen(unwritten_pages=sum(unwritten_pages))
 
     def _side_ending(self) -> Ending | None:
-        if self._driver_gone():
+        if self._driver_lost:
             return Ending.DRIVER_GONE
         wanted = self._options.operations
         if wanted is not None and parse_counters(self._counters).operations >= wanted:
             return Ending.OPERATIONS
         return None
 
-    def _driver_gone(self) -> bool:
-        """Whether the driver has gone and given its pages back; sysfs forgets it before it does."""
-        if not self._driver.gone() or self._was_moving:
+    def _final_ending(self, ending: Ending) -> Ending:
+        """A driver that never came back is the end, whatever ended the waiting for it."""
+        return Ending.DRIVER_GONE if self._driver_away else ending
+
+    def _follow_driver(self) -> None:
+        """Keep what happens to the driver: when it left, and since when its return is traced."""
+        before, now_ns = self._driver_state, time.monotonic_ns()
+        state = self._driver.look()
+        if state is before:
+            self._driver_seen_ns = now_ns
+            return
+        lacking = state.lacks(before)
+        if not lacking and state.module == before.module:
+            self._driver_state = state  # one more was plugged
+            return
+        if not state.replaces(before):
+            if not self._driver_away:
+                self._driver_away = True
+                self._tell_driver("gone", lacking)
+            return
+        reattached = state.module != before.module
+        self._reattached |= reattached
+        if reattached and not self._reattach():
+            self._driver_lost = True
+            return
+        self._tell_driver("back", lacking, devices_now=sorted(state.bound), reattached=reattached)
+        self._driver_away, self._driver_state, self._driver_seen_ns = False, state, time.monotonic_ns()
+
+    def _reattach(self) -> bool:
+        """Attach to a module that was loaded again. False where that cannot be done as it was before."""
+        module = self._collector.plan.driver_module
+        if kernel.read_module_srcversion(module) != self._srcversion:
+            self._say("balloontrace: another build of the driver was loaded\n")
             return False
-        functions = parse_counters(self._counters).functions
-        emptying = any(functions[each].entries > functions[each].returns for each in _EMPTYING)
-        return not emptying or time.monotonic() - self._moved_s >= _REMOVAL_S
+        try:
+            self._collector.reattach()
+        except (OSError, MissingProbeError) as error:
+            self._say(f"balloontrace: probes cannot be attached to the driver loaded again: {error}\n")
+            return False
+        return True
+
+    def _tell_driver(self, what: str, devices: Sequence[str], **more: object) -> None:
+        """Write it down, behind all that was traced before."""
+        self._drain()
+        event = {"what": what, "at": _clocks(), "seen_ns": self._driver_seen_ns, "devices": list(devices)}
+        self._writer.write_driver({**event, "vmstat": kernel.read_vmstat(), **more})
+        told = "gone: waiting for it to come back" if what == "gone" else "back, and traced again"
+        line = "\r\033[K" if self._options.show_progress else ""
+        self._say(f"{line}balloontrace: the driver of {', '.join(devices) or 'the balloon'} is {told}\n")
 
     def _look(self) -> None:
+        self._follow_driver()
         self._counters = self._collector.read_counters()
         moving = self._counters != self._seen_counters
         if moving or self._was_moving:
@@ -370,8 +422,6 @@ class Session(RecordingSession):
             if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
                 self._collector.set_timing(not timing)
         self._seen_counters, self._was_moving = self._counters, moving
-        if moving:
-            self._moved_s = time.monotonic()
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 
@@ -396,9 +446,7 @@ class Session(RecordingSession):
             "driver": {
                 "kind": str(diagnosis.driver_kind),
                 "module": plan.driver_module or None,
-                "module_srcversion": kernel.read_module_srcversion(plan.driver_module)
-                if plan.driver_module
-                else None,
+                "module_srcversion": self._srcversion,
             },
             "devices": [
                 {
@@ -449,32 +497,6 @@ class _Signals:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # dropping it must not be torn by a third
             raise KeyboardInterrupt
         self.received = number
-
-
-class DriverWatch:
-    """Notices that the driver has been unloaded (and perhaps loaded again) or unbound from a device."""
-
-    def __init__(self, diagnosis: Diagnosis) -> None:
-        """Remember what is loaded and bound now."""
-        module = diagnosis.plan.driver_module
-        paths = [Path("/sys/module") / module] if module else []
-        paths += [
-            Path("/sys/bus/virtio/devices") / device.name / "driver"
-            for device in diagnosis.devices
-            if device.driver
-        ]
-        self._inodes = {path: _inode(path) for path in paths}
-
-    def gone(self) -> bool:
-        """Whether it has, since this was made."""
-        return any(_inode(path) != inode for path, inode in self._inodes.items())
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.lstat().st_ino  # a module loaded again, a device bound again, has another
-    except OSError:
-        return None
 
 
 def _read_balloons(known: Iterable[str] = ()) -> tuple[BalloonSize, ...]:

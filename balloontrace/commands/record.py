@@ -384,4 +384,6 @@ def _why_unseen(result: SessionResult) -> str:
         return result.error.strerror or "it could not be written"
     if not result.records:
         return "no probe fired; balloontrace doctor says why"
+    if result.reattached:
+        return "they moved before probes were attached again to the driver"
     return "the probes did not see them; balloontrace doctor says what disarms probes"

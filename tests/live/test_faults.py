@@ -38,6 +38,9 @@ import lab
 
 FIRST_MIB = 1009  # prime
 MOVED_MIB = 211  # prime
+SMALL_PRIME_MIB = 59
+GONE = b"is gone: waiting for it to come back"
+BACK = b"is back, and traced again"
 SECOND_CPU = "/sys/devices/system/cpu/cpu1/online"
 # An inflate of 7 GiB fills more than 900 kB: whatever is cut to less is cut in the middle of it.
 CUT_BYTES = 600_000
@@ -64,42 +67,132 @@ def size_bytes(guest: lab.Guest, path: str) -> int:
 # ---- the driver goes away ----
 
 
-def test_driver_unloaded_under_kprobes(guest: lab.Guest, tmp_path: Path) -> None:
+def test_driver_unloaded_and_loaded_again_under_kprobes(guest: lab.Guest, tmp_path: Path) -> None:
     recorder = record(guest, "/root/unloaded.bt", "--attach", "kprobe")
     move(guest, FULL_MIB - MOVED_MIB)
     guest.run(["modprobe", "-r", "virtio_balloon"], timeout_s=60, check=True)
+    gone = recorder.process.wait_for(GONE, 60)
+    assert recorder.process.poll() is None
+    # Nothing to do for a driver that comes back, until its probes are attached again.
+    guest.set_balloon(target_mib=FULL_MIB)
+    bind_driver(guest)
+    recorder.process.wait_for(BACK, 60, after=gone)
+    move(guest, FULL_MIB - SMALL_PRIME_MIB)
+    move(guest, FULL_MIB)
+    recorder.end()
+    assert_no_trace(guest)
+    found = report(recorder.pull(tmp_path))
+    assert (found["complete"], found["ended"]) == (True, "interrupted")
+    assert outcomes(found) == [
+        ("inflate", "reached", MOVED_MIB * MIB_PAGES),
+        ("inflate", "reached", SMALL_PRIME_MIB * MIB_PAGES),
+        ("deflate", "reached", SMALL_PRIME_MIB * MIB_PAGES),
+    ]
+    assert [each["actual_before_pages"] for each in found["operations"][:2]] == [0, 0]
+    (gap,) = found["driver_gaps"]
+    assert gap["reattached"] is True
+    first, second, _ = found["operations"]
+    assert first["started_ns"] + first["wall_ns"] < gap["gone_ns"] < gap["back_ns"] < second["started_ns"]
+    (said,) = found["warnings"]
+    assert "had no driver" in said
+    assert "probes were attached again then" in said
+    assert (found["events_lost"], found["pages_unseen"]) == (0, 0)
+    removal = [each for each in found["outside"] if "removed" in each["what"]]
+    assert [each["pages"] for each in removal] == [MOVED_MIB * MIB_PAGES]
+
+
+def test_driver_held_by_fentry_then_unbound_and_bound_again(guest: lab.Guest, tmp_path: Path) -> None:
+    recorder = record(guest, "/root/unbound.bt")
+    refused = guest.run(["modprobe", "-r", "virtio_balloon"], timeout_s=60)
+    assert refused.status != 0
+    assert "in use" in refused.stderr
+    move(guest, FULL_MIB - MOVED_MIB)
+    device = balloon_device(guest)
+    unbind = shell(f"echo {device} > /sys/bus/virtio/drivers/virtio_balloon/unbind")
+    guest.run(unbind, timeout_s=60, check=True)
+    gone = recorder.process.wait_for(GONE, 60)
+    # It finds its target where it was, and takes the pages once more: that is traced from the first one on.
+    bind_driver(guest)
+    back = recorder.process.wait_for(BACK, 60, after=gone)
+    guest.wait_balloon(timeout_s=60)
+    guest.run(unbind, timeout_s=60, check=True)
+    recorder.process.wait_for(GONE, 60, after=back)
+    recorder.process.signal(signal.SIGINT)
     done = recorder.wait(30)
     assert_no_trace(guest)
     bind_driver(guest)
     assert "the recording is incomplete: driver unloaded or unbound" in only_sentence(done)
     found = report(recorder.pull(tmp_path))
     assert (found["complete"], found["ended"]) == (False, "driver unloaded or unbound")
-    assert any("did not end normally: driver unloaded" in warning for warning in found["warnings"])
-    assert outcomes(found)[0] == ("inflate", "reached", MOVED_MIB * MIB_PAGES)
-    assert found["events_lost"] == 0
-
-
-def test_driver_held_by_fentry_then_unbound(guest: lab.Guest, tmp_path: Path) -> None:
-    recorder = record(guest, "/root/unbound.bt")
-    refused = guest.run(["modprobe", "-r", "virtio_balloon"], timeout_s=60)
-    assert refused.status != 0
-    assert "in use" in refused.stderr
-    move(guest, FULL_MIB - MOVED_MIB)
-    assert recorder.process.poll() is None
-    device = balloon_device(guest)
-    guest.run(
-        shell(f"echo {device} > /sys/bus/virtio/drivers/virtio_balloon/unbind"), timeout_s=60, check=True
-    )
-    done = recorder.wait(30)
-    assert_no_trace(guest)
-    bind_driver(guest)
-    assert "the recording is incomplete: driver unloaded or unbound" in only_sentence(done)
-    found = report(recorder.pull(tmp_path))
-    assert found["complete"] is False
-    assert outcomes(found)[0] == ("inflate", "reached", MOVED_MIB * MIB_PAGES)
+    assert outcomes(found) == [("inflate", "reached", MOVED_MIB * MIB_PAGES)] * 2
+    assert [each["actual_before_pages"] for each in found["operations"]] == [0, 0]
+    first, last = found["driver_gaps"]
+    assert (first["devices"], first["reattached"], last["back_ns"]) == ([device], False, None)
+    assert any("it did not come back" in warning for warning in found["warnings"])
     # Emptying the balloon on the way out is no operation, but it is seen.
     removal = [each for each in found["outside"] if "removed" in each["what"]]
-    assert [each["calls"] > 0 for each in removal] == [True]
+    assert [each["pages"] for each in removal] == [2 * MOVED_MIB * MIB_PAGES]
+    assert found["pages_unseen"] == 0
+
+
+def test_unplugged_and_plugged_again(guest: lab.Guest, tmp_path: Path) -> None:
+    recorder = record(guest, "/root/plugged.bt", "--operations", "3")
+    move(guest, FULL_MIB - MOVED_MIB)
+    guest.qmp("device_del", id="balloon0")
+    gone = recorder.process.wait_for(GONE, 60)
+    guest.wait_until(lambda: unplugged(guest), 60, what="QEMU to let go of the balloon")
+    guest.qmp("device_add", driver="virtio-balloon-pci", id="balloon0")
+    recorder.process.wait_for(BACK, 60, after=gone)
+    move(guest, FULL_MIB - SMALL_PRIME_MIB)
+    move(guest, FULL_MIB)
+    done = recorder.wait(60)
+    assert done.status == 0, done.describe()
+    found = report(recorder.pull(tmp_path))
+    assert (found["complete"], found["ended"]) == (True, "operations completed")
+    assert outcomes(found) == [
+        ("inflate", "reached", MOVED_MIB * MIB_PAGES),
+        ("inflate", "reached", SMALL_PRIME_MIB * MIB_PAGES),
+        ("deflate", "reached", SMALL_PRIME_MIB * MIB_PAGES),
+    ]
+    (gap,) = found["driver_gaps"]
+    assert gap["back_ns"] < found["operations"][1]["started_ns"]
+    assert (found["events_lost"], found["pages_unseen"]) == (0, 0)
+
+
+def unplugged(guest: lab.Guest) -> bool:
+    guest.qmp("query-status")  # events are heard with an answer
+    return any(
+        event["event"] == "DEVICE_DELETED" and event.get("data", {}).get("device") == "balloon0"
+        for event in guest.qmp_events()
+    )
+
+
+# ---- probes that do not fire ----
+
+
+def test_pages_that_disarmed_probes_did_not_see(guest: lab.Guest, tmp_path: Path) -> None:
+    recorder = record(guest, "/root/disarmed.bt")
+    move(guest, FULL_MIB - MOVED_MIB)
+    try:
+        guest.run(shell("echo 0 > /proc/sys/kernel/ftrace_enabled"), check=True)
+        move(guest, FULL_MIB - MOVED_MIB - SMALL_PRIME_MIB)
+    finally:
+        guest.run(shell("echo 1 > /proc/sys/kernel/ftrace_enabled"), check=True)
+    recorder.process.signal(signal.SIGINT)
+    done = recorder.wait(60)
+    assert done.status == 1, done.describe()
+    unseen, moved = SMALL_PRIME_MIB * MIB_PAGES, (MOVED_MIB + SMALL_PRIME_MIB) * MIB_PAGES
+    number = f"{unseen:,} of {moved:,} pages that moved by /proc/vmstat".replace(",", " ")
+    *_, first, second, last = done.stderr.splitlines()
+    assert number in first
+    assert "the probes did not see them" in first
+    assert second.startswith("balloontrace: interrupted: ")
+    assert "the recording is incomplete: pages moved that no probe saw" in last
+    path = recorder.pull(tmp_path)
+    found = report(path)
+    assert (found["pages_moved"], found["pages_unseen"]) == (moved, unseen)
+    assert number in found["warnings"][0]
+    assert balloontrace("report", "--max-lost", "0", path).returncode == 5
 
 
 # ---- four recorders of one inflate, each with a fault of its own ----
@@ -185,6 +278,10 @@ def test_killed(faulty: dict[str, Faulty], guest: lab.Guest) -> None:
 
 def test_disk_full(faulty: dict[str, Faulty]) -> None:
     said = only_sentence(faulty["full"].done)
+    # What it could not keep is told by number.
+    assert re.search(
+        r"\d of [\d ]+ pages that moved by /proc/vmstat .*: No space left", faulty["full"].done.stderr
+    )
     assert said.startswith("balloontrace: the recording is incomplete: No space left on device after ")
     assert said.endswith("; what was written can be reported")
     path = faulty["full"].path

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "kernel",
         "balloonsize",
+        "kprobe",
         "libbpf",
         "probes",
         "wire",
@@ -61,6 +62,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "command",
         "pace",
         "unseen",
+        "driverwatch",
         "progress",
         "session",
         "hostdiagnosis",
