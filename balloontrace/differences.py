@@ -31,6 +31,33 @@ class _Trait:
     name: str
     value: Callable[[Report], str | None]
     deliberate: bool = False
+    told_lately: bool = False  # recordings of before format 1.2 do not tell: unknown differs from nothing
+
+
+def _settings(side: str, machine: Callable[[Report], Machine]) -> tuple[_Trait, ...]:
+    """What of a machine's settings changes how long its pages take."""
+
+    def switch(name: str) -> Callable[[Report], str | None]:
+        return lambda report: {True: "1", False: "0"}.get(getattr(machine(report), name))
+
+    def shown(name: str, show: Callable[[int | None], str | None]) -> Callable[[Report], str | None]:
+        return lambda report: show(getattr(machine(report), name))
+
+    def word(name: str) -> Callable[[Report], str | None]:
+        return lambda report: getattr(machine(report), name)
+
+    values = {
+        f"swap of the {side}": shown("swap_bytes", lambda size: _bytes(size)),
+        f"vm.min_free_kbytes of the {side}": shown("min_free_kbytes", lambda size: _count(size)),
+        f"NUMA nodes of the {side}": shown("numa_nodes", lambda count: _count(count)),
+        f"init_on_alloc of the {side}": switch("init_on_alloc"),
+        f"init_on_free of the {side}": switch("init_on_free"),
+        f"page_poison of the {side}": switch("page_poison"),
+        f"THP of the {side} (enabled)": word("thp_enabled"),
+        f"THP of the {side} (defrag)": word("thp_defrag"),
+        f"THP of the {side} (shmem_enabled)": word("thp_shmem_enabled"),
+    }
+    return tuple(_Trait(name, value, told_lately=True) for name, value in values.items())
 
 
 _TRAITS = (
@@ -42,6 +69,7 @@ _TRAITS = (
     _Trait("page size", lambda report: _bytes(report.header.machine.page_size_bytes)),
     _Trait("CPUs of the guest", lambda report: _count(report.header.machine.cpus)),
     _Trait("memory of the guest", lambda report: _bytes(report.header.machine.memory_bytes)),
+    *_settings("guest", lambda report: report.header.machine),
     _Trait("way of attaching probes", lambda report: _mechanisms(report)),
     _Trait("capture of payloads", lambda report: _capture(report)),
 )
@@ -49,6 +77,8 @@ _TRAITS = (
 _HOST_TRAITS = (
     _Trait("kernel of the host", lambda report: _host_machine(report).kernel_release),
     _Trait("CPUs of the host", lambda report: _count(_host_machine(report).cpus)),
+    _Trait("memory of the host", lambda report: _bytes(_host_machine(report).memory_bytes), told_lately=True),
+    *_settings("host", lambda report: _host_machine(report)),
     _Trait("process that serves", lambda report: _process(report), deliberate=True),
 )
 
@@ -88,7 +118,7 @@ def _difference(
 ) -> Difference | None:
     """None when all values are the same; a deliberate one is expected only if neither side mixes values."""
     first, second = ({UNKNOWN if value is None else value for value in side} for side in (before, after))
-    if len(first | second) < 2:
+    if len(first | second) < 2 or not (first and second):
         return None
     said, said_after = (" and ".join(sorted(side)) for side in (first, second))
     return Difference(
@@ -101,7 +131,8 @@ def _difference(
 
 
 def _values(reports: Sequence[Report], trait: _Trait) -> list[str | None]:
-    return [trait.value(report) for report in reports]
+    values = [trait.value(report) for report in reports]
+    return [value for value in values if value is not None] if trait.told_lately else values
 
 
 def _boundaries(

@@ -6,7 +6,6 @@ Everything is read below an injectable root path, so that a test can lay out a s
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -141,7 +140,8 @@ def parse_offsets(text: str) -> dict[str, int]:
     return offsets
 
 
-def _read_text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """A small file of the kernel's; None where there is none or it may not be read."""
     try:
         return path.read_text()
     except OSError:
@@ -184,10 +184,10 @@ def read_balloon_devices(root: Path = ROOT) -> tuple[BalloonDevice, ...]:
     """The virtio balloons of this system, by index."""
     devices = []
     for path in (root / "sys/bus/virtio/devices").glob("virtio*"):
-        device_id = _read_text(path / "device")
+        device_id = read_text(path / "device")
         if device_id is None or int(device_id, 16) != _VIRTIO_ID_BALLOON:
             continue
-        features = (_read_text(path / "features") or "").strip()
+        features = (read_text(path / "features") or "").strip()
         driver = path / "driver"
         devices.append(
             BalloonDevice(
@@ -225,14 +225,14 @@ def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable
 
 def read_vmstat(root: Path = ROOT, *, prefix: str = "balloon_") -> dict[str, int]:
     """Counters of /proc/vmstat since boot, those of the balloon in pages of PAGE_SIZE; empty without any."""
-    text = _read_text(root / "proc/vmstat") or ""
+    text = read_text(root / "proc/vmstat") or ""
     pairs = (line.split() for line in text.splitlines() if line.startswith(prefix))
     return {name: int(value) for name, value in pairs}
 
 
 def read_lockdown(root: Path = ROOT) -> str:
     """The kernel's lockdown mode: none, integrity or confidentiality."""
-    text = _read_text(root / "sys/kernel/security/lockdown") or ""
+    text = read_text(root / "sys/kernel/security/lockdown") or ""
     selected = re.search(r"\[(\w+)\]", text)
     return selected[1] if selected else "none"
 
@@ -248,27 +248,13 @@ def read_headers_path(root: Path = ROOT, release: str | None = None) -> Path | N
 
 def read_effective_capabilities(root: Path = ROOT) -> int:
     """The capability mask of this process."""
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read_text(root / "proc/self/status") or "", re.MULTILINE)
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", read_text(root / "proc/self/status") or "", re.MULTILINE)
     return int(match[1], 16) if match else 0
-
-
-def read_machine(root: Path = ROOT) -> dict[str, object]:
-    """What a recording says of the machine it was made on."""
-    memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read_text(root / "proc/meminfo") or "", re.MULTILINE)
-    return {
-        "hostname": platform.node(),
-        "boot_id": (_read_text(root / "proc/sys/kernel/random/boot_id") or "").strip() or None,
-        "kernel_release": platform.release(),
-        "architecture": platform.machine(),
-        "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
-        "cpus": os.cpu_count(),
-        "memory_bytes": int(memory[1]) * 1024 if memory else None,
-    }
 
 
 def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:
     """The hash of a module's sources, which tells two builds of one driver apart; "" is built in."""
     if not module:
         return None
-    text = _read_text(root / "sys/module" / module / "srcversion")
+    text = read_text(root / "sys/module" / module / "srcversion")
     return text.strip() if text else None

@@ -186,6 +186,15 @@ def _parse_machine(table: Json) -> Machine:
         page_size_bytes=integer(table, "page_size_bytes"),
         cpus=integer(table, "cpus"),
         memory_bytes=integer(table, "memory_bytes"),
+        swap_bytes=integer(table, "swap_bytes"),
+        min_free_kbytes=integer(table, "min_free_kbytes"),
+        numa_nodes=integer(table, "numa_nodes"),
+        init_on_alloc=boolean(table, "init_on_alloc"),
+        init_on_free=boolean(table, "init_on_free"),
+        page_poison=boolean(table, "page_poison"),
+        thp_enabled=text(table, "thp_enabled"),
+        thp_defrag=text(table, "thp_defrag"),
+        thp_shmem_enabled=text(table, "thp_shmem_enabled"),
     )
 
 

@@ -33,6 +33,15 @@ class Machine:
     page_size_bytes: int | None = None
     cpus: int | None = None
     memory_bytes: int | None = None
+    swap_bytes: int | None = None
+    min_free_kbytes: int | None = None  # vm.min_free_kbytes
+    numa_nodes: int | None = None
+    init_on_alloc: bool | None = None
+    init_on_free: bool | None = None
+    page_poison: bool | None = None
+    thp_enabled: str | None = None
+    thp_defrag: str | None = None
+    thp_shmem_enabled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

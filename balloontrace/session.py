@@ -33,6 +33,7 @@ from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.loader import Loaded
+from balloontrace.machine import read_machine
 from balloontrace.moved import Moved, Unseen, find_unseen, moved_between
 from balloontrace.pace import DrainPace, TimingPace
 from balloontrace.probes import describe
@@ -230,7 +231,7 @@ class RecordingSession(abc.ABC):
             "command_line": sys.argv,
             "clock": "CLOCK_MONOTONIC",
             "started": _clocks(),
-            "machine": kernel.read_machine(),
+            "machine": read_machine(),
         }
 
     def _common_end(self, result: SessionResult) -> dict[str, object]:

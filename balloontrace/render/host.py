@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
+from balloontrace.render.machine import describe_machine
 from balloontrace.results import HostCalls, HostMemory, HostSide, Pairing
 from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_duration_ns, format_share
 
@@ -22,6 +23,9 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     ended = f"ended: {host.ended}" if host.ended else "end unknown"
     process = host.process or "unknown"
     yield Title(f"Host: {host.header.recording}: {who}, process {process}; {ended}")
+    machine = describe_machine(host.header.machine)
+    if machine:
+        yield Line(machine)
     lost = "not known" if host.events_lost is None else format_count(host.events_lost)
     yield Line(
         f"{format_count(host.batches)} buffers served, {format_count(host.calls_in_batches)} calls for them; "

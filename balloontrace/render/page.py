@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import balloontrace
 from balloontrace.render.drawings import STAGE_CLASSES
+from balloontrace.render.machine import describe_machine
 from balloontrace.render.svg import tag
 from balloontrace.units import (
     format_bytes,
@@ -88,6 +89,7 @@ def _environment() -> jinja2.Environment:
         rate=data("B/s", format_rate),
         share=data("", format_share),
         ratio=data("", format_ratio),
+        settings=describe_machine,
         plain_pages=format_pages_as_bytes,
         plain_count=format_count,
         plain_duration=format_duration_ns,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from balloontrace.render.balloons import describe_balloons
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.render.host import describe_host
+from balloontrace.render.machine import describe_machine
 from balloontrace.render.payload import describe_bitmaps, describe_payload
 from balloontrace.render.text import NAME_COLUMNS, clip, render_sections
 from balloontrace.results import (
@@ -99,6 +100,7 @@ def _header(report: Report) -> Section:
     ]
     lines = [
         "; ".join(part for part in parts if part),
+        describe_machine(machine),
         f"{_started(header)}{_ended(report)}"
         + ("" if header.side == "host" else f"; {format_count(report.spans)} spans"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),

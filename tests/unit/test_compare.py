@@ -457,6 +457,47 @@ def test_a_mismatch_warns_by_its_name(changes: dict[str, object], text: str) -> 
     assert comparison.warnings[0] == text
 
 
+SETTINGS = {
+    "swap_bytes": 0,
+    "min_free_kbytes": 67584,
+    "numa_nodes": 1,
+    "init_on_alloc": False,
+    "init_on_free": False,
+    "page_poison": False,
+    "thp_enabled": "always",
+    "thp_defrag": "madvise",
+    "thp_shmem_enabled": "never",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("swap_bytes", 1 << 30, "swap of the guest: 0 B before, 1.00 GiB after"),
+        ("min_free_kbytes", 8192, "vm.min_free_kbytes of the guest: 67 584 before, 8 192 after"),
+        ("numa_nodes", 2, "NUMA nodes of the guest: 1 before, 2 after"),
+        ("init_on_alloc", True, "init_on_alloc of the guest: 0 before, 1 after"),
+        ("init_on_free", True, "init_on_free of the guest: 0 before, 1 after"),
+        ("page_poison", True, "page_poison of the guest: 0 before, 1 after"),
+        ("thp_enabled", "never", "THP of the guest (enabled): always before, never after"),
+        ("thp_defrag", "always", "THP of the guest (defrag): madvise before, always after"),
+        ("thp_shmem_enabled", "force", "THP of the guest (shmem_enabled): never before, force after"),
+    ],
+)
+def test_a_setting_that_pages_depend_on_warns(name: str, value: object, text: str) -> None:
+    before, after = (
+        Setup(changes=machine_change(**{**SETTINGS, name: each})) for each in (SETTINGS[name], value)
+    )
+    assert [each.text for each in compared(before, after, (1, 1)).differences] == [text]
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_older_recordings_do_not_tell_is_no_difference(told_first: bool) -> None:
+    told, untold = Setup(changes=machine_change(**SETTINGS)), Setup()
+    before, after = (told, untold) if told_first else (untold, told)
+    assert compared(before, after, (1, 1)).differences == ()
+
+
 def test_a_side_that_mixes_kernels_warns() -> None:
     other = make_run(Setup(changes=machine_change(kernel_release="7.2")), factor=1.01)
     mixed = [make_run(Setup()), other]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from balloontrace.kernel import (
     read_headers_path,
     read_layout,
     read_lockdown,
-    read_machine,
     read_module_srcversion,
     read_symbols,
     read_vmstat,
@@ -199,20 +197,6 @@ def test_vmstat_is_the_balloon_s_part(system: FakeSystem) -> None:
     expected = {"balloon_inflate": 7, "balloon_deflate": 5, "balloon_migrate": 0}
     assert read_vmstat(system.root) == expected
     assert read_vmstat(system.root / "nowhere") == {}
-
-
-def test_machine(system: FakeSystem) -> None:
-    system.write("proc/meminfo", "MemTotal:        8123456 kB\nMemFree:  1 kB\n")
-    system.write("proc/sys/kernel/random/boot_id", "4f7c-boot\n")
-    machine = read_machine(system.root)
-    assert machine["memory_bytes"] == 8123456 * 1024
-    assert machine["boot_id"] == "4f7c-boot"
-    assert machine["page_size_bytes"] == os.sysconf("SC_PAGE_SIZE")
-
-
-def test_machine_that_tells_nothing(tmp_path: Path) -> None:
-    machine = read_machine(tmp_path)
-    assert (machine["memory_bytes"], machine["boot_id"]) == (None, None)
 
 
 def test_srcversion(system: FakeSystem) -> None:

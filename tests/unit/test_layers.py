@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "kernel",
         "balloonsize",
         "kprobe",
+        "machine",
         "libbpf",
         "probes",
         "wire",
