@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from balloontrace.balloonsize import BalloonSize, kernel_page_in_pages
 from balloontrace.collector import Collector
-from balloontrace.diagnosis import Diagnosis, Finding
+from balloontrace.diagnosis import Diagnosis, Finding, State, check_firing, probed_rows
 from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
 from balloontrace.events import Function
 from balloontrace.hostcollector import HostCollector
-from balloontrace.hostdiagnosis import HostDiagnosis
+from balloontrace.hostdiagnosis import HostDiagnosis, host_probed_rows
 from balloontrace.hostprobes import HostPlan, describe_host
 from balloontrace.kernel import read_balloon_devices
 from balloontrace.messages import say
@@ -64,8 +64,10 @@ def plan_guest(diagnosis: Diagnosis, *, missing_probes: str, attach: str) -> Pla
         raise MissingProbeError(
             "none of the driver's functions is a symbol in this kernel, so nothing can be traced"
         )
+    plan = diagnosis.plan.with_kprobes() if attach == "kprobe" else diagnosis.plan
+    _hold_to_firing(check_firing(diagnosis.firing, probed_rows(plan)))
     _warn(diagnosis.warnings)
-    return diagnosis.plan.with_kprobes() if attach == "kprobe" else diagnosis.plan
+    return plan
 
 
 def plan_host(
@@ -78,15 +80,21 @@ def plan_host(
     missing = ", ".join(probe.point.name for probe in diagnosis.plan.missing_required)
     if missing and missing_probes == "error":
         raise MissingProbeError(f"no way to probe {missing}: --missing-probes warn traces what is left")
-    _warn(diagnosis.warnings)
     plan = diagnosis.plan.counting_freed() if count_freed else diagnosis.plan
     match attach:
         case "kprobe":
-            return plan.with_kprobes()
+            plan = plan.with_kprobes()
         case "tracepoint":
-            return plan.with_tracepoints()
-        case _:
-            return plan
+            plan = plan.with_tracepoints()
+    _hold_to_firing(check_firing(diagnosis.firing, host_probed_rows(plan)))
+    _warn(diagnosis.warnings)
+    return plan
+
+
+def _hold_to_firing(finding: Finding | None) -> None:
+    """CannotTraceError where the way that the user chose would not run, though another would."""
+    if finding is not None and finding.state is State.PROBLEM:
+        raise CannotTraceError(f"cannot trace here: {finding.sentence}")
 
 
 def _warn(findings: Sequence[Finding]) -> None:

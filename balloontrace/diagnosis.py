@@ -8,15 +8,17 @@ import importlib.util
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace import kernel
 from balloontrace.balloonsize import BalloonSize, fill_in_size, kernel_page_in_pages, read_balloon_sizes
 from balloontrace.events import Function
+from balloontrace.firing import NOTHING_KNOWN, Firing, find_firing
 from balloontrace.kernel import BalloonDevice, Layout, Symbol
-from balloontrace.probes import SYMBOL_NAMES, Plan, make_plan
+from balloontrace.probes import SYMBOL_NAMES, Mechanism, Plan, make_plan
+from balloontrace.trial import Trial, try_probes
 from balloontrace.units import format_standing
 
 # include/uapi/linux/capability.h
@@ -27,6 +29,8 @@ _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
 _BIT_3 = 3
 _NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtqueue", "index")}
+
+_FOR_PROBES = {"privilege", "lockdown", "kernel"}  # findings without which no probe can be tried
 
 _BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
 
@@ -72,6 +76,7 @@ class Diagnosis:
     layout: Layout
     plan: Plan
     balloons: tuple[BalloonSize, ...] = ()
+    firing: Firing = NOTHING_KNOWN
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -85,6 +90,15 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class ProbedRow:
+    """A function that a plan attaches to, whichever side it is of."""
+
+    name: str
+    required: bool
+    mechanisms: frozenset[Mechanism]
+
+
+@dataclass(frozen=True)
 class Bcc:
     """What is known of bcc without importing it (that takes 78 MB)."""
 
@@ -93,23 +107,32 @@ class Bcc:
     foreign: bool = False  # the unrelated package of the same name
 
 
-def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = None) -> Diagnosis:
+def diagnose(
+    root: Path = kernel.ROOT,
+    *,
+    offsets: Mapping[str, int] | None = None,
+    trial: Callable[[Path], Trial] | None = None,
+) -> Diagnosis:
     """Look at this system; never raises for something it could report.
 
-    `offsets` are structure offsets that the user knows, by `struct.member`.
+    `offsets` are structure offsets that the user knows, by `struct.member`. `trial` tries probes out; by
+    default it is done where it can be, on the running kernel.
     """
     symbols = read_symbols(SYMBOL_NAMES, root)
     bcc = find_bcc()
     draft = make_plan(symbols, Layout())
     layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root).overruled(offsets or {})
-    fentry = can_fentry(symbols, bcc)
+    machine = check_machine(symbols, bcc, root)
+    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
+    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
     plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
     sizes = read_balloon_sizes([device.name for device in devices], root)
     balloons = fill_in_size(sizes, kernel.read_vmstat(root), os.sysconf("SC_PAGE_SIZE"))
     findings = (
-        *check_machine(symbols, bcc, root),
+        *machine,
+        check_firing(firing, probed_rows(plan)),
         _check_btf(layout),
         _check_device(devices),
         _check_size(balloons),
@@ -117,7 +140,8 @@ def diagnose(root: Path = kernel.ROOT, *, offsets: Mapping[str, int] | None = No
         _check_bit_3(kind, devices),
         *_check_plan(plan),
     )
-    return Diagnosis(tuple(finding for finding in findings if finding), devices, kind, layout, plan, balloons)
+    found = tuple(finding for finding in findings if finding)
+    return Diagnosis(found, devices, kind, layout, plan, balloons, firing)
 
 
 def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
@@ -142,6 +166,46 @@ def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Fi
         _check_symbols(symbols),
         _check_bcc(bcc),
         _check_headers(root),
+    )
+
+
+def trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path], Trial] | None:
+    """What tries probes out: on the running kernel, unless it is known already that it would refuse."""
+    refused = any(
+        each is not None and each.state is State.PROBLEM and each.name in _FOR_PROBES for each in machine
+    )
+    return None if refused or root != kernel.ROOT else try_probes
+
+
+def check_firing(firing: Firing, rows: Iterable[ProbedRow]) -> Finding | None:
+    """Whether the probes of a plan would run; None where nothing is known of it."""
+    silent = [row for row in rows if row.mechanisms and row.mechanisms <= firing.unusable.keys()]
+    needed = ", ".join(row.name for row in silent if row.required)
+    others = ", ".join(row.name for row in silent)
+    ran = f"tried, and ran: {', '.join(firing.fired)}" if firing.fired else ""
+    if needed:
+        text = f"{firing.causes}, so required probes would not run: {needed}"
+        return Finding("firing", State.PROBLEM, text, firing.mend)
+    if others:
+        text = f"{firing.causes}, so probes would not run: {others}"
+        return Finding("firing", State.WARNING, text, firing.mend)
+    if firing.mend:
+        return Finding(
+            "firing", State.WARNING, f"{firing.causes}, so not every kind of probe runs", firing.mend
+        )
+    text = "; ".join(filter(None, (ran, firing.causes)))
+    return Finding("firing", State.OK, text) if text else None
+
+
+def probed_rows(plan: Plan) -> tuple[ProbedRow, ...]:
+    """What a plan attaches, and how."""
+    return tuple(
+        ProbedRow(
+            probe.function.symbol,
+            probe.point.required,
+            frozenset(mechanism for _, mechanism in probe.by_symbol),
+        )
+        for probe in plan.attachable
     )
 
 
@@ -181,7 +245,8 @@ def _check_lockdown(root: Path) -> Finding:
             "lockdown", State.PROBLEM, "kernel lockdown is in confidentiality mode, which forbids kprobes",
             "boot without lockdown=confidentiality",
         )  # fmt: skip
-    return Finding("lockdown", State.OK, f"kernel lockdown: {mode}")
+    known = mode or "unknown: securityfs is not mounted, or may not be read"
+    return Finding("lockdown", State.OK, f"kernel lockdown: {known}")
 
 
 def _check_kernel(root: Path, names: set[str]) -> Finding:

@@ -3,16 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace import kernel
-from balloontrace.diagnosis import Finding, State, can_fentry, check_machine, find_bcc, read_symbols
+from balloontrace.diagnosis import (
+    Finding,
+    ProbedRow,
+    State,
+    can_fentry,
+    check_firing,
+    check_machine,
+    find_bcc,
+    read_symbols,
+    trial_for,
+)
+from balloontrace.errors import CannotTraceError
+from balloontrace.firing import NOTHING_KNOWN, Firing, find_firing
 from balloontrace.hostprobes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.libbpf import BtfError, open_btf
-from balloontrace.vmm import Process, find_vmms
+from balloontrace.probes import Mechanism
+from balloontrace.trial import Trial
+from balloontrace.vmm import Process, find_vmms, require_first_pid_namespace
 
 _TRACEPOINTS = "sys/kernel/tracing/events/syscalls/sys_enter_madvise"
 
@@ -24,6 +38,7 @@ class HostDiagnosis:
     findings: tuple[Finding, ...]
     vmms: tuple[Process, ...]
     plan: HostPlan
+    firing: Firing = NOTHING_KNOWN
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -36,20 +51,42 @@ class HostDiagnosis:
         return tuple(finding for finding in self.findings if finding.state is State.WARNING)
 
 
-def diagnose_host(root: Path = kernel.ROOT) -> HostDiagnosis:
-    """Look at this system; never raises for something it could report."""
+def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | None = None) -> HostDiagnosis:
+    """Look at this system; never raises for something it could report. `trial` as for `diagnose`."""
     symbols = read_symbols(SYMBOL_NAMES, root)
     bcc = find_bcc()
-    known = _known_functions(root) if can_fentry(symbols, bcc) else frozenset[str]()
+    machine = check_machine(symbols, bcc, root)
+    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
+    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
+    known = _known_functions(root) if fentry else frozenset[str]()
     plan = make_host_plan(symbols, fentry_functions=known, tracepoints=_has_tracepoints(root))
     vmms = find_vmms(root)
     findings = (
-        *check_machine(symbols, bcc, root),
+        *machine,
+        _check_namespace(root),
+        check_firing(firing, host_probed_rows(plan)),
         _check_kvm(plan),
         _check_vmms(vmms),
         _check_plan(plan),
     )
-    return HostDiagnosis(findings, vmms, plan)
+    return HostDiagnosis(tuple(each for each in findings if each), vmms, plan, firing)
+
+
+def host_probed_rows(plan: HostPlan) -> tuple[ProbedRow, ...]:
+    """What a plan attaches, and how."""
+    return tuple(
+        ProbedRow(probe.point.name, probe.point.required, frozenset({probe.mechanism}))
+        for probe in plan.attachable
+    )
+
+
+def _check_namespace(root: Path) -> Finding | None:
+    """What `record` refuses: programs see the numbers that processes have outside of any container."""
+    try:
+        require_first_pid_namespace(root)
+    except CannotTraceError as error:
+        return Finding("processes", State.PROBLEM, str(error))
+    return None
 
 
 def _has_tracepoints(root: Path) -> bool:
@@ -68,7 +105,9 @@ def _known_functions(root: Path) -> frozenset[str]:
 
 def _check_kvm(plan: HostPlan) -> Finding:
     if plan.probe("kvm_vm_ioctl") in plan.attachable:
-        return Finding("kvm", State.OK, "module kvm is loaded")
+        module = plan.probe("kvm_vm_ioctl").symbol
+        place = f"module {module.module} is loaded" if module and module.module else "kvm is built in"
+        return Finding("kvm", State.OK, place)
     return Finding(
         "kvm", State.OK, "kvm is not loaded; a process that serves a balloon by eventfds can be traced"
     )

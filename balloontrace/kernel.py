@@ -230,11 +230,21 @@ def read_vmstat(root: Path = ROOT, *, prefix: str = "balloon_") -> dict[str, int
     return {name: int(value) for name, value in pairs}
 
 
-def read_lockdown(root: Path = ROOT) -> str:
-    """The kernel's lockdown mode: none, integrity or confidentiality."""
-    text = read_text(root / "sys/kernel/security/lockdown") or ""
-    selected = re.search(r"\[(\w+)\]", text)
-    return selected[1] if selected else "none"
+def read_lockdown(root: Path = ROOT) -> str | None:
+    """The kernel's lockdown mode: none, integrity or confidentiality; None when it is not known.
+
+    A mounted securityfs without the file is a kernel without lockdown; without securityfs nobody can tell.
+    """
+    folder = root / "sys/kernel/security"
+    text = read_text(folder / "lockdown")
+    if text is not None:
+        selected = re.search(r"\[(\w+)\]", text)
+        return selected[1] if selected else None
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        return None
+    return None if "lockdown" in names or not names else "none"
 
 
 def read_headers_path(root: Path = ROOT, release: str | None = None) -> Path | None:

@@ -82,7 +82,12 @@ class Btf:
 
     def has_function(self, name: str) -> bool:
         """Whether the type information describes function `name`; it may be inlined all the same."""
-        return bool(self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_FUNC) > 0)
+        return self.function_id(name) is not None
+
+    def function_id(self, name: str) -> int | None:
+        """The number of function `name` in the type information, None where it is not described."""
+        number: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_FUNC)
+        return number if number > 0 else None
 
 
 def enable_run_time_statistics() -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -21,9 +22,14 @@ from typing import Any
 
 from balloontrace.attacher import REQUEST_BYTES
 from balloontrace.errors import BalloontraceError, CannotTraceError
+from balloontrace.messages import note
 
 _MAXIMUM_FDS = 250  # SCM_MAX_FD is 253
-_KEPT_MESSAGE_CHARACTERS = 4000
+# Of the verifier's log: instructions, states, source lines, and what it did in all.
+_VERIFIER_TRACE = re.compile(
+    r"\d+: |from \d+ to \d+|; |R\d+(_w)?=|processed \d+ insns|verification time|stack depth|"
+    r"last_idx |regs=|parent |mark_precise|-- |HINT: |func#\d+ |max_states_per_insn|libbpf: -- |arg#\d+ "
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def load(request: LoadRequest) -> Loaded:
     """Compile and attach in a child.
 
     Raises CannotTraceError when bcc, the headers or the kernel do not allow it, AttachError when a required
-    probe was refused, each with the compiler's or the kernel's own words.
+    probe was refused, each with the line of the compiler or the kernel that says why; `-v` shows the rest.
     """
     # SEQPACKET keeps request and answer in one piece each; an empty answer is a child that died.
     parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -105,7 +111,7 @@ def load(request: LoadRequest) -> Loaded:
         messages = os.pread(messages_fd, REQUEST_BYTES, 0).decode(errors="replace")
     finally:
         os.close(messages_fd)
-    return _loaded(answer, fds, messages[-_KEPT_MESSAGE_CHARACTERS:].strip(), child.returncode, usage)
+    return _loaded(answer, fds, messages.strip(), child.returncode, usage)
 
 
 def _child_command(socket_fd: int) -> list[str]:
@@ -132,17 +138,20 @@ def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
 def _loaded(
     answer: bytes, fds: list[int], messages: str, status: int, usage: resource.struct_rusage
 ) -> Loaded:
-    detail = f"\n{messages}" if messages else ""
     if not answer:
         ended = f"signal {-status}" if status < 0 else f"status {status}"
-        raise CannotTraceError(
-            f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB{detail}"
+        raise _failure(
+            CannotTraceError,
+            f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB",
+            messages,
         )
     reply: dict[str, Any] = json.loads(answer)
     if reply.get("problem") == "refused":
-        raise AttachError(f"{reply['error']}{detail}")
+        raise _failure(AttachError, reply["error"], messages)
     if "error" in reply:
-        raise CannotTraceError(f"the BPF programs cannot be compiled: {reply['error']}{detail}")
+        raise _failure(CannotTraceError, f"the BPF programs cannot be compiled: {reply['error']}", messages)
+    if reply["failures"]:
+        note(messages.splitlines)
     feed = iter(fds)
     return Loaded(
         maps={name: next(feed) for name in reply["maps"]},
@@ -154,3 +163,23 @@ def _loaded(
         setup_peak_memory_bytes=usage.ru_maxrss * 1024,
         setup_wall_ns=reply["wall_ns"],
     )
+
+
+def _failure(kind: type[BalloontraceError], sentence: str, messages: str) -> BalloontraceError:
+    """An error of one sentence, with the cause that the messages tell; `-v` shows all of them."""
+    note(messages.splitlines)
+    cause = find_cause(messages)
+    return kind(" ".join(f"{sentence} ({cause})".split()) if cause else " ".join(sentence.split()))
+
+
+def find_cause(messages: str) -> str | None:
+    """The line that says why: the compiler's first error, else what the verifier said last, else the last.
+
+    The verifier writes each instruction and the state before it, then its objection, then statistics.
+    """
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\berror: ", line)]
+    if errors:
+        return errors[0]
+    said = [line for line in lines if not _VERIFIER_TRACE.match(line)]
+    return said[-1] if said else None

@@ -76,11 +76,7 @@ def choose_process(pid: int | None, vmms: Sequence[Process], root: Path = ROOT) 
     UsageError when `pid` is no process that can be traced or when there is a choice, CannotTraceError when
     there is nothing to trace.
     """
-    if _in_container(root):
-        raise CannotTraceError(
-            "this is a container with process numbers of its own; record on the host itself, "
-            "or in a container that shares the host's (--pid=host)"
-        )
+    require_first_pid_namespace(root)
     if pid is not None:
         return read_process(pid, root)
     if not vmms:
@@ -92,6 +88,15 @@ def choose_process(pid: int | None, vmms: Sequence[Process], root: Path = ROOT) 
         listed = "; ".join(vmm.description for vmm in vmms)
         raise UsageError(f"there are {len(vmms)} VMMs here, choose one with -p PID: {listed}")
     return vmms[0]
+
+
+def require_first_pid_namespace(root: Path = ROOT) -> None:
+    """CannotTraceError where processes have numbers of their own, which BPF programs do not see."""
+    if _in_container(root):
+        raise CannotTraceError(
+            "this is a container with process numbers of its own; record on the host itself, "
+            "or in a container that shares the host's (--pid=host)"
+        )
 
 
 def read_process(pid: int, root: Path = ROOT) -> Process:

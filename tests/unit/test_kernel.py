@@ -154,16 +154,27 @@ def test_a_machine_without_virtio_has_no_devices(tmp_path: Path) -> None:
         ("[none] integrity confidentiality\n", "none"),
         ("none [integrity] confidentiality\n", "integrity"),
         ("none integrity [confidentiality]\n", "confidentiality"),
-        ("", "none"),
+        ("", None),
     ],
 )
-def test_lockdown(system: FakeSystem, text: str, mode: str) -> None:
+def test_lockdown(system: FakeSystem, text: str, mode: str | None) -> None:
     system.write("sys/kernel/security/lockdown", text)
     assert read_lockdown(system.root) == mode
 
 
 def test_a_kernel_without_lockdown(tmp_path: Path) -> None:
+    """Securityfs is there, the file is not."""
+    FakeSystem(tmp_path).write("sys/kernel/security/lsm", "capability\n")
+    (tmp_path / "sys/kernel/security/lockdown").unlink()
     assert read_lockdown(tmp_path) == "none"
+
+
+def test_lockdown_that_cannot_be_read_is_not_none(tmp_path: Path) -> None:
+    assert read_lockdown(tmp_path) is None
+    (tmp_path / "sys/kernel/security").mkdir(parents=True)  # nothing mounted there
+    assert read_lockdown(tmp_path) is None
+    (tmp_path / "sys/kernel/security/lockdown").mkdir()  # unreadable, whoever asks
+    assert read_lockdown(tmp_path) is None
 
 
 def test_capabilities_are_the_effective_ones(system: FakeSystem) -> None:

@@ -54,6 +54,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "matching",
         "attacher",
         "loader",
+        "trial",
+        "firing",
         "attachedprograms",
         "collector",
         "hostcollector",

@@ -9,11 +9,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from fakesystem import lay_out_bcc
 
 from balloontrace.errors import CannotTraceError
-from balloontrace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
+from balloontrace.loader import (
+    AttachError,
+    Attachment,
+    Loaded,
+    LoadRequest,
+    bpf_folder,
+    find_cause,
+    load,
+)
 
 # What `attacher` uses of bcc. A program is loaded into a descriptor of its own, each probe is one too;
 # programs and symbols named in REFUSED are refused as the kernel does.
@@ -102,6 +111,7 @@ def close(loaded: Loaded) -> None:
 def sentence(raised: pytest.ExceptionInfo[Exception]) -> str:
     text = str(raised.value)
     assert "Traceback" not in text
+    assert "\n" not in text
     return text
 
 
@@ -225,3 +235,52 @@ def test_what_lies_in_the_current_folder_is_not_run(
 def test_the_sources_are_found_in_the_tree() -> None:
     assert (bpf_folder() / "guest.bpf.c").is_file()
     assert (bpf_folder() / "balloon_events.h").is_file()
+
+
+# ---- why it was refused ----
+
+VERIFIER = """
+0: R1=ctx() R10=fp0
+; int fentry_tell_host(u64 *ctx) @ main.c:12
+0: (79) r6 = *(u64 *)(r1 +0)
+func 'tell_host' arg0 has btf_id 112234 type STRUCT 'virtio_balloon'
+1: R1=ctx() R6_w=trusted_ptr_virtio_balloon() R10=fp0
+from 0 to 2: R2=scalar(smin=-1)
+2: (85) call bpf_probe_read_kernel#113
+R2 min value is negative, either use unsigned or 'var &= const'
+processed 3 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+"""
+
+
+def test_the_cause_is_what_the_verifier_objects_to() -> None:
+    assert find_cause(VERIFIER) == "R2 min value is negative, either use unsigned or 'var &= const'"
+
+
+def test_the_cause_is_the_compilers_first_error() -> None:
+    said = "from a.h:1\na.h:7:2: warning: w\nmain.c:9:1: error: unknown type\n  ^\n2 errors generated.\n"
+    assert find_cause(said) == "main.c:9:1: error: unknown type"
+    assert find_cause("") is None
+
+
+NOTED = STAND_IN.replace("def refuse():", f"def refuse():\n    os.write(2, {VERIFIER.encode()!r})")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_the_log_of_the_verifier_takes_v(
+    request_of_two: LoadRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verbose: bool,
+) -> None:
+    install(tmp_path, monkeypatch, NOTED)
+    monkeypatch.setenv("REFUSED", hex(TELL_HOST.address))
+    with click.Context(click.Command("record")) as ctx:
+        ctx.meta["balloontrace.verbose"] = verbose
+        with pytest.raises(AttachError) as raised:
+            load(request_of_two)
+    assert sentence(raised) == (
+        "tell_host has no kprobe: Invalid argument "
+        "(R2 min value is negative, either use unsigned or 'var &= const')"
+    )
+    assert ("call bpf_probe_read_kernel#113" in capsys.readouterr().err) is verbose
