@@ -124,7 +124,7 @@ def _report_of_host(host: HostRecording) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         header=host.header,
-        complete=host.side.complete and (host.end is None or host.end.clean is not False),
+        complete=host.side.complete,
         ended=host.side.ended,
         spans=0,
         events_lost=host.side.events_lost,
@@ -185,7 +185,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     report = Report(
         schema_version=SCHEMA_VERSION,
         header=header,
-        complete=recording.complete and not spans.damaged and (end is None or end.clean is not False),
+        complete=_is_whole(recording, spans, end) and (host is None or host.side.complete),
         ended=end.reason if end else None,
         spans=len(spans),
         events_lost=lost,
@@ -224,6 +224,11 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         balloons=tuple(balloons),
     )
     return Examined(report, GuestEvents(spans, operations, payloads, carried), host, both)
+
+
+def _is_whole(recording: Recording, spans: Spans, end: End | None) -> bool:
+    """Whether a guest's recording ended as it should, and all of it is there."""
+    return recording.complete and not spans.damaged and (end is None or end.clean is not False)
 
 
 def _join(

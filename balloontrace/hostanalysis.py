@@ -51,7 +51,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     side = HostSide(
         header=header,
         process=_process(mapping(recording.metadata, "process")),
-        complete=recording.complete and not batches.damaged,
+        complete=recording.complete and not batches.damaged and (end is None or end.clean is not False),
         ended=end.reason if end else None,
         batches=len(batches),
         delimited=int(delimited.sum()),

@@ -105,7 +105,10 @@ def _header(report: Report) -> Section:
         + ("" if header.side == "host" else f"; {format_count(report.spans)} spans"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
-    title = f"Recording {header.recording}" + ("" if report.complete else ", INCOMPLETE")
+    which = f"Recording {header.recording}"
+    if report.host is not None and header.side != "host" and not report.host.complete:
+        which += f" with {report.host.header.recording}"  # either may be cut; the warnings say which
+    title = which + ("" if report.complete else ", INCOMPLETE")
     return [Title(title), *(Line(line) for line in lines if line)]
 
 

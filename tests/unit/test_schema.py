@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,6 @@ from collection import NAMES, examined
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 from jsonschema.protocols import Validator
-from referencing import Registry, Resource
 
 from balloontrace import comparison, results
 from balloontrace.commands.compare import compare
@@ -64,8 +64,7 @@ def closed(schema: Schema) -> Schema:
 
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
-    resources = [(f"{each}.schema.json", Resource.from_contents(closed(load(each)))) for each in SCHEMAS]
-    return Draft202012Validator(closed(load(name)), registry=Registry().with_resources(resources))
+    return Draft202012Validator(closed(load(name)))  # no registry: each file is whole by itself
 
 
 def hold(validator: Validator, described: Any) -> None:
@@ -84,6 +83,36 @@ def test_a_schema_is_one(name: str) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(schema)
     assert not any("additionalProperties" in each for each in objects(schema))
+
+
+def references(schema: Any) -> Iterator[str]:
+    """Every `$ref`."""
+    if isinstance(schema, dict):
+        yield from ([schema["$ref"]] if "$ref" in schema else [])
+        for value in schema.values():
+            yield from references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from references(value)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_needs_no_other_file(name: str) -> None:
+    schema = load(name)
+    assert schema["$id"] == f"urn:balloontrace:schema:{name}"
+    known = {f"#/$defs/{each}" for each in schema["$defs"]}
+    assert set(references(schema)) <= known
+
+
+def test_golden_what_export_shares_with_the_report() -> None:
+    """Its copy of what both describe is the report's; UPDATE_GOLDEN=1 copies it anew."""
+    schema, shared = load("export"), load("report")["$defs"]
+    merged = {**schema, "$defs": {name: shared.get(name, each) for name, each in schema["$defs"].items()}}
+    if os.environ.get("UPDATE_GOLDEN"):
+        text = json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
+        (DOCS / "export.schema.json").write_text(text)
+    assert load("export") == merged
+    assert "Header" in schema["$defs"]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
