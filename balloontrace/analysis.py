@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
 from balloontrace.checks import check_counts, check_pairs, check_sizes, find_pages_unseen
 from balloontrace.errors import RecordingError
-from balloontrace.events import Function
+from balloontrace.events import Function, untraced_features
 from balloontrace.hostanalysis import HostRecording, analyse_host
 from balloontrace.layout import parse_counters_layout, parse_payload_layout, parse_span_layout
 from balloontrace.metadata import (
@@ -63,6 +63,7 @@ HOST = "host"
 _LISTED = 8
 _ATTACHED = "attached"
 _NOT_NEEDED = "not needed"
+_PATCHED = "patched"
 
 # Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
@@ -216,6 +217,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         losses=losses,
         not_measured=(
             *_not_measured(spans, header, operations, traced, end, both),
+            *_untraced(header, with_host=host is not None),
             *(host.not_measured if host else ()),
             *_payloads_not_measured(recording, payloads, operations),
         ),
@@ -576,6 +578,22 @@ def _not_measured(
     if end is None or end.own_cost is None:
         sentences.append("the tool's own cost: it is written at the end of a recording")
     return tuple(sentences)
+
+
+def _untraced(header: Header, *, with_host: bool) -> Iterator[str]:
+    """Pages that went to the host in ways that no probe shows."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for device in header.devices:
+        for found in untraced_features(device.feature_bits, patched=header.driver_kind == _PATCHED):
+            names.setdefault(found, []).append(device.name)
+    for (word, feature), devices in names.items():
+        listed = " and ".join(devices[:_LISTED])
+        yield f"{word}: {listed} offers it ({feature}), and it is not traced"
+        if with_host and word.endswith("reporting"):
+            yield (
+                f"reports of free pages on the host: {listed} makes them, so some of its buffers and calls "
+                "may be reports and belong to no operation"
+            )
 
 
 def _unsplit(operations: Operations, both: BothSides) -> list[str]:

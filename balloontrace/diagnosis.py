@@ -14,7 +14,7 @@ from pathlib import Path
 
 from balloontrace import kernel
 from balloontrace.balloonsize import BalloonSize, fill_in_size, kernel_page_in_pages, read_balloon_sizes
-from balloontrace.events import Function
+from balloontrace.events import FREE_PAGE_HINT_BIT, Function, untraced_features
 from balloontrace.firing import NOTHING_KNOWN, Firing, find_firing
 from balloontrace.kernel import BalloonDevice, Layout, Symbol
 from balloontrace.probes import SYMBOL_NAMES, Mechanism, Plan, make_plan
@@ -27,7 +27,6 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 # Kernel functions whose presence says what the kernel can do; detected by symbol, never by version.
 _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
-_BIT_3 = 3
 _NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtqueue", "index")}
 
 _FOR_PROBES = {"privilege", "lockdown", "kernel"}  # findings without which no probe can be tried
@@ -138,6 +137,7 @@ def diagnose(
         _check_size(balloons),
         _check_driver(plan, kind),
         _check_bit_3(kind, devices),
+        _check_untraced(kind, devices),
         *_check_plan(plan),
     )
     found = tuple(finding for finding in findings if finding)
@@ -348,7 +348,7 @@ def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
 
 def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
     """The page-bitmap patch calls bit 3 its own; mainline, and every device that follows it, does not."""
-    if kind is not DriverKind.PATCHED or not any(_BIT_3 in device.feature_bits for device in devices):
+    if kind is not DriverKind.PATCHED or not any(FREE_PAGE_HINT_BIT in device.feature_bits for device in devices):
         return None
     return Finding(
         "bit 3", State.WARNING,
@@ -356,6 +356,18 @@ def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Findin
         "pages which the guest still uses",
         "make sure that the VMM has the page-bitmap patch too, or turn free-page-hint off",
     )  # fmt: skip
+
+
+def _check_untraced(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
+    """Other ways in which pages go to the host, which no probe shows."""
+    patched = kind is DriverKind.PATCHED
+    found = [
+        f"{word} of {device.name} ({feature})"
+        for device in devices
+        if device.driver is not None
+        for word, feature in untraced_features(device.feature_bits, patched=patched)
+    ]
+    return Finding("untraced", State.WARNING, f"not traced: {', '.join(found)}") if found else None
 
 
 def _check_plan(plan: Plan) -> tuple[Finding, ...]:

@@ -7,6 +7,7 @@ Nothing here reads or computes; light enough for `record`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 
 
 class Function(enum.IntEnum):
@@ -77,3 +78,19 @@ class Queue(enum.IntEnum):
 
 BALLOON_PAGE_BYTES = 4096
 """Unit of every page count on the wire and in the configuration space, whatever PAGE_SIZE is."""
+
+
+FREE_PAGE_HINT_BIT = 3
+"""To mainline's driver; the page-bitmap patch gave the bit to PAGE_BITMAP before."""
+
+REPORTING_BIT = 5
+
+
+def untraced_features(feature_bits: Collection[int], *, patched: bool) -> tuple[tuple[str, str], ...]:
+    """What else gives pages to the host by these features and is not traced: each by word and feature."""
+    found = []
+    if REPORTING_BIT in feature_bits:
+        found.append(("free page reporting", "REPORTING"))
+    if FREE_PAGE_HINT_BIT in feature_bits and not patched:
+        found.append(("free page hinting", "FREE_PAGE_HINT"))
+    return tuple(found)

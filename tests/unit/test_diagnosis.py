@@ -247,3 +247,22 @@ def test_fentry_needs_kernel_and_bcc(
     monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
     diagnosis = with_symbols(FakeSystem(tmp_path / "root"), but=symbols or "no such name")
     assert diagnosis.plan.probe(Function.TELL_HOST).mechanism == expected
+
+
+def test_ways_of_giving_pages_that_are_not_traced(system: FakeSystem) -> None:
+    system.device("virtio3", 5, (3, 5, 32), driver=DRIVER)
+    system.device("virtio4", 5, (1, 5, 32), driver=DRIVER)
+    system.device("virtio5", 5, (5, 32), driver=None)
+    found = finding(diagnose(system.root), "untraced")
+    assert (found.state, found.text) == (
+        State.WARNING,
+        "not traced: free page reporting of virtio3 (REPORTING), free page hinting of virtio3 "
+        "(FREE_PAGE_HINT), free page reporting of virtio4 (REPORTING)",
+    )
+
+
+def test_bit_3_of_the_patched_driver_is_no_hinting(system: FakeSystem) -> None:
+    system.device("virtio3", 5, (3, 32), driver=DRIVER)
+    diagnosis = with_symbols(system, "ffffffffc0400700 t send_resp_data\t[virtio_balloon]")
+    assert diagnosis.driver_kind is DriverKind.PATCHED
+    assert "untraced" not in {found.name for found in diagnosis.findings}

@@ -312,3 +312,17 @@ def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
         "report.main(['-'], standalone_mode=False)"
     )
     assert "Operation 1: inflate of virtio0" in run_python(code, str(recording))
+
+
+def test_ways_of_giving_pages_that_are_not_traced_are_told() -> None:
+    def said(bits: Sequence[int], kind: str) -> list[str]:
+        devices = [{"name": "virtio4", "index": 0, "features": [], "feature_bits": list(bits)}]
+        changes = {"devices": devices, "driver": {"kind": kind, "module_srcversion": None}}
+        report = analyse(synthetic.recording(synthetic.typical_flow(), changes=changes))
+        return [each for each in report.not_measured if each.startswith("free page")]
+
+    reporting = "free page reporting: virtio4 offers it (REPORTING), and it is not traced"
+    hinting = "free page hinting: virtio4 offers it (FREE_PAGE_HINT), and it is not traced"
+    assert said((1, 32), "stock") == []
+    assert said((1, 5), "stock") == said((3, 5), "patched") == [reporting]
+    assert said((3, 5), "stock") == [reporting, hinting]
