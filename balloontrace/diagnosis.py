@@ -348,7 +348,9 @@ def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
 
 def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
     """The page-bitmap patch calls bit 3 its own; mainline, and every device that follows it, does not."""
-    if kind is not DriverKind.PATCHED or not any(FREE_PAGE_HINT_BIT in device.feature_bits for device in devices):
+    if kind is not DriverKind.PATCHED or not any(
+        FREE_PAGE_HINT_BIT in device.feature_bits for device in devices
+    ):
         return None
     return Finding(
         "bit 3", State.WARNING,

@@ -18,6 +18,7 @@ from balloontrace.bothsides import join, window_of
 from balloontrace.errors import RecordingError
 from balloontrace.events import BatchFlag, Queue
 from balloontrace.layout import RING_HEADER_BYTES
+from balloontrace.rawevents import described_events
 from balloontrace.recording import Recording
 from balloontrace.render.csv import render_csv
 from balloontrace.render.json import render_json
@@ -448,4 +449,32 @@ def test_files_of_the_same_name_are_all_shown() -> None:
     assert [(each.what, each.before_bytes, each.after_bytes) for each in side.memory] == [
         (f"file {name}", 4 << 30, 1 << 30),
         (f"file {name} #2", 2 << 30, 2 << 30),
+    ]
+
+
+@pytest.mark.parametrize("cut_side", ["guest", "host", None])
+def test_a_side_that_was_cut_makes_the_whole_incomplete(cut_side: str | None) -> None:
+    flow = flow_of()
+    guest, host = guest_recording(flow), host_recording(batches(flow))
+    guest = replace(guest, end=None) if cut_side == "guest" else guest
+    host = replace(host, end=None) if cut_side == "host" else host
+    examined = examine(guest, host)
+    report = examined.report
+    assert report.complete is (cut_side is None)
+    last = [*described_events(examined)][-1]
+    assert last["complete"] is report.complete
+    assert report.host is not None
+    assert report.host.complete is (cut_side != "host")
+    title = render_table(report).splitlines()[0]
+    assert title.endswith(", INCOMPLETE") is (cut_side is not None)
+
+
+def test_a_host_s_buffers_may_be_reports_of_free_pages() -> None:
+    flow = flow_of()
+    device = {"name": "virtio0", "index": 0, "features": ["REPORTING"], "feature_bits": [5]}
+    guest = synthetic.recording(flow, changes={"devices": [device]})
+    told = analyse(guest, host_recording(batches(flow))).not_measured
+    assert [each.partition(":")[0] for each in told if "free page" in each] == [
+        "free page reporting",
+        "reports of free pages on the host",
     ]

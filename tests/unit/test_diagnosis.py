@@ -254,10 +254,10 @@ def test_ways_of_giving_pages_that_are_not_traced(system: FakeSystem) -> None:
     system.device("virtio4", 5, (1, 5, 32), driver=DRIVER)
     system.device("virtio5", 5, (5, 32), driver=None)
     found = finding(diagnose(system.root), "untraced")
-    assert (found.state, found.text) == (
-        State.WARNING,
+    assert found.state is State.WARNING
+    assert found.text == (
         "not traced: free page reporting of virtio3 (REPORTING), free page hinting of virtio3 "
-        "(FREE_PAGE_HINT), free page reporting of virtio4 (REPORTING)",
+        "(FREE_PAGE_HINT), free page reporting of virtio4 (REPORTING)"
     )
 
 
