@@ -26,7 +26,7 @@ class BalloontraceError(Exception):
 
 
 class UsageError(BalloontraceError):
-    """The command line asks for something that cannot be meant."""
+    """The command line asks for something that cannot be meant, or names a file that cannot be read."""
 
     exit_code = ExitCode.USAGE
 

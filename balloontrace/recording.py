@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from balloontrace.errors import RecordingError
+from balloontrace.errors import RecordingError, UsageError
 from balloontrace.hostlayout import BATCH_LAYOUT
 from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.outputfile import OutputFile, open_output
@@ -206,7 +206,8 @@ def read_recording(source: Path | BinaryIO) -> Recording:
     """Read a recording from a file or a stream (a pipe will do), as far as it is whole.
 
     Takes time linear in the size, and memory of about that size. What is missing or damaged is said in
-    `damage`. RecordingError when it is no recording, of a newer major version, or lacks whole metadata.
+    `damage`. UsageError when there is no such file or it may not be read; RecordingError when it is no
+    recording, of a newer major version, or lacks whole metadata.
     """
     label, data = _read_bytes(source)
     version, damage = _parse_preamble(label, data)
@@ -221,7 +222,7 @@ def _read_bytes(source: Path | BinaryIO) -> tuple[str, memoryview]:
         with source.open("rb") as stream:
             return printable(str(source)), _read_stream(stream)
     except OSError as error:
-        raise RecordingError(f"cannot read {printable(str(source))}: {error.strerror}") from error
+        raise UsageError(f"cannot read {printable(str(source))}: {error.strerror}") from error
 
 
 def _read_stream(stream: BinaryIO) -> memoryview:

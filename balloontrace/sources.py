@@ -34,8 +34,8 @@ _CLOCK_SLACK_NS = 3600 * 10**9
 def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recordings:
     """Read and analyse one side; `guest_only` leaves all recordings of hosts aside.
 
-    UsageError when there is nothing of that name; RecordingError when a file is no recording or a host's
-    recording belongs to no guest's, or to one of several.
+    UsageError when there is nothing of that name or it may not be read; RecordingError when a file is no
+    recording or a host's recording belongs to no guest's, or to one of several.
     """
     recordings = _read_all(given, stdin)
     guests = [each for each in recordings if not _is_host(each)]
@@ -52,11 +52,13 @@ def _read_all(given: str, stdin: BinaryIO) -> Sequence[Recording]:
     path = Path(given)
     if given == STDIN:
         return [read_recording(stdin)]
-    if path.is_dir():
-        return _read_folder(path)
-    if path.exists() or "," not in given:
-        return [read_recording(path)]
-    return _read_pair(given)
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        is_name = path.exists() or "," not in given
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(given)}: {error.strerror}") from error
+    return [read_recording(path)] if is_name else _read_pair(given)
 
 
 def _is_host(recording: Recording) -> bool:

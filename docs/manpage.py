@@ -20,7 +20,7 @@ PAGE = Path(__file__).with_name("balloontrace.1")
 _STATUS = {
     ExitCode.OK: "All went well.",
     ExitCode.FAILURE: "Something failed; one sentence on standard error says what.",
-    ExitCode.USAGE: "The command line asks for something that cannot be meant.",
+    ExitCode.USAGE: "The command line is invalid, or a recording that it names is missing or unreadable.",
     ExitCode.CANNOT_TRACE: "Machine, kernel or user cannot trace a balloon; `balloontrace doctor` says why.",
     ExitCode.MISSING_PROBE: "A required function cannot be probed in this kernel.",
     ExitCode.DATA_LOST: "More was lost while recording than --max-lost allows.",

@@ -23,6 +23,7 @@ import balloontrace
 
 ROOT = Path(__file__).parents[2]
 MAIN = "from balloontrace.cli import main; main()"
+EXAMPLE_GUEST = str(ROOT / "examples" / "stock-inflate.bt")
 HELP_S = 0.3
 HEAVY = {"bcc", "numpy", "pandas", "rich", "scipy", "tabulate"}
 
@@ -159,6 +160,39 @@ def test_usage_errors(
     assert (done.status, done.stdout) == (2, ""), done.stderr
     assert said in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+UNREADABLE = {
+    "no-such.bt": "No such file or directory",
+    "folder": "Is a directory",
+    "x" * 300: "File name too long",
+    "loop.bt": "Too many levels of symbolic links",
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "{}"],
+        ["report", EXAMPLE_GUEST, "{}"],
+        ["export", "{}"],
+        ["export", "{}", "--format", "perfetto"],
+        ["compare", "{}", EXAMPLE_GUEST],
+        ["compare", EXAMPLE_GUEST, "{}"],
+    ],
+)
+def test_a_recording_that_cannot_be_read_is_usage_everywhere(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop.bt").symlink_to("loop.bt")
+    for name, reason in UNREADABLE.items():
+        if words[0] == "compare" and name == "folder":
+            continue  # a folder of recordings it is there
+        done = commandtree.run(capsys, *(word.format(name) for word in words))
+        assert (done.status, done.stdout) == (2, ""), (name, done.stderr)
+        assert done.stderr == f"balloontrace: cannot read {name}: {reason}\n"
 
 
 def test_a_recording_does_not_go_to_a_terminal() -> None:

@@ -341,7 +341,7 @@ def lay_out(place: Path) -> None:
     [
         (["empty", "inflate.bt"], 1, "the folder empty holds no recording (no file named *.bt)"),
         (["inflate.bt", "notes"], 1, "the folder notes holds no recording (no file named *.bt)"),
-        (["no-such.bt", "inflate.bt"], 1, "cannot read no-such.bt: No such file or directory"),
+        (["no-such.bt", "inflate.bt"], 2, "cannot read no-such.bt: No such file or directory"),
         (
             ["deflate.bt", "inflate.bt"],
             1,

@@ -13,7 +13,7 @@ import synthetic
 from fakesystem import limited_to
 from mutations import join, seal, split
 
-from balloontrace.errors import RecordingError
+from balloontrace.errors import RecordingError, UsageError
 from balloontrace.recording import MAGIC, MAX_PAYLOAD_BYTES, RecordingWriter, read_recording
 
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(data: bytes, sentence: s
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(RecordingError, match="cannot read"):
+        with pytest.raises(UsageError, match="cannot read"):
             read_recording(path)
 
 
