@@ -142,7 +142,8 @@ def _loaded(
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         raise _failure(
             CannotTraceError,
-            f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB, on the host's side up to 235",
+            f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB, "
+            "on the host's side up to 235",
             messages,
         )
     reply: dict[str, Any] = json.loads(answer)
