@@ -124,6 +124,7 @@ def diagnose(
     machine = check_machine(symbols, bcc, root)
     firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
     fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
+    fentry &= not draft.driver_module or can_search_modules(root)
     plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
@@ -155,6 +156,11 @@ def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
 def can_fentry(symbols: Iterable[Symbol], bcc: Bcc) -> bool:
     """Whether kernel and bcc can hook functions, those of modules too, by fentry."""
     return bcc.version >= _BCC_WITH_MODULE_FENTRY and any(s.plain_name == _TRAMPOLINE for s in symbols)
+
+
+def can_search_modules(root: Path) -> bool:
+    """Whether libbpf may walk all type information for a module's (BPF_BTF_GET_NEXT_ID)."""
+    return bool(kernel.read_effective_capabilities(root) >> _CAP_SYS_ADMIN & 1)
 
 
 def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:

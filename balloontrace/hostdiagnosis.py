@@ -14,6 +14,7 @@ from balloontrace.diagnosis import (
     ProbedRow,
     State,
     can_fentry,
+    can_search_modules,
     check_firing,
     check_machine,
     find_bcc,
@@ -97,7 +98,7 @@ def _has_tracepoints(root: Path) -> bool:
 def _known_functions(root: Path) -> frozenset[str]:
     """Of the functions to probe those that type information describes, the kernel's or that of module kvm."""
     found: set[str] = set()
-    for module in ("", KVM_MODULE):
+    for module in ("", KVM_MODULE) if can_search_modules(root) else ("",):
         with suppress(BtfError), open_btf(root, module) as btf:
             found.update(name for name in SYMBOL_NAMES if btf.has_function(name))
     return frozenset(found)

@@ -34,6 +34,7 @@ def test_a_guest_that_can_be_traced(guest: lab.Guest) -> None:
     texts = {finding["name"]: finding["text"] for finding in found["findings"]}
     assert found["can_trace"] is True
     assert set(states.values()) == {"ok"}
+    assert texts["firing"] == "tried, and ran: fentry, kprobe"
     assert release in texts["kernel"]
     assert release in texts["headers"]
     assert found["driver"] == {"kind": "stock", "module": "virtio_balloon"}
@@ -105,6 +106,51 @@ def test_without_headers(guest: lab.Guest) -> None:
     assert f"install linux-headers-{release}" in last_words(done)
 
 
+# ---- probes that would be attached and not run ----
+
+FTRACE, KPROBES = "/proc/sys/kernel/ftrace_enabled", "/sys/kernel/debug/kprobes/enabled"
+
+
+def with_off(guest: lab.Guest, switch: str, *words: str) -> lab.Completed:
+    """A command while one of the kernel's switches is off."""
+    script = f'echo 0 > {switch}; "$@"; status=$?; echo 1 > {switch}; exit $status'
+    return guest.run([*shell(script), "sh", *words], timeout_s=DOCTOR_S)
+
+
+def test_ftrace_is_off(guest: lab.Guest) -> None:
+    refusal = (
+        "kernel.ftrace_enabled is 0, so required probes would not run: update_balloon_size_func, tell_host"
+    )
+    assert refusal in last_words(with_off(guest, FTRACE, "balloontrace", "doctor"))
+    done = with_off(guest, FTRACE, "balloontrace", "record", "-o", "/tmp/never.bt")
+    assert (done.status, done.stderr) == (
+        3, f"balloontrace: cannot trace here: {refusal}: sysctl kernel.ftrace_enabled=1\n"
+    )  # fmt: skip
+    assert guest.run(["ls", "/tmp/never.bt"]).status != 0
+
+
+def test_kprobes_are_disarmed(guest: lab.Guest) -> None:
+    """The driver's own functions have fentry, which runs all the same; reading the target has not."""
+    found = json.loads(with_off(guest, KPROBES, "balloontrace", "doctor", "--format", "json").stdout)
+    (firing,) = [each for each in found["findings"] if each["name"] == "firing"]
+    assert (found["can_trace"], firing["state"]) == (True, "warning")
+    assert firing["text"].endswith("is 0), so probes would not run: config_get")
+    words = ["balloontrace", "record", "--attach", "kprobe", "-o", "/tmp/never.bt"]
+    done = with_off(guest, KPROBES, *words)
+    assert done.status == 3, done.describe()
+    assert "required probes would not run: update_balloon_size_func, tell_host" in done.stderr
+
+
+def test_host_side_in_a_pid_namespace(guest: lab.Guest) -> None:
+    """Doctor and record refuse alike: programs see other numbers of processes."""
+    words = "balloontrace doctor --side host; balloontrace record --side host -p 1 -o /tmp/never.bt"
+    done = guest.run(["unshare", "--pid", "--fork", "--mount-proc", *shell(words)], timeout_s=DOCTOR_S)
+    assert done.status == 3, done.describe()
+    doctors, recorders = done.stderr.splitlines()
+    assert doctors == recorders
+    assert "this is a container with process numbers of its own" in doctors
+
+
 # ---- two balloons, one of which means free page hints by bit 3 ----
 
 
@@ -146,7 +192,8 @@ def test_drivers_and_devices_are_told_apart(two_balloons: lab.Guest, kind: str) 
     with_bit_3 = ["FREE_PAGE_HINT" in each["features"] for each in found["devices"]]
     assert sorted(with_bit_3) == [False, True]
     assert with_bit_3 == [3 in each["feature_bits"] for each in found["devices"]]
-    # To the stock driver it is what the device means by it.
+    # To the stock driver it is what the device means by it, and no probe shows it.
+    assert states.get("untraced") == ("warning" if kind == "stock" else None)
     assert states.get("bit 3") == (None if kind == "stock" else "warning")
     warned = [line for line in text if "discards pages which the guest still uses" in line]
     assert [line.startswith("warn bit 3") for line in warned] == ([] if kind == "stock" else [True])

@@ -161,3 +161,15 @@ def test_the_program_is_six_instructions() -> None:
 
     opcodes = [code for code, *_ in struct.iter_unpack("=BBhi", _counting(9))]
     assert opcodes == [0x18, 0, 0xB7, 0xDB, 0xB7, 0x95]
+
+
+def test_few_capabilities_take_kprobes_and_refuse_where_those_are_refused(system: FakeSystem) -> None:
+    """Without CAP_SYS_ADMIN nothing finds a module's functions for fentry."""
+    system.capabilities(1 << 38 | 1 << 39)
+    denied = Trial({FENTRY: True}, {KPROBE: "Permission denied"})
+    refused = diagnose(system.root, trial=lambda _: denied)
+    (problem,) = refused.problems
+    assert problem.text.startswith("the kernel refuses kprobe probes (Permission denied), so required probes")
+    allowed = diagnose(system.root, trial=lambda _: BOTH_RUN)
+    assert allowed.problems == ()
+    assert {mechanism for row in probed_rows(allowed.plan) for mechanism in row.mechanisms} == {KPROBE}
