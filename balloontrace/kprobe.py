@@ -30,13 +30,18 @@ _SET_BPF = 0x40042408
 _POWERPC_ENABLE, _POWERPC_SET_BPF = 0x20002400, 0x80042408  # its ioctls have their direction elsewhere
 
 
-def attach_kprobe(program_fd: int, address: int, *, returns: bool, root: Path = ROOT) -> int:
-    """A descriptor as long as which a kprobe, or kretprobe, at `address` runs the program. Raises OSError."""
+def attach_kprobe(program_fd: int, address: int, *, returns: bool, name: str = "", root: Path = ROOT) -> int:
+    """A descriptor as long as which a kprobe, or kretprobe, at `address` runs the program. Raises OSError.
+
+    With `name`, the place is `address` bytes into that function.
+    """
     source = root / "sys/bus/event_source/devices/kprobe"
     kind = int((source / "type").read_text())
     retprobe_bit = int((source / "format/retprobe").read_text().strip().removeprefix("config:"))
+    function = ctypes.create_string_buffer(name.encode())
+    place = ctypes.addressof(function) if name else 0
     attribute = _ATTRIBUTE.pack(
-        kind, _ATTRIBUTE.size, int(returns) << retprobe_bit, 0, 0, 0, 0, 0, 0, 0, address
+        kind, _ATTRIBUTE.size, int(returns) << retprobe_bit, 0, 0, 0, 0, 0, 0, place, address
     )
     fd = _perf_event_open(attribute)
     powerpc = platform.machine().startswith("ppc")

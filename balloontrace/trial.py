@@ -15,28 +15,26 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from fcntl import ioctl
 from functools import partial
 from pathlib import Path
 
-from balloontrace.kernel import read_text
+from balloontrace.kprobe import attach_kprobe
 from balloontrace.libbpf import BtfError, open_btf
 from balloontrace.probes import Mechanism
 
 FUNCTION = "eventfd_write"
 
-# bpf(2) and perf_event_open(2) by architecture, of those whose ioctl numbers are the common ones.
-_SYSTEM_CALLS = {"x86_64": (321, 298), "aarch64": (280, 241), "riscv64": (280, 241), "s390x": (351, 331)}
-_KPROBE_TYPE = "sys/bus/event_source/devices/kprobe/type"
+# __NR_bpf; the C library has no function for it.
+_SYSTEM_CALL_NUMBERS = {
+    "x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "ppc64": 361,
+    "s390x": 351,
+}  # fmt: skip
+_KPROBES = "sys/bus/event_source/devices/kprobe"
 
 # include/uapi/linux/bpf.h
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 1, 5, 17
 _MAP_TYPE_ARRAY, _PROG_TYPE_KPROBE, _PROG_TYPE_TRACING, _TRACE_FENTRY = 2, 2, 26, 24
 _PSEUDO_MAP_VALUE = 2
-# include/uapi/linux/perf_event.h
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_ATTR_SIZE_VER1 = 72
-_PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
 _CALLS = 3
 
@@ -67,7 +65,7 @@ _Attach = Callable[["_Kernel", ExitStack, int], None]
 
 def _attachers(root: Path) -> Iterator[tuple[Mechanism, _Attach]]:
     """How to attach each kind that can be tried here, given what counts its runs."""
-    if platform.machine() not in _SYSTEM_CALLS:
+    if platform.machine() not in _SYSTEM_CALL_NUMBERS:
         return
     try:
         with open_btf(root) as btf:
@@ -76,9 +74,8 @@ def _attachers(root: Path) -> Iterator[tuple[Mechanism, _Attach]]:
         function_id = None
     if function_id is not None:
         yield Mechanism.FENTRY, partial(_attach_fentry, function_id)
-    kind = read_text(root / _KPROBE_TYPE)
-    if kind is not None:
-        yield Mechanism.KPROBE, partial(_attach_kprobe, int(kind))
+    if (root / _KPROBES).exists():
+        yield Mechanism.KPROBE, partial(_attach_kprobe, root)
 
 
 def _fires(attach: _Attach) -> bool:
@@ -98,11 +95,9 @@ def _attach_fentry(function_id: int, kernel: _Kernel, stack: ExitStack, counter:
     stack.enter_context(_owned(kernel.bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QII", 0, program, 0))))
 
 
-def _attach_kprobe(kind: int, kernel: _Kernel, stack: ExitStack, counter: int) -> None:
+def _attach_kprobe(root: Path, kernel: _Kernel, stack: ExitStack, counter: int) -> None:
     program = stack.enter_context(_owned(kernel.load(_PROG_TYPE_KPROBE, counter)))
-    event = stack.enter_context(_owned(kernel.open_kprobe(kind)))
-    ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
-    ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    stack.enter_context(_owned(attach_kprobe(program, 0, returns=False, name=FUNCTION, root=root)))
 
 
 @contextmanager
@@ -114,16 +109,16 @@ def _owned(fd: int) -> Iterator[int]:
 
 
 class _Kernel:
-    """The two system calls that the C library has no function for."""
+    """bpf(2), for which the C library has no function."""
 
     def __init__(self) -> None:
-        self._bpf, self._perf_event_open = _SYSTEM_CALLS[platform.machine()]
+        self._number = _SYSTEM_CALL_NUMBERS[platform.machine()]
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def bpf(self, command: int, attributes: bytes) -> int:
         """The system call of that name. OSError as the kernel says."""
         held = ctypes.create_string_buffer(attributes, len(attributes))
-        return self._checked(self._libc.syscall(self._bpf, command, held, len(attributes)))
+        return self._checked(self._libc.syscall(self._number, command, held, len(attributes)))
 
     def create_counter(self) -> int:
         """An array of one u64; its descriptor."""
@@ -149,21 +144,6 @@ class _Kernel:
                 0, _TRACE_FENTRY if function_id else 0, 0, 0, 0, 0, 0, 0, 0, function_id, 0,
             ),
         )  # fmt: skip
-
-    def open_kprobe(self, kind: int) -> int:
-        """A perf event for a kprobe on the function; `kind` is perf's number of them."""
-        name = ctypes.create_string_buffer(FUNCTION.encode())
-        attributes = ctypes.create_string_buffer(
-            struct.pack(
-                "=IIQQQQQIIQQ",
-                kind, _PERF_ATTR_SIZE_VER1, 0, 1, 0, 0, 0, 1, 0, ctypes.addressof(name), 0,
-            ),
-            _PERF_ATTR_SIZE_VER1,
-        )  # fmt: skip
-        on_cpu, no_group = 0, -1  # a program runs on every CPU all the same
-        return self._checked(
-            self._libc.syscall(self._perf_event_open, attributes, -1, on_cpu, no_group, _PERF_FLAG_FD_CLOEXEC)
-        )
 
     def _checked(self, result: int) -> int:
         if result < 0:
