@@ -17,6 +17,7 @@ from balloontrace.hostdiagnosis import diagnose_host
 from balloontrace.kernel import Layout, Symbol
 from balloontrace.probes import Mechanism, Plan, make_plan
 from balloontrace.trial import Trial, try_probes
+from balloontrace.vmm import choose_process
 
 FENTRY, KPROBE = Mechanism.FENTRY, Mechanism.KPROBE
 BOTH_RUN = Trial({FENTRY: True, KPROBE: True})
@@ -173,3 +174,18 @@ def test_few_capabilities_take_kprobes_and_refuse_where_those_are_refused(system
     allowed = diagnose(system.root, trial=lambda _: BOTH_RUN)
     assert allowed.problems == ()
     assert {mechanism for row in probed_rows(allowed.plan) for mechanism in row.mechanisms} == {KPROBE}
+
+
+@pytest.mark.parametrize(("module", "said"), [("\t[kvm]", "module kvm is loaded"), ("", "kvm is built in")])
+def test_kvm_is_a_module_or_built_in(system: FakeSystem, module: str, said: str) -> None:
+    system.kallsyms([f"ffffffffc0500000 t kvm_vm_ioctl{module}"])
+    assert said in {found.text for found in diagnose_host(system.root).findings}
+
+
+def test_processes_with_numbers_of_their_own_are_told_beforehand(system: FakeSystem) -> None:
+    link = system.folder("proc/self/ns") / "pid"
+    link.symlink_to("pid:[4026532999]")
+    (found,) = [each for each in diagnose_host(system.root).problems if each.name == "processes"]
+    with pytest.raises(CannotTraceError) as refused:
+        choose_process(1, (), system.root)
+    assert str(refused.value) == found.sentence
