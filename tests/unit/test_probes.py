@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.kernel import Layout, Symbol
 from balloontrace.probes import TABLE, Mechanism, Plan, PlannedProbe, Status, describe, make_plan
@@ -306,3 +307,26 @@ def test_rows_of_a_recording() -> None:
     assert shown["fill_balloon"]["status"] == "inlined"
     assert shown["virtballoon_migratepage"]["status"] == "failed"
     assert shown["virtballoon_migratepage"]["note"] == "no kprobe: Invalid argument"
+
+
+# ---- a module that was loaded again ----
+
+
+def test_a_plan_moves_with_its_module() -> None:
+    plan = stock().with_kprobes()
+    moved = plan.moved_to(driver(base=0xC0900000) + transport())
+    assert [each.status for each in moved.probes] == [each.status for each in plan.probes]
+    before, after = plan.probe(Function.TELL_HOST), moved.probe(Function.TELL_HOST)
+    assert [symbol.address for symbol in before.symbols] == [0xC0400000]
+    assert [symbol.address for symbol in after.symbols] == [0xC0900000]
+    assert moved.probe(Function.CONFIG_GET) == plan.probe(Function.CONFIG_GET)
+
+
+def test_a_module_without_what_was_traced_is_refused() -> None:
+    with pytest.raises(MissingProbeError, match="tell_host is not in it any more"):
+        stock().with_kprobes().moved_to(without("tell_host"))
+
+
+def test_fentry_does_not_move() -> None:
+    with pytest.raises(MissingProbeError, match="was reached by fentry"):
+        stock(fentry=DRIVER_FUNCTIONS).moved_to(driver(base=0xC0900000) + transport())
