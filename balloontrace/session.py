@@ -340,7 +340,8 @@ class Session(RecordingSession):
         if look is None or look.moved is None:
             return None
         plan, layout = self._collector.plan, self._diagnosis.layout
-        seen_pages = seen_by_probes(look.counters, plan, layout, look.moved)
+        missed = self._collector.read_missed()
+        seen_pages = seen_by_probes(look.counters, plan, layout, look.moved, missed)
         return find_unseen(
             look.moved,
             None if seen_pages is None else max(0, seen_pages - unwritten_pages),

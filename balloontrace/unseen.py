@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 
 from balloontrace.collector import Counters
 from balloontrace.events import BALLOON_PAGE_BYTES, Function, SpanFlag
@@ -33,8 +34,14 @@ _MOVING = (
 _HOLDING = (Function.UPDATE_BALLOON_SIZE_FUNC, Function.LEAK_BALLOON)
 
 
-def seen_by_probes(counters: Counters, plan: Plan, layout: Layout, moved: Moved) -> int | None:
-    """Pages the programs have counted; None where the driver's structures do not show them."""
+def seen_by_probes(
+    counters: Counters, plan: Plan, layout: Layout, moved: Moved, missed: Mapping[Function, int | None]
+) -> int | None:
+    """Pages the programs have counted; None where the driver's structures do not show them.
+
+    A call that was seen in part, or that the kernel says it `missed`, is told as a lost event: it may have
+    sent as much as a send does.
+    """
     functions = counters.functions
     if not any(functions[each].entries or functions[each].returns for each in _MOVING):
         return 0
@@ -44,7 +51,11 @@ def seen_by_probes(counters: Counters, plan: Plan, layout: Layout, moved: Moved)
     wanted = set(_COUNTING) if plan.patched else {Function.TELL_HOST}
     if not wanted <= attached or layout.get("virtio_balloon", "num_pfns") is None:
         return None
-    pages = sum(functions[each].pages for each in _COUNTING)
+    in_part = {each: functions[each].no_state + functions[each].overwritten for each in _COUNTING}
+    lost = {each: calls + (missed.get(each) or 0) for each, calls in in_part.items()}
+    if lost[Function.SET_PAGE_BITMAP]:
+        return None
+    pages = sum(functions[each].pages for each in _COUNTING) + SEND_PAGES * lost[Function.TELL_HOST]
     if functions[Function.SEND_RESP_DATA].entries:
         return pages  # a migration is sent without tell_host
     migrated = min(moved.migrated, functions[Function.VIRTBALLOON_MIGRATEPAGE].returns * UNIT_PAGES)

@@ -541,6 +541,9 @@ class CountingCollector(ScriptedCollector):
             row = (entries, returns, 0, 0, 0, 0, 0, pages)
             struct.pack_into("8Q", self.raw, function * FUNCTION_COUNTER_BYTES, *row)
 
+    def read_missed(self) -> dict[Function, int | None]:
+        return {Function.TELL_HOST: 0}
+
     def read_counters(self) -> bytes:
         return bytes(self.raw)
 
@@ -604,6 +607,22 @@ def test_pages_under_way_are_no_false_alarm(
     assert result.unseen is not None
     assert result.unseen.pages == unseen_pages
     assert end_of(recording)["under_way_pages"] == (0 if calls[0] == calls[1] else 256)
+
+
+def test_calls_that_were_lost_are_told_as_such(
+    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A return is dropped when another's fexit leaves the function: those pages are no unseen ones."""
+    monkeypatch.setattr("balloontrace.session.UNIT_PAGES", 1)
+    known = replace(diagnosis, layout=replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312}))
+    collector = CountingCollector(known, 1000 - 256)
+    struct.pack_into(
+        "Q", collector.raw, Function.TELL_HOST * FUNCTION_COUNTER_BYTES + 8 * 5, 1
+    )  # overwritten
+    looks = [(0, 0, 0), (1000, 0, 0), (1000, 0, 0)]
+    result, _ = record_moving(tmp_path, known, monkeypatch, collector, looks)
+    assert result.unseen is not None
+    assert result.unseen.pages == 0
 
 
 def test_without_the_layout_nobody_knows_what_was_seen(
