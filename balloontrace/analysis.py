@@ -33,7 +33,13 @@ from balloontrace.metadata import (
     text,
 )
 from balloontrace.moved import Unseen, describe_unseen
-from balloontrace.operations import NO_OPERATION, FoundOperation, Operations, find_operations
+from balloontrace.operations import (
+    MOST_OPERATIONS,
+    NO_OPERATION,
+    FoundOperation,
+    Operations,
+    find_operations,
+)
 from balloontrace.recording import Recording
 from balloontrace.results import (
     DEFLATE,
@@ -50,12 +56,12 @@ from balloontrace.results import (
     StageRow,
     Total,
 )
-from balloontrace.stages import NOT_SERVED, StageTables
+from balloontrace.stages import NOT_SERVED, StageTables, possible_times
 from balloontrace.stats import sums
 from balloontrace.units import format_count, format_duration_ns, rate_bytes_per_s
 from balloontrace.verdict import explain
 from balloontrace.windows import measure_bitmap_use
-from balloontrace.wire import Payloads, Spans, decode_counters, decode_payloads, decode_spans
+from balloontrace.wire import Payloads, Recorded, Spans, decode_counters, decode_payloads, decode_spans
 from balloontrace.workitems import UNKNOWN_DEVICE
 
 HOST = "host"
@@ -147,20 +153,27 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     """A guest's recording, with the host's times of each send if there is one."""
     header = parse_header(recording)
     end = parse_end(recording.end)
-    spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
+    decoded = decode_spans(
+        recording.spans,
+        parse_span_layout(recording.metadata.get("span_layout")),
+        Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
+    )
     losses = _losses(recording, end)
-    traced = _traced(header, spans, losses)
-    missing = _missing_spans(spans, losses)
+    traced = _traced(header, decoded, losses)
+    missing = _missing_spans(decoded, losses)
     changed = Function.VIRTBALLOON_CHANGED
     gaps = parse_driver_gaps(recording)
     operations = find_operations(
-        spans, gaps=gaps, interrupts_traced=changed in traced and not missing.get(changed)
+        decoded, gaps=gaps, interrupts_traced=changed in traced and not missing.get(changed)
     )
+    spans = operations.spans
     payloads = decode_payloads(
         recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
     )
     carried = measure_payloads(spans, operations, payloads)
     both = None if host is None else _join(spans, operations, carried, host, header, end)
+    if both is not None:
+        both = replace(both, times=possible_times(both.times, spans))
     tables = StageTables(
         spans, operations, sends_traced=bool(SENDS & traced), host=both.times if both else None
     )
@@ -230,7 +243,8 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
 
 def _is_whole(recording: Recording, spans: Spans, end: End | None) -> bool:
     """Whether a guest's recording ended as it should, and all of it is there."""
-    return recording.complete and not spans.damaged and (end is None or end.clean is not False)
+    left_out = spans.damaged or spans.contradictory or spans.beyond
+    return recording.complete and not left_out and (end is None or end.clean is not False)
 
 
 def _join(
@@ -481,7 +495,20 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     """What keeps the recording from being whole, beside damage."""
     sentences = [*recording.notes]
     if spans.damaged:
-        sentences.append(f"{format_count(spans.damaged)} records could not be decoded")
+        sentences.append(
+            f"{format_count(spans.damaged)} records could not be decoded or say what cannot be; "
+            "they were left out"
+        )
+    if spans.contradictory:
+        sentences.append(
+            f"{format_count(spans.contradictory)} records contradict others (calls that overlap, parts longer "
+            "than the whole); they were left out"
+        )
+    if spans.beyond:
+        sentences.append(
+            f"more than {format_count(MOST_OPERATIONS)} operations: the {format_count(spans.beyond)} records "
+            "from the next one on were left out"
+        )
     if spans.unknown:
         sentences.append(f"{format_count(spans.unknown)} records are of functions this version does not know")
     if end is None:

@@ -149,7 +149,10 @@ def _change(
     vmstats: tuple[Mapping[str, int], Mapping[str, int]], name: str, unit_pages: int | None
 ) -> int | None:
     before, after = vmstats[0].get(name), vmstats[1].get(name)
-    return None if before is None or after is None or unit_pages is None else (after - before) * unit_pages
+    # The kernel's counts only grow.
+    if before is None or after is None or unit_pages is None or after < before:
+        return None
+    return (after - before) * unit_pages
 
 
 def _running(operations: Operations) -> str | None:

@@ -200,8 +200,10 @@ def _steps(part: _Part, shown: Operation) -> _Steps | None:
     told = np.cumsum(sent[order])
     if before is None:
         return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
-    sign = 1 if part.found.kind == INFLATE else -1
-    return _Steps(PAGES_TOLD, ends_ns[order], before + sign * told, before)
+    sizes = before + (1 if part.found.kind == INFLATE else -1) * told
+    if (sizes < 0).any():  # more than it held was told of: pages twice over
+        return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
+    return _Steps(PAGES_TOLD, ends_ns[order], sizes, before)
 
 
 def _pages_of_sends(spans: Spans, sends: NDArray[np.intp], shown: Operation) -> Column | None:

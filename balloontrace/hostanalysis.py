@@ -14,10 +14,11 @@ from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
 from balloontrace.units import format_count
-from balloontrace.wire import Batches, decode_batches
+from balloontrace.wire import Batches, Recorded, decode_batches
 
 _RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
 _MAX_FILES = 64
+_MAX_SUM = 1 << 62
 _SPLIT_PROBE = "split_huge_pmd"
 _ATTACHED = "attached"
 _FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
@@ -38,8 +39,13 @@ class HostRecording:
 def analyse_host(recording: Recording) -> HostRecording:
     """Everything the report shows of the host's side. RecordingError when its description makes no sense."""
     header, end = parse_header(recording), parse_end(recording.end)
-    batches = decode_batches(recording.batches, parse_batch_layout(recording.metadata.get("batch_layout")))
-    totals = _sums(recording)
+    batches = decode_batches(
+        recording.batches,
+        parse_batch_layout(recording.metadata.get("batch_layout")),
+        Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
+    )
+    summed = _sums(recording)
+    totals = {call: sums for call, sums in summed.items() if _possible(sums)}
     losses = end.losses if end else ()
     lost = [loss.events_lost for loss in losses if loss.events_lost is not None]
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
@@ -72,7 +78,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         batches,
         end,
         side,
-        tuple(_warnings(recording, batches, end, losses)),
+        tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
         tuple(_not_measured(header, batches, int(delimited.sum()))),
     )
 
@@ -88,6 +94,11 @@ def _sums(recording: Recording) -> Mapping[Call, CallSums]:
         return {}
     layout = parse_sums_layout(recording.metadata.get("counters_layout"))
     return parse_host_counters(recording.counters, layout).calls
+
+
+def _possible(sums: CallSums) -> bool:
+    """Whether sums of calls can be: no counter gets that far."""
+    return max(sums.calls, sums.bytes, sums.duration_ns, *sums.buckets, 0) <= _MAX_SUM
 
 
 def _calls(call: Call, sums: CallSums, counts_freed: bool) -> HostCalls:
@@ -129,12 +140,17 @@ def _files(memory: Json) -> dict[str, int | None]:
 
 
 def _warnings(
-    recording: Recording, batches: Batches, end: End | None, losses: Sequence[Loss]
+    recording: Recording, batches: Batches, end: End | None, losses: Sequence[Loss], impossible: int
 ) -> Iterator[str]:
     """What keeps the host's recording from being whole."""
     yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
     if batches.damaged:
-        yield f"host: {format_count(batches.damaged)} batches could not be decoded"
+        yield (
+            f"host: {format_count(batches.damaged)} batches could not be decoded or say what cannot be; "
+            "they were left out"
+        )
+    if impossible:
+        yield f"host: the sums of {impossible} kinds of calls cannot be; they were left out"
     if end is None:
         yield "host: the recording has no end record: it was cut off, and what came after is unknown"
     elif end.clean is False:

@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 _MAX_ITEMS = 4096
 _MAX_TEXT_CHARACTERS = 4096
 _MAX_INTEGER = 2**63 - 1
+_MAX_FEATURE_BIT = 127
 
 _LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
 
@@ -150,9 +151,11 @@ def integer(table: Json, key: str) -> int | None:
 
 
 def number(table: Json, key: str) -> float | None:
-    """The number under `key`, whole or not."""
+    """The number under `key`, whole or not, if it is not negative."""
     value = table.get(key)
-    return value if isinstance(value, float) else integer(table, key)
+    if not isinstance(value, float):
+        return integer(table, key)
+    return value if 0 <= value <= _MAX_INTEGER else None
 
 
 def boolean(table: Json, key: str) -> bool | None:
@@ -208,7 +211,9 @@ def _parse_device(table: Json) -> Device | None:
         index=index,
         features=_texts(table.get("features")),
         feature_bits=tuple(
-            bit for bit in (bits[:_MAX_ITEMS] if isinstance(bits, list) else []) if type(bit) is int
+            bit
+            for bit in (bits[:_MAX_ITEMS] if isinstance(bits, list) else [])
+            if type(bit) is int and 0 <= bit <= _MAX_FEATURE_BIT
         ),
     )
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from balloontrace.consistency import understand
 from balloontrace.events import Function, SpanFlag
 from balloontrace.results import (
     DEFLATE,
@@ -32,17 +33,12 @@ from balloontrace.results import (
 )
 from balloontrace.stats import sums
 from balloontrace.wire import Column, Mask, Spans
-from balloontrace.workitems import (
-    NO_SPAN,
-    NOT_MEASURED,
-    UNKNOWN_DEVICE,
-    Nesting,
-    WorkItems,
-    find_work_items,
-    nest_spans,
-)
+from balloontrace.workitems import NO_SPAN, NOT_MEASURED, UNKNOWN_DEVICE, Nesting, WorkItems
 
 NO_OPERATION = -1
+
+MOST_OPERATIONS = 100_000
+"""What comes from the next one on is left out."""
 
 # Where the target was not measured, a pause this long between work items ends an operation: re-queueing
 # takes microseconds.
@@ -71,10 +67,12 @@ class FoundOperation:
 class Operations:
     """Operations in order of start, with the columns their stages are computed from.
 
+    `spans` are those that everything else here is about: consistent, and no more than are followed.
     `item_operation` and `send_operation` give the operation's place in `found`, or NO_OPERATION, for each
     row of `items` and each span.
     """
 
+    spans: Spans
     found: tuple[FoundOperation, ...]
     nesting: Nesting
     items: WorkItems
@@ -84,12 +82,14 @@ class Operations:
 
 
 def find_operations(spans: Spans, *, interrupts_traced: bool, gaps: Sequence[DriverGap] = ()) -> Operations:
-    """Group all spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
+    """Group spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
 
-    No operation spans one of the `gaps` in which its device was seen to have no driver.
+    No operation spans one of the `gaps` in which its device was seen to have no driver. Contradictory spans
+    are left out, and those from the operation on that is one too many.
     """
-    nesting = nest_spans(spans)
-    items, send_row = find_work_items(spans, nesting)
+    understood = understand(spans)
+    spans, nesting = understood.spans, understood.nesting
+    items, send_row = understood.items, understood.send_row
     removal = find_removals(spans, nesting)
     gone = _gone(items, gaps)
     rows, firsts = _split(
@@ -97,6 +97,11 @@ def find_operations(spans: Spans, *, interrupts_traced: bool, gaps: Sequence[Dri
         np.concatenate([nesting.device[removal], np.array([device for device, _ in gone], dtype=np.int64)]),
         np.concatenate([spans.int64("start_ns")[removal], np.array([at for _, at in gone], dtype=np.int64)]),
     )
+    if np.count_nonzero(firsts) > MOST_OPERATIONS:
+        begins_ns = np.sort(items.start_ns[rows[firsts]])
+        beyond = spans.int64("start_ns") >= begins_ns[MOST_OPERATIONS]
+        fewer = replace(spans.without(beyond), beyond=spans.beyond + int(np.count_nonzero(beyond)))
+        return find_operations(fewer, interrupts_traced=interrupts_traced, gaps=gaps)
     events = _Events(spans, nesting, gone, gaps)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))
@@ -105,6 +110,7 @@ def find_operations(spans: Spans, *, interrupts_traced: bool, gaps: Sequence[Dri
     item_operation = np.full(len(items) + 1, NO_OPERATION, dtype=np.int64)
     item_operation[rows] = rank[np.cumsum(firsts) - 1]
     return Operations(
+        spans=spans,
         found=tuple(found[index] for index in order),
         nesting=nesting,
         items=items,
@@ -286,12 +292,17 @@ def _describe_one(
         actual_before_pages=(
             None
             if actual_first is None or not items.pages_known[first]
-            else actual_first - direction * int(items.pages[first])
+            else _not_negative(actual_first - direction * int(items.pages[first]))
         ),
         actual_after_pages=_optional(items.actual_pages[last]),
         oom_notifications=oom_high - oom_low,
         oom_pages=sum(events.oom_pages[device][oom_low:oom_high]),
     )
+
+
+def _not_negative(pages: int) -> int | None:
+    """None for fewer than no pages: sends name pages twice over."""
+    return pages if pages >= 0 else None
 
 
 def _queued_by(items: WorkItems, first: int, events: _Events) -> int | None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.errors import RecordingError
 from balloontrace.events import Function
 from balloontrace.operations import NO_OPERATION, Operations, operation_of_spans
 from balloontrace.results import INFLATE, StageRow
@@ -42,6 +43,11 @@ HOST_USER = "host user space"
 HOST_KERNEL = "host kernel"
 
 NOT_SERVED = -1
+
+# The rules before should have left such records out; what they missed is not shown either.
+_CONTRADICTION = (
+    "the recording's times contradict each other: parts are longer than the whole; it is unusable"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,18 @@ class _Parts:
     config_calls: Column
     config_measured: Column
     served: Column
+
+
+def possible_times(host: HostTimes, spans: Spans) -> HostTimes:
+    """The same without what cannot be: a send is served within itself, and calls take no longer than that."""
+    served_ns, duration_ns = host.served_ns, spans.int64("duration_ns")
+    odd = (served_ns < 0) | (served_ns > duration_ns) | (host.calls_ns < 0) | (host.calls_ns > served_ns)
+    for way_ns in (host.to_host_ns, host.back_ns):
+        if way_ns is not None:
+            odd |= way_ns < 0
+    if not (odd & (served_ns != NOT_SERVED)).any():
+        return host
+    return replace(host, served_ns=np.where(odd, NOT_SERVED, served_ns))
 
 
 class StageTables:
@@ -294,6 +312,8 @@ def _row(
     stage, name, where, part_of = what
     if not measured:
         return StageRow(stage, name, where, part_of)
+    if spread.total_ns < 0 or (spread.p50_ns or 0) < 0:
+        raise RecordingError(_CONTRADICTION)
     return StageRow(
         stage,
         name,
@@ -311,6 +331,8 @@ def _row(
 
 def _sum_row(what: tuple[str, str, str, str | None], total_ns: int, wall_ns: int) -> StageRow:
     stage, name, where, part_of = what
+    if total_ns < 0:
+        raise RecordingError(_CONTRADICTION)
     return StageRow(stage, name, where, part_of, total_ns=total_ns, share=_share(total_ns, wall_ns))
 
 

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.errors import RecordingError
+
 Int64s = NDArray[np.int64]
+
+_MOST = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,14 @@ def distributions(values_ns: Int64s, groups: Int64s, group_count: int) -> list[D
 
 
 def sums(values: Int64s, groups: Int64s, group_count: int) -> Int64s:
-    """Exact integer sum of the values of each group; `np.bincount` would add them up as floats."""
+    """Exact integer sum of the values of each group; `np.bincount` would add them up as floats.
+
+    RecordingError when one does not fit 64 bits: no recording that makes sense is that long or large.
+    """
+    if len(values) and max(abs(int(values.min())), abs(int(values.max()))) >= _MOST // len(values):
+        rough = np.bincount(groups, weights=np.abs(values.astype(np.float64)), minlength=group_count)
+        if rough.max() >= _MOST:
+            raise RecordingError("the recording's times or counts add up to what cannot be; it is unusable")
     totals = np.zeros(group_count, dtype=np.int64)
     np.add.at(totals, groups, values)
     return totals

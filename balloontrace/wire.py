@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,12 @@ _RING_FLAG_BITS = 0xC0000000
 # Later than 146 years of uptime, or longer than 104 days: no clock says that, so the record is damaged.
 _MAX_START_NS = 1 << 62
 _MAX_DURATION_NS = 1 << 53
+# What began so long before or after most of the recording is not of it; nor is what its clocks exclude by
+# more than it takes to attach and detach probes.
+_MAX_APART_NS = 1 << 53
+_CLOCK_SLACK_NS = 60 * 10**9
+# What all records add up to fits 64 bits with this much room.
+_MAX_SUM = 1 << 61
 
 _GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
 
@@ -64,12 +70,21 @@ class Spans:
     """Completed calls as columns of equal length, in order of start; a longer call before the one inside it.
 
     `columns` holds every field of `struct bt_span` under its own name, of the type in `COLUMN_TYPES`.
-    `damaged` counts records that could not be decoded, `unknown` those of functions a newer version traces.
+    `damaged` counts records that could not be decoded or say what cannot be, `unknown` those of functions a
+    newer version traces, `contradictory` those left out since because others contradict them, `beyond` those
+    left out because there are too many.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
     damaged: int = 0
     unknown: int = 0
+    contradictory: int = 0
+    beyond: int = 0
+
+    def without(self, left_out: Mask) -> Spans:
+        """The same without some of them, which are not counted here."""
+        columns = {name: values[~left_out] for name, values in self.columns.items()}
+        return replace(self, columns=columns)
 
     def __len__(self) -> int:
         return len(self.columns["start_ns"])
@@ -101,11 +116,31 @@ class Spans:
         return np.where(self.has(flag), self.int64(name), 0)
 
 
-def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Spans:
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """When a recording was made by its own clock, as far as it says."""
+
+    began_ns: int | None = None
+    ended_ns: int | None = None
+
+    def holds(self, start_ns: NDArray[np.uint64], end_ns: NDArray[np.uint64]) -> Mask:
+        """Which calls can be of it, by their start and end."""
+        low_ns = max(0, (self.began_ns or 0) - _CLOCK_SLACK_NS)
+        held: Mask = start_ns >= np.uint64(low_ns)
+        if self.ended_ns is not None:
+            held &= end_ns <= np.uint64(self.ended_ns + _CLOCK_SLACK_NS)
+        return held
+
+
+def decode_spans(
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
+) -> Spans:
     """Decode the SPAN pieces of a recording.
 
-    Records whose ring buffer header is odd, or whose times are impossible, are counted as damaged; so are
-    the bytes at the end of a piece that make no whole record.
+    Records whose ring buffer header is odd, or which say what cannot be, are counted as damaged; so are the
+    bytes at the end of a piece that make no whole record. What cannot be are times that no clock shows or
+    that lie outside the recording, a configuration access longer than its call, and calls that together take
+    longer than 64 bits hold.
     """
     records, torn = _record_table(pieces, layout)
     whole = _whole_records(records, layout)
@@ -113,6 +148,7 @@ def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Sp
     sane = (
         whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
     )
+    _leave_out_impossible(columns, sane, recorded or Recorded())
     known = sane & np.isin(columns["function"], [int(function) for function in Function])
     order = _start_order(columns, known)
     return Spans(
@@ -120,6 +156,30 @@ def decode_spans(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Sp
         damaged=int(np.count_nonzero(~sane)) + torn,
         unknown=int(np.count_nonzero(sane)) - int(np.count_nonzero(known)),
     )
+
+
+def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded) -> None:
+    """Takes from `sane` the spans that say what cannot be."""
+    start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
+    sane &= recorded.holds(start_ns, start_ns + duration_ns)
+    _leave_out_far(start_ns, sane)
+    with_config = (columns["flags"].astype(np.uint8) & np.uint8(SpanFlag.CONFIG)) != 0
+    sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
+    _leave_out_large(duration_ns, sane)
+
+
+def _leave_out_far(start_ns: NDArray[np.uint64], sane: Mask) -> None:
+    """Takes from `sane` what began too long before or after the middle one."""
+    if sane.any():
+        middle_ns = int(np.median(start_ns[sane].astype(np.float64)))
+        sane &= start_ns >= np.uint64(max(0, middle_ns - _MAX_APART_NS))
+        sane &= start_ns <= np.uint64(middle_ns + _MAX_APART_NS)
+
+
+def _leave_out_large(values: NDArray[np.uint64], sane: Mask) -> None:
+    """Takes from `sane` the largest values if all together come near to what 64 bits hold."""
+    if values[sane].astype(np.float64).sum() >= _MAX_SUM:
+        sane &= values <= np.uint64(_MAX_SUM // len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,20 +273,49 @@ class Batches:
         )
 
 
-def decode_batches(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> Batches:
-    """Decode the BTCH pieces of a recording; what cannot be is counted as damaged, as for spans."""
+def decode_batches(
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
+) -> Batches:
+    """Decode the BTCH pieces of a recording; what cannot be is counted as damaged, as for spans.
+
+    A batch begins with its kick, if that was seen, and ends with its completion; its calls lie between its
+    first and its last, one after the other.
+    """
     records, torn = _record_table(pieces, layout)
     columns = _columns(records, layout, BATCH_FIELDS)
     times = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
     sane = _whole_records(records, layout) & _below(columns["calls_ns"], _MAX_DURATION_NS)
     for name in times:
         sane &= _below(columns[name], _MAX_START_NS)
+    _leave_out_impossible_batches(columns, sane, recorded or Recorded())
     kept = np.flatnonzero(sane)
     order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
     return Batches(
         {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},
         damaged=int(np.count_nonzero(~sane)) + torn,
     )
+
+
+def _leave_out_impossible_batches(
+    columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded
+) -> None:
+    """Takes from `sane` the batches that say what cannot be."""
+    names = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns", "calls_ns")
+    kick_ns, first_ns, last_ns, done_ns, calls_ns = (columns[name].astype(np.uint64) for name in names)
+    flags = columns["flags"].astype(np.uint16)
+    kicked, done = ((flags & np.uint16(flag)) != 0 for flag in (BatchFlag.KICK_SEEN, BatchFlag.DONE_SEEN))
+    # Of one that was under way no call may have returned.
+    last_ns = np.where((last_ns == 0) & ((flags & np.uint16(BatchFlag.UNFINISHED)) != 0), first_ns, last_ns)
+    sane &= (first_ns <= last_ns) & (calls_ns <= np.maximum(last_ns, first_ns) - first_ns)
+    sane &= ~(kicked & (kick_ns > first_ns)) & ~(done & (done_ns < last_ns))
+    sane &= recorded.holds(first_ns, last_ns)
+    _leave_out_far(first_ns, sane)
+    for each in (kick_ns, done_ns):
+        apart = np.where(each > first_ns, each - first_ns, first_ns - each)
+        sane &= (each == 0) | (apart <= np.uint64(_MAX_APART_NS))
+    _leave_out_large(calls_ns, sane)
+    for name in ("madvise_bytes", "fallocate_bytes"):
+        _leave_out_large(columns[name].astype(np.uint64), sane)
 
 
 def _safe_type(values: NDArray[np.generic]) -> np.dtype[np.generic]:
@@ -309,7 +398,9 @@ def _rows(raw: bytes, layout: TableLayout) -> list[dict[str, int]]:
         row = raw[start : start + layout.stride_bytes]
         if len(row) < layout.stride_bytes:
             break
-        rows.append({name: _integer(row, kind, offset) for name, kind, offset in layout.fields})
+        values = {name: _integer(row, kind, offset) for name, kind, offset in layout.fields}
+        # What no counter reaches was not counted.
+        rows.append({name: value for name, value in values.items() if value < _MAX_SUM})
     return rows
 
 

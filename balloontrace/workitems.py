@@ -36,7 +36,9 @@ FAILED_ALLOCATION_SLEEP_NS = 200_000_000
 class Nesting:
     """For each span, the index of the span of each sort that it ran inside (or is), or NO_SPAN.
 
-    `bitmap` is `set_page_bitmap`, or where that was not traced the window. `send` tells which ones are sends.
+    `bitmap` is `set_page_bitmap`, or where that was not traced the window. `send` tells which ones are sends,
+    `crosses` which ones no thread can have made: they begin inside a call and end after it, or a function
+    was called inside itself.
     """
 
     work: Column
@@ -47,6 +49,7 @@ class Nesting:
     migrate: Column
     device: Column
     send: Mask
+    crosses: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +105,26 @@ class WorkItems:
 def nest_spans(spans: Spans) -> Nesting:
     """Find what each span ran inside, and its device: UNKNOWN_DEVICE if that cannot be told."""
     by_thread = np.argsort(spans.columns["tid"], kind="stable")
-    work = _enclosing(spans, by_thread, spans.of(Function.UPDATE_BALLOON_SIZE_FUNC))
-    oom = _enclosing(spans, by_thread, spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY))
-    migrate = _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_MIGRATEPAGE))
+    crosses = np.zeros(len(spans), dtype=np.bool_)
+    work = _enclosing(spans, by_thread, spans.of(Function.UPDATE_BALLOON_SIZE_FUNC), crosses)
+    oom = _enclosing(spans, by_thread, spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY), crosses)
+    migrate = _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_MIGRATEPAGE), crosses)
     is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (oom == NO_SPAN)
-    body = _enclosing(spans, by_thread, is_body)
-    send, window, bitmap = _find_sends(spans, by_thread)
+    body = _enclosing(spans, by_thread, is_body, crosses)
+    send, window, bitmap = _find_sends(spans, by_thread, crosses)
     device = _devices(spans, (work, body, bitmap, window, oom, migrate))
-    return Nesting(work, body, bitmap, window, oom, migrate, device, send)
+    return Nesting(work, body, bitmap, window, oom, migrate, device, send, crosses)
 
 
-def _find_sends(spans: Spans, by_thread: NDArray[np.intp]) -> tuple[Mask, Column, Column]:
+def _find_sends(spans: Spans, by_thread: NDArray[np.intp], crosses: Mask) -> tuple[Mask, Column, Column]:
     """Which spans are sends, the window each span ran inside, and the set_page_bitmap or else the window."""
     tell_host = spans.of(Function.TELL_HOST)
-    enclosing = _enclosing(spans, by_thread, tell_host)
+    enclosing = _enclosing(spans, by_thread, tell_host, crosses)
     by_bitmap = spans.of(Function.SEND_RESP_DATA)
     is_window = np.zeros(len(spans) + 1, dtype=np.bool_)
     is_window[enclosing[by_bitmap]] = True  # the last element stands for NO_SPAN
-    bitmap = _enclosing(spans, by_thread, spans.of(Function.SET_PAGE_BITMAP))
+    _enclosing(spans, by_thread, by_bitmap, crosses)
+    bitmap = _enclosing(spans, by_thread, spans.of(Function.SET_PAGE_BITMAP), crosses)
     if by_bitmap.any():  # else send_resp_data was not traced, and windows stand in for what they send
         is_window[:-1] |= tell_host & (bitmap != NO_SPAN)
     window = np.where(is_window[enclosing] & (enclosing != NO_SPAN), enclosing, NO_SPAN)
@@ -142,15 +147,24 @@ def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
     return _collect(spans, nesting, work_spans, send_row, body_row, bitmap_row), send_row
 
 
-def _enclosing(spans: Spans, by_thread: NDArray[np.intp], outer: Mask) -> Column:
+def _enclosing(spans: Spans, by_thread: NDArray[np.intp], outer: Mask, crosses: Mask) -> Column:
     """For each span the latest `outer` span of its thread that started no later and ended no earlier.
 
-    Right for functions that do not nest in themselves, which holds for all that are asked for here.
+    Right for functions that do not nest in themselves, which holds for all that are asked for here. What does
+    all the same, and what begins inside such a span and ends after it, is marked in `crosses`.
     """
+    if not outer.any():
+        return np.full(len(spans), NO_SPAN, dtype=np.int64)
     tid, end_ns = spans.columns["tid"][by_thread], spans.end_ns[by_thread]
+    start_ns = spans.int64("start_ns")[by_thread]
     positions = np.where(outer[by_thread], np.arange(len(spans)), -1)
-    latest = np.maximum.accumulate(positions) if len(positions) else positions
-    inside = (latest >= 0) & (tid[latest] == tid) & (end_ns[latest] >= end_ns)
+    latest = np.maximum.accumulate(positions)
+    same, until_ns = (latest >= 0) & (tid[latest] == tid), end_ns[latest]
+    inside = same & (until_ns >= end_ns)
+    crosses[by_thread[same & ~inside & (until_ns > start_ns)]] = True
+    own = np.flatnonzero(positions >= 0)
+    nests = (tid[own[1:]] == tid[own[:-1]]) & (start_ns[own[1:]] < end_ns[own[:-1]])
+    crosses[by_thread[own[1:][nests]]] = True
     found = np.empty(len(spans), dtype=np.int64)
     found[by_thread] = np.where(inside, by_thread[latest], NO_SPAN)
     return found

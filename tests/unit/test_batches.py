@@ -125,10 +125,18 @@ def test_a_batch_under_way_is_kept_as_unfinished() -> None:
 
 def test_batches_come_in_order_and_know_their_queue() -> None:
     raw = [
-        record(first_call_ns=30, calls_3=256, flags=1),
-        record(first_call_ns=10, calls_0=256, calls_5=256, madvise_bytes=1 << 20, flags=5),
-        record(first_call_ns=20, calls_0=1, calls_3=1),
-        record(first_call_ns=40, calls_4=1),
+        record(first_call_ns=30, last_return_ns=31, calls_3=256, flags=1),
+        record(
+            first_call_ns=10,
+            last_return_ns=12,
+            done_ns=12,
+            calls_0=256,
+            calls_5=256,
+            madvise_bytes=1 << 20,
+            flags=5,
+        ),
+        record(first_call_ns=20, last_return_ns=21, calls_0=1, calls_3=1),
+        record(first_call_ns=40, last_return_ns=40, calls_4=1),
     ]
     batches = decode_batches([b"".join(raw[:1]), b"".join(raw[1:])], TODAY)
     assert batches.int64("first_call_ns").tolist() == [10, 20, 30, 40]
@@ -141,6 +149,6 @@ def test_batches_come_in_order_and_know_their_queue() -> None:
 def test_damaged_batches_are_counted() -> None:
     odd = struct.pack("<II", 96, 0) + batch(first_call_ns=5)
     impossible = record(first_call_ns=1 << 63)
-    batches = decode_batches([record(first_call_ns=1) + odd + impossible + b"torn"], TODAY)
+    batches = decode_batches([record(first_call_ns=1, last_return_ns=1) + odd + impossible + b"torn"], TODAY)
     assert (len(batches), batches.damaged) == (1, 3)
     assert len(decode_batches([], TODAY)) == 0

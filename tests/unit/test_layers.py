@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "payloads",
         "workitems",
+        "consistency",
         "operations",
         "matching",
         "attacher",

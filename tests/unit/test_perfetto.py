@@ -26,7 +26,7 @@ from balloontrace.commands.export import export
 from balloontrace.errors import RecordingError
 from balloontrace.events import Function, Queue
 from balloontrace.render.perfetto import render_perfetto
-from balloontrace.timeline import build_timeline
+from balloontrace.timeline import _lanes, build_timeline
 from balloontrace.wire import Spans
 from balloontrace.workitems import NO_SPAN
 
@@ -288,23 +288,22 @@ def test_what_was_not_measured_is_no_counter() -> None:
     assert not any({"target_pages", "config_ns", "result"} & set(each.args) for each in sends)
 
 
-def test_calls_that_overlap_get_tracks_of_their_own() -> None:
+def test_calls_that_a_thread_cannot_have_made_are_left_out() -> None:
     flow = Flow()
     flow.resize(2048)
     start_ns, duration_ns, *rest = flow.spans[-1]
     flow.spans += [(start_ns + 1000, duration_ns, *rest), (start_ns + 2000, duration_ns, *rest)]
-    found = rendered(examine(synthetic.recording(flow)))
-    lanes = {name.partition(", ")[2] for name in found.tracks.values() if "thread" in name}
-    assert lanes == {"", "overlapping 1", "overlapping 2"}
+    guest = examine(synthetic.recording(flow))
+    lanes = {name.partition(", ")[2] for name in rendered(guest).tracks.values() if "thread" in name}
+    assert lanes == {""}
+    assert "2 records contradict others" in guest.report.warnings[0]
+    assert not guest.report.complete
 
 
-def test_more_overlap_than_there_can_be_is_refused() -> None:
-    flow = Flow()
-    flow.resize(256)
-    start_ns, duration_ns, *rest = flow.spans[-1]
-    flow.spans += [(start_ns + shift, duration_ns, *rest) for shift in range(1, 100)]
+def test_slices_that_overlap_get_tracks_of_their_own() -> None:
+    assert _lanes([0, 10, 20, 40], [30, 40, 50, 60], "x") == [[0, 3], [1], [2]]
     with pytest.raises(RecordingError, match="overlap: the recording is damaged"):
-        rendered(examine(synthetic.recording(flow)))
+        _lanes(range(100), range(1000, 1100), "x")
 
 
 def test_idle_tasks_are_told_apart_by_their_cpu() -> None:
