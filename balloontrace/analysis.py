@@ -214,7 +214,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             *_unseen_warnings(unseen, seen, lost, missing, gaps),
             *_warnings(recording, end, spans),
             *(_describe_gap(gap, header) for gap in gaps),
-            *_payload_warnings(payloads, losses),
+            *_payload_warnings(payloads, losses, carried.left_out),
             *(host.warnings if host else ()),
             *_missing_warnings(sum(missing.values())),
             *_loss_warnings(losses, lost),
@@ -501,8 +501,8 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
         )
     if spans.contradictory:
         sentences.append(
-            f"{format_count(spans.contradictory)} records contradict others (calls that overlap, parts longer "
-            "than the whole); they were left out"
+            f"{format_count(spans.contradictory)} records contradict others (calls that overlap, parts that "
+            "are longer than the whole); they were left out"
         )
     if spans.beyond:
         sentences.append(
@@ -540,12 +540,17 @@ def _describe_gap(gap: DriverGap, header: Header) -> str:
     return f"{devices} had no driver {since} to {back}; {traced}"
 
 
-def _payload_warnings(payloads: Payloads, losses: Sequence[Loss]) -> list[str]:
+def _payload_warnings(payloads: Payloads, losses: Sequence[Loss], left_out: int) -> list[str]:
     """What of the captured payloads is not there. The counts are of pieces of 1 KiB."""
     sentences = []
     lost = sum(loss.lost or 0 for loss in losses if loss.function == Function.PAYLOAD.symbol)
     if lost:
         sentences.append(f"{format_count(lost)} pieces of payloads were lost: what they named is not known")
+    if left_out:
+        sentences.append(
+            f"the payloads of {format_count(left_out)} sends were left out: they name more runs of pages, or "
+            "belong to more operations, than are gone through"
+        )
     if payloads.damaged:
         sentences.append(f"{format_count(payloads.damaged)} pieces of payloads could not be decoded")
     return sentences
@@ -601,7 +606,8 @@ def _not_measured(
     if not operations.items.measured.any() and len(operations.items):
         sentences.append("targets and outcomes: the target was not seen being read")
     missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, _NOT_NEEDED)]
-    sentences += [_missing_probe(probe, header.probes) for probe in missing]
+    stand_ins = _stand_ins(header.probes)
+    sentences += [_missing_probe(probe, stand_ins.get(probe.function)) for probe in missing]
     if end is None or end.own_cost is None:
         sentences.append("the tool's own cost: it is written at the end of a recording")
     return tuple(sentences)
@@ -641,13 +647,18 @@ def _unsplit(operations: Operations, both: BothSides) -> list[str]:
     return sentences
 
 
-def _missing_probe(probe: Probe, probes: Sequence[Probe]) -> str:
-    stand_ins = [
-        other.function
-        for other in probes
-        if probe.function in (other.stands_in_for or "").split(", ") and other.status == _ATTACHED
-    ]
+def _stand_ins(probes: Sequence[Probe]) -> Mapping[str, str]:
+    """For each function that was not attached itself the first that was attached in its place."""
+    found: dict[str, str] = {}
+    for probe in probes:
+        if probe.status == _ATTACHED:
+            for name in (probe.stands_in_for or "").split(", "):
+                found.setdefault(name, probe.function)
+    return found
+
+
+def _missing_probe(probe: Probe, stand_in: str | None) -> str:
     sentence = f"{probe.function}: {probe.status or 'not attached'}"
-    if stand_ins:
-        return f"{sentence}; {stand_ins[0]} stands in for it"
+    if stand_in is not None:
+        return f"{sentence}; {stand_in} stands in for it"
     return f"{sentence} ({probe.note})" if probe.note else sentence

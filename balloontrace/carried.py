@@ -19,12 +19,14 @@ from balloontrace.events import Function, Queue, SpanFlag
 from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.pageset import PageSet
 from balloontrace.payloads import (
+    MOST_RUNS,
     NO_PFN,
     Captured,
     Named,
     SendColumns,
     State,
     contents_after,
+    most_runs,
     summarise_payloads,
 )
 from balloontrace.results import INFLATE, PayloadSends, PayloadStatistics
@@ -34,6 +36,10 @@ from balloontrace.workitems import NO_SPAN
 _MIGRATION = -2
 _OTHER = -3
 
+# Some 60 s where each stretch is small and each balloon is large.
+_MOST_STEPS = 400_000_000
+_STEPS_OF_A_STRETCH = 30_000
+
 
 @dataclass(slots=True)
 class Carried:
@@ -41,7 +47,7 @@ class Carried:
 
     `new_pages` are, by queue, the pages named in all sends but those of compaction, each once and without
     those the host had; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
-    by the index of the span.
+    by the index of the span. `left_out` counts payloads that were not gone through, for there are too many.
     """
 
     statistics: list[PayloadStatistics | None]
@@ -49,6 +55,20 @@ class Carried:
     pages: list[PageSet | None]
     new_pages: dict[Queue, int | None] = field(default_factory=dict)
     pages_of_sends: dict[int, int] = field(default_factory=dict)
+    left_out: int = 0
+
+
+@dataclass(slots=True)
+class _Effort:
+    """How much is still gone through: runs that payloads name, and steps, a step being a few nanoseconds."""
+
+    runs: int = MOST_RUNS
+    steps: int = _MOST_STEPS
+
+    def spend(self, contents: PageSet | None) -> bool:
+        """Whether one more stretch of sends is gone through, with these contents of the balloon."""
+        self.steps -= _STEPS_OF_A_STRETCH + (0 if contents is None else len(contents.starts))
+        return self.runs > 0 and self.steps > 0
 
 
 def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -> Carried:
@@ -58,13 +78,14 @@ def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -
     if not payloads.found:
         return carried
     carried.new_pages = {Queue.INFLATE: 0, Queue.DEFLATE: 0}
-    of_span = _payload_of_spans(spans, payloads)
+    of_span, effort = payload_of_spans(spans, payloads), _Effort()
     sends = np.flatnonzero(operations.nesting.send)
     group = _groups(operations, sends)
     device = operations.nesting.device[sends]
-    for each in np.unique(device).tolist():
-        mine = device == each
-        _follow(_Device(spans, operations, of_span, sends[mine], group[mine]), carried)
+    order = np.argsort(device, kind="stable")
+    bounds = np.flatnonzero(np.diff(device[order])) + 1
+    for mine in np.split(order, bounds) if len(order) else []:
+        _follow(_Device(spans, operations, of_span, sends[mine], group[mine]), carried, effort)
     return carried
 
 
@@ -84,6 +105,16 @@ class _Device:
         for sends in np.split(np.arange(len(self.sends)), bounds):
             yield int(self.group[sends[0]]), self.sends[sends]
 
+    def of_groups(self) -> dict[int, NDArray[np.intp]]:
+        """All sends of each operation."""
+        order = np.argsort(self.group, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(self.group[order])) + 1)
+        return {int(self.group[part[0]]): self.sends[part] for part in parts}
+
+    def count_captured(self, sends: NDArray[np.intp]) -> int:
+        """How many of some sends have a payload."""
+        return sum(index in self.of_span for index in sends.tolist())
+
     def inflates(self, group: int, sends: NDArray[np.intp]) -> Mask | None:
         """Which sends are on the inflate queue; None when neither they nor an operation says."""
         if self.spans.has(SpanFlag.QUEUE)[sends].all():
@@ -100,13 +131,19 @@ class _Device:
         )
 
 
-def _follow(device: _Device, carried: Carried) -> None:
+def _follow(device: _Device, carried: Carried, effort: _Effort) -> None:
     """Go through a device's sends, keeping what the host has been given."""
     found = device.operations.found
     contents: PageSet | None = None
+    whole_of = device.of_groups()
     left: dict[int, int] = {}  # of each operation begun, how many sends are to come
     for group, sends in device.stretches():
         named: Named | None = None
+        if not effort.spend(contents):
+            contents = None
+            carried.new_pages = dict.fromkeys(Queue)
+            carried.left_out += 0 if group in left else device.count_captured(sends)
+            continue
         inflates = device.inflates(group, sends)
         if inflates is None:
             contents = None
@@ -114,11 +151,13 @@ def _follow(device: _Device, carried: Carried) -> None:
                 carried.new_pages = dict.fromkeys(Queue)
             continue
         if group >= 0 and group not in left:
-            whole = device.sends[device.group == group]
+            whole = whole_of[group]
             left[group] = len(whole)
             if found[group].actual_before_pages == 0:
                 contents = PageSet.empty()
-            named = summarise_payloads(device.captured(whole), contents)
+            named = summarise_payloads(device.captured(whole), contents, effort.runs)
+            effort.runs -= named.runs
+            carried.left_out += named.left_out
             carried.statistics[group] = named.statistics
             carried.sends[group] = _send_rows(device.spans, whole, named.sends)
             carried.pages[group] = named.pages
@@ -129,11 +168,15 @@ def _follow(device: _Device, carried: Carried) -> None:
         elif group == _OTHER:
             for queue, which in ((Queue.INFLATE, inflates), (Queue.DEFLATE, ~inflates)):
                 if which.any():
-                    _count_new(carried, queue, summarise_payloads(device.captured(sends[which]), contents))
+                    other = summarise_payloads(device.captured(sends[which]), contents, effort.runs)
+                    effort.runs -= other.runs
+                    _count_new(carried, queue, other)
         if named is not None and len(named.sends.state) == len(sends):
             contents = named.moved(contents, inflates=bool(inflates[0]))
         else:
-            contents = contents_after(contents, device.captured(sends), inflates)
+            captured = device.captured(sends)
+            effort.runs -= 0 if contents is None else most_runs(captured)
+            contents = contents_after(contents, captured, inflates) if effort.runs > 0 else None
         if group >= 0:
             left[group] -= len(sends)
             if not left[group] and found[group].actual_after_pages == 0:
@@ -150,7 +193,7 @@ def _count_new(carried: Carried, queue: Queue, named: Named) -> None:
         carried.new_pages[queue] = so_far + statistics.distinct.pages - held
 
 
-def _payload_of_spans(spans: Spans, payloads: Payloads) -> dict[int, Payload]:
+def payload_of_spans(spans: Spans, payloads: Payloads) -> dict[int, Payload]:
     """Payloads by the index of the span that sent them."""
     by_key = {(payload.start_ns, payload.tid, int(payload.function)): payload for payload in payloads.found}
     names = ("start_ns", "tid", "function")

@@ -66,7 +66,8 @@ def _crossing(spans: Spans) -> Mask:
     order = np.argsort(thread, kind="stable")
     columns = (thread, spans.columns["function"], spans.int64("start_ns"), spans.end_ns)
     crossing = np.zeros(len(spans), dtype=np.bool_)
-    before, stack = None, []
+    before: int | None = None
+    stack: list[tuple[int, int]] = []
     for row, of, function, start_ns, end_ns in zip(
         order.tolist(), *(column[order].tolist() for column in columns), strict=True
     ):

@@ -18,6 +18,7 @@ from balloontrace.hostlayout import (
 )
 from balloontrace.layout import TableLayout
 
+MOST_SLOTS = 4096
 _FIELD_CODES = {"u16": "H", "u32": "I", "u64": "Q"}
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
@@ -128,5 +129,6 @@ def unfinished_batches(raw: bytes) -> bytes:
 
 
 def _slots(raw: bytes, slot_bytes: int) -> Iterator[bytes]:
-    """Whole slots only."""
-    return (raw[end - slot_bytes : end] for end in range(slot_bytes, len(raw) + 1, slot_bytes))
+    """Whole slots only, and no more than a recorder may have in any version."""
+    most_bytes = min(len(raw), MOST_SLOTS * slot_bytes)
+    return (raw[end - slot_bytes : end] for end in range(slot_bytes, most_bytes + 1, slot_bytes))

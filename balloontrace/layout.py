@@ -126,6 +126,9 @@ COUNTERS_LAYOUT: Mapping[str, object] = {
 """`counters_layout` of a recording's metadata: a table of functions, then one of devices."""
 
 _MAX_STRIDE_BYTES = 4096
+# What every recorder has written takes more; smaller records would only make more of them.
+_MIN_STRIDE_BYTES = 32
+_MIN_PAYLOAD_STRIDE_BYTES = 256
 _MAX_FIELDS = 256
 _MAX_ROWS = 1024
 
@@ -184,6 +187,10 @@ def parse_payload_layout(value: object) -> PayloadLayout:
     records = parse_record_layout(table, "payload_layout", PAYLOAD_FIELDS)
     ends = [offset + TYPE_BYTES[kind] for _, kind, offset in records.fields]
     room_bytes = records.stride_bytes - records.header_bytes
+    if records.stride_bytes < _MIN_PAYLOAD_STRIDE_BYTES:
+        raise RecordingError(
+            "the recording describes pieces of payloads that no recorder writes; it is unusable"
+        )
     return PayloadLayout(records, parse_integer(table, "data_offset_bytes", max(ends, default=0), room_bytes))
 
 
@@ -210,7 +217,7 @@ def parse_counters_layout(value: object) -> CountersLayout:
 def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
     """Check the layout of a ring buffer's records with the fields `known`. RecordingError as for spans."""
     table = parse_mapping(value, name)
-    stride_bytes = parse_integer(table, "stride_bytes", 1, _MAX_STRIDE_BYTES)
+    stride_bytes = parse_integer(table, "stride_bytes", _MIN_STRIDE_BYTES, _MAX_STRIDE_BYTES)
     header_bytes = parse_integer(table, "header_bytes", 0, stride_bytes)
     fields = parse_fields(table.get("fields"), stride_bytes - header_bytes, known)
     if header_bytes not in (0, RING_HEADER_BYTES) or stride_bytes % 8:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from balloontrace.bitmap import (
     PAGE_SHIFT,
+    PFN_BYTES,
+    WORD_BYTES,
     WORD_PAGES,
     Data,
     Encoding,
@@ -37,6 +39,10 @@ _DECODERS: Mapping[Encoding, _Decoder] = {
 }
 _MOST_PAGES = 1 << 62
 _LEAST_RUNS = 1 << 19
+_MOST_GATHERED = 1 << 21
+
+MOST_RUNS = 1 << 23
+"""Runs of pages gone through in one recording: every other page of 64 GiB."""
 
 
 class State(IntEnum):
@@ -99,11 +105,16 @@ class SendColumns:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What an operation's sends named: in numbers, send by send, and the pages themselves."""
+    """What an operation's sends named: in numbers, send by send, and the pages themselves.
+
+    `runs` is how many runs were gone through, `left_out` how many payloads were not.
+    """
 
     statistics: PayloadStatistics
     sends: SendColumns
     pages: PageSet
+    runs: int
+    left_out: int
 
     def moved(self, before: PageSet | None, *, inflates: bool) -> PageSet | None:
         """What `contents_after` says of these sends, without decoding them again; all are on one queue."""
@@ -112,17 +123,26 @@ class Named:
         return before | self.pages if inflates else before - self.pages
 
 
-def summarise_payloads(captured: Captured, before: PageSet | None = None) -> Named:
+def summarise_payloads(
+    captured: Captured, before: PageSet | None = None, limit_runs: int = MOST_RUNS
+) -> Named:
     """All that can be said of the payloads of one operation, whose sends are on one queue.
 
-    `before` is what the host had been given before the first of them; None when that is not known.
+    `before` is what the host had been given before the first of them; None when that is not known. Payloads
+    behind those that name `limit_runs` runs count as missing.
     """
     sends = _empty_columns(captured)
     named, gathered = PageSet.empty(), _Gathered()
     plain_runs = np.zeros(64, dtype=np.int64)
     first_refusal: str | None = None
+    left_runs, left_out = limit_runs, 0
     for batch in _decoded(captured):
+        if left_runs <= 0:
+            sends.state[batch.place] = State.MISSING
+            left_out += int(np.count_nonzero(batch.state != State.MISSING))
+            continue
         runs = batch.decoded.named_runs()
+        left_runs -= len(runs.starts)
         _fill_columns(sends, batch, runs)
         gathered.add(runs, batch.place.start)
         if gathered.are_enough_for(named):
@@ -134,7 +154,15 @@ def summarise_payloads(captured: Captured, before: PageSet | None = None) -> Nam
             refusal = batch.decoded.refusals[0]
             first_refusal = f"payload {batch.place.start + refusal.payload + 1}, {refusal}"
     named = _add_new_pages(sends, named, gathered.take())
-    return Named(_statistics(sends, named, before, plain_runs[PAGE_SHIFT:], first_refusal), sends, named)
+    statistics = _statistics(sends, named, before, plain_runs[PAGE_SHIFT:], first_refusal)
+    return Named(statistics, sends, named, limit_runs - left_runs, left_out)
+
+
+def most_runs(captured: Captured) -> int:
+    """As many runs as payloads of this size can name at the most."""
+    size_bytes = sum(len(payload) for payload in captured.payloads if payload is not None)
+    per_record = WORD_PAGES // 2 * size_bytes // (2 * WORD_BYTES)
+    return per_record if captured.encoding is Encoding.RESPONSE_DATA else size_bytes // PFN_BYTES
 
 
 def contents_after(before: PageSet | None, captured: Captured, inflates: NDArray[np.bool_]) -> PageSet | None:
@@ -190,7 +218,7 @@ class _Gathered:
         self._runs += len(runs.starts)
 
     def are_enough_for(self, pages: PageSet) -> bool:
-        return self._runs >= max(_LEAST_RUNS, len(pages.starts))
+        return self._runs >= min(max(_LEAST_RUNS, len(pages.starts)), _MOST_GATHERED)
 
     def take(self) -> NamedRuns:
         """All of them; none are left."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis import Examined, GuestEvents
 from balloontrace.bothsides import BothSides
+from balloontrace.carried import payload_of_spans
 from balloontrace.events import BatchFlag, Call, Function, Queue, SpanFlag
 from balloontrace.layout import FUNCTION_COUNTER_FIELDS, parse_counters_layout
 from balloontrace.operations import NO_OPERATION
@@ -147,8 +148,10 @@ def payload_rows(guest: GuestEvents) -> Iterator[Row]:
     What it names is told of sends that are part of an operation, as in the report.
     """
     spans, operations = guest.spans, guest.operations
-    keys = zip(*(spans.columns[name].tolist() for name in ("start_ns", "tid", "function")), strict=True)
-    span_of = {key: index for index, key in enumerate(keys)} if guest.payloads.found else {}
+    span_of = {
+        (payload.start_ns, payload.tid, int(payload.function)): index
+        for index, payload in payload_of_spans(spans, guest.payloads).items()
+    }
     row_of = _rows_of_sends(guest)
     for payload in guest.payloads.found:
         span = span_of.get((payload.start_ns, payload.tid, int(payload.function)))

@@ -22,6 +22,7 @@ import errno
 import json
 import math
 import os
+import re
 import select
 import struct
 import sys
@@ -71,6 +72,11 @@ _PREAMBLE = struct.Struct("<8sHHI")
 _PIECE = struct.Struct("<4s4sIIII")
 _CHECKED_HEADER_BYTES = _PIECE.size - 4
 _MAX_SENTENCES = 24
+# At a piece each 3 s that is a month, each 4 KiB 4 GB. A stranger may put millions of them into a file.
+_MOST_PIECES = 1_000_000
+
+# How a header begins: its type is letters, and the first byte of its length, which comes last, is at most 1.
+_HEADER_START = re.compile(re.escape(SYNC) + rb"[ -~]{4}.{7}[\x00\x01]", re.DOTALL)
 
 
 class RecordingWriter:
@@ -301,6 +307,7 @@ class _PieceReader:
     after_end: int = 0
     unsaid: int = 0
     second: int | None = None
+    too_many: int = 0
     searched_bytes: int = 0
 
     def read(self) -> Recording:
@@ -387,6 +394,9 @@ class _PieceReader:
         self._note(f"bytes {start} to {end - 1} ({end - start} bytes) skipped: {reason}")
 
     def _accept(self, header: _Header, payload: memoryview) -> None:
+        if len(self.sequences) >= _MOST_PIECES:
+            self.too_many += 1
+            return
         if header.sequence in self.sequences:
             self.duplicates += 1
             return
@@ -446,6 +456,8 @@ class _PieceReader:
 
     def _summarise(self) -> None:
         """Say once what concerns the recording as a whole."""
+        if self.too_many:
+            self._note(f"more than {_MOST_PIECES} pieces: the {self.too_many} behind them were left out")
         self._note(*_missing_sentences(sorted(self.sequences)))
         if self.duplicates:
             self._note(f"{self.duplicates} pieces occur more than once; the repeats are ignored")
@@ -460,10 +472,10 @@ def _find_header(data: memoryview, start: int) -> int:
     # The object behind the view can be searched without a copy.
     whole = data.obj
     assert isinstance(whole, bytes)
-    while (start := whole.find(SYNC, start)) >= 0:
-        if _parse_header(data, start) is not None:
-            return start
-        start += 1
+    while (found := _HEADER_START.search(whole, start)) is not None:
+        if _parse_header(data, found.start()) is not None:
+            return found.start()
+        start = found.start() + 1
     return len(data)
 
 

@@ -19,7 +19,7 @@ from balloontrace.bothsides import BothSides
 from balloontrace.errors import RecordingError
 from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Function
 from balloontrace.hostanalysis import HostRecording
-from balloontrace.operations import NO_OPERATION, Operations
+from balloontrace.operations import NO_OPERATION, FoundOperation, Operations
 from balloontrace.rawevents import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
 from balloontrace.results import Header, Operation, Report
 from balloontrace.tracks import Arguments, Counter, Instant, Process, Slice, Timeline, Track
@@ -33,6 +33,7 @@ _MIB_BYTES = 1 << 20
 _RATES = 200  # points of the rate in one operation, at most
 _CHUNK_ROWS = 1 << 14
 _MOST_LANES = 64
+_MOST_TRACKS = 4096
 _NO_ARROW = 0
 
 _INSTANTS = {
@@ -135,15 +136,22 @@ def _flat_losses(report: Report) -> Arguments:
 
 
 def _instants(spans: Spans, origin_ns: int) -> Iterator[Instant]:
-    for row in np.flatnonzero(np.isin(spans.columns["function"], list(_INSTANTS))).tolist():
-        name = _INSTANTS[int(spans.int64("function")[row])]
-        (values,) = zip(*span_values(spans, np.array([row])), strict=True)
-        yield Instant(name, int(spans.int64("start_ns")[row]) - origin_ns, _span_arguments(values))
+    moments = np.flatnonzero(np.isin(spans.columns["function"], list(_INSTANTS)))
+    for first in range(0, len(moments), _CHUNK_ROWS):
+        rows = moments[first : first + _CHUNK_ROWS]
+        functions, start_ns = spans.int64("function")[rows].tolist(), spans.int64("start_ns")[rows].tolist()
+        values = zip(*span_values(spans, rows), strict=True)
+        for function, at_ns, each in zip(functions, start_ns, values, strict=True):
+            yield Instant(_INSTANTS[function], at_ns - origin_ns, _span_arguments(each))
 
 
 def _operation_tracks(operations: Sequence[Operation], origin_ns: int) -> Iterator[Track]:
     """One track a device; operations of a device follow each other."""
-    for device in dict.fromkeys(operation.device for operation in operations):
+    of_devices: dict[str, list[Operation]] = {}
+    for operation in operations:
+        of_devices.setdefault(operation.device, []).append(operation)
+    _hold_to_tracks(len(of_devices), "devices")
+    for device, mine in of_devices.items():
         slices = [
             Slice(
                 each.kind,
@@ -151,8 +159,7 @@ def _operation_tracks(operations: Sequence[Operation], origin_ns: int) -> Iterat
                 each.started_ns + each.wall_ns - origin_ns,
                 _operation_arguments(each),
             )
-            for each in operations
-            if each.device == device
+            for each in mine
         ]
         lanes = _lanes([each.start_ns for each in slices], [each.end_ns for each in slices], device)
         for lane, rows in enumerate(lanes):
@@ -179,8 +186,7 @@ def _thread_tracks(spans: Spans, arrows: Column, origin_ns: int) -> Iterator[Tra
     took_time = ~spans.of(Function.VIRTBALLOON_CHANGED)
     tid, cpu = spans.int64("tid"), spans.int64("cpu")
     thread = np.where(tid == 0, -1 - cpu, tid)
-    for each in np.unique(thread[took_time]).tolist():
-        rows = np.flatnonzero(took_time & (thread == each))
+    for each, rows in _grouped(thread, np.flatnonzero(took_time), "threads"):
         name = f"thread {each}" if each > 0 else f"idle task of CPU {-1 - each}"
         ran = spans.columns["function"][rows]
         role = next((role for function, role in _ROLES if np.any(ran == int(function))), None)
@@ -231,25 +237,29 @@ def _counters(operations: Operations, header: Header, origin_ns: int) -> Iterato
     """Size and rate of each balloon; of one whose size nobody saw there is no such counter."""
     names = {device.index: device.name for device in header.devices if device.index is not None}
     items = operations.items
-    for device in np.unique(items.device).tolist():
+    of_devices: dict[int, list[FoundOperation]] = {}
+    for found in operations.found:
+        of_devices.setdefault(found.device, []).append(found)
+    for device, mine in _grouped(items.device, np.arange(len(items)), "devices"):
         name = device_name(device, names)
-        mine = np.flatnonzero(items.device == device)
-        sizes, rates = _sizes(operations, mine, device), _rates(operations, mine)
+        sizes, rates = _sizes(operations, mine, of_devices.get(device, [])), _rates(operations, mine)
         for what, unit, points in (("balloon", "MiB", sizes), ("rate", "MiB/s", rates)):
             shown = [(at_ns - origin_ns, value) for at_ns, value in points]
             if shown:
                 yield Counter(f"{what} of {name}", unit, shown)
 
 
-def _sizes(operations: Operations, rows: Rows, device: int) -> list[tuple[int, float]]:
+def _sizes(
+    operations: Operations, rows: Rows, of_device: Sequence[FoundOperation]
+) -> list[tuple[int, float]]:
     """The balloon's size before each operation and after each work item, in MiB."""
     items = operations.items
     known = rows[items.actual_pages[rows] != NOT_MEASURED]
     points = list(zip(items.end_ns[known].tolist(), items.actual_pages[known].tolist(), strict=True))
     points += [
         (found.start_ns, found.actual_before_pages)
-        for found in operations.found
-        if found.device == device and found.actual_before_pages is not None
+        for found in of_device
+        if found.actual_before_pages is not None
     ]
     return [(at_ns, pages * BALLOON_PAGE_BYTES / _MIB_BYTES) for at_ns, pages in sorted(points)]
 
@@ -261,9 +271,9 @@ def _rates(operations: Operations, rows: Rows) -> Iterator[tuple[int, float]]:
     not every work item's pages are known.
     """
     items = operations.items
-    of = operations.item_operation[rows]
-    for index in np.unique(of[of != NO_OPERATION]).tolist():
-        mine, found = rows[of == index], operations.found[index]
+    of = operations.item_operation
+    for index, mine in _grouped(of, rows[of[rows] != NO_OPERATION]):
+        found = operations.found[index]
         if not items.pages_known[mine].all():
             continue
         end_ns, moved = items.end_ns[mine], np.cumsum(items.pages[mine])
@@ -285,8 +295,7 @@ def _host_process(host: HostRecording, times: _BatchTimes, both: BothSides | Non
     batches = host.batches
     tid = batches.int64("tid")
     tracks = []
-    for each in np.unique(tid).tolist():
-        rows = np.flatnonzero(tid == each)
+    for each, rows in _grouped(tid, np.arange(len(batches)), "threads"):
         # They lie in order of their first call, which for overlapping ones is not that of their starts.
         rows = rows[np.lexsort((-times.end_ns[rows], times.start_ns[rows]))]
         name = f"buffers served (thread {each})"
@@ -333,6 +342,24 @@ class _BatchSlices:
 
 
 # ---- both ----
+
+
+def _grouped(keys: Column, rows: Rows, most: str | None = None) -> Iterator[tuple[int, Rows]]:
+    """Some rows by their key, ascending, each group in the order of `rows`; `most` names what is limited."""
+    order = rows[np.argsort(keys[rows], kind="stable")]
+    bounds = np.flatnonzero(np.diff(keys[order])) + 1
+    groups = np.split(order, bounds) if len(order) else []
+    if most is not None:
+        _hold_to_tracks(len(groups), most)
+    return ((int(keys[group[0]]), group) for group in groups)
+
+
+def _hold_to_tracks(count: int, what: str) -> None:
+    if count > _MOST_TRACKS:
+        raise RecordingError(
+            f"a time line of {count} {what} would show nothing: it has {_MOST_TRACKS} at most; "
+            "--format csv or ndjson has every call"
+        )
 
 
 def _lanes(start_ns: Sequence[int], end_ns: Sequence[int], name: str) -> list[list[int]]:

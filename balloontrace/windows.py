@@ -17,6 +17,8 @@ from balloontrace.stats import sums
 from balloontrace.wire import Spans
 from balloontrace.workitems import NO_SPAN
 
+_NONE = 1 << 62
+
 
 def measure_bitmap_use(spans: Spans, operations: Operations) -> list[BitmapUse | None]:
     """One entry an operation, in the order of `Operations.found`; None for one that used no bitmaps."""
@@ -43,12 +45,14 @@ def measure_bitmap_use(spans: Spans, operations: Operations) -> list[BitmapUse |
         operation[sends], minlength=count
     )
     uses: list[BitmapUse | None] = [None] * count
+    fewest = np.full(count, _NONE, dtype=np.int64)
+    np.minimum.at(fewest, operation[counted], spans.int64("bitmaps")[counted])
     for index in np.unique(operation[np.concatenate([whole, windows, sends])]).tolist():
-        bitmaps = spans.int64("bitmaps")[counted[operation[counted] == index]]
+        some = fewest[index] != _NONE
         uses[index] = BitmapUse(
             windows=int(windows_of[index]) or None,
-            passes=int(passes[index]) if passes_known[index] and len(bitmaps) else None,
-            bitmaps=int(bitmaps.min()) if len(bitmaps) else None,
+            passes=int(passes[index]) if passes_known[index] and some else None,
+            bitmaps=int(fewest[index]) if some else None,
             mid_window_sends=(
                 int(sends_in_windows[index] - last_sends[index]) if windows_of[index] else None
             ),

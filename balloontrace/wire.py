@@ -39,6 +39,8 @@ _MAX_APART_NS = 1 << 53
 _CLOCK_SLACK_NS = 60 * 10**9
 # What all records add up to fits 64 bits with this much room.
 _MAX_SUM = 1 << 61
+# A device takes 32 KiB.
+_MOST_PAYLOAD_BYTES = 1 << 20
 
 _GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
 
@@ -207,7 +209,10 @@ class Payloads:
 
 
 def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout) -> Payloads:
-    """Join the records of the PAYL pieces of a recording into payloads, one a send."""
+    """Join the records of the PAYL pieces of a recording into payloads, one a send.
+
+    Of one that is longer than any device takes the first part is kept.
+    """
     records, torn = _record_table(pieces, layout.records)
     columns = _columns(records, layout.records, PAYLOAD_FIELDS)
     room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
@@ -222,7 +227,7 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
         rows.tolist(), *(columns[name][rows].tolist() for name in names), strict=True
     ):
         _, so_far = joined.setdefault((start_ns, tid, function), (total_bytes, bytearray()))
-        if offset_bytes == len(so_far):
+        if offset_bytes == len(so_far) < _MOST_PAYLOAD_BYTES:
             so_far += data[row, :count].tobytes()
     found = (
         Payload(start_ns, tid, Function(function), total_bytes, bytes(so_far[:total_bytes]))
@@ -343,12 +348,13 @@ def span_dtype(layout: SpanLayout) -> np.dtype[np.void]:
 def _record_table(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> tuple[NDArray[np.uint8], int]:
     """One row of bytes a record, and how many pieces end with part of one."""
     stride = layout.stride_bytes
-    tables = [
-        np.frombuffer(piece, dtype=np.uint8, count=len(piece) - len(piece) % stride).reshape(-1, stride)
-        for piece in pieces
-    ]
     torn = sum(len(piece) % stride != 0 for piece in pieces)
-    return (np.concatenate(tables) if tables else np.empty((0, stride), dtype=np.uint8)), torn
+    whole = [
+        piece[: len(piece) - len(piece) % stride] if len(piece) % stride else piece
+        for piece in pieces
+        if len(piece) >= stride
+    ]
+    return np.frombuffer(b"".join(whole), dtype=np.uint8).reshape(-1, stride), torn
 
 
 def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
