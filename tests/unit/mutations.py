@@ -9,6 +9,17 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from balloontrace.hostlayout import BATCH_BYTES, BATCH_FIELDS
+from balloontrace.layout import (
+    FUNCTION_COUNTER_BYTES,
+    FUNCTION_COUNTER_FIELDS,
+    PAYLOAD_BYTES,
+    PAYLOAD_FIELDS,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+    SPAN_FIELDS,
+    TYPE_BYTES,
+)
 from balloontrace.recording import MAGIC, SYNC
 
 _PREAMBLE_BYTES = 16
@@ -154,6 +165,53 @@ def _change_json(pieces: list[Piece], source: random.Random) -> list[Piece]:
     return pieces
 
 
+# Record size, where its fields begin, and the fields, of each type of piece.
+_RECORDS: dict[bytes, tuple[int, int, tuple[tuple[str, str, int], ...]]] = {
+    b"SPAN": (RING_HEADER_BYTES + SPAN_BYTES, RING_HEADER_BYTES, SPAN_FIELDS),
+    b"PAYL": (RING_HEADER_BYTES + PAYLOAD_BYTES, RING_HEADER_BYTES, PAYLOAD_FIELDS),
+    b"BTCH": (RING_HEADER_BYTES + BATCH_BYTES, RING_HEADER_BYTES, BATCH_FIELDS),
+    b"CNTR": (FUNCTION_COUNTER_BYTES, 0, FUNCTION_COUNTER_FIELDS),
+}
+_EDGES = (0, 1, 2**31, 2**32, 2**53, 2**61, 2**62, 2**63, 2**64)
+
+
+def change_fields(pieces: list[Piece], source: random.Random) -> list[Piece]:
+    """Fields of records that say what cannot be, in pieces that are whole: what a stranger would do."""
+    pieces = list(pieces)
+    for _ in range(source.choice((1, 1, 2, 5, 20))):
+        index = source.randrange(len(pieces)) if pieces else 0
+        if not pieces or pieces[index][0] not in _RECORDS:
+            continue
+        kind, sequence, payload = pieces[index]
+        stride_bytes, header_bytes, fields = _RECORDS[kind]
+        if len(payload) < stride_bytes:
+            continue
+        _, kind_of_field, offset = source.choice((*fields, *(each for each in fields if "_ns" in each[0])))
+        size_bytes, changed = TYPE_BYTES[kind_of_field], bytearray(payload)
+        place = source.randrange(len(payload) // stride_bytes) * stride_bytes + header_bytes + offset
+        value = int.from_bytes(changed[place : place + size_bytes], "little")
+        value = _hostile(value, changed, place, stride_bytes, size_bytes, source)
+        changed[place : place + size_bytes] = (value % 2 ** (8 * size_bytes)).to_bytes(size_bytes, "little")
+        pieces[index] = kind, sequence, bytes(changed)
+    return pieces
+
+
+def _hostile(
+    value: int, records: bytearray, place: int, stride_bytes: int, size_bytes: int, source: random.Random
+) -> int:
+    """At the edge of some type, near the right value, or the value of another record."""
+    match source.randrange(5):
+        case 0 | 1:
+            return source.choice(_EDGES) + source.choice((-1, 0, 1))
+        case 2:
+            return value + source.choice((-1, 1)) * int(10 ** source.randrange(10))
+        case 3:
+            return value * source.choice((0, 1, 4, 2000)) // 2
+        case _:
+            other = (place + source.randrange(1, 5) * stride_bytes) % max(1, len(records) - size_bytes)
+            return int.from_bytes(records[other : other + size_bytes], "little")
+
+
 def _odd(value: object, source: random.Random) -> object:
     if source.random() < 0.15:
         return source.choice(_ODD_VALUES)
@@ -176,4 +234,5 @@ _MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     _resealed(_rearrange),
     _resealed(_change_payload),
     _resealed(_change_json),
+    _resealed(change_fields),
 )

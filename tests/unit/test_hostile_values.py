@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whole files whose records say what cannot be: that is told and left out, and nothing negative comes out."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import synthetic
+from mutations import change_fields, join, split
+from synthetic import Flow, PatchedFlow, Times
+from synthetichost import batches, host_stream
+from test_schema import hold, validator
+
+from balloontrace.analysis import examine
+from balloontrace.depict import depict
+from balloontrace.errors import BalloontraceError
+from balloontrace.events import Function, SpanFlag
+from balloontrace.rawevents import described_events
+from balloontrace.recording import Recording, read_recording
+from balloontrace.render.csv import render_csv
+from balloontrace.render.html import render_html
+from balloontrace.render.json import render_json
+from balloontrace.render.ndjson import render_ndjson
+from balloontrace.render.perfetto import render_perfetto
+from balloontrace.render.table import render_table
+from balloontrace.results import Report
+from balloontrace.timeline import build_timeline
+
+MUTATIONS = 80
+# Signed on purpose: how far a size moved, clocks against each other, and what a function returned.
+SIGNED = {"spans", "independent", "clock_offset_ns", "clock_drift_ppm", "result"}
+_SIGNED_LINES = ("actual of", "rss_")
+START, DURATION, TID, CPU, FUNCTION, FLAGS = range(6)
+CONFIG_NS = 13
+
+
+def negative(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the numbers below zero that have no sign."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from negative(each, key)
+    elif isinstance(value, list):
+        for each in value:
+            yield from negative(each, name)
+    elif isinstance(value, int | float) and value < 0 and name not in SIGNED:
+        yield f"{name}: {value}"
+
+
+def assert_sound(*sources: Recording) -> Report:
+    """Everything that is made of recordings has no number below zero and is as the schemas describe it."""
+    examined = examine(*sources)
+    report = examined.report
+    described = json.loads(render_json(report))
+    assert not list(negative(described))
+    hold(validator("report"), described)
+    for line in "".join(render_ndjson(described_events(examined))).splitlines():
+        assert not list(negative(json.loads(line)))
+    events = json.loads("".join(render_perfetto(build_timeline(examined))))
+    assert not list(negative(events))
+    for row in csv.DictReader(io.StringIO(render_csv(report))):
+        if row["name"].rpartition(".")[2] not in SIGNED:
+            assert not [cell for cell in row.values() if cell.startswith("-")], row
+    # How far a size moved has a sign there too.
+    shown = [line for line in render_table(report).splitlines() if not line.startswith(_SIGNED_LINES)]
+    assert not [line for line in shown if re.search(r"(?<![\w-])-\d", line)]
+    render_html(report, depict(examined))
+    return report
+
+
+@functools.cache
+def originals() -> tuple[tuple[bytes, ...], ...]:
+    """Small recordings of everything: both drivers, payloads, out of memory, compaction, both sides."""
+    flow, patched = Flow(times=Times(send=1_500_000)), PatchedFlow(sends_of_windows=(2, 1))
+    for pages in (20 * 256, 0):
+        flow.resize(pages)
+        flow.now += 3_000_000_000
+    patched.resize(4096)
+    patched.migrate()
+    patched.resize(0)
+    eventful = Flow(fill_is_symbol=True)
+    eventful.resize(7 * 256, moves={3: 5 * 256})
+    eventful.oom()
+    eventful.migrate()
+    eventful.resize(300)
+    eventful.carry(Function.TELL_HOST, bytes(range(64)))
+    ended = {"ended": {"monotonic_ns": flow.now + 2_000_000_000}}
+    guest = synthetic.recording_bytes(flow, end=ended)
+    host = host_stream(batches(flow)).getvalue()
+    alone = [
+        synthetic.recording_bytes(each, ended=flag) for each, flag in ((patched, True), (eventful, False))
+    ]
+    return (guest,), (guest, host), (host,), (alone[0],), (alone[1],)
+
+
+def mutated(number: int) -> tuple[Recording, ...]:
+    source, given = random.Random(number), originals()[number % len(originals())]
+    files = [join(change_fields(split(data), source), version=(1, 1)) for data in given]
+    return tuple(read_recording(io.BytesIO(data)) for data in files)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_nothing_negative_comes_out_of_values_that_cannot_be(part: int) -> None:
+    told, refusals = 0, []
+    for number in range(part, MUTATIONS, 4):
+        try:
+            report = assert_sound(*mutated(number))
+        except BalloontraceError as error:
+            refusals.append(str(error))
+        except BaseException as error:
+            raise AssertionError(f"mutation {number} is not handled") from error
+        else:
+            told += any("left out" in sentence for sentence in report.warnings)
+    assert not [sentence for sentence in refusals if "\n" in sentence]
+    assert told
+    assert len(refusals) < MUTATIONS // 4 // 3
+
+
+def changed(change: Any) -> Report:
+    """The report of a typical flow after a change of its list of spans, each a list of fields."""
+    flow = synthetic.typical_flow()
+    spans = [list(span) for span in flow.spans]
+    change(spans)
+    flow.spans = [tuple(span) for span in spans]
+    return assert_sound(synthetic.recording(flow))
+
+
+def work(spans: list[list[int]]) -> list[list[int]]:
+    return [span for span in spans if span[FUNCTION] == Function.UPDATE_BALLOON_SIZE_FUNC]
+
+
+def sends(spans: list[list[int]]) -> list[list[int]]:
+    return [span for span in spans if span[FUNCTION] == Function.TELL_HOST]
+
+
+def longer_config(spans: list[list[int]]) -> None:
+    work(spans)[3][CONFIG_NS] = work(spans)[3][DURATION] + 1
+
+
+def config_beside_sends(spans: list[list[int]]) -> None:
+    work(spans)[3][CONFIG_NS] = work(spans)[3][DURATION]
+
+
+def late_end(spans: list[list[int]]) -> None:
+    sends(spans)[4][DURATION] = 10**13
+
+
+def early_start(spans: list[list[int]]) -> None:
+    sends(spans)[0][START] = 2**62 - 1
+
+
+def sums_beyond(spans: list[list[int]]) -> None:
+    for span in spans:
+        span[DURATION] = 2**53 - 1
+
+
+def past_send(spans: list[list[int]]) -> None:
+    sends(spans)[4][DURATION] = 2 * work(spans)[4][DURATION]
+
+
+def overlapping_items(spans: list[list[int]]) -> None:
+    first, other = work(spans)[4], list(work(spans)[4])
+    other[START], other[TID] = first[START] + 10, 4711
+    spans.append(other)
+
+
+def too_far(spans: list[list[int]]) -> None:
+    work(spans)[-1][START] = 2**61
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        longer_config, config_beside_sends, late_end, early_start, sums_beyond, past_send, overlapping_items,
+        too_far,
+    ],
+    ids=lambda change: change.__name__,
+)  # fmt: skip
+def test_each_kind_of_impossible_value_is_told_and_left_out(change: Any) -> None:
+    report = changed(change)
+    assert any("they were left out" in sentence for sentence in report.warnings)
+    assert not report.complete
+
+
+def test_what_is_left_out_costs_nothing_else() -> None:
+    whole, spoilt = changed(list), changed(longer_config)
+    assert whole.complete
+    assert spoilt.spans == whole.spans - 1
+    assert [each.work_items for each in spoilt.operations] == [
+        each.work_items - (number == 0) for number, each in enumerate(whole.operations)
+    ]
+
+
+def test_metadata_that_cannot_be_is_not_measured() -> None:
+    flow = synthetic.typical_flow()
+    end = synthetic.end_record([flow])
+    cost = {**dict(end["own_cost"]), "attach_s": -1.5, "cpu_ns": -1}  # type: ignore[call-overload]
+    vmstat = dict.fromkeys(("balloon_inflate", "balloon_deflate", "balloon_migrate"), 3)
+    devices = [{"name": "virtio0", "index": 0, "feature_bits": [-1, 3, 10**30]}]
+    data = synthetic.recording_bytes(
+        flow, end={"own_cost": cost, "vmstat": vmstat}, changes={"devices": devices}
+    )
+    report = assert_sound(read_recording(io.BytesIO(data)))
+    assert report.own_cost is not None
+    assert (report.own_cost.attach_s, report.own_cost.cpu_ns) == (None, None)
+    assert report.header.devices[0].feature_bits == (3,)
+    assert all(check.independent is None for check in report.checks if check.name.startswith("balloon_"))
+
+
+def test_flags_that_say_nothing_measure_nothing() -> None:
+    def unflag(spans: list[list[int]]) -> None:
+        for span in spans:
+            span[FLAGS] &= ~int(SpanFlag.CONFIG)
+            span[CONFIG_NS] = 2**64 - 1
+
+    assert not [each for each in itertools.chain(changed(unflag).warnings) if "left out" in each]
