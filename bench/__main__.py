@@ -20,6 +20,7 @@ from bench import (
     overhead,
     reporting,
     startup,
+    strangers,
 )
 from bench.figures import Benchmark, Figure
 
@@ -29,6 +30,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *compare_folders.BENCHMARKS,
     *html_report.BENCHMARKS,
     *startup.BENCHMARKS,
+    *strangers.BENCHMARKS,
     *overhead.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,
     *host_overhead.BENCHMARKS,

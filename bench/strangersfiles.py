@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files that no recorder writes, made to cost their reader as much as they can, each of a size asked for."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.events import BatchFlag, Function, Queue, SpanFlag
+from balloontrace.hostlayout import BATCH_BYTES, BATCH_LAYOUT, parse_batch_layout
+from balloontrace.hostlayout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
+from balloontrace.layout import (
+    COUNTERS_LAYOUT,
+    PAYLOAD_BYTES,
+    PAYLOAD_DATA_BYTES,
+    PAYLOAD_LAYOUT,
+    RING_HEADER_BYTES,
+    SPAN_BYTES,
+    SPAN_LAYOUT,
+    parse_payload_layout,
+    parse_span_layout,
+)
+from balloontrace.recording import FORMAT_VERSION, MAGIC, SYNC
+from balloontrace.wire import span_dtype
+
+PIECE_BYTES = 8 << 20
+SEND_PAGES = 256
+BITMAP_BYTES = 32 << 10
+STARTED_NS = 1_000_000_000
+
+Piece = tuple[bytes, bytes]
+Spans = NDArray[np.void]
+_Words = NDArray[np.uint64]
+
+
+def write(path: Path, pieces: Iterator[Piece]) -> None:
+    """A recording of these pieces, each with right checksums."""
+    start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
+    with path.open("wb") as stream:
+        stream.write(start + struct.pack("<I", zlib.crc32(start)))
+        for sequence, (kind, payload) in enumerate(pieces):
+            if isinstance(kind, _Raw):
+                stream.write(kind)
+                continue
+            checked = struct.pack("<4s4sIII", SYNC, kind, sequence, len(payload), zlib.crc32(payload))
+            stream.write(checked + struct.pack("<I", zlib.crc32(checked)) + payload)
+
+
+def _described(**changes: object) -> Piece:
+    metadata = {
+        "span_layout": dict(SPAN_LAYOUT),
+        "payload_layout": dict(PAYLOAD_LAYOUT),
+        "counters_layout": dict(COUNTERS_LAYOUT),
+        "capture": "payload",
+        "started": {"monotonic_ns": STARTED_NS, "realtime_ns": 1_700_000_000_000_000_000},
+        "devices": [{"name": "virtio0", "index": 0}],
+        "probes": [{"function": function.symbol, "status": "attached"} for function in Function],
+        **changes,
+    }
+    return b"META", json.dumps(metadata).encode()
+
+
+def _ended() -> Piece:
+    return b"ENDR", json.dumps({"clean": True, "reason": "made up"}).encode()
+
+
+def _split(kind: bytes, raw: bytes, stride_bytes: int) -> Iterator[Piece]:
+    step = PIECE_BYTES - PIECE_BYTES % stride_bytes
+    for start in range(0, len(raw), step):
+        yield kind, raw[start : start + step]
+
+
+def _with_spans(records: Spans, **changes: object) -> Iterator[Piece]:
+    yield _described(**changes)
+    yield from _spans(records)
+    yield _ended()
+
+
+def _spans(records: Spans) -> Iterator[Piece]:
+    whole = _empty_spans(records.size)
+    whole[:] = records.reshape(-1)  # a copy of structures need not have their gaps
+    raw = whole.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
+    raw[:, 0] = SPAN_BYTES
+    yield from _split(b"SPAN", raw.tobytes(), raw.shape[1])
+
+
+def _empty_spans(shape: int | tuple[int, ...]) -> Spans:
+    return np.zeros(shape, dtype=span_dtype(parse_span_layout(None)))
+
+
+def _span_count(size_bytes: int) -> int:
+    return size_bytes // (RING_HEADER_BYTES + SPAN_BYTES)
+
+
+def sends(size_bytes: int) -> Iterator[Piece]:
+    """What an honest recorder writes too: a work item with one send after the other."""
+    yield from _with_spans(_work_items(_span_count(size_bytes) // 2, turns=7168))
+
+
+def _work_items(count: int, turns: int) -> Spans:
+    """Work items of one send each; the balloon turns round after so many."""
+    records = _empty_spans((count, 2))
+    send, work = records[:, 0], records[:, 1]
+    step = np.arange(count) % turns + 1
+    inflating = np.arange(count) // turns % 2 == 0
+    start_ns = STARTED_NS + 1000 * np.arange(1, count + 1)
+    send["start_ns"], send["duration_ns"], send["pages"] = start_ns + 100, 700, SEND_PAGES
+    send["function"], send["queue"] = Function.TELL_HOST, ~inflating
+    send["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.PAGES
+    work["start_ns"], work["duration_ns"] = start_ns, 900
+    work["function"], work["config_calls"], work["config_ns"] = Function.UPDATE_BALLOON_SIZE_FUNC, 2, 50
+    work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL | SpanFlag.CONFIG
+    work["target_pages"] = np.where(inflating, turns * SEND_PAGES, 0)
+    work["actual_pages"] = np.where(inflating, step, turns - step) * SEND_PAGES
+    return records
+
+
+def operations(size_bytes: int) -> Iterator[Piece]:
+    """Each work item is an operation of its own."""
+    records = _work_items(_span_count(size_bytes), turns=1)
+    yield from _with_spans(records[:, 1].copy())
+
+
+def operations_sent(size_bytes: int) -> Iterator[Piece]:
+    """Each send is an operation of its own."""
+    yield from _with_spans(_work_items(_span_count(size_bytes) // 2, turns=1))
+
+
+def threads(size_bytes: int) -> Iterator[Piece]:
+    """Each call is of a thread of its own, and of one of as many devices as there can be."""
+    records = _work_items(_span_count(size_bytes) // 2, turns=3)
+    for each in (records[:, 0], records[:, 1]):
+        each["tid"] = np.arange(len(records)) + 1
+        each["device"] = np.arange(len(records)) % 65536
+    yield from _with_spans(records)
+
+
+def moments(size_bytes: int) -> Iterator[Piece]:
+    """Interrupts and shortages of memory only."""
+    records = _work_items(_span_count(size_bytes), turns=3)[:, 1].copy()
+    records["function"] = Function.VIRTBALLOON_CHANGED
+    records["function"][::2] = Function.VIRTIO_BALLOON_OOM_NOTIFY
+    yield from _with_spans(records)
+
+
+def overlapping(size_bytes: int) -> Iterator[Piece]:
+    """Calls of one thread that all overlap."""
+    records = _work_items(_span_count(size_bytes) // 2, turns=3)
+    records["duration_ns"] += (np.arange(len(records)) * 1000 % 99_000_000).astype(np.uint64)[:, None]
+    yield from _with_spans(records)
+
+
+def nested(size_bytes: int) -> Iterator[Piece]:
+    """Calls of one thread, each inside the one before."""
+    records = _work_items(_span_count(size_bytes), turns=3)[:, 1].copy()
+    records["duration_ns"] = (2 * len(records) - 2 * np.arange(len(records))) * 1000
+    yield from _with_spans(records)
+
+
+def windows(size_bytes: int) -> Iterator[Piece]:
+    """Windows of bitmaps, each in an operation of its own."""
+    records = _work_items(_span_count(size_bytes) // 2, turns=1)
+    records[:, 0]["function"] = Function.SET_PAGE_BITMAP
+    records[:, 0]["bitmaps"], records[:, 0]["passes"] = 2, 1
+    yield from _with_spans(records)
+
+
+def small_records(size_bytes: int) -> Iterator[Piece]:
+    """Records as small as a layout can have them."""
+    layout = {
+        "stride_bytes": 16,
+        "header_bytes": 0,
+        "fields": [["start_ns", "u64", 0], ["function", "u8", 8]],
+    }
+    records = np.zeros((size_bytes // 16, 2), dtype="<u8")
+    records[:, 0] = np.arange(len(records)) + STARTED_NS
+    records[:, 1] = Function.UPDATE_BALLOON_SIZE_FUNC
+    yield _described(span_layout=layout)
+    yield from _split(b"SPAN", records.tobytes(), 16)
+    yield _ended()
+
+
+def _bitmap_payloads(count: int, heads: _Words, words: _Words | None) -> NDArray[np.uint8]:
+    """`count` payloads of 32 KiB of records with these first and second words."""
+    columns = [heads] if words is None else [heads, words]
+    table = np.stack([column.reshape(count, -1) for column in columns], axis=2)
+    return table.reshape(count, -1).astype("<u8").view(np.uint8)
+
+
+def _with_payloads(payloads: NDArray[np.uint8], function: Function, per_item: int) -> Iterator[Piece]:
+    """Work items of `per_item` sends that carry these payloads, one a row."""
+    count, total_bytes = payloads.shape
+    items = -(-count // per_item)
+    work, sent = _empty_spans(items), _empty_spans(count)
+    work["start_ns"] = STARTED_NS + np.arange(items) * 10_000 * (per_item + 1)
+    work["duration_ns"], work["function"] = 9_000 * (per_item + 1), Function.UPDATE_BALLOON_SIZE_FUNC
+    work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL
+    inflating = np.arange(items) % 2 == 0
+    work["target_pages"] = work["actual_pages"] = np.where(inflating, 1 << 30, 0)
+    of_item = np.arange(count) // per_item
+    sent["start_ns"] = work["start_ns"][of_item] + (1 + np.arange(count) % per_item).astype(np.uint64) * 9_000
+    sent["duration_ns"], sent["function"] = 5_000, function
+    sent["queue"] = np.where(inflating[of_item], Queue.INFLATE, Queue.DEFLATE)
+    sent["bytes"] = total_bytes
+    sent["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.BYTES
+    yield _described()
+    together = _empty_spans(items + count)
+    together[:items], together[items:] = work, sent
+    yield from _spans(together)
+    pieces = -(-total_bytes // PAYLOAD_DATA_BYTES)
+    layout = parse_payload_layout(None).records
+    step = max(1, (PIECE_BYTES >> 1) // (pieces * PAYLOAD_BYTES))
+    for start in range(0, count, step):
+        some = payloads[start : start + step]
+        records = np.zeros((len(some), pieces), dtype=span_dtype(layout))
+        records["start_ns"] = sent["start_ns"][start : start + len(some), None]
+        records["function"], records["total_bytes"] = function, total_bytes
+        records["offset_bytes"] = np.arange(pieces) * PAYLOAD_DATA_BYTES
+        left_bytes = total_bytes - np.arange(pieces) * PAYLOAD_DATA_BYTES
+        records["bytes"] = np.minimum(left_bytes, PAYLOAD_DATA_BYTES)
+        raw = records.reshape(-1).view(np.uint8).reshape(len(some) * pieces, -1)
+        raw[:, :4] = np.frombuffer(PAYLOAD_BYTES.to_bytes(4, "little"), dtype=np.uint8)
+        padded = np.zeros((len(some), pieces * PAYLOAD_DATA_BYTES), dtype=np.uint8)
+        padded[:, :total_bytes] = some
+        raw[:, -PAYLOAD_DATA_BYTES:] = padded.reshape(len(raw), -1)
+        yield b"PAYL", raw.tobytes()
+    yield _ended()
+
+
+def alternating_bits(size_bytes: int, per_item: int = 1 << 30) -> Iterator[Piece]:
+    """Every other page of as much memory as bitmap words of this size can name."""
+    count = max(1, size_bytes * 29 // 30 // BITMAP_BYTES)
+    heads = np.arange(count * BITMAP_BYTES // 16, dtype=np.uint64) * np.uint64(64)
+    heads |= np.uint64(12 << 52 | 8 << 58)
+    words = np.full(len(heads), 0x5555_5555_5555_5555, dtype=np.uint64)
+    yield from _with_payloads(
+        _bitmap_payloads(count, heads, words), Function.SEND_RESP_DATA, min(per_item, count)
+    )
+
+
+def alternating_again(size_bytes: int) -> Iterator[Piece]:
+    """The same, each send an operation of its own, inflates and deflates in turn."""
+    yield from alternating_bits(size_bytes, per_item=1)
+
+
+def random_words(size_bytes: int) -> Iterator[Piece]:
+    """Bitmap words at random places, overlapping each other."""
+    count = max(1, size_bytes * 29 // 30 // BITMAP_BYTES)
+    chance = np.random.default_rng(11)
+    heads = chance.integers(0, 1 << 34, count * BITMAP_BYTES // 16, dtype=np.uint64)
+    heads |= np.uint64(12 << 52 | 8 << 58)
+    words = chance.integers(0, 1 << 64, len(heads), dtype=np.uint64)
+    yield from _with_payloads(_bitmap_payloads(count, heads, words), Function.SEND_RESP_DATA, count)
+
+
+def extreme_runs(size_bytes: int) -> Iterator[Piece]:
+    """Plain runs of every size from every place, and what is refused."""
+    count = max(1, size_bytes * 29 // 30 // BITMAP_BYTES)
+    chance = np.random.default_rng(12)
+    rows = count * BITMAP_BYTES // 8
+    heads = chance.integers(0, 1 << 52, rows, dtype=np.uint64)
+    heads |= chance.integers(0, 64, rows, dtype=np.uint64) << np.uint64(52)
+    heads[::97] |= chance.integers(0, 1 << 63, len(heads[::97]), dtype=np.uint64)
+    yield from _with_payloads(_bitmap_payloads(count, heads, None), Function.SEND_RESP_DATA, count)
+
+
+def page_numbers(size_bytes: int) -> Iterator[Piece]:
+    """The stock driver's page numbers in no order, as many as fit."""
+    count = max(1, size_bytes // (PAYLOAD_BYTES + 80))
+    pfns = np.random.default_rng(13).integers(0, 1 << 32, (count, 256), dtype=np.uint32)
+    yield from _with_payloads(pfns.astype("<u4").view(np.uint8), Function.TELL_HOST, 1)
+
+
+def tiny_payloads(size_bytes: int) -> Iterator[Piece]:
+    """One page number a send, each a work item that turns round."""
+    count = max(1, size_bytes // (PAYLOAD_BYTES + 160))
+    pfns = np.arange(count, dtype="<u4").reshape(count, 1)
+    yield from _with_payloads(pfns.view(np.uint8), Function.TELL_HOST, 1)
+
+
+def batches(size_bytes: int) -> Iterator[Piece]:
+    """Buffers served by a host, each in a thread of its own."""
+    count = size_bytes // (RING_HEADER_BYTES + BATCH_BYTES)
+    records = np.zeros(count, dtype=span_dtype(parse_batch_layout(None)))
+    start_ns = STARTED_NS + np.arange(count) * 1000
+    for name, offset_ns in (
+        ("kick_ns", 0),
+        ("first_call_ns", 100),
+        ("last_return_ns", 800),
+        ("done_ns", 900),
+    ):
+        records[name] = start_ns + offset_ns
+    records["calls_ns"], records["calls_0"], records["madvise_bytes"] = 300, 256, 1 << 20
+    records["tid"], records["flags"] = np.arange(count), BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN
+    raw = records.view(np.uint8).reshape(count, -1)
+    raw[:, 0] = BATCH_BYTES
+    yield _host()
+    yield from _split(b"BTCH", raw.tobytes(), raw.shape[1])
+    yield _ended()
+
+
+def _host(**changes: object) -> Piece:
+    changes = {"batch_layout": dict(BATCH_LAYOUT), "counters_layout": dict(HOST_COUNTERS_LAYOUT), **changes}
+    return _described(side="host", **changes)
+
+
+def host_sums(size_bytes: int) -> Iterator[Piece]:
+    """Sums of as many threads as a piece can hold, in slots as small as they can be."""
+    layout = {**HOST_COUNTERS_LAYOUT, "slot_stride_bytes": 16, "slot_fields": [["id", "u64", 0]], "calls": 1}
+    layout |= {"sums_offset_bytes": 8, "sums_stride_bytes": 8, "sums_fields": [], "buckets_offset_bytes": 0}
+    yield _host(counters_layout={**layout, "buckets": 2})
+    for _ in range(max(1, size_bytes // (16 << 20))):
+        yield b"CNTR", b"\1" * min(size_bytes, 16 << 20)
+    yield _ended()
+
+
+def tiny_pieces(size_bytes: int) -> Iterator[Piece]:
+    """Pieces of one byte."""
+    yield _described()
+    for _ in range(size_bytes // 25):
+        yield b"SPAN", b"\0"
+    yield _ended()
+
+
+def empty_pieces(size_bytes: int) -> Iterator[Piece]:
+    """Pieces of nothing, of types and order no one knows."""
+    yield _described()
+    for number in range(size_bytes // 24):
+        yield b"X%03d" % (number % 1000), b""
+
+
+def markers(size_bytes: int) -> Iterator[Piece]:
+    """Bytes that look like the beginning of a piece everywhere, with a header behind each that is whole."""
+    yield _described()
+    checked = struct.pack("<4s4sIII", SYNC, b"SPAN", 7, 16 << 20, 0)
+    lying = checked + struct.pack("<I", zlib.crc32(checked))
+    yield b"SPAN", lying * (min(size_bytes, 16 << 20) // len(lying))
+    yield b"LOST", b""
+    # Behind a header that promises more than there is, all the rest is searched.
+    yield _Raw(lying * (size_bytes // 2 // len(lying)) + SYNC * (size_bytes // 8)), b""
+
+
+class _Raw(bytes):
+    """Not the type of a piece, but bytes to be written as they are."""
+
+
+def lists(size_bytes: int) -> Iterator[Piece]:
+    """Metadata of 4 MiB whose lists refer to each other, and end records of as much, all different."""
+    room = min(size_bytes, 4 << 20) - (64 << 10)
+    names = [f"{number:04}" for number in range(4096)]
+    probe_bytes = room // 2 // 4096 - 120
+    probes = [
+        {"function": name, "status": "missing", "stands_in_for": ", ".join("x" * (probe_bytes // 3))}
+        for name in names
+    ]
+    devices = [
+        {"name": name, "index": index, "features": ["A" * (room // 4 // 4096)]}
+        for index, name in enumerate(names)
+    ]
+    yield _described(probes=probes, devices=devices)
+    for number in range(max(1, size_bytes // (4 << 20))):
+        losses = {f"{number}-{index}": {"entries": 2**62, "lost": 2**62} for index in range(room // 80)}
+        yield b"ENDR", json.dumps({"clean": True, "losses": losses}).encode()[: 4 << 20]
+    yield b"ENDR", json.dumps({"clean": True, "vmstat": {str(n): n for n in range(room // 20)}}).encode()
+
+
+def numbers(size_bytes: int) -> Iterator[Piece]:
+    """Numbers no one means, in JSON that nests."""
+    room = min(size_bytes, 4 << 20) - (1 << 20)
+    text = "[1e999,-1e999,NaN,Infinity,-Infinity," + ",".join(["9" * 4000] * (room // 8002)) + "]"
+    deep = "[" * 400 + "]" * 400
+    many = "{" + ",".join(f'"{number}":[{{}},[]]' for number in range(room // 40)) + "}"
+    head = _described()[1].decode()[:-1]
+    yield b"META", f'{head},"odd":{text},"deep":{deep},"many":{many}}}'.encode()
+    yield from _spans(_work_items(1000, turns=7))
+    yield _ended()
+
+
+def repeated(size_bytes: int) -> Iterator[Piece]:
+    """The same calls again and again, in pieces of their own."""
+    raw = next(_spans(_work_items(4000, turns=7)))[1]
+    yield _described()
+    for _ in range(size_bytes // len(raw)):
+        yield b"SPAN", raw
+
+
+FILES: Mapping[str, Callable[[int], Iterator[Piece]]] = {
+    each.__name__: each
+    for each in (
+        sends,
+        operations,
+        operations_sent,
+        threads,
+        moments,
+        overlapping,
+        nested,
+        windows,
+        small_records,
+        alternating_bits,
+        alternating_again,
+        random_words,
+        extreme_runs,
+        page_numbers,
+        tiny_payloads,
+        batches,
+        host_sums,
+        tiny_pieces,
+        empty_pieces,
+        markers,
+        lists,
+        numbers,
+        repeated,
+    )
+}
