@@ -67,6 +67,7 @@ from balloontrace.workitems import UNKNOWN_DEVICE
 HOST = "host"
 
 _LISTED = 8
+_MOST_BALLOONS = 64
 _ATTACHED = "attached"
 _NOT_NEEDED = "not needed"
 _PATCHED = "patched"
@@ -188,10 +189,10 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     vmstats = parse_vmstat(recording.metadata), end.vmstat if end else {}
     start_told = tell_sizes(header, parse_balloons(recording.metadata), vmstats[0])
     end_told = tell_sizes(header, end.balloons if end else (), vmstats[1], start_told)
-    watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in end_told.sizes]
+    sized = list(end_told.sizes)[:_MOST_BALLOONS]
+    watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in sized]
     balloons = [
-        describe_balloon(name, start_told, end_told, each)
-        for name, each in zip(end_told.sizes, watched, strict=True)
+        describe_balloon(name, start_told, end_told, each) for name, each in zip(sized, watched, strict=True)
     ]
     lost, seen = _events_lost(losses), _events_seen(losses)
     unseen = find_pages_unseen(spans, moves, operations, header, vmstats[0], end)
@@ -214,6 +215,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             *_unseen_warnings(unseen, seen, lost, missing, gaps),
             *_warnings(recording, end, spans),
             *(_describe_gap(gap, header) for gap in gaps),
+            *_balloon_warnings(len(end_told.sizes) - len(sized)),
             *_payload_warnings(payloads, losses, carried.left_out),
             *(host.warnings if host else ()),
             *_missing_warnings(sum(missing.values())),
@@ -538,6 +540,12 @@ def _describe_gap(gap: DriverGap, header: Header) -> str:
     if gap.gone_ns is None:
         return f"{devices} lost its driver and was bound again before {back} after the start; {traced}"
     return f"{devices} had no driver {since} to {back}; {traced}"
+
+
+def _balloon_warnings(left_out: int) -> list[str]:
+    if not left_out:
+        return []
+    return [f"the sizes of {format_count(left_out)} balloons behind the first {_MOST_BALLOONS} were left out"]
 
 
 def _payload_warnings(payloads: Payloads, losses: Sequence[Loss], left_out: int) -> list[str]:

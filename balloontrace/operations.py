@@ -37,7 +37,7 @@ from balloontrace.workitems import NO_SPAN, NOT_MEASURED, UNKNOWN_DEVICE, Nestin
 
 NO_OPERATION = -1
 
-MOST_OPERATIONS = 100_000
+MOST_OPERATIONS = 50_000
 """What comes from the next one on is left out."""
 
 # Where the target was not measured, a pause this long between work items ends an operation: re-queueing

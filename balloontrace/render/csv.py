@@ -129,7 +129,7 @@ def _rows(report: Report) -> Iterator[Row]:
         yield _total(total)
         for stage in total.stages:
             yield {"level": "total_stage", "kind": total.kind, **_stage(stage)}
-    for name, value in _numbers(report_fields(report)):
+    for name, value in _numbers(report_fields(dataclasses.replace(report, operations=()))):
         yield _value(name, value, {})
 
 

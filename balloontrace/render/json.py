@@ -14,10 +14,25 @@ from typing import Any
 from balloontrace.comparison import Comparison
 from balloontrace.results import Loss, Report
 
+# Nothing else has this indentation: text has no line ends in JSON.
+_NO_OPERATIONS = '\n "operations": []'
+
 
 def render_json(report: Report) -> str:
-    """One object, indented, with a line end."""
-    return json.dumps(report_fields(report), indent=1, allow_nan=False) + "\n"
+    """One object, indented, with a line end.
+
+    Operations one by one: tens of thousands of them would take several times as much as objects.
+    """
+    others = report_fields(dataclasses.replace(report, operations=()))
+    text = json.dumps(others, indent=1, allow_nan=False) + "\n"
+    if not report.operations:
+        return text
+    shown = (
+        json.dumps(dataclasses.asdict(operation), indent=1, allow_nan=False).replace("\n", "\n  ")
+        for operation in report.operations
+    )
+    before, after = text.split(_NO_OPERATIONS, 1)
+    return "".join([before, _NO_OPERATIONS[:-1], "\n  ", ",\n  ".join(shown), "\n ]", after])
 
 
 def report_fields(report: Report) -> dict[str, Any]:
