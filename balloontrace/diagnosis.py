@@ -185,15 +185,18 @@ def trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path],
 
 def check_firing(firing: Firing, rows: Iterable[ProbedRow]) -> Finding | None:
     """Whether the probes of a plan would run; None where nothing is known of it."""
-    silent = [row for row in rows if row.mechanisms and row.mechanisms <= firing.unusable.keys()]
-    needed = ", ".join(row.name for row in silent if row.required)
+    # Of functions of one name each may have a kind of its own.
+    silent = [row for row in rows if row.mechanisms & firing.unusable.keys()]
+    needed = ", ".join(
+        row.name for row in silent if row.required and row.mechanisms <= firing.unusable.keys()
+    )
     others = ", ".join(row.name for row in silent)
     ran = f"tried, and ran: {', '.join(firing.fired)}" if firing.fired else ""
     if needed:
         text = f"{firing.causes}, so required probes would not run: {needed}"
         return Finding("firing", State.PROBLEM, text, firing.mend)
     if others:
-        text = f"{firing.causes}, so probes would not run: {others}"
+        text = f"{firing.causes}, so not all probes would run: {others}"
         return Finding("firing", State.WARNING, text, firing.mend)
     if firing.mend:
         return Finding(

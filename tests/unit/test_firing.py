@@ -84,9 +84,7 @@ def test_kprobes_are_disarmed(system: FakeSystem, trial: Trial | None) -> None:
     system.write(KPROBES_OFF, "0\n")
     state, text = text_of(finding(system.root, trial))
     assert state is State.WARNING
-    assert text.startswith(
-        "kprobes are disarmed (/sys/kernel/debug/kprobes/enabled is 0), so probes would not"
-    )
+    assert text.startswith("kprobes are disarmed (/sys/kernel/debug/kprobes/enabled is 0), so not all probes")
     assert "config_get" in text
     assert "tell_host" not in text
     assert text.endswith(": echo 1 > /sys/kernel/debug/kprobes/enabled")
