@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.clocks import Clock
 from balloontrace.errors import RecordingError
 from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
 from balloontrace.matching import (
     UNKNOWN_PAGES,
     UNKNOWN_QUEUE,
     Calls,
-    Clock,
     Matching,
     Window,
     match,
@@ -78,48 +78,51 @@ def join(
     threads, matching = _match_threads(guest, batches, windows[1])
     served = threads[matching.batches]
     completed = batches.has(BatchFlag.DONE_SEEN)[served]
+    kicked = batches.has(BatchFlag.KICK_SEEN)[served]
     split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
-    span, batch = sends[matching.sends][split], served[split]
-    served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
-    calls_ns = served_ns.copy()
-    sent_ns = _in_host_clock(spans.int64("start_ns")[span], matching.clock)
-    kicked = batches.has(BatchFlag.KICK_SEEN)[batch]
-    # A device that is at work may find the next buffer by looking: then the first call is what is known of
-    # it. A kick from before the send was for the buffer before.
-    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], batches.int64("first_call_ns")[batch])
-    kick_ns = np.maximum(seen_ns, sent_ns)
-    served_ns[span] = np.minimum(
-        _done_ns(spans, span, batches, batch, matching.clock) - kick_ns, spans.int64("duration_ns")[span]
-    )
-    calls_ns[span] = batches.int64("calls_ns")[batch]
-    transport_ns = spans.int64("duration_ns")[span] - served_ns[span]
-    known = len(span) > 0 and matching.clock.error_ns <= _KNOWN_WELL * float(transport_ns.mean())
-    to_host_ns = back_ns = None
-    if known:
-        to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
-        to_host_ns[span] = np.minimum(kick_ns - sent_ns, transport_ns)
-        back_ns[span] = transport_ns - to_host_ns[span]
+    times = _host_times(spans, sends[matching.sends][split], batches, served[split], matching.clock)
     of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served)
     if not splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
     send_of_batch[served] = sends[matching.sends]
     return BothSides(
-        HostTimes(served_ns, calls_ns, to_host_ns, back_ns),
+        times,
         of_operations,
         _pairing(
             guest,
             batches,
             matching,
             len(threads),
-            split=known,
-            found=int((~kicked).sum()),
+            split=times.to_host_ns is not None,
+            found=int((~kicked & split).sum()),
             unseen=int((~completed).sum()),
             ended_unseen=int((~completed & split).sum()),
         ),
         send_of_batch,
         matching.clock,
     )
+
+
+def _host_times(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> HostTimes:
+    """What the host knows of each send; `span` and `batch` are pairs."""
+    served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
+    calls_ns = served_ns.copy()
+    duration_ns = spans.int64("duration_ns")[span]
+    seen_ns = _seen_ns(spans, span, batches, batch, clock)
+    # A nanosecond of one clock is not one of the other's: what took all of the send may come out as longer.
+    served_ns[span] = np.minimum(_done_ns(spans, span, batches, batch, clock) - seen_ns, duration_ns)
+    calls_ns[span] = np.minimum(batches.int64("calls_ns")[batch], served_ns[span])
+    transport_ns = duration_ns - served_ns[span]
+    if not len(span) or clock.error_ns > _KNOWN_WELL * float(transport_ns.mean()):
+        return HostTimes(served_ns, calls_ns, None, None)
+    to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
+    sent_ns = _in_host_clock(spans.int64("start_ns")[span], clock)
+    to_host_ns[span] = np.clip(seen_ns - sent_ns, 0, transport_ns)
+    back_ns[span] = transport_ns - to_host_ns[span]
+    return HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
 
 
 def _served_of_operations(
@@ -150,17 +153,35 @@ def _served_of_operations(
     )
 
 
+def _seen_ns(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> Column:
+    """When the host had learnt of each buffer: its kick, or the first call where none was seen.
+
+    A device that is at work may find the next buffer by looking. A kick from before the send was for the
+    buffer before, and is moved to the send; no further than to where the bounds of the clocks prove it.
+    """
+    start_ns, first_ns = spans.int64("start_ns")[span], batches.int64("first_call_ns")[batch]
+    kicked = batches.has(BatchFlag.KICK_SEEN)[batch]
+    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], first_ns)
+    # The first call comes after the send, whatever is left of that in whole ns.
+    moved_ns: Column = np.minimum(np.maximum(seen_ns, start_ns + clock.bounds.low_ns(start_ns)), first_ns)
+    return moved_ns
+
+
 def _done_ns(
     spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
 ) -> Column:
     """When each buffer was given back: the interrupt for it, or before that the return of the guest's send.
 
     The device marks a buffer used first and interrupts then; a guest that happens to look sees it at once.
+    So a completion is moved to the return, and no further than to where the bounds of the clocks prove it.
     Where no interrupt was seen, the last call is what is known.
     """
-    returned_ns = _in_host_clock(spans.end_ns[span], clock)
+    end_ns = spans.end_ns[span]
     done_ns, last_ns = batches.int64("done_ns")[batch], batches.int64("last_return_ns")[batch]
-    return np.maximum(last_ns, np.minimum(done_ns, returned_ns))
+    moved_ns: Column = np.maximum(last_ns, np.minimum(done_ns, end_ns + clock.bounds.high_ns(end_ns)))
+    return moved_ns
 
 
 def _in_host_clock(guest_ns: Column, clock: Clock) -> Column:

@@ -17,21 +17,19 @@ many calls agree, that they differ is said and no reason to refuse, but for a fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
 from balloontrace.errors import RecordingError
 from balloontrace.units import NS_PER_S, format_count, format_duration_ns
 from balloontrace.wire import Column
 
 UNKNOWN_PAGES = -1
 UNKNOWN_QUEUE = -1
-
-MAX_DRIFT = 500e-6
-"""How much faster one clock may go than the other: adjtimex() slews no more (kernel/time/ntp.c, MAXFREQ)."""
 
 # Probes of a recorder are attached one after the other, and its clock is read before the first and after
 # the last.
@@ -43,11 +41,6 @@ _WALL_CLOCKS_NS = 60 * NS_PER_S
 
 # A drift this near to MAX_DRIFT is where the search for one ended, not what was found.
 _AT_THE_LIMIT = MAX_DRIFT * (1 - 1e-4)
-
-# Numbers to work on at once: as many as processors have caches for.
-_AT_ONCE = 1 << 15
-
-_Function = Callable[[float], float]
 
 _PROBED_PAIRS = 256
 _MOST_SHIFTS = 1 << 16
@@ -85,23 +78,6 @@ class Calls:
         return Calls(
             self.start_ns[which], self.end_ns[which], self.queue[which], self.pages[which], self.window
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What to add to the guest's clock for the host's: `offset_ns` at the guest's `at_ns`, and a drift.
-
-    `error_ns` bounds how far that is off, at any time from the first pair to the last.
-    """
-
-    offset_ns: float
-    at_ns: int
-    drift: float
-    error_ns: float
-
-    def to_host_ns(self, guest_ns: Column) -> NDArray[np.float64]:
-        """Times of the guest in the host's clock, less the guest's: add them as floats near zero only."""
-        return self.offset_ns + self.drift * (guest_ns - self.at_ns).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,79 +127,6 @@ def match(sends: Calls, batches: Calls) -> Matching:
         tuple(unseen.tolist()),
         apart_ns if apart_ns is not None and apart_ns > _WALL_CLOCKS_NS else None,
     )
-
-
-def fit_clock(times_ns: Column, lows_ns: Column, highs_ns: Column) -> Clock | None:
-    """The clock between bounds of its offset at some times; None when there is none within MAX_DRIFT.
-
-    For a drift r the offset lies between max(low - r t) and min(high - r t). What is left between them is
-    concave in r, so that thirds find its maximum, and halves where it vanishes on either side.
-    """
-    at_ns = int(times_ns[0])
-    base_ns = int(lows_ns[0])  # numbers of 10^15 ns have no room for fractions in a float
-    times = (times_ns - at_ns).astype(np.float64)
-    lows, highs = (lows_ns - base_ns).astype(np.float64), (highs_ns - base_ns).astype(np.float64)
-    times, lows, highs = _thin(times, lows, highs)
-
-    def bounds(drift: float) -> tuple[float, float]:
-        return float((lows - drift * times).max()), float((highs - drift * times).min())
-
-    def width(drift: float) -> float:
-        low, high = bounds(drift)
-        return high - low
-
-    best = 0.0 if width(0.0) >= 0 else _maximum(width, -MAX_DRIFT, MAX_DRIFT)
-    if width(best) < 0:
-        return None
-    slowest, fastest = _root(width, best, -MAX_DRIFT), _root(width, best, MAX_DRIFT)
-    low, high = bounds(best)
-    middle = (low + high) / 2
-    # How far off a line is that also lies between all bounds, at either end, where they are farthest apart.
-    error = 0.0
-    drifts = np.linspace(slowest, fastest, 33)
-    for some in np.array_split(drifts, 1 + len(drifts) * len(times) // _AT_ONCE):
-        lines = np.multiply.outer(some, times)
-        highest, lowest = (highs - lines).min(axis=1), (lows - lines).max(axis=1)
-        turned = np.multiply.outer([0.0, times.max()], some - best)
-        error = max(error, float((highest + turned).max()) - middle, middle - float((lowest + turned).min()))
-    return Clock(base_ns + middle, at_ns, best, error)
-
-
-def _thin(
-    times: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Fewer bounds that are as tight: in each of many stretches of time the strictest of either sort."""
-    stretches = 2048
-    if len(times) <= 4 * stretches:
-        return times, lows, highs
-    edges = np.linspace(0, len(times), stretches, endpoint=False).astype(np.intp)
-    sizes = np.diff(np.append(edges, len(times)))
-    stretch = np.repeat(np.arange(stretches), sizes)
-    is_low = lows >= np.maximum.reduceat(lows, edges)[stretch]
-    is_high = highs <= np.minimum.reduceat(highs, edges)[stretch]
-    kept = is_low | is_high
-    return times[kept], lows[kept], highs[kept]
-
-
-def _maximum(of: _Function, low: float, high: float) -> float:
-    """Where a concave function is largest, to a billionth of the range."""
-    for _ in range(52):
-        first, second = low + (high - low) / 3, high - (high - low) / 3
-        if of(first) < of(second):
-            low = first
-        else:
-            high = second
-    return (low + high) / 2
-
-
-def _root(of: _Function, inside: float, outside: float) -> float:
-    """The place nearest to `outside` up to which a concave function is not negative."""
-    if of(outside) >= 0:
-        return outside
-    for _ in range(40):
-        middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if of(middle) >= 0 else (inside, middle)
-    return inside
 
 
 def _overlap(sends: int, batches: int, shift: int) -> tuple[slice, slice]:
@@ -289,6 +192,7 @@ def _try_times(guest: Calls, host: Calls, shift: int) -> Clock | None:
         guest.start_ns[mine],
         host.end_ns[theirs] - guest.end_ns[mine],
         host.start_ns[theirs] - guest.start_ns[mine],
+        guest.end_ns[mine],
     )
     return clock if clock is not None and _partnerless_agree(guest, host, mine, theirs, clock) else None
 

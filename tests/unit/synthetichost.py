@@ -35,12 +35,17 @@ assert _BATCH.size == BATCH_BYTES
 
 @dataclass(frozen=True)
 class HostTimes:
-    """How a send's time is spent on the host's side; the rest of it is the way back."""
+    """How a send's time is spent on the host's side; the rest of it is the way back.
+
+    `lead` is the part of `translate` before the first call, `tail` the one after the last.
+    """
 
     to_host: int = 20_000
     translate: int = 30_000
     call: int = 700
     spread: int = 130  # how much the way to the host differs from send to send, in 7919 ns
+    lead: int = 21_000
+    tail: int = 4_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Batch:
     calls_ns: int
     pages: int
     queue: int
+    lead_ns: int = 10  # from the kick to the first call
+    tail_ns: int = 10  # from the return of the last call to the completion
 
 
 def batches(flow: Flow, times: HostTimes | None = None, *, offset_ns: int = OFFSET_NS) -> list[Batch]:
@@ -68,7 +75,10 @@ def batches(flow: Flow, times: HostTimes | None = None, *, offset_ns: int = OFFS
         calls_ns = times.call * (pages or PAGES_PER_SEND)
         done_ns = kick_ns + times.translate + calls_ns
         found.append(
-            Batch(kick_ns + offset_ns, done_ns + offset_ns, calls_ns, pages or PAGES_PER_SEND, queue)
+            Batch(
+                *(kick_ns + offset_ns, done_ns + offset_ns, calls_ns, pages or PAGES_PER_SEND, queue),
+                *(times.lead, times.tail),
+            )
         )
     return found
 
@@ -84,9 +94,11 @@ def pack_batch(
     """A batch as it lies in the kernel's ring buffer."""
     calls = [0] * len(Call)
     calls[Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED] = batch.pages
+    first_ns = first_call_ns or batch.kick_ns + batch.lead_ns
+    last_ns = last_return_ns or batch.done_ns - batch.tail_ns
     record = _BATCH.pack(
-        batch.kick_ns, first_call_ns or batch.kick_ns + 10, last_return_ns or batch.done_ns - 10,
-        batch.done_ns, batch.calls_ns, batch.pages * 4096, 0, *calls, tid, 0, 0, 0, flags,
+        batch.kick_ns, first_ns, last_ns, batch.done_ns, batch.calls_ns, batch.pages * 4096, 0, *calls,
+        tid, 0, 0, 0, flags,
     )  # fmt: skip
     return _RING.pack(BATCH_BYTES, 0) + record
 

@@ -320,7 +320,7 @@ def test_a_buffer_found_without_a_kick_begins_with_its_first_call() -> None:
         "2 buffers were found without a kick: their c begins with their first call",
     )
     both = [stage(each.operations[0].stages, "c").total_ns or 0 for each in (whole, report)]
-    assert both[0] - both[1] == 2 * 10  # from kick to first call
+    assert both[0] - both[1] == 2 * TIMES.lead
     tops = [row.total_ns or 0 for row in report.operations[0].stages if row.part_of is None]
     assert sum(tops) == report.operations[0].wall_ns
 

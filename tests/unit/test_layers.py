@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "workitems",
         "consistency",
         "operations",
+        "clocks",
         "matching",
         "attacher",
         "loader",

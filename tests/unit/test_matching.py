@@ -10,17 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
 from balloontrace.errors import RecordingError
-from balloontrace.matching import (
-    MAX_DRIFT,
-    UNKNOWN_PAGES,
-    UNKNOWN_QUEUE,
-    Calls,
-    Clock,
-    Window,
-    fit_clock,
-    match,
-)
+from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window, match
 
 INFLATE, DEFLATE = 0, 1
 S = 1_000_000_000
