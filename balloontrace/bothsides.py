@@ -3,23 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
+from balloontrace.candidates import Partners, find_partners, whole_batches
 from balloontrace.clocks import Clock
 from balloontrace.errors import RecordingError
 from balloontrace.events import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
-from balloontrace.matching import (
-    UNKNOWN_PAGES,
-    UNKNOWN_QUEUE,
-    Calls,
-    Matching,
-    Window,
-    match,
-)
 from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.results import Header, Pairing, Served
 from balloontrace.stages import NOT_SERVED, HostTimes
@@ -75,8 +69,9 @@ def join(
     """
     sends = np.flatnonzero(operations.nesting.send)
     guest = _sends(spans, sends, pages_of_sends, windows[0])
-    threads, matching = _match_threads(guest, batches, windows[1])
-    served = threads[matching.batches]
+    whole = whole_batches(batches, windows[1].start_ns)
+    partners = find_partners(guest, batches, _served(batches, windows[1]), whole)
+    matching, served = partners.matching, partners.rows[partners.matching.batches]
     completed = batches.has(BatchFlag.DONE_SEEN)[served]
     kicked = batches.has(BatchFlag.KICK_SEEN)[served]
     split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
@@ -92,8 +87,7 @@ def join(
         _pairing(
             guest,
             batches,
-            matching,
-            len(threads),
+            partners,
             split=times.to_host_ns is not None,
             found=int((~kicked & split).sum()),
             unseen=int((~completed).sum()),
@@ -215,42 +209,16 @@ def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, i
     )
 
 
-def _match_threads(guest: Calls, batches: Batches, window: Window) -> tuple[NDArray[np.intp], Matching]:
-    """Match the batches of all threads, or of the busiest one: a VMM may discard for itself too."""
-    problem: RecordingError | None = None
-    for rows in _candidates(batches, window):
-        try:
-            return rows, match(guest, _served(batches, rows, window))
-        except RecordingError as error:
-            problem = problem or error
-    raise problem or RecordingError("the host's recording holds no served buffer")
-
-
-def _candidates(batches: Batches, window: Window) -> Iterator[NDArray[np.intp]]:
-    # Until all probes were attached, a part of a buffer was seen, or several as one; and the first buffer of
-    # a thread may have been under way then, if its kick was not seen.
-    tid = batches.int64("tid")
-    first = np.zeros(len(batches), dtype=np.bool_)
-    first[np.unique(tid, return_index=True)[1]] = True
-    early = first | (batches.int64("first_call_ns") < window.start_ns)
-    whole = np.flatnonzero(~(batches.has(BatchFlag.UNFINISHED) | early & ~batches.has(BatchFlag.KICK_SEEN)))
-    yield whole
-    tid = tid[whole]
-    threads, batches_each = np.unique(tid, return_counts=True)
-    if len(threads) > 1:
-        yield whole[tid == threads[np.argmax(batches_each)]]
-
-
-def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
-    named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
-    failed = batches.int64("errors")[rows] > 0
+def _served(batches: Batches, window: Window) -> Calls:
+    named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))
+    failed = batches.int64("errors") > 0
     return Calls(
         # Not the kick: one that came while the device was still busy with the buffer before may be read,
         # found to be settled, and the next buffer be there a moment later, before its own.
-        batches.int64("first_call_ns")[rows],
+        batches.int64("first_call_ns"),
         # Not the interrupt: the guest may have seen before it that its buffer was used.
-        batches.int64("last_return_ns")[rows],
-        batches.queue[rows],
+        batches.int64("last_return_ns"),
+        batches.queue,
         np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,
     )
@@ -259,15 +227,14 @@ def _served(batches: Batches, rows: NDArray[np.intp], window: Window) -> Calls:
 def _pairing(
     guest: Calls,
     batches: Batches,
-    matching: Matching,
-    considered: int,
+    partners: Partners,
     *,
     split: bool,
     found: int,
     unseen: int,
     ended_unseen: int,
 ) -> Pairing:
-    clock = matching.clock
+    matching, clock = partners.matching, partners.matching.clock
     silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
     notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
     if found:
@@ -283,11 +250,13 @@ def _pairing(
             f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}: "
             "see that these recordings are of the same time"
         )
-    if considered < len(batches):
-        notes.append(f"{format_count(len(batches) - considered)} batches are of other threads, or not whole")
+    notes += partners.notes
+    unseen_parts = len(batches) - len(partners.rows) - partners.others
+    if unseen_parts:
+        notes.append(f"{format_count(unseen_parts)} batches were not seen as a whole")
     return Pairing(
         sends=len(guest),
-        batches=considered,
+        batches=len(partners.rows),
         pairs=len(matching.sends),
         delimited=len(matching.sends) - unseen,
         clock_offset_ns=round(clock.offset_ns),

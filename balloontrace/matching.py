@@ -17,23 +17,16 @@ many calls agree, that they differ is said and no reason to refuse, but for a fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, agree, overlap
 from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
 from balloontrace.errors import RecordingError
+from balloontrace.shifts import START_NS, possible_shifts, too_many
 from balloontrace.units import NS_PER_S, format_count, format_duration_ns
-from balloontrace.wire import Column
-
-UNKNOWN_PAGES = -1
-UNKNOWN_QUEUE = -1
-
-# Probes of a recorder are attached one after the other, and its clock is read before the first and after
-# the last.
-_START_NS = 50_000_000
 
 # Fewer pairs than this prove little by their times: the wall clocks must then agree, too.
 _MANY_PAIRS = 64
@@ -42,42 +35,12 @@ _WALL_CLOCKS_NS = 60 * NS_PER_S
 # A drift this near to MAX_DRIFT is where the search for one ended, not what was found.
 _AT_THE_LIMIT = MAX_DRIFT * (1 - 1e-4)
 
-_PROBED_PAIRS = 256
-_MOST_SHIFTS = 1 << 16
+# Pairs to look at in full, in all ways together: half a minute.
+_MOST_PAIRS = 1 << 25
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """When a side was recording, by its own clock, and what to add to that clock for the time of day."""
-
-    start_ns: int
-    end_ns: int
-    realtime_offset_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """Sends of a guest, or buffers served by a host, as columns in order of start.
-
-    For a send, from the entry to the return of the function that sends; for a buffer, from the first
-    call for it until the last one returned, after which the guest may see that it was used. Queues are
-    indices or UNKNOWN_QUEUE, pages may be UNKNOWN_PAGES.
-    """
-
-    start_ns: Column
-    end_ns: Column
-    queue: Column
-    pages: Column
-    window: Window
-
-    def __len__(self) -> int:
-        return len(self.start_ns)
-
-    def only(self, which: NDArray[np.bool_]) -> Calls:
-        """Some of them."""
-        return Calls(
-            self.start_ns[which], self.end_ns[which], self.queue[which], self.pages[which], self.window
-        )
+class TooManyWaysError(RecordingError):
+    """Several ways agree with everything, or too many would have to be tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +57,11 @@ class Matching:
     wall_clocks_apart_ns: float | None = None
 
 
-def match(sends: Calls, batches: Calls) -> Matching:
-    """Pair a guest's sends with its host's buffers; RecordingError with the reason if it cannot be proved."""
+def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matching:
+    """Pair a guest's sends with its host's buffers; RecordingError with the reason if it cannot be proved.
+
+    TooManyWaysError, one of them, if several ways agree, or more than `most_pairs` would have to be tried.
+    """
     if not len(sends) or not len(batches):
         side = "host served no buffer" if len(sends) else "guest sent nothing"
         raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
@@ -109,16 +75,24 @@ def match(sends: Calls, batches: Calls) -> Matching:
     guest = sends.only(chosen)
     if not len(guest):
         raise RecordingError("the recordings cannot be matched: they are of different queues")
-    found = [(shift, clock) for shift in _shifts(guest, batches) if (clock := _try(guest, batches, shift))]
+    found: list[tuple[int, Clock]] = []
+    pairs = 0
+    for shift in _shifts(guest, batches):
+        pairs += _pairs(guest, batches, shift)
+        if pairs > max(most_pairs, len(guest)):
+            raise TooManyWaysError(str(too_many(guest, batches)))
+        if clock := _try(guest, batches, shift):
+            found.append((shift, clock))
+        if len(found) > 1:
+            raise TooManyWaysError(
+                f"the recordings cannot be matched: at least {len(found)} ways to lay "
+                f"{format_count(len(guest))} sends beside {format_count(len(batches))} served buffers agree "
+                "with all times"
+            )
     if not found:
         raise RecordingError(_why_not(guest, batches))
-    if len(found) > 1:
-        raise RecordingError(
-            f"the recordings cannot be matched: {len(found)} ways to lay {format_count(len(guest))} sends "
-            f"beside {format_count(len(batches))} served buffers agree with all times"
-        )
     shift, clock = found[0]
-    mine, theirs = _overlap(len(guest), len(batches), shift)
+    mine, theirs = overlap(len(guest), len(batches), shift)
     apart_ns = _wall_clocks_apart_ns(guest, batches, clock)
     return Matching(
         np.flatnonzero(chosen)[mine],
@@ -129,53 +103,50 @@ def match(sends: Calls, batches: Calls) -> Matching:
     )
 
 
-def _overlap(sends: int, batches: int, shift: int) -> tuple[slice, slice]:
-    """The rows of either side that have a partner when send i is buffer i + shift."""
-    first, end = max(0, -shift), min(sends, batches - shift)
-    return slice(first, end), slice(first + shift, end + shift)
+def _shifts(guest: Calls, host: Calls) -> list[int]:
+    """Ways to try, those first that would pair the most: what is proved soonest costs least."""
+    try:
+        shifts = possible_shifts(guest, host)
+    except RecordingError as error:
+        raise TooManyWaysError(str(error)) from None
+    order = np.argsort([-_pairs(guest, host, shift) for shift in shifts.tolist()], kind="stable")
+    found: list[int] = shifts[order].tolist()
+    return found
 
 
-def _shifts(guest: Calls, host: Calls) -> Iterator[int]:
-    """Ways to lay both side by side which the queues, pages and the first times do not exclude."""
-    low, high = 1 - len(guest), len(host)
-    if high - low > _MOST_SHIFTS:
-        # Too many to try: both began together, or both ended together.
-        yield from sorted({0, len(host) - len(guest)})
-        return
-    for shift in range(low, high):
-        mine, theirs = _overlap(len(guest), len(host), shift)
-        probed = slice(mine.start, min(mine.stop, mine.start + _PROBED_PAIRS))
-        beside = slice(theirs.start, theirs.start + probed.stop - probed.start)
-        if _counts_agree(guest, host, probed, beside):
-            highs = host.start_ns[beside] - guest.start_ns[probed]
-            lows = host.end_ns[beside] - guest.end_ns[probed]
-            slack_ns = MAX_DRIFT * float(guest.end_ns[probed][-1] - guest.start_ns[probed][0])
-            if lows.max() - highs.min() <= slack_ns:
-                yield shift
+def _pairs(guest: Calls, host: Calls, shift: int) -> int:
+    mine, _ = overlap(len(guest), len(host), shift)
+    return int(mine.stop) - int(mine.start)
 
 
 def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool:
-    return _agree(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES) and _agree(
+    return agree(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES) and agree(
         guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE
     )
-
-
-def _agree(mine: Column, theirs: Column, unknown: int) -> bool:
-    """Whether both sides say the same wherever both know it."""
-    differ = mine != theirs
-    return not (differ.any() and np.any(differ & (mine != unknown) & (theirs != unknown)))
 
 
 def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
     """The clock with which this way of laying both side by side agrees with everything, or None."""
     clock = _try_times(guest, host, shift)
-    mine, _ = _overlap(len(guest), len(host), shift)
+    mine, _ = overlap(len(guest), len(host), shift)
     if clock is None:
         return None
     apart_ns = _wall_clocks_apart_ns(guest, host, clock)
-    if mine.stop - mine.start >= _MANY_PAIRS:
-        return None if _strained(clock, apart_ns) else clock
-    return clock if apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host) else None
+    if mine.stop - mine.start < _MANY_PAIRS:
+        return clock if apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host) else None
+    if _strained(clock, apart_ns) or _too_regular(guest, host, shift, apart_ns):
+        return None
+    return clock
+
+
+def _too_regular(guest: Calls, host: Calls, shift: int, apart_ns: float | None) -> bool:
+    """Whether the times prove nothing, as they agree one pair further on too, nor do the wall clocks.
+
+    What comes as regularly as that agrees with any machine that is at the same work.
+    """
+    if apart_ns is None or apart_ns <= _WALL_CLOCKS_NS:
+        return False
+    return any(_fit(guest, host, other) is not None for other in (shift - 1, shift + 1))
 
 
 def _strained(clock: Clock, apart_ns: float | None) -> bool:
@@ -185,21 +156,28 @@ def _strained(clock: Clock, apart_ns: float | None) -> bool:
 
 def _try_times(guest: Calls, host: Calls, shift: int) -> Clock | None:
     """The same, whatever the wall clocks say."""
-    mine, theirs = _overlap(len(guest), len(host), shift)
-    if not _counts_agree(guest, host, mine, theirs):
+    clock = _fit(guest, host, shift)
+    mine, theirs = overlap(len(guest), len(host), shift)
+    return clock if clock is not None and _partnerless_agree(guest, host, mine, theirs, clock) else None
+
+
+def _fit(guest: Calls, host: Calls, shift: int) -> Clock | None:
+    """The clock with which all pairs of this way agree, whatever was recorded besides."""
+    mine, theirs = overlap(len(guest), len(host), shift)
+    if mine.start >= mine.stop or not _counts_agree(guest, host, mine, theirs):
         return None
-    clock = fit_clock(
+    return fit_clock(
         guest.start_ns[mine],
         host.end_ns[theirs] - guest.end_ns[mine],
         host.start_ns[theirs] - guest.start_ns[mine],
         guest.end_ns[mine],
     )
-    return clock if clock is not None and _partnerless_agree(guest, host, mine, theirs, clock) else None
 
 
 def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, clock: Clock) -> bool:
     """Whether what has no partner happened before the other side began to record, or after it ended."""
-    slack_ns = _START_NS + clock.error_ns
+    # A few pairs prove too little to think of calls that were missed while probes were being attached.
+    slack_ns = clock.error_ns + (START_NS if mine.stop - mine.start >= _MANY_PAIRS else 0)
     sends_ns = guest.start_ns + clock.to_host_ns(guest.start_ns)
     ends_ns = guest.end_ns + clock.to_host_ns(guest.end_ns)
     window = np.array([guest.window.start_ns, guest.window.end_ns])
@@ -239,7 +217,7 @@ def _why_not(guest: Calls, host: Calls) -> str:
     """The reason that tells most about recordings which cannot be matched."""
     counts = f"{format_count(len(guest))} sends and {format_count(len(host))} served buffers"
     shifts = {0, len(host) - len(guest)}
-    if not any(_counts_agree(guest, host, *_overlap(len(guest), len(host), shift)) for shift in shifts):
+    if not any(_counts_agree(guest, host, *overlap(len(guest), len(host), shift)) for shift in shifts):
         return (
             f"the recordings do not belong together: {counts}, and the numbers of their pages do not agree "
             "however they are laid side by side"
@@ -259,6 +237,11 @@ def _why_not_by_wall_clocks(guest: Calls, host: Calls, counts: str, clock: Clock
     apart_ns = _wall_clocks_apart_ns(guest, host, clock)
     may = format_duration_ns(_wall_clocks_may_ns(guest, host))
     apart = "are not both known" if apart_ns is None else f"differ by {format_duration_ns(apart_ns)}"
+    if apart_ns is not None and _pairs(guest, host, 0) >= _MANY_PAIRS and not _strained(clock, apart_ns):
+        return (
+            f"the recordings cannot be matched: {counts} are so regular that their times prove nothing, and "
+            f"the wall clocks of both sides {apart}; are they of one time?"
+        )
     if _strained(clock, apart_ns):
         return (
             f"the recordings cannot be matched: {counts} agree only if one clock goes "

@@ -21,7 +21,9 @@ def progress_line(before: Counters, now: Counters, elapsed_ns: int) -> str:
     send = now.functions[Function.SEND_RESP_DATA if by_bitmap else Function.TELL_HOST]
     rate = (_moved_pages(now) - _moved_pages(before)) / _MIB_PAGES / (elapsed_ns / 1e9) if elapsed_ns else 0.0
     share = f"{100 * send.duration_ns / work.duration_ns:.0f} %" if work.duration_ns else "-"
-    return f"{_position(device)}, {rate:.0f} MiB/s, {send.returns} sends; time waiting for the host: {share}"
+    return (
+        f"{_position(device)}, {rate:.0f} MiB/s, {send.returns} sends; time from sending to going on: {share}"
+    )
 
 
 def _moved_pages(counters: Counters) -> int:

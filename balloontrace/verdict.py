@@ -87,20 +87,26 @@ def _waiting(kind: str, short_work_items: int, short_ns: int) -> str | None:
 
 
 def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
+    """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting."""
     shares = {row.stage: row.share for row in rows if row.share is not None}
     if STAGE_B in shares:  # which building is a part of
         shares[STAGE_B] -= shares.get(STAGE_BUILD, 0.0)
     slow = {
         STAGE_A: ("guest", f"{'allocating' if kind == INFLATE else 'releasing'} pages"),
         STAGE_BUILD: ("guest", "building bitmaps and records"),
-        STAGE_BCD: ("host", "waiting for it"),
-        STAGE_B: ("transport", "on the way between guest and host"),
         STAGE_C: ("host", "in the VMM's translation"),
         STAGE_D: ("host", "in madvise"),
     }
     for stage, (who, where) in slow.items():
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:
             return f"{who} slow: {format_share(shares[stage])} of the time {where}"
+    between = {
+        STAGE_BCD: "sending and going on: host, transport or the guest's own scheduling",
+        STAGE_B: "guest and host: transport or the guest's own scheduling",
+    }
+    for stage, what in between.items():
+        if shares.get(stage, 0.0) >= DOMINANT_SHARE:
+            return f"{format_share(shares[stage])} of the time between {what}"
     return None
 
 

@@ -12,7 +12,7 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import Flow
-from synthetichost import OFFSET_NS, Batch, HostTimes, batches, host_recording
+from synthetichost import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, host_recording
 from test_bothsides import guest_recording
 from test_operations import assert_adds_up, stage
 
@@ -114,7 +114,10 @@ def test_c_is_never_less_than_what_is_proved(
         # At least this: from the kick or the send, until the completion or the return.
         seen_ns = max(kick_ns, start_ns)
         served_ns.append(min(done_ns, start_ns + longest_ns + back_ns) - seen_ns)
-    host = host_recording(found)
+    started_ns = found[0].kick_ns - S
+    realtime_ns = REALTIME_NS - 900_000_000 + started_ns - offset_ns
+    started = {"monotonic_ns": started_ns, "realtime_ns": realtime_ns}
+    host = host_recording(found, started_ns=started_ns, changes={"started": started})
     examined = examine(guest_recording(flow), host)
     assert_adds_up(examined.report)
     assert examined.both is not None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balloontrace.calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
 from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
 from balloontrace.errors import RecordingError
-from balloontrace.matching import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window, match
+from balloontrace.matching import match
 
 INFLATE, DEFLATE = 0, 1
 S = 1_000_000_000
@@ -129,6 +131,40 @@ def test_what_times_alone_cannot_tell_is_refused() -> None:
     same = np.full(300, 256)
     guest, host = replace(guest, pages=same), replace(host, pages=same)
     assert "ways to lay" in refusal(part(guest, 0, 200), part(host, 50, 250))
+
+
+def test_what_is_as_regular_as_a_clock_needs_wall_clocks_that_agree() -> None:
+    guest, host = both_sides(300, jitter_ns=1, latency_jitter_ns=1)
+    same = np.full(300, 256)
+    guest, host = replace(guest, pages=same), replace(host, pages=same)
+    assert len(match(guest, host).sends) == 300
+    _, other = both_sides(300, jitter_ns=1, latency_jitter_ns=1, seed=2)
+    assert "so regular that their times prove nothing" in refusal(
+        guest, on_another_day(replace(other, pages=same))
+    )
+
+
+def test_no_file_keeps_matching_busy() -> None:
+    count = 20_000
+    guest, host = both_sides(count, jitter_ns=1, latency_jitter_ns=1)
+    same = np.full(count, 256)
+    # Windows that are shut before they open, so that no call is in any.
+    shut = [Window(int(each.start_ns[-1]), int(each.start_ns[0]), REALTIME_NS) for each in (guest, host)]
+    late = host.end_ns.copy()
+    late[count // 3] += S
+    guest = replace(guest, pages=same, window=shut[0])
+    host = replace(host, pages=same, end_ns=late, window=shut[1])
+    started_s = time.process_time()
+    assert "so much alike" in refusal(guest, host)
+    assert time.process_time() - started_s < 60
+
+
+@pytest.mark.parametrize("where", [0, 1, 777, 1999])
+def test_one_other_number_of_pages_anywhere_is_seen(where: int) -> None:
+    guest, host = both_sides(2000)
+    pages = host.pages.copy()
+    pages[where] += 1
+    assert "do not belong together" in refusal(guest, replace(host, pages=pages))
 
 
 def test_one_send_needs_wall_clocks_that_agree() -> None:

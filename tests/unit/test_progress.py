@@ -34,12 +34,14 @@ def test_position_rate_and_share() -> None:
     device = DeviceState(7168 * MIB_PAGES, 300 * MIB_PAGES, 0, 5, True)
     now = look(300, work_ns=4 * SECOND_NS, send_ns=3 * SECOND_NS, devices=(NOWHERE, device))
     line = progress_line(look(100), now, 2 * SECOND_NS)
-    assert line == ("balloon 300 MiB, target 7168 MiB, 100 MiB/s, 300 sends; time waiting for the host: 75 %")
+    assert line == (
+        "balloon 300 MiB, target 7168 MiB, 100 MiB/s, 300 sends; time from sending to going on: 75 %"
+    )
 
 
 def test_a_first_look_and_unknown_positions() -> None:
     line = progress_line(look(3), look(3), 0)
-    assert line == "balloon moving, 0 MiB/s, 3 sends; time waiting for the host: -"
+    assert line == "balloon moving, 0 MiB/s, 3 sends; time from sending to going on: -"
 
 
 def test_of_two_balloons_the_one_that_moved_last() -> None:
