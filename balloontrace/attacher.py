@@ -71,6 +71,7 @@ class Attacher:
             "fentry": self._attach_fentry,
             "kprobe": self._attach_kprobe,
             "tracepoint": self._attach_tracepoint,
+            "raw_tracepoint": self._attach_raw_tracepoint,
         }[attachment["mechanism"]]
         try:
             program_fd, link_fd = how(attachment)
@@ -137,6 +138,14 @@ class Attacher:
         category, _, event = attachment["symbol"].encode().partition(b":")
         program_fd = self._load(attachment, self._bpf.TRACEPOINT, attachment["program"])
         link_fd: int = self._lib.bpf_attach_tracepoint(program_fd, category, event)
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_raw_tracepoint(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        name = attachment["symbol"].partition(":")[2]
+        program_fd = self._load(attachment, self._bpf.RAW_TRACEPOINT, attachment["program"])
+        link_fd: int = self._lib.bpf_attach_raw_tracepoint(program_fd, name.encode())
         if link_fd < 0:
             raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd

@@ -9,19 +9,31 @@ from dataclasses import dataclass
 
 from balloontrace.events import BatchFlag, Call
 from balloontrace.hostcounters import CallSums, parse_host_counters
-from balloontrace.hostlayout import parse_batch_layout, parse_sums_layout
+from balloontrace.hostlayout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
 from balloontrace.units import format_count
 from balloontrace.wire import Batches, Recorded, decode_batches
 
-_RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
+_HUGETLB = "hugetlb_bytes"
+_MEMORY = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes", _HUGETLB)
 _MAX_FILES = 64
 _MAX_SUM = 1 << 62
 _SPLIT_PROBE = "split_huge_pmd"
 _ATTACHED = "attached"
 _FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
+# What leaves a file is free, so that where only unmapping was counted, these were counted rightly.
+_FREES_FILES = _FREES - {Call.MADVISE_DONTNEED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Freed:
+    """What of calls that free is known: by which of them nothing became free, and how much became free."""
+
+    calls: frozenset[Call] = frozenset()
+    has_bytes: bool = False
+    missing: str | None = None  # why not all is known, one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     lost = [loss.events_lost for loss in losses if loss.events_lost is not None]
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
-    counts_freed = bool(text(recording.metadata, "freed_by"))
+    freed = _freed(recording)
     counts_splits = any(
         probe.function == _SPLIT_PROBE and probe.status == _ATTACHED for probe in header.probes
     )
@@ -67,7 +79,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         madvise_bytes=int(batches.int64("madvise_bytes").sum()),
         fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
         thp_splits=int(batches.int64("thp_splits").sum()) if counts_splits else None,
-        calls=tuple(_calls(call, sums, counts_freed) for call, sums in totals.items() if sums.calls),
+        calls=tuple(_calls(call, sums, freed) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
         losses=losses,
         events_lost=sum(lost) if lost else None,
@@ -79,7 +91,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         end,
         side,
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
-        tuple(_not_measured(header, batches, int(delimited.sum()))),
+        tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
     )
 
 
@@ -98,17 +110,51 @@ def _sums(recording: Recording) -> Mapping[Call, CallSums]:
 
 def _possible(sums: CallSums) -> bool:
     """Whether sums of calls can be: no counter gets that far."""
-    return max(sums.calls, sums.bytes, sums.duration_ns, *sums.buckets, 0) <= _MAX_SUM
+    return max(sums.calls, sums.bytes, sums.duration_ns, sums.freed_bytes, *sums.buckets, 0) <= _MAX_SUM
 
 
-def _calls(call: Call, sums: CallSums, counts_freed: bool) -> HostCalls:
+def _freed(recording: Recording) -> _Freed:
+    metadata, end = recording.metadata, recording.end or {}
+    if any(integer(mapping(side, "memory"), _HUGETLB) for side in (metadata, end)):
+        return _Freed(missing="memory of hugetlbfs goes back to its pool by functions that are not probed")
+    asked = text(metadata, "freed_counts") == FREED_COUNTS
+    if not text(metadata, "freed_by"):
+        why = "not all of what tells it could be probed" if asked else "record --count-freed tells it"
+        return _Freed(missing=why)
+    if asked:
+        return _Freed(_FREES, has_bytes=True)
+    return _Freed(
+        _FREES_FILES,
+        missing="this recording counts pages unmapped, and a page that was unmapped need not be free"
+        + ("; the files behind its shared memory kept theirs" if _kept(metadata, end) else ""),
+    )
+
+
+def _kept(metadata: Json, end: Json) -> bool:
+    """Whether files behind shared memory are known, and all take as much at the end as at the beginning."""
+    before, after = (_files(mapping(side, "memory")) for side in (metadata, end))
+    return bool(before) and before == after and None not in before.values()
+
+
+def _missing_freed(freed: _Freed, calls: Sequence[HostCalls]) -> str | None:
+    """What of the calls there are is not known, and why; None when all is."""
+    names = {call.name.lower() for call in _FREES}
+    unknown = [each.call for each in calls if each.call in names and each.freed_nothing is None]
+    if not unknown or freed.missing is None:
+        return None
+    of_some = f"{' and '.join(unknown)} " if freed.calls else ""
+    return f"host: what {of_some or 'the '}calls freed: {freed.missing}"
+
+
+def _calls(call: Call, sums: CallSums, freed: _Freed) -> HostCalls:
     return HostCalls(
         call=call.name.lower(),
         calls=sums.calls,
         bytes=sums.bytes,
         errors=sums.errors,
         no_bytes=sums.no_bytes,
-        freed_nothing=sums.freed_nothing if counts_freed and call in _FREES else None,
+        freed_nothing=sums.freed_nothing if call in freed.calls else None,
+        freed_bytes=sums.freed_bytes if call in freed.calls and freed.has_bytes else None,
         total_ns=sums.duration_ns,
         buckets=sums.buckets,
     )
@@ -117,7 +163,7 @@ def _calls(call: Call, sums: CallSums, counts_freed: bool) -> HostCalls:
 def _memory(metadata: Json, end: Json) -> Iterator[HostMemory]:
     """Resident memory by kind, and what the files behind shared memory take."""
     before, after = mapping(metadata, "memory"), mapping(end, "memory")
-    for name in _RSS:
+    for name in _MEMORY:
         values = integer(before, name), integer(after, name)
         if any(values):
             yield HostMemory(name.removesuffix("_bytes"), *values)
@@ -160,10 +206,12 @@ def _warnings(
             yield f"host: {format_count(loss.events_lost)} {loss.function} were lost, so counts are too low"
 
 
-def _not_measured(header: Header, batches: Batches, delimited: int) -> Iterator[str]:
+def _not_measured(header: Header, batches: Batches, delimited: int, freed: str | None) -> Iterator[str]:
     missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, "not needed")]
     for probe in missing:
         yield f"host: {probe.function}: {probe.status or 'not attached'}"
+    if freed is not None:
+        yield freed
     if delimited < len(batches):
         yield (
             f"host: when {format_count(len(batches) - delimited)} of {format_count(len(batches))} buffers "

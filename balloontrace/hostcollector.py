@@ -131,13 +131,20 @@ def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str 
     definitions: dict[str, str | int] = {
         "TGID": pid,
         "THREADS_MAP": _maps(ring_bytes).index("threads"),
-        "COUNT_FREED": int(any(probe.point.tells_freed for probe in plan.attachable)),
+        "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
+        **dict(plan.page_layout),
     }
     if ring_bytes:
         definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
     definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}
     return definitions
+
+
+def _attached_to(probe: HostProbe, *, returns: bool) -> str:
+    if probe.mechanism is Mechanism.TRACEPOINT:
+        return probe.tracepoint(returns=returns)
+    return probe.target or ""
 
 
 def _attachments(probe: HostProbe) -> list[Attachment]:
@@ -148,7 +155,7 @@ def _attachments(probe: HostProbe) -> list[Attachment]:
             function=probe.point.name,
             returns=returns,
             mechanism=str(mechanism),
-            symbol=symbol.name if symbol else probe.tracepoint(returns=returns),
+            symbol=_attached_to(probe, returns=returns),
             address=symbol.address if symbol else 0,
             module=symbol.module if symbol else "",
             required=probe.point.required,

@@ -40,6 +40,7 @@ class CallSums:
     no_bytes: int
     freed_nothing: int  # 0 unless that was counted
     buckets: tuple[int, ...]
+    freed_bytes: int = 0  # likewise
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def _call_sums(row: dict[str, int], buckets: list[int]) -> CallSums:
         errors=row.get("errors", 0),
         no_bytes=row.get("no_bytes", 0),
         freed_nothing=row.get("freed_nothing", 0),
+        freed_bytes=row.get("freed_bytes", 0),
         buckets=tuple(buckets),
     )
 

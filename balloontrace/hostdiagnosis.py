@@ -59,8 +59,12 @@ def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | 
     machine = check_machine(symbols, bcc, root)
     firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
     fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
-    known = _known_functions(root) if fentry else frozenset[str]()
-    plan = make_host_plan(symbols, fentry_functions=known, tracepoints=_has_tracepoints(root))
+    plan = make_host_plan(
+        symbols,
+        fentry_functions=_known_functions(root) if fentry else frozenset(),
+        tracepoints=_has_tracepoints(root),
+        page_layout=kernel.read_page_layout(root),
+    )
     vmms = find_vmms(root)
     findings = (
         *machine,

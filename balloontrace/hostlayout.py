@@ -56,7 +56,7 @@ THREAD_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("overwritten", "u64", 160),
     ("no_state", "u64", 168),
     ("thp_splits", "u64", 176),
-    ("has_freed", "u64", 184),
+    ("freed_bytes", "u64", 184),
 )
 THREAD_BATCH_OFFSET = 32
 THREAD_SUMS_OFFSET = 192
@@ -68,8 +68,9 @@ CALL_SUMS_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("no_bytes", "u32", 20),
     ("freed_nothing", "u32", 24),
     ("reserved", "u32", 28),
+    ("freed_bytes", "u64", 32),
 )
-CALL_BUCKETS_OFFSET = 32
+CALL_BUCKETS_OFFSET = 40
 CALL_SUMS_BYTES = CALL_BUCKETS_OFFSET + 4 * BUCKETS
 THREAD_BYTES = THREAD_SUMS_OFFSET + CALLS * CALL_SUMS_BYTES
 THREADS_BYTES = SLOTS * THREAD_BYTES
@@ -82,6 +83,12 @@ LIVE_BATCHES_FIELDS: tuple[tuple[str, str, int], ...] = (
 )
 LIVE_BATCHES_BYTES = 32
 LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES_BYTES
+
+FREED_COUNTS = "freed"
+"""`freed_counts` of a recording asked for what calls freed: calls by which no page became free are counted.
+
+Recordings without it that have `freed_by` counted calls that took no page out of an address space or file.
+"""
 
 BATCH_LAYOUT: Mapping[str, object] = {
     "stride_bytes": RING_HEADER_BYTES + BATCH_BYTES,

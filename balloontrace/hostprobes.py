@@ -25,6 +25,7 @@ class HostPoint:
     entry: bool = True  # its entry is probed
     returns: bool = False  # its return is probed
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+    raw_tracepoint: str | None = None  # with its category; its symbols only show that a kernel has it
     tells_freed: bool = False  # only for `record --count-freed`
     fentry: bool = True  # fentry can be relied on
 
@@ -64,23 +65,24 @@ TABLE = (
     HostPoint(
         "split_huge_pmd", ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
     ),
-    # mm/rmap.c: called for what is mapped only; before v6.8 one function for pages of all sizes.
-    # mm/truncate.c: for what is in a file, mapped or not; of pages before v5.17.
     HostPoint(
-        "remove_rmap", ("folio_remove_rmap_ptes", "page_remove_rmap"), "freed", "pages unmapped by a call",
-        tells_freed=True,
+        "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
+        "pages that became free inside a call", raw_tracepoint="kmem:mm_page_free", tells_freed=True,
     ),
+    # New pages that a CPU's list still holds become free a moment after the call: where their last user goes.
+    # mm/rmap.c: before v6.8 one function for pages of all sizes. mm/truncate.c: of pages before v5.17.
     HostPoint(
-        "remove_rmap_pmd", ("folio_remove_rmap_pmd",), "freed", "huge pages unmapped by a call",
-        tells_freed=True,
+        "remove_rmap", ("folio_remove_rmap_ptes", "page_remove_rmap"), "freed",
+        "new pages of anonymous memory unmapped by a call", tells_freed=True,
     ),
     HostPoint(
         "truncate_folio", ("truncate_inode_folio", "truncate_inode_page"), "freed",
-        "pages removed from the file behind guest memory", tells_freed=True,
+        "new pages removed from the file behind guest memory", tells_freed=True,
     ),
 )  # fmt: skip
 
-_TELLS_FREED = frozenset({"remove_rmap", "truncate_folio"})  # and remove_rmap_pmd where a kernel has it
+_TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
+_NO_TYPES = "no type information on the pages of this kernel"
 
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
 
@@ -100,6 +102,8 @@ class HostProbe:
         """What is attached to, in the kernel's words; of a tracepoint, the one on entry."""
         if self.mechanism is Mechanism.TRACEPOINT:
             return self.tracepoint(returns=False)
+        if self.mechanism is Mechanism.RAW_TRACEPOINT:
+            return self.point.raw_tracepoint
         return self.symbol.name if self.symbol else None
 
     def tracepoint(self, *, returns: bool) -> str:
@@ -111,15 +115,23 @@ class HostProbe:
         """The kernel's words for what is attached, e.g. `fentry+fexit`."""
         if self.mechanism is Mechanism.TRACEPOINT:
             return "sys_enter+sys_exit tracepoints"
+        if self.mechanism is Mechanism.RAW_TRACEPOINT:
+            return "raw tracepoint"
         ends = reversed(self.point.ends(self.mechanism))
         return "+".join(self.mechanism.program(returns=returns) for returns in ends)
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What will be attached on the host."""
+    """What will be attached on the host.
+
+    `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
+    `asks_freed` whether that was asked for, be it to be had or not.
+    """
 
     probes: tuple[HostProbe, ...]
+    page_layout: tuple[tuple[str, int], ...] = ()
+    asks_freed: bool = False
 
     def probe(self, name: str) -> HostProbe:
         """The row of that name."""
@@ -138,18 +150,27 @@ class HostPlan:
         )
 
     def counting_freed(self) -> HostPlan:
-        """The same plan with what tells calls that freed nothing."""
-        return self._each(
-            lambda probe: (
-                replace(probe, status=Status.ATTACH, note="")
-                if probe.point.tells_freed and probe.symbol
-                else probe
-            )
+        """The same plan with what tells what calls freed: all of it or, where some cannot be had, nothing."""
+        telling = [probe for probe in self.probes if probe.point.tells_freed and probe.symbol]
+        status, note = Status.NOT_NEEDED, "of no use without the others"
+        if not self.page_layout:
+            status, note = Status.ABSENT, _NO_TYPES
+        elif len(telling) == len(_TELLS_FREED):
+            status, note = Status.ATTACH, ""
+        plan = self._each(
+            lambda probe: replace(probe, status=status, note=note) if probe in telling else probe
         )
+        return replace(plan, asks_freed=True)
 
     def with_kprobes(self) -> HostPlan:
         """The same plan without fentry."""
-        return self._each(lambda probe: replace(probe, mechanism=Mechanism.KPROBE) if probe.symbol else probe)
+        return self._each(
+            lambda probe: (
+                replace(probe, mechanism=Mechanism.KPROBE)
+                if probe.symbol and not probe.point.raw_tracepoint
+                else probe
+            )
+        )
 
     def with_tracepoints(self) -> HostPlan:
         """The same plan with tracepoints for system calls, and kprobes for what has none."""
@@ -176,18 +197,26 @@ class HostPlan:
         return " or ".join(points) if is_whole else None
 
     def _each(self, change: Callable[[HostProbe], HostProbe]) -> HostPlan:
-        return HostPlan(tuple(change(probe) for probe in self.probes))
+        return replace(self, probes=tuple(change(probe) for probe in self.probes))
 
 
 def make_host_plan(
-    symbols: Sequence[Symbol], *, fentry_functions: frozenset[str] = frozenset(), tracepoints: bool = True
+    symbols: Sequence[Symbol],
+    *,
+    fentry_functions: frozenset[str] = frozenset(),
+    tracepoints: bool = True,
+    page_layout: Mapping[str, int] | None = None,
 ) -> HostPlan:
     """Fit the table to a kernel.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` the names that fentry can reach;
-    `tracepoints` whether the kernel has those of system calls, which are the last resort.
+    `tracepoints` whether the kernel has those of system calls, which are the last resort; `page_layout` what
+    `kernel.read_page_layout` found.
     """
-    return HostPlan(tuple(_plan_probe(point, symbols, fentry_functions, tracepoints) for point in TABLE))
+    return HostPlan(
+        tuple(_plan_probe(point, symbols, fentry_functions, tracepoints) for point in TABLE),
+        tuple((page_layout or {}).items()),
+    )
 
 
 def _plan_probe(
@@ -199,6 +228,8 @@ def _plan_probe(
         if found:
             by_fentry = point.fentry and len(found) == 1 and name in fentry_functions
             mechanism = Mechanism.FENTRY if by_fentry else Mechanism.KPROBE
+            if point.raw_tracepoint:
+                mechanism = Mechanism.RAW_TRACEPOINT
             if point.tells_freed:
                 return HostProbe(
                     point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed takes it"

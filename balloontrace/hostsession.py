@@ -15,7 +15,7 @@ from balloontrace.errors import UsageError
 from balloontrace.events import Call
 from balloontrace.hostcollector import HostCollector, summarise_host_losses
 from balloontrace.hostcounters import HostCounters, parse_host_counters, unfinished_batches
-from balloontrace.hostlayout import BATCH_LAYOUT, COUNTERS_LAYOUT
+from balloontrace.hostlayout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS
 from balloontrace.hostprobes import describe_host
 from balloontrace.pace import DrainPace, HostTimingPace
 from balloontrace.progress import host_progress_line
@@ -133,6 +133,7 @@ class HostSession(RecordingSession):
             "probes": describe_host(plan, loaded.failures),
             "boundaries": plan.boundaries(loaded.failures),
             "freed_by": plan.freed_by(loaded.failures),
+            "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             "memory": _as_json(read_memory(self._process.pid)),
             "bcc_version": loaded.bcc_version,

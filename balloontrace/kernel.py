@@ -111,6 +111,11 @@ _DRIVER_MEMBERS = (
 _VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
 
 
+# What tells of a page what it is and who uses it; before v5.16 there were no folios.
+_PAGE_MEMBERS = ("flags", "mapping", "_mapcount", "_refcount")
+_PAGE_FLAGS = ("PG_lru", "PG_uptodate", "PG_swapbacked")
+_PAGE_STRUCTS = ("folio", "page")
+
 KNOWN_MEMBERS = (
     *(f"virtio_balloon.{name}" for name in _DRIVER_MEMBERS),
     *(f"{struct}.{name}" for struct, names in _VIRTIO_MEMBERS.items() for name in names),
@@ -217,6 +222,20 @@ def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -
     except BtfError as error:
         return Layout(offsets, source="btf" if offsets else "none", problem=str(error))
     return Layout(offsets, known, source="btf")
+
+
+def read_page_layout(root: Path = ROOT) -> dict[str, int]:
+    """Members of pages by offset, as FOLIO_MEMBER, and their flags by bit; empty unless all are known."""
+    try:
+        with open_btf(root) as btf:
+            flags = btf.enumerators("pageflags")
+            found = [btf.struct_members(struct) for struct in _PAGE_STRUCTS]
+    except BtfError:
+        return {}
+    members = next((each for each in found if each), {})
+    known = {f"FOLIO_{name.upper()}": members[name] for name in _PAGE_MEMBERS if name in members}
+    known |= {name.upper(): flags[name] for name in _PAGE_FLAGS if name in flags}
+    return known if len(known) == len(_PAGE_MEMBERS) + len(_PAGE_FLAGS) else {}
 
 
 def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable[str]) -> dict[str, int]:

@@ -13,8 +13,12 @@ from balloontrace.errors import BalloontraceError
 LIBBPF = "libbpf.so.1"
 
 _KIND_STRUCT = 4  # BTF_KIND_STRUCT, include/uapi/linux/btf.h
+_KIND_UNION = 5  # BTF_KIND_UNION
+_KIND_ENUM = 6  # BTF_KIND_ENUM
 _KIND_FUNC = 12  # BTF_KIND_FUNC
 _VLEN_MASK = 0xFFFF
+_KIND_SHIFT = 24
+_KIND_MASK = 0x1F
 _KIND_FLAG = 1 << 31
 _MEMBER_BIT_OFFSET_MASK = 0xFFFFFF  # the bits above hold a bitfield's width when the kind flag is set
 _BPF_STATS_RUN_TIME = 0  # enum bpf_stats_type, include/uapi/linux/bpf.h
@@ -34,6 +38,12 @@ class _Member(ctypes.Structure):
     """`struct btf_member`."""
 
     _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
+
+
+class _Enumerator(ctypes.Structure):
+    """`struct btf_enum`."""
+
+    _fields_ = (("name_off", ctypes.c_uint32), ("val", ctypes.c_int32))
 
 
 def _load_libbpf() -> ctypes.CDLL:
@@ -63,22 +73,43 @@ class Btf:
         self._handle = handle
 
     def struct_members(self, name: str) -> dict[str, int] | None:
-        """Byte offset of each named member but bitfields; None when there is no `struct name`."""
+        """Byte offset of each named member but bitfields; None when there is no `struct name`.
+
+        Members of structures and unions without a name are members of what holds these.
+        """
         type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_STRUCT)
+        return None if type_id < 0 else dict(self._members(type_id, 0))
+
+    def enumerators(self, name: str) -> dict[str, int]:
+        """The numbers of `enum name` by their names; none when there is no such enum."""
+        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_ENUM)
         if type_id < 0:
-            return None
+            return {}
+        address = self._lib.btf__type_by_id(self._handle, type_id)
+        count = _Type.from_address(address).info & _VLEN_MASK
+        values = (_Enumerator * count).from_address(address + ctypes.sizeof(_Type))
+        return {self._name(value.name_off): value.val for value in values}
+
+    def _members(self, type_id: int, start_bytes: int) -> Iterator[tuple[str, int]]:
+        """Name and offset of each member of a structure or union that begins at `start_bytes`."""
         address = self._lib.btf__type_by_id(self._handle, type_id)
         struct = _Type.from_address(address)
+        if struct.info >> _KIND_SHIFT & _KIND_MASK not in (_KIND_STRUCT, _KIND_UNION):
+            return
         members = (_Member * (struct.info & _VLEN_MASK)).from_address(address + ctypes.sizeof(_Type))
         has_bitfields = bool(struct.info & _KIND_FLAG)
-        offsets = {}
         for member in members:
             if has_bitfields and member.offset >> 24:
                 continue
-            label = self._lib.btf__name_by_offset(self._handle, member.name_off)
-            if label:
-                offsets[label.decode()] = (member.offset & _MEMBER_BIT_OFFSET_MASK) // 8
-        return offsets
+            offset_bytes = start_bytes + (member.offset & _MEMBER_BIT_OFFSET_MASK) // 8
+            if label := self._name(member.name_off):
+                yield label, offset_bytes
+            else:
+                yield from self._members(member.type, offset_bytes)
+
+    def _name(self, offset: int) -> str:
+        name: bytes | None = self._lib.btf__name_by_offset(self._handle, offset)
+        return name.decode() if name else ""
 
     def has_function(self, name: str) -> bool:
         """Whether the type information describes function `name`; it may be inlined all the same."""

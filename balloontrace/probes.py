@@ -19,6 +19,7 @@ class Mechanism(enum.StrEnum):
     FENTRY = "fentry"  # fentry/fexit: a third of the cost, needs BTF and an exact name
     KPROBE = "kprobe"  # kprobe/kretprobe: any symbol, by address
     TRACEPOINT = "tracepoint"  # of system calls, on the host's side only
+    RAW_TRACEPOINT = "raw_tracepoint"  # with the arguments as the kernel has them, likewise
 
     def program(self, *, returns: bool) -> str:
         """The kernel's word for the program at the function's entry or return, e.g. `kretprobe`."""
@@ -26,6 +27,8 @@ class Mechanism(enum.StrEnum):
             return "fexit" if returns else "fentry"
         if self is Mechanism.TRACEPOINT:
             return "exit" if returns else "enter"
+        if self is Mechanism.RAW_TRACEPOINT:
+            return "raw"
         return "kretprobe" if returns else "kprobe"
 
 

@@ -452,8 +452,9 @@ class Pairing:
 class HostCalls:
     """All calls of one kind the traced process made; `buckets[i]` counts those of 2^i to 2^(i+1) - 1 ns.
 
-    `no_bytes` named no memory. `freed_nothing` took no page away, those of `no_bytes` among them; None where
-    that was not counted, and for calls that are not there to free at once.
+    `no_bytes` named no memory. By `freed_nothing` of those that did not fail no page became free, those of
+    `no_bytes` among them; `freed_bytes` became free inside all calls. Both are None where that
+    was not counted, and for calls that are not there to free at once.
     """
 
     call: str
@@ -462,6 +463,7 @@ class HostCalls:
     errors: int
     no_bytes: int
     freed_nothing: int | None
+    freed_bytes: int | None
     total_ns: int
     buckets: tuple[int, ...]
 

@@ -60,6 +60,7 @@ class Memory:
     rss_anon_bytes: int | None
     rss_file_bytes: int | None
     rss_shmem_bytes: int | None
+    hugetlb_bytes: int | None  # not part of RSS
     shared_files: tuple[SharedFile, ...]
 
 
@@ -125,6 +126,7 @@ def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
         _kib_to_bytes(status.get("RssAnon")),
         _kib_to_bytes(status.get("RssFile")),
         _kib_to_bytes(status.get("RssShmem")),
+        _kib_to_bytes(status.get("HugetlbPages")),
         _read_shared_files(pid, root),
     )
 

@@ -58,8 +58,9 @@ struct bt_call_sums {
 	bt_u64 duration_ns;
 	bt_u32 errors;
 	bt_u32 no_bytes;           /* calls that did not fail and named no memory */
-	bt_u32 freed_nothing;      /* calls that did not fail and took no page away; 0 unless COUNT_FREED */
+	bt_u32 freed_nothing;      /* calls that did not fail and by which no page became free; 0 unless COUNT_FREED */
 	bt_u32 reserved;           /* padding, 0 */
+	bt_u64 freed_bytes;        /* that became free inside the calls, failed ones too; 0 unless COUNT_FREED */
 	bt_u32 buckets[BT_BUCKETS];
 };
 
@@ -80,7 +81,7 @@ struct bt_thread {
 	bt_u64 overwritten;        /* calls that began inside another one: its return was missed */
 	bt_u64 no_state;           /* calls not followed: another thread was at work in this slot */
 	bt_u64 thp_splits;         /* huge page mappings split, inside calls or not */
-	bt_u64 has_freed;          /* the call under way has taken a page away */
+	bt_u64 freed_bytes;        /* by the call under way */
 	struct bt_call_sums sums[BT_CALLS];
 };
 

@@ -9,7 +9,7 @@
  * What delimits a batch is what its thread does. It learns of a kick by reading an eventfd or, where the device has no
  * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
  *
- * COUNT_FREED is 1 where calls that free nothing are to be told from those that do; that takes a program per page.
+ * COUNT_FREED is the bytes of a page where what becomes free is to be counted, else 0; that takes a program per page.
  */
 #include <uapi/linux/ptrace.h>
 #include "balloon_batches.h"
@@ -22,6 +22,10 @@ BPF_RINGBUF_OUTPUT(batches, BATCH_RING_PAGES);
 BPF_F_TABLE("array", int, struct bt_live_slots, live, 1, BPF_F_MMAPABLE);
 #endif
 BPF_F_TABLE("array", int, struct bt_threads, threads, 1, BPF_F_MMAPABLE);
+#if COUNT_FREED
+BPF_HASH(waiting, u64, u64, 4096);
+BPF_ARRAY(waiting_pages, u64, 1);
+#endif
 
 /* include/uapi/asm-generic/mman-common.h, include/uapi/linux/falloc.h */
 #define ADVICE_WILLNEED 3
@@ -152,7 +156,7 @@ static __always_inline struct bt_thread *begin_call(void)
 	if (thread->entry_ns)
 		thread->overwritten++;
 	if (COUNT_FREED)
-		thread->has_freed = 0;
+		thread->freed_bytes = 0;
 	return thread;
 }
 
@@ -185,6 +189,8 @@ static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32
 	batch->calls[call]++;
 	sums->duration_ns += duration_ns;
 	sums->buckets[LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)]++;
+	if (COUNT_FREED)
+		sums->freed_bytes += thread->freed_bytes;
 	if (result < 0 && result >= -LARGEST_ERRNO) {
 		batch->errors++;
 		batch->last_errno = -result;
@@ -193,7 +199,7 @@ static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32
 	}
 	if (!bytes)
 		sums->no_bytes++;
-	if (COUNT_FREED && !thread->has_freed)
+	if (COUNT_FREED && !thread->freed_bytes)
 		sums->freed_nothing++;
 	sums->bytes += bytes;
 	if (is_fallocate)
@@ -445,21 +451,91 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	return 0;
 }
 
-/*
- * Inside a call: a page leaves the process's address space, or the file behind it. The pages themselves do not matter.
- */
-static __always_inline int freed(void)
+/* ---- what became free ---- */
+
+#if COUNT_FREED
+/* include/linux/page-flags.h: so marked, the pointer to what a page belongs to is of anonymous memory. */
+#define MAPPING_ANONYMOUS 1
+
+/* The slot of this thread if it is inside a call. */
+static __always_inline struct bt_thread *find_caller(void)
 {
 	struct bt_thread *thread = find_thread();
 
-	if (thread)
-		thread->has_freed = 1;
+	return thread && thread->entry_ns ? thread : 0;
+}
+
+/* Whether a page that becomes free, by whomever, was counted when it had to wait for that; forgets it then. */
+static __always_inline int has_waited(u64 page)
+{
+	int zero = 0;
+	u64 *left = waiting_pages.lookup(&zero);
+
+	if (!left || !*left || !waiting.lookup(&page))
+		return 0;
+	waiting.delete(&page);
+	__sync_fetch_and_add(left, -1);
+	return 1;
+}
+
+/*
+ * kmem:mm_page_free(page, order): pages go back to the kernel's allocator. The page tables, lists and such that a call
+ * frees besides hold no data: neither did anybody read it in, nor could it be swapped.
+ */
+static __always_inline int on_mm_page_free_entry(u64 page, u64 order)
+{
+	struct bt_thread *thread;
+
+	if (!order && has_waited(page))
+		return 0;
+	thread = find_caller();
+	if (!thread || !(read_pointer(page, FOLIO_FLAGS) & (1ull << PG_UPTODATE | 1ull << PG_SWAPBACKED)))
+		return 0;
+	thread->freed_bytes += (u64)COUNT_FREED << (order & 31);
 	return 0;
 }
 
-#define on_remove_rmap_entry(folio) freed()
-#define on_remove_rmap_pmd_entry(folio) freed()
-#define on_truncate_folio_entry(mapping) freed()
+/*
+ * A page that nobody uses any more, but for `references` of which one is a CPU's list of new pages: it is free once that
+ * list has been worked off, which happens by itself, later, maybe inside another call. Counted here, and not again then.
+ */
+static __always_inline int count_waiting(struct bt_thread *thread, u64 page, u32 references)
+{
+	u64 *sum, entry_ns = thread->entry_ns;
+	int zero = 0;
+
+	if (read_u32(page, FOLIO__REFCOUNT) != references || read_pointer(page, FOLIO_FLAGS) >> PG_LRU & 1)
+		return 0;
+	sum = waiting_pages.lookup(&zero);
+	if (sum && !waiting.lookup(&page) && !waiting.update(&page, &entry_ns))
+		__sync_fetch_and_add(sum, 1);
+	thread->freed_bytes += COUNT_FREED;
+	return 0;
+}
+
+/* folio_remove_rmap_ptes(folio, ...), page_remove_rmap(page, ...): a mapping of a page is about to go. */
+static __always_inline int on_remove_rmap_entry(u64 page)
+{
+	struct bt_thread *thread = find_caller();
+
+	/* _mapcount is one less than the mappings; pages of files stay in them. */
+	if (!thread || read_u32(page, FOLIO__MAPCOUNT) || !(read_pointer(page, FOLIO_MAPPING) & MAPPING_ANONYMOUS))
+		return 0;
+	return count_waiting(thread, page, 2);
+}
+
+/* truncate_inode_folio(mapping, folio): a page is about to leave its file, which holds it, as do mappings and our caller. */
+static __always_inline int on_truncate_folio_entry(u64 mapping, u64 page)
+{
+	struct bt_thread *thread = find_caller();
+
+	return thread ? count_waiting(thread, page, 4 + read_u32(page, FOLIO__MAPCOUNT)) : 0;
+}
+
+ENTRY_PROGRAM(mm_page_free, 2)
+ENTRY_PROGRAM(remove_rmap, 1)
+ENTRY_PROGRAM(truncate_folio, 2)
+#endif
 
 /* Only the return of these is of interest; fentry shows the arguments then too. */
 #define EVENTFD_READ_fentry \
@@ -478,6 +554,3 @@ ENTRY_PROGRAM(eventfd_write, 1)
 CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
 ENTRY_PROGRAM(kvm_vm_ioctl, 2)
 ENTRY_PROGRAM(split_huge_pmd, 1)
-ENTRY_PROGRAM(remove_rmap, 1)
-ENTRY_PROGRAM(remove_rmap_pmd, 1)
-ENTRY_PROGRAM(truncate_folio, 1)

@@ -15,7 +15,13 @@ _NAME_COLUMNS = 32
 
 def describe_host(host: HostSide) -> list[Section]:
     """What it served, then a table of the calls, of how long they took, and of its memory."""
-    return [list(_lines(host)), _calls(host.calls), _histogram(host.calls), _memory(host.memory)]
+    return [
+        list(_lines(host)),
+        _calls(host.calls),
+        _in_vain(host.calls),
+        _histogram(host.calls),
+        _memory(host.memory),
+    ]
 
 
 def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
@@ -62,15 +68,27 @@ def _calls(calls: Sequence[HostCalls]) -> Section:
             format_count(each.calls),
             format_bytes(each.bytes),
             format_count(each.errors),
-            format_count(each.no_bytes),
-            NOT_MEASURED if each.freed_nothing is None else format_count(each.freed_nothing),
             format_duration_ns(each.total_ns),
             format_duration_ns(each.total_ns / each.calls) if each.calls else NOT_MEASURED,
         )
         for each in calls
     ]
-    names = ("call", "calls", "bytes", "failed", "of nothing", "freed none", "total", "mean")
-    return [Table(names, rows, "lrrrrrrr")] if rows else []
+    names = ("call", "calls", "bytes", "failed", "total", "mean")
+    return [Table(names, rows, "lrrrrr")] if rows else []
+
+
+def _in_vain(calls: Sequence[HostCalls]) -> Section:
+    """How many calls named no memory or freed none, and how much became free."""
+    rows = [
+        (
+            each.call,
+            format_count(each.no_bytes),
+            format_count(each.freed_nothing),
+            format_bytes(each.freed_bytes),
+        )
+        for each in calls
+    ]
+    return [Table(("of them", "zero-length", "freed nothing", "became free"), rows, "lrrr")] if rows else []
 
 
 def _histogram(calls: Sequence[HostCalls]) -> Section:

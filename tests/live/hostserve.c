@@ -6,21 +6,28 @@
  * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed,
  * normal, punch, both (punch and dontneed), fail (an unaligned address), empty (no bytes), none, stall (dontneed, and no
  * completion), and any of them once more for memory that it has just been done to, as twice-KIND. `exit` ends it.
+ *
+ * MADV_DONTNEED of other memory than pages of its own: huge (in huge pages), shared (of a memfd), file (of a private mapping
+ * of it, read only), copied (likewise, written to), zero (never written to), forked (shared with a child), held (lying in a
+ * pipe).
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define TWICE "twice-"
 
-enum { PAGE = 4096, PAGES = 65536 };
+enum { PAGE = 4096, PAGES = 65536, HUGE_PAGE = 2 << 20 };
 
 struct order {
 	char kind[32];
@@ -30,8 +37,8 @@ struct order {
 
 static int kick, completion;
 static struct order order;
-static char *private_memory, *shared_memory;
-static int shared_fd;
+static char *private_memory, *shared_memory, *huge_memory, *copied_memory, *zero_memory;
+static int shared_fd, held[2];
 
 static void check(int ok, const char *what)
 {
@@ -47,8 +54,16 @@ static void call(const char *kind, long number)
 	long bytes = order.pages * PAGE, offset = number * bytes;
 	char *mine = private_memory + offset, *shared = shared_memory + offset;
 
-	if (!strcmp(kind, "dontneed") || !strcmp(kind, "stall"))
+	if (!strcmp(kind, "dontneed") || !strcmp(kind, "stall") || !strcmp(kind, "forked") || !strcmp(kind, "held"))
 		check(!madvise(mine, bytes, MADV_DONTNEED), "dontneed");
+	else if (!strcmp(kind, "huge"))
+		check(!madvise(huge_memory + offset, bytes, MADV_DONTNEED), "huge");
+	else if (!strcmp(kind, "shared"))
+		check(!madvise(shared, bytes, MADV_DONTNEED), "shared");
+	else if (!strcmp(kind, "file") || !strcmp(kind, "copied"))
+		check(!madvise(copied_memory + offset, bytes, MADV_DONTNEED), "copied");
+	else if (!strcmp(kind, "zero"))
+		check(!madvise(zero_memory + offset, bytes, MADV_DONTNEED), "zero");
 	else if (!strcmp(kind, "free"))
 		check(!madvise(mine, bytes, MADV_FREE), "free");
 	else if (!strcmp(kind, "willneed"))
@@ -91,19 +106,69 @@ static void *serve(void *unused)
 	return unused;
 }
 
+static char *map(int flags, int fd, size_t more_bytes)
+{
+	char *memory = mmap(NULL, (size_t)PAGES * PAGE + more_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	check(memory != MAP_FAILED, "mmap");
+	return memory;
+}
+
+/* Uses the memory that an order is about, so that it is there. Returns the child that shares it, or 0. */
+static pid_t use_memory(const char *kind)
+{
+	volatile char seen;
+	pid_t child = 0;
+
+	for (long page = 0; page < order.calls * order.pages && page < PAGES; page++) {
+		long offset = page * PAGE;
+
+		private_memory[offset] = shared_memory[offset] = 1;
+		if (!strcmp(kind, "huge"))
+			huge_memory[offset] = 1;
+		if (!strcmp(kind, "file"))
+			seen = copied_memory[offset];
+		if (!strcmp(kind, "copied"))
+			copied_memory[offset] = 1;
+		if (!strcmp(kind, "zero"))
+			seen = zero_memory[offset];
+		if (!strcmp(kind, "held")) {
+			struct iovec piece = { private_memory + offset, PAGE };
+
+			check(vmsplice(held[1], &piece, 1, 0) == PAGE, "vmsplice");
+		}
+	}
+	(void)seen;
+	if (!strcmp(kind, "forked")) {
+		child = fork();
+		check(child >= 0, "fork");
+		while (!child)
+			pause();
+	}
+	return child;
+}
+
 int main(void)
 {
 	char line[64];
 	uint64_t value;
 	pthread_t thread;
+	pid_t child;
 
 	kick = eventfd(0, 0);
 	completion = eventfd(0, 0);
 	shared_fd = memfd_create("guest", 0);
 	check(shared_fd >= 0 && !ftruncate(shared_fd, (off_t)PAGES * PAGE), "memfd");
-	private_memory = mmap(NULL, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	shared_memory = mmap(NULL, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
-	check(private_memory != MAP_FAILED && shared_memory != MAP_FAILED, "mmap");
+	check(!pipe(held), "pipe");
+	private_memory = map(MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	zero_memory = map(MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	huge_memory = map(MAP_PRIVATE | MAP_ANONYMOUS, -1, HUGE_PAGE);
+	huge_memory += -(uintptr_t)huge_memory % HUGE_PAGE;
+	copied_memory = map(MAP_PRIVATE, shared_fd, 0);
+	shared_memory = map(MAP_SHARED, shared_fd, 0);
+	check(!madvise(private_memory, (size_t)PAGES * PAGE, MADV_NOHUGEPAGE), "nohugepage");
+	check(!madvise(zero_memory, (size_t)PAGES * PAGE, MADV_NOHUGEPAGE), "nohugepage");
+	check(!madvise(huge_memory, (size_t)PAGES * PAGE, MADV_HUGEPAGE), "hugepage");
 	check(!pthread_create(&thread, NULL, serve, NULL), "thread");
 	printf("serving %d\n", getpid());
 	fflush(stdout);
@@ -112,11 +177,14 @@ int main(void)
 			return 0;
 		order.pages = 1;
 		check(sscanf(line, "%31s %ld %ld", order.kind, &order.calls, &order.pages) >= 2, line);
-		for (long page = 0; page < order.calls * order.pages && page < PAGES; page++)
-			private_memory[page * PAGE] = shared_memory[page * PAGE] = 1;
+		child = use_memory(order.kind);
 		value = 1;
 		check(write(kick, &value, sizeof(value)) == sizeof(value), "kick");
 		check(read(completion, &value, sizeof(value)) == sizeof(value), "completion");
+		if (child) {
+			kill(child, SIGKILL);
+			check(waitpid(child, NULL, 0) == child, "waitpid");
+		}
 		printf("done\n");
 		fflush(stdout);
 	}

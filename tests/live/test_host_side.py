@@ -149,29 +149,50 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
     assert probes["madvise"]["status"] == "attached"
 
 
+# Orders, and of their calls: by how many no page became free, and how many pages did by the others.
+DONTNEED_ORDERS = (
+    ("twice-dontneed 101", 101, 101),
+    ("twice-dontneed 2 512", 2, 1024),
+    ("empty 3", 3, 0),
+    ("fail 11", 0, 0),
+    ("shared 5119", 5119, 0),  # the file keeps them
+    ("shared 2 512", 2, 0),
+    ("file 41", 41, 0),
+    ("copied 43", 0, 43),
+    ("zero 17", 17, 0),
+    ("forked 29", 29, 0),
+    ("held 13", 13, 0),
+    ("huge 512", 511, 512),  # a huge page is free once nothing of it is used
+)
+
+
 @pytest.mark.parametrize("attach", ["auto", "kprobe"])
-def test_calls_that_free_nothing_are_counted_on_request(
+def test_what_became_free_is_counted_on_request(
     guest: lab.Guest, server: Server, tmp_path: Path, attach: str
 ) -> None:
     options = ["-p", str(server.pid), "--attach", attach, "--count-freed"]
     recorder = start_recording(guest, f"/root/host-freed-{attach}.bt", *options).wait_attached()
-    server.serve(WARM_UP, "twice-dontneed 101", "twice-remove 37", "twice-punch 13", "both 7", "empty 3")
-    server.serve("dontneed 59", "twice-dontneed 2 512", "twice-free 5", "fail 11")
+    server.serve(WARM_UP, "twice-remove 37", "twice-remove 1 512", "twice-punch 13", "twice-free 5")
+    server.serve(*(order for order, *_ in DONTNEED_ORDERS))
     recorder.end()
-    calls = {row["call"]: row for row in report(recorder.pull(tmp_path))["host"]["calls"]}
-    found = {name: (row["calls"], row["freed_nothing"]) for name, row in calls.items()}
+    result = report(recorder.pull(tmp_path))
+    calls = {row["call"]: row for row in result["host"]["calls"]}
+    found = {name: (row["freed_nothing"], row["freed_bytes"]) for name, row in calls.items()}
     assert found == {
-        # of 11 that failed nothing is said; what was punched is no longer mapped
-        "madvise_dontneed": (2 * 101 + 7 + 3 + 59 + 2 * 2 + 11, 101 + 7 + 3 + 2),
-        "madvise_remove": (2 * 37, 37),
-        "fallocate_punch_hole": (2 * 13 + 7, 13),
-        "madvise_free": (2 * 5, None),
+        "madvise_dontneed": (
+            sum(nothing for _, nothing, _ in DONTNEED_ORDERS),
+            sum(pages for *_, pages in DONTNEED_ORDERS) * PAGE_BYTES,
+        ),
+        "madvise_remove": (37 + 1, (37 + 512) * PAGE_BYTES),
+        "fallocate_punch_hole": (13, 13 * PAGE_BYTES),
+        "madvise_free": (None, None),
     }
+    assert not any("freed" in sentence for sentence in result["not_measured"])
 
 
 def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
     recorder = start_recording(guest, "/root/host-huge.bt", "-p", str(server.pid)).wait_attached()
-    server.serve(WARM_UP, "dontneed 1 1021", "dontneed 509")
+    server.serve(WARM_UP, "huge 1 1021", "huge 509")
     recorder.end()
     found = read(recorder, tmp_path)
     start = found.recording.metadata["vmstat"]["thp_split_pmd"]  # type: ignore[index]

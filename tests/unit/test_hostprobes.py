@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from balloontrace.hostcollector import _attachments, _definitions, _in_order_of_detaching
 from balloontrace.hostprobes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
 from balloontrace.kernel import Symbol
@@ -14,6 +18,8 @@ SYMBOLS = tuple(
     Symbol(name, 0x81000000 + 16 * place, "kvm" if name.startswith("kvm") else "")
     for place, name in enumerate(X86)
 )
+
+PAGES = {"FOLIO_FLAGS": 0, "PG_LRU": 5}
 
 
 def programs(plan: HostPlan) -> list[str]:
@@ -57,22 +63,46 @@ def test_tracepoints_stand_in_for_system_calls() -> None:
 
 
 def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
-    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86))
+    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86), page_layout=PAGES)
     assert _definitions(plan, 1, 4096)["COUNT_FREED"] == 0
     assert plan.freed_by({}) is None
     assert {probe.point.name: probe.status for probe in plan.probes}["remove_rmap"] is Status.NOT_NEEDED
     counting = plan.counting_freed()
     assert programs(counting) == [
-        *programs(plan), "fentry_remove_rmap", "fentry_remove_rmap_pmd", "fentry_truncate_folio",
+        *programs(plan), "raw_mm_page_free", "fentry_remove_rmap", "fentry_truncate_folio",
     ]  # fmt: skip
-    assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 1
-    assert counting.freed_by({}) == "remove_rmap or remove_rmap_pmd or truncate_folio"
-    assert counting.freed_by({"remove_rmap_pmd": "refused"}) is None
-    older = make_host_plan(without("folio_remove_rmap_ptes", "folio_remove_rmap_pmd")).counting_freed()
-    assert older.freed_by({}) == "remove_rmap or truncate_folio"
+    definitions = _definitions(counting, 1, 4096)
+    assert definitions["COUNT_FREED"] == os.sysconf("SC_PAGE_SIZE")
+    assert (definitions["PG_LRU"], definitions["KIND_mm_page_free"]) == (5, "raw_tracepoint")
+    assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio"
+    assert counting.freed_by({"remove_rmap": "refused"}) is None
+    assert counting.with_kprobes().freed_by({}) == counting.freed_by({})
+    (attachment,) = _attachments(counting.with_tracepoints().probe("mm_page_free"))
+    assert (attachment.mechanism, attachment.symbol) == ("raw_tracepoint", "kmem:mm_page_free")
+    older = make_host_plan(without("folio_remove_rmap_ptes"), page_layout=PAGES).counting_freed()
+    assert older.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio"
     assert older.probe("remove_rmap").target == "page_remove_rmap"
-    blind = make_host_plan(without("truncate_inode_folio", "truncate_inode_page")).counting_freed()
-    assert blind.freed_by({}) is None
+
+
+@pytest.mark.parametrize(
+    ("missing", "layout"),
+    [
+        (("truncate_inode_folio", "truncate_inode_page"), True),
+        (("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), True),
+        ((), False),
+    ],
+)
+def test_what_became_free_is_counted_rightly_or_not_at_all(missing: tuple[str, ...], layout: bool) -> None:
+    plan = make_host_plan(without(*missing), page_layout=PAGES if layout else None)
+    counting = plan.counting_freed()
+    assert counting.asks_freed
+    assert not plan.asks_freed
+    assert programs(counting) == programs(plan)
+    assert counting.freed_by({}) is None
+    assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 0
+    absent = [probe for probe in counting.probes if probe.status is Status.ABSENT]
+    assert absent
+    assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
 
 
 def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:

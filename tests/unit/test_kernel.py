@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import platform
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,14 @@ from balloontrace.kernel import (
     read_layout,
     read_lockdown,
     read_module_srcversion,
+    read_page_layout,
     read_symbols,
     read_vmstat,
 )
 from balloontrace.libbpf import BtfError, open_btf
 
 CHUNK_BYTES = 1 << 20
+STRUCT, UNION, ENUM = 4, 5, 6  # include/uapi/linux/btf.h
 
 
 @pytest.fixture
@@ -214,6 +218,55 @@ def test_srcversion(system: FakeSystem) -> None:
     system.write("sys/module/virtio_balloon/srcversion", "0123456789ABCDEF\n")
     assert read_module_srcversion("virtio_balloon", system.root) == "0123456789ABCDEF"
     assert read_module_srcversion("other", system.root) is None
+
+
+def btf(types: Sequence[tuple[int, str, tuple[tuple[str, int, int], ...]]]) -> bytes:
+    """Type information in this machine's byte order: types by kind, name and members (name, type, bytes)."""
+    names, numbers = b"\0", b""
+
+    def at(name: str) -> int:
+        nonlocal names
+        if not name:
+            return 0
+        names += name.encode() + b"\0"
+        return len(names) - len(name) - 1
+
+    for kind, name, members in types:
+        numbers += struct.pack("=III", at(name), kind << 24 | len(members), 64 if kind != ENUM else 4)
+        for member, kind_of_it, offset in members:
+            if kind == ENUM:
+                numbers += struct.pack("=II", at(member), offset)
+            else:
+                numbers += struct.pack("=III", at(member), kind_of_it, offset * 8)
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(numbers), len(numbers), len(names))
+    return header + numbers + names
+
+
+def test_members_of_nameless_structures_and_enumerators(tmp_path: Path) -> None:
+    flags = (ENUM, "pageflags", (("PG_locked", 0, 0), ("PG_uptodate", 0, 3), ("PG_lru", 0, 5)))
+    types = [
+        (STRUCT, "", (("lru", 5, 0), ("mapping", 5, 16))),
+        (UNION, "", (("", 1, 0), ("private", 5, 8))),
+        (STRUCT, "folio", (("flags", 5, 0), ("", 2, 8), ("_mapcount", 5, 48), ("_refcount", 5, 52))),
+        flags,
+        (STRUCT, "other", ()),
+    ]
+    folder = tmp_path / "sys/kernel/btf"
+    folder.mkdir(parents=True)
+    (folder / "vmlinux").write_bytes(btf(types))
+    with open_btf(tmp_path) as found:
+        assert found.struct_members("folio") == {
+            "flags": 0, "lru": 8, "mapping": 24, "private": 16, "_mapcount": 48, "_refcount": 52,
+        }  # fmt: skip
+        assert found.enumerators("pageflags") == {"PG_locked": 0, "PG_uptodate": 3, "PG_lru": 5}
+        assert (found.struct_members("page"), found.enumerators("others")) == (None, {})
+    assert read_page_layout(tmp_path) == {}  # one flag is not known
+    types[3] = (ENUM, "pageflags", (*flags[2], ("PG_swapbacked", 0, 17)))
+    (folder / "vmlinux").write_bytes(btf(types))
+    assert read_page_layout(tmp_path) == {
+        "FOLIO_FLAGS": 0, "FOLIO_MAPPING": 24, "FOLIO__MAPCOUNT": 48, "FOLIO__REFCOUNT": 52,
+        "PG_LRU": 5, "PG_UPTODATE": 3, "PG_SWAPBACKED": 17,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x9f\xeb\x01\x00 not type information"])

@@ -135,7 +135,9 @@ def test_a_container_with_numbers_of_its_own(proc: FakeProc) -> None:
 
 
 def test_memory_of_a_process(proc: FakeProc) -> None:
-    folder = proc.add(7, status="RssAnon:\t 100 kB\nRssFile:\t 4 kB\nRssShmem:\t 0 kB\n")
+    folder = proc.add(
+        7, status="RssAnon:\t 100 kB\nRssFile:\t 4 kB\nRssShmem:\t 0 kB\nHugetlbPages:\t 4096 kB\n"
+    )
     (folder / "maps").write_text(
         "00400000-00402000 r-xp 00000000 00:1b 11 /usr/bin/vmm\n"
         "7f0000000000-7f0000100000 rw-s 00000000 00:01 33 /memfd:guest memory (deleted)\n"
@@ -149,6 +151,7 @@ def test_memory_of_a_process(proc: FakeProc) -> None:
     memory = read_memory(7, proc.root)
     assert memory is not None
     assert (memory.rss_anon_bytes, memory.rss_file_bytes, memory.rss_shmem_bytes) == (102400, 4096, 0)
+    assert memory.hugetlb_bytes == 4 << 20
     (shared,) = memory.shared_files
     assert (shared.name, shared.mapped_bytes) == ("/memfd:guest memory (deleted)", 2 << 20)
     assert shared.allocated_bytes == file.stat().st_blocks * 512

@@ -30,6 +30,36 @@ struct pt_regs {
 	} name = { name##_lookup }
 #define BPF_ARRAY(name, type, size) BPF_F_TABLE(0, int, type, name, size, 0)
 
+/* A hash with room for all that a test puts there. */
+#define BPF_HASH(name, key, type, size)                                   \
+	static struct { key of; type value; } name##_rows[size];          \
+	static u32 name##_used;                                           \
+	static type *name##_lookup(const key *of)                         \
+	{                                                                 \
+		for (u32 row = 0; row < name##_used; row++)               \
+			if (name##_rows[row].of == *of)                   \
+				return &name##_rows[row].value;           \
+		return 0;                                                 \
+	}                                                                 \
+	static int name##_update(const key *of, const type *value)        \
+	{                                                                 \
+		if (!name##_lookup(of))                                   \
+			name##_rows[name##_used++].of = *of;              \
+		*name##_lookup(of) = *value;                              \
+		return 0;                                                 \
+	}                                                                 \
+	static void name##_delete(const key *of)                          \
+	{                                                                 \
+		for (u32 row = 0; row < name##_used; row++)               \
+			if (name##_rows[row].of == *of)                   \
+				name##_rows[row] = name##_rows[--name##_used]; \
+	}                                                                 \
+	static struct {                                                   \
+		type *(*lookup)(const key *of);                           \
+		int (*update)(const key *of, const type *value);          \
+		void (*delete)(const key *of);                            \
+	} name = { name##_lookup, name##_update, name##_delete }
+
 static u64 now_ns = 1000;
 static u64 thread_id;
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What calls of the host freed: told where that was counted, and where not, why."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from collection import ROOT
+from synthetichost import FREED_NOTHING, host_recording
+
+from balloontrace.analysis import analyse
+from balloontrace.events import Call
+from balloontrace.hostlayout import CALL_BUCKETS_OFFSET, CALL_SUMS_BYTES, THREAD_BYTES, THREAD_SUMS_OFFSET
+from balloontrace.recording import read_recording
+from balloontrace.render.table import render_table
+from balloontrace.results import HostCalls, Report
+
+CALLS, FREED_BYTES = 1009, 37 << 12
+DONTNEED, REMOVE, WILLNEED = "madvise_dontneed", "madvise_remove", "madvise_willneed"
+COUNTED = {"freed_by": "mm_page_free or remove_rmap or truncate_folio", "freed_counts": "freed"}
+FILE = {"name": "/memfd:guest (deleted)", "mapped_bytes": 1 << 28}
+
+
+def counters() -> bytes:
+    """One slot: equally many calls of three kinds, the same in all else."""
+    slot = bytearray(THREAD_BYTES)
+    struct.pack_into("<Q", slot, 0, 4242 << 32 | 4242)
+    for call in (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_WILLNEED):
+        at = THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES
+        struct.pack_into("<QQIIIIQ", slot, at, CALLS << 12, CALLS * 700, 0, 0, FREED_NOTHING, 0, FREED_BYTES)
+        struct.pack_into("<I", slot, at + CALL_BUCKETS_OFFSET + 4 * 9, CALLS)
+    return bytes(slot)
+
+
+def report_of(said: Mapping[str, object], memory: Mapping[str, object] | None = None) -> Report:
+    """The report of such calls, given what the recording says and the process's memory at its end."""
+    recording = host_recording([], changes=said)
+    end = {**(recording.end or {}), "memory": memory}
+    return analyse(replace(recording, counters=counters(), end=end))
+
+
+def calls_of(report: Report) -> dict[str, HostCalls]:
+    assert report.host is not None
+    return {each.call: each for each in report.host.calls}
+
+
+def freed_of(report: Report) -> dict[str, tuple[int | None, int | None]]:
+    return {name: (each.freed_nothing, each.freed_bytes) for name, each in calls_of(report).items()}
+
+
+def sentences(report: Report) -> list[str]:
+    return [sentence for sentence in report.not_measured if "freed" in sentence]
+
+
+def test_what_was_counted_is_told_of_calls_that_are_there_to_free() -> None:
+    report = report_of(COUNTED)
+    counted = (FREED_NOTHING, FREED_BYTES)
+    assert freed_of(report) == {DONTNEED: counted, REMOVE: counted, WILLNEED: (None, None)}
+    assert sentences(report) == []
+    assert "madvise_remove             0             3     148 KiB" in render_table(report)
+
+
+@pytest.mark.parametrize(
+    ("said", "memory", "why"),
+    [
+        ({}, None, "record --count-freed tells it"),
+        ({**COUNTED, "freed_by": None}, None, "not all of what tells it could be probed"),
+        (COUNTED, {"hugetlb_bytes": 2 << 20}, "memory of hugetlbfs goes back to its pool"),
+        (
+            {**COUNTED, "memory": {"hugetlb_bytes": 2 << 20}},
+            None,
+            "memory of hugetlbfs goes back to its pool",
+        ),
+    ],
+)
+def test_what_was_not_counted_is_no_number(
+    said: Mapping[str, object], memory: Mapping[str, object] | None, why: str
+) -> None:
+    report = report_of(said, memory)
+    assert set(freed_of(report).values()) == {(None, None)}
+    (sentence,) = sentences(report)
+    assert sentence.startswith(f"host: what the calls freed: {why}")
+
+
+def test_a_recording_that_counted_unmapping_does_not_tell_what_dontneed_freed() -> None:
+    kept = {**FILE, "allocated_bytes": 1 << 20}
+    said = {"freed_by": "remove_rmap or truncate_folio", "memory": {"shared_files": [kept]}}
+    report = report_of(said, {"shared_files": [{**kept, "allocated_bytes": 0}]})
+    # What leaves a file is free, and was counted rightly.
+    assert freed_of(report) == {DONTNEED: (None, None), REMOVE: (3, None), WILLNEED: (None, None)}
+    (sentence,) = sentences(report)
+    assert sentence == (
+        "host: what madvise_dontneed calls freed: this recording counts pages unmapped, and a page that was "
+        "unmapped need not be free"
+    )
+    (sentence,) = sentences(report_of(said, {"shared_files": [kept]}))
+    assert sentence.endswith("; the files behind its shared memory kept theirs")
+
+
+def test_dontneed_of_shared_memory_is_not_said_to_have_freed() -> None:
+    report = analyse(read_recording(ROOT / "tests/data/cases/m2-shared-dontneed-counted.bt"))
+    calls = calls_of(report)[DONTNEED]
+    assert (calls.calls, calls.freed_nothing, calls.freed_bytes) == (5120, None, None)
+    (sentence,) = sentences(report)
+    assert "counts pages unmapped" in sentence
+    assert sentence.endswith("the files behind its shared memory kept theirs")
+    assert "madvise_dontneed           0             -           -" in render_table(report)
