@@ -81,6 +81,9 @@ def plan_host(
     if missing and missing_probes == "error":
         raise MissingProbeError(f"no way to probe {missing}: --missing-probes warn traces what is left")
     plan = diagnosis.plan.counting_freed() if count_freed else diagnosis.plan
+    if count_freed and plan.freed_by({}) is None:
+        lacking = ", ".join(probe.target or probe.point.name for probe in plan.lacking_freed)
+        say(f"balloontrace: warning: what calls free is not counted: no probe of {lacking}\n")
     match attach:
         case "kprobe":
             plan = plan.with_kprobes()

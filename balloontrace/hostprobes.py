@@ -196,6 +196,13 @@ class HostPlan:
         is_whole = _TELLS_FREED.issubset(points) and not failures.keys() & set(points)
         return " or ".join(points) if is_whole else None
 
+    @property
+    def lacking_freed(self) -> tuple[HostProbe, ...]:
+        """What would be needed to count what calls free and is not there, or cannot be understood."""
+        return tuple(
+            probe for probe in self.probes if probe.point.tells_freed and probe.status is Status.ABSENT
+        )
+
     def _each(self, change: Callable[[HostProbe], HostProbe]) -> HostPlan:
         return replace(self, probes=tuple(change(probe) for probe in self.probes))
 

@@ -7,7 +7,9 @@ import os
 
 import pytest
 
+from balloontrace.attaching import plan_host
 from balloontrace.hostcollector import _attachments, _definitions, _in_order_of_detaching
+from balloontrace.hostdiagnosis import HostDiagnosis
 from balloontrace.hostprobes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
 from balloontrace.kernel import Symbol
 from balloontrace.loader import Loaded
@@ -92,7 +94,9 @@ def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
         ((), False),
     ],
 )
-def test_what_became_free_is_counted_rightly_or_not_at_all(missing: tuple[str, ...], layout: bool) -> None:
+def test_what_became_free_is_counted_rightly_or_not_at_all(
+    missing: tuple[str, ...], layout: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = make_host_plan(without(*missing), page_layout=PAGES if layout else None)
     counting = plan.counting_freed()
     assert counting.asks_freed
@@ -100,9 +104,16 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(missing: tuple[str, .
     assert programs(counting) == programs(plan)
     assert counting.freed_by({}) is None
     assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 0
-    absent = [probe for probe in counting.probes if probe.status is Status.ABSENT]
-    assert absent
+    absent = counting.lacking_freed
+    assert len(absent) == (1 if layout else 3)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
+    diagnosis = HostDiagnosis((), (), plan)
+    plan_host(diagnosis, missing_probes="error", attach="auto")
+    assert capsys.readouterr().err == ""
+    assert plan_host(diagnosis, missing_probes="error", attach="auto", count_freed=True) == counting
+    said = capsys.readouterr().err
+    assert said.startswith("balloontrace: warning: what calls free is not counted: no probe of ")
+    assert said.count("\n") == 1
 
 
 def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:
