@@ -57,9 +57,10 @@ THREAD_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("no_state", "u64", 168),
     ("thp_splits", "u64", 176),
     ("freed_bytes", "u64", 184),
+    ("let_go", "u64", 192),
 )
 THREAD_BATCH_OFFSET = 32
-THREAD_SUMS_OFFSET = 192
+THREAD_SUMS_OFFSET = 200
 
 CALL_SUMS_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("bytes", "u64", 0),

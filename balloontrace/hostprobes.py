@@ -69,15 +69,19 @@ TABLE = (
         "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
         "pages that became free inside a call", raw_tracepoint="kmem:mm_page_free", tells_freed=True,
     ),
-    # New pages that a CPU's list still holds become free a moment after the call: where their last user goes.
-    # mm/rmap.c: before v6.8 one function for pages of all sizes. mm/truncate.c: of pages before v5.17.
+    # Whose pages these were: mm/rmap.c, before v6.8 one function for pages of all sizes; mm/truncate.c, of
+    # pages before v5.17; mm/filemap.c.
     HostPoint(
         "remove_rmap", ("folio_remove_rmap_ptes", "page_remove_rmap"), "freed",
-        "new pages of anonymous memory unmapped by a call", tells_freed=True,
+        "pages of anonymous memory unmapped by a call", tells_freed=True,
     ),
     HostPoint(
         "truncate_folio", ("truncate_inode_folio", "truncate_inode_page"), "freed",
-        "new pages removed from the file behind guest memory", tells_freed=True,
+        "pages removed from the file behind guest memory", tells_freed=True,
+    ),
+    HostPoint(
+        "delete_batch", ("delete_from_page_cache_batch",), "freed",
+        "pages removed from a file on a disk", tells_freed=True,
     ),
 )  # fmt: skip
 

@@ -82,6 +82,7 @@ struct bt_thread {
 	bt_u64 no_state;           /* calls not followed: another thread was at work in this slot */
 	bt_u64 thp_splits;         /* huge page mappings split, inside calls or not */
 	bt_u64 freed_bytes;        /* by the call under way */
+	bt_u64 let_go;             /* single pages that lost their last mapping or their file in it, and are not free yet */
 	struct bt_call_sums sums[BT_CALLS];
 };
 

@@ -155,8 +155,10 @@ static __always_inline struct bt_thread *begin_call(void)
 	}
 	if (thread->entry_ns)
 		thread->overwritten++;
-	if (COUNT_FREED)
+	if (COUNT_FREED) {
 		thread->freed_bytes = 0;
+		thread->let_go = 0;
+	}
 	return thread;
 }
 
@@ -480,7 +482,8 @@ static __always_inline int has_waited(u64 page)
 
 /*
  * kmem:mm_page_free(page, order): pages go back to the kernel's allocator. The page tables, lists and such that a call
- * frees besides hold no data: neither did anybody read it in, nor could it be swapped.
+ * frees besides hold no data: neither did anybody read it in, nor could it be swapped. Nor does a call free more single
+ * pages than it has let go of; others are another process's, left on this CPU's list of new pages, which calls work off.
  */
 static __always_inline int on_mm_page_free_entry(u64 page, u64 order)
 {
@@ -491,21 +494,29 @@ static __always_inline int on_mm_page_free_entry(u64 page, u64 order)
 	thread = find_caller();
 	if (!thread || !(read_pointer(page, FOLIO_FLAGS) & (1ull << PG_UPTODATE | 1ull << PG_SWAPBACKED)))
 		return 0;
+	if (!order) {
+		if (!thread->let_go)
+			return 0;
+		thread->let_go--;
+	}
 	thread->freed_bytes += (u64)COUNT_FREED << (order & 31);
 	return 0;
 }
 
 /*
- * A page that nobody uses any more, but for `references` of which one is a CPU's list of new pages: it is free once that
- * list has been worked off, which happens by itself, later, maybe inside another call. Counted here, and not again then.
+ * A page loses its last mapping, or its file. If nobody uses it any more but for `references`, of which one is a CPU's list
+ * of new pages, it is free once that list has been worked off, which happens by itself, later, maybe inside another call.
+ * Such a page is counted here, and not again then.
  */
-static __always_inline int count_waiting(struct bt_thread *thread, u64 page, u32 references)
+static __always_inline int let_go(struct bt_thread *thread, u64 page, u32 references)
 {
 	u64 *sum, entry_ns = thread->entry_ns;
 	int zero = 0;
 
-	if (read_u32(page, FOLIO__REFCOUNT) != references || read_pointer(page, FOLIO_FLAGS) >> PG_LRU & 1)
+	if (read_u32(page, FOLIO__REFCOUNT) != references || read_pointer(page, FOLIO_FLAGS) >> PG_LRU & 1) {
+		thread->let_go++;
 		return 0;
+	}
 	sum = waiting_pages.lookup(&zero);
 	if (sum && !waiting.lookup(&page) && !waiting.update(&page, &entry_ns))
 		__sync_fetch_and_add(sum, 1);
@@ -521,7 +532,7 @@ static __always_inline int on_remove_rmap_entry(u64 page)
 	/* _mapcount is one less than the mappings; pages of files stay in them. */
 	if (!thread || read_u32(page, FOLIO__MAPCOUNT) || !(read_pointer(page, FOLIO_MAPPING) & MAPPING_ANONYMOUS))
 		return 0;
-	return count_waiting(thread, page, 2);
+	return let_go(thread, page, 2);
 }
 
 /* truncate_inode_folio(mapping, folio): a page is about to leave its file, which holds it, as do mappings and our caller. */
@@ -529,12 +540,23 @@ static __always_inline int on_truncate_folio_entry(u64 mapping, u64 page)
 {
 	struct bt_thread *thread = find_caller();
 
-	return thread ? count_waiting(thread, page, 4 + read_u32(page, FOLIO__MAPCOUNT)) : 0;
+	return thread ? let_go(thread, page, 4 + read_u32(page, FOLIO__MAPCOUNT)) : 0;
+}
+
+/* delete_from_page_cache_batch(mapping, batch): likewise many pages, of files on a disk; the batch begins with their number. */
+static __always_inline int on_delete_batch_entry(u64 mapping, u64 batch)
+{
+	struct bt_thread *thread = find_caller();
+
+	if (thread)
+		thread->let_go += (u8)read_u32(batch, 0);
+	return 0;
 }
 
 ENTRY_PROGRAM(mm_page_free, 2)
 ENTRY_PROGRAM(remove_rmap, 1)
 ENTRY_PROGRAM(truncate_folio, 2)
+ENTRY_PROGRAM(delete_batch, 2)
 #endif
 
 /* Only the return of these is of interest; fentry shows the arguments then too. */

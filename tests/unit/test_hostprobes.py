@@ -72,17 +72,18 @@ def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
     counting = plan.counting_freed()
     assert programs(counting) == [
         *programs(plan), "raw_mm_page_free", "fentry_remove_rmap", "fentry_truncate_folio",
+        "fentry_delete_batch",
     ]  # fmt: skip
     definitions = _definitions(counting, 1, 4096)
     assert definitions["COUNT_FREED"] == os.sysconf("SC_PAGE_SIZE")
     assert (definitions["PG_LRU"], definitions["KIND_mm_page_free"]) == (5, "raw_tracepoint")
-    assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio"
+    assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
     assert counting.freed_by({"remove_rmap": "refused"}) is None
     assert counting.with_kprobes().freed_by({}) == counting.freed_by({})
     (attachment,) = _attachments(counting.with_tracepoints().probe("mm_page_free"))
     assert (attachment.mechanism, attachment.symbol) == ("raw_tracepoint", "kmem:mm_page_free")
     older = make_host_plan(without("folio_remove_rmap_ptes"), page_layout=PAGES).counting_freed()
-    assert older.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio"
+    assert older.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
     assert older.probe("remove_rmap").target == "page_remove_rmap"
 
 
@@ -105,7 +106,7 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     assert counting.freed_by({}) is None
     assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 0
     absent = counting.lacking_freed
-    assert len(absent) == (1 if layout else 3)
+    assert len(absent) == (1 if layout else 4)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
     diagnosis = HostDiagnosis((), (), plan)
     plan_host(diagnosis, missing_probes="error", attach="auto")

@@ -63,6 +63,13 @@ static void remove_from_file(void)
 	on_truncate_folio_entry(0, (u64)&page);
 }
 
+static void remove_batch(void)
+{
+	unsigned char batch[8] = { 2, 1 };
+
+	on_delete_batch_entry(0, (u64)batch);
+}
+
 static void is_free(void)
 {
 	on_mm_page_free_entry((u64)&page, huge_order);
@@ -96,7 +103,8 @@ int main(void)
 	with(unmap, is_free);                    /* on this CPU's: once only */
 	with(unmap, 0);
 	with(0, is_free);                        /* worked off inside the next call: once only */
-	with(0, is_free);                        /* somebody has had that page again */
+	with(unmap, 0);                          /* somebody has had that page again, and so on */
+	with(0, is_free);
 	is(READ | SWAPPABLE, ANONYMOUS, 1, 3);
 	with(unmap, 0);                          /* new, and in a pipe */
 	is(LRU | READ | SWAPPABLE, OF_FILE, 0, 2);
@@ -107,6 +115,9 @@ int main(void)
 	with(remove_from_file, 0);               /* new, and held by somebody */
 	is(0, 0, 0, 0);
 	with(is_free, 0);                        /* a page of the kernel's own */
+	is(LRU | READ | SWAPPABLE, ANONYMOUS, 0, 1);
+	with(is_free, 0);                        /* a page of another process, left on this CPU's list */
+	with(remove_batch, is_free);             /* of two from a file on a disk, one becomes free */
 	is(LRU | READ | SWAPPABLE, ANONYMOUS, 1, 512);
 	huge_order = 9;
 	with(unmap, 0);                          /* part of a huge page */
