@@ -115,7 +115,8 @@ def _possible(sums: CallSums) -> bool:
 
 def _freed(recording: Recording) -> _Freed:
     metadata, end = recording.metadata, recording.end or {}
-    if any(integer(mapping(side, "memory"), _HUGETLB) for side in (metadata, end)):
+    in_use = any(integer(mapping(side, "memory"), _HUGETLB) for side in (metadata, end))
+    if in_use or end.get("has_hugetlb") is True:
         return _Freed(missing="memory of hugetlbfs goes back to its pool by functions that are not probed")
     asked = text(metadata, "freed_counts") == FREED_COUNTS
     if not text(metadata, "freed_by"):

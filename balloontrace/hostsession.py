@@ -20,7 +20,7 @@ from balloontrace.hostprobes import describe_host
 from balloontrace.pace import DrainPace, HostTimingPace
 from balloontrace.progress import host_progress_line
 from balloontrace.session import Ending, RecordingSession, SessionOptions, SessionResult
-from balloontrace.vmm import Memory, Process, read_memory
+from balloontrace.vmm import Memory, Process, has_hugetlb_pages, read_memory
 
 
 class ProcessWatch:
@@ -113,6 +113,7 @@ class HostSession(RecordingSession):
         return {
             "vmstat": vmstat,
             "memory": _as_json(memory),
+            "has_hugetlb": self._collector.plan.asks_freed and has_hugetlb_pages(self._process.pid),
             "own_cost": self._own_cost(self._collector.loaded, programs),
         }
 

@@ -132,9 +132,17 @@ def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
 
 
 def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:
-    """Whether some of a process's memory is of hugetlbfs."""
+    """Whether some of a process's memory is of hugetlbfs, be it in use already or not."""
     status = _read_status(pid, root) or {}
-    return bool(_kib_to_bytes(status.get("HugetlbPages")))
+    return bool(_kib_to_bytes(status.get("HugetlbPages"))) or _maps_hugetlb(pid, root)
+
+
+def _maps_hugetlb(pid: int, root: Path) -> bool:
+    try:
+        with (root / f"proc/{pid}/smaps").open("rb") as smaps:
+            return any(line.startswith(b"VmFlags:") and b"ht" in line.split() for line in smaps)
+    except OSError:
+        return False
 
 
 def _read_process(pid: int, root: Path) -> Process | None:

@@ -35,10 +35,12 @@ def counters() -> bytes:
     return bytes(slot)
 
 
-def report_of(said: Mapping[str, object], memory: Mapping[str, object] | None = None) -> Report:
-    """The report of such calls, given what the recording says and the process's memory at its end."""
+def report_of(
+    said: Mapping[str, object], memory: Mapping[str, object] | None = None, **more: object
+) -> Report:
+    """The report of such calls, given what the recording says at its beginning and at its end."""
     recording = host_recording([], changes=said)
-    end = {**(recording.end or {}), "memory": memory}
+    end = {**(recording.end or {}), "memory": memory, **more}
     return analyse(replace(recording, counters=counters(), end=end))
 
 
@@ -83,6 +85,13 @@ def test_what_was_not_counted_is_no_number(
     assert set(freed_of(report).values()) == {(None, None)}
     (sentence,) = sentences(report)
     assert sentence.startswith(f"host: what the calls freed: {why}")
+
+
+def test_memory_of_hugetlbfs_that_was_mapped_meanwhile() -> None:
+    assert sentences(report_of(COUNTED, has_hugetlb=False)) == []
+    report = report_of(COUNTED, has_hugetlb=True)
+    assert set(freed_of(report).values()) == {(None, None)}
+    assert "goes back to its pool" in sentences(report)[0]
 
 
 def test_a_recording_that_counted_unmapping_does_not_tell_what_dontneed_freed() -> None:

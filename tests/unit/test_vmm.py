@@ -88,7 +88,10 @@ def test_memory_of_hugetlbfs(proc: FakeProc) -> None:
     proc.add(5, status="HugetlbPages:\t    2048 kB\n")
     proc.add(6, status="HugetlbPages:\t       0 kB\n")
     proc.add(7)
-    assert [has_hugetlb_pages(pid, proc.root) for pid in (5, 6, 7, 8)] == [True, False, False, False]
+    (proc.add(9) / "smaps").write_text("VmFlags: rd wr mr\nKernelPageSize: 2048 kB\nVmFlags: rd wr de ht\n")
+    (proc.add(10) / "smaps").write_text("7f00-7f01 rw-p 0 00:00 0 ht\nVmFlags: rd wr mr hg\n")
+    found = [has_hugetlb_pages(pid, proc.root) for pid in (5, 6, 7, 8, 9, 10)]
+    assert found == [True, False, False, False, True, False]
 
 
 def test_none_and_several(proc: FakeProc) -> None:
