@@ -52,7 +52,7 @@ from balloontrace.results import (
 )
 from balloontrace.stages import NOT_SERVED, StageTables
 from balloontrace.stats import sums
-from balloontrace.units import format_count, format_duration_ns, rate_bytes_per_s
+from balloontrace.units import format_count, format_duration_ns, format_things, rate_bytes_per_s
 from balloontrace.verdict import explain
 from balloontrace.windows import measure_bitmap_use
 from balloontrace.wire import Payloads, Spans, decode_counters, decode_payloads, decode_spans
@@ -254,8 +254,9 @@ def _join(
         lost = sum(loss.lost or 0 for loss in host.side.losses)
         if not lost:
             raise
+        buffers = format_things(lost, "buffer that the host served was", "buffers that the host served were")
         raise RecordingError(
-            f"the recordings cannot be matched: {format_count(lost)} buffers that the host served were lost "
+            f"the recordings cannot be matched: {buffers} lost "
             "while it was recorded; a larger --buffer keeps them"
         ) from None
 
@@ -474,9 +475,10 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     """What keeps the recording from being whole, beside damage."""
     sentences = [*recording.notes]
     if spans.damaged:
-        sentences.append(f"{format_count(spans.damaged)} records could not be decoded")
+        sentences.append(f"{format_things(spans.damaged, 'record')} could not be decoded")
     if spans.unknown:
-        sentences.append(f"{format_count(spans.unknown)} records are of functions this version does not know")
+        unknown = format_things(spans.unknown, "record is", "records are")
+        sentences.append(f"{unknown} of functions this version does not know")
     if end is None:
         sentences.append("the recording has no end record: it was cut off, and what came after is unknown")
     elif end.clean is False:
@@ -511,9 +513,10 @@ def _payload_warnings(payloads: Payloads, losses: Sequence[Loss]) -> list[str]:
     sentences = []
     lost = sum(loss.lost or 0 for loss in losses if loss.function == Function.PAYLOAD.symbol)
     if lost:
-        sentences.append(f"{format_count(lost)} pieces of payloads were lost: what they named is not known")
+        pieces = format_things(lost, "piece of payloads was", "pieces of payloads were")
+        sentences.append(f"{pieces} lost: what they named is not known")
     if payloads.damaged:
-        sentences.append(f"{format_count(payloads.damaged)} pieces of payloads could not be decoded")
+        sentences.append(f"{format_things(payloads.damaged, 'piece')} of payloads could not be decoded")
     return sentences
 
 
@@ -529,7 +532,8 @@ def _payloads_not_measured(recording: Recording, payloads: Payloads, operations:
 def _missing_warnings(missing: int) -> list[str]:
     if not missing:
         return []
-    return [f"{format_count(missing)} recorded spans are not in the file, so times and counts are too low"]
+    gone = format_things(missing, "recorded span is", "recorded spans are")
+    return [f"{gone} not in the file, so times and counts are too low"]
 
 
 def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
@@ -538,7 +542,8 @@ def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
     places = [
         f"{loss.function} {format_count(loss.events_lost)}" for loss in _of_calls(losses) if loss.events_lost
     ]
-    return [f"{format_count(lost)} events were lost, so times and counts are too low: {', '.join(places)}"]
+    gone = format_things(lost, "event was", "events were")
+    return [f"{gone} lost, so times and counts are too low: {', '.join(places)}"]
 
 
 def _not_measured(

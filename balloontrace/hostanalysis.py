@@ -13,7 +13,7 @@ from balloontrace.hostlayout import parse_batch_layout, parse_sums_layout
 from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
-from balloontrace.units import format_count
+from balloontrace.units import format_count, format_things
 from balloontrace.wire import Batches, decode_batches
 
 _RSS = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes")
@@ -134,7 +134,7 @@ def _warnings(
     """What keeps the host's recording from being whole."""
     yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
     if batches.damaged:
-        yield f"host: {format_count(batches.damaged)} batches could not be decoded"
+        yield f"host: {format_things(batches.damaged, 'batch', 'batches')} could not be decoded"
     if end is None:
         yield "host: the recording has no end record: it was cut off, and what came after is unknown"
     elif end.clean is False:
