@@ -16,6 +16,7 @@ from balloontrace.balloons import (
     tell_sizes,
     watch,
 )
+from balloontrace.balloonsize import kernel_page_in_pages
 from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
 from balloontrace.checks import check_counts, check_pairs, check_sizes, find_pages_unseen
@@ -153,7 +154,10 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     changed = Function.VIRTBALLOON_CHANGED
     gaps = parse_driver_gaps(recording)
     operations = find_operations(
-        spans, gaps=gaps, interrupts_traced=changed in traced and not missing.get(changed)
+        spans,
+        gaps=gaps,
+        interrupts_traced=changed in traced and not missing.get(changed),
+        unit_pages=kernel_page_in_pages(header.machine.page_size_bytes) or 1,
     )
     payloads = decode_payloads(
         recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
