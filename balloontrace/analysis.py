@@ -16,6 +16,7 @@ from balloontrace.balloons import (
     tell_sizes,
     watch,
 )
+from balloontrace.balloonsize import kernel_page_in_pages
 from balloontrace.bothsides import BothSides, join, window_of
 from balloontrace.carried import Carried, measure_payloads
 from balloontrace.checks import check_counts, check_pairs, check_sizes, find_pages_unseen
@@ -58,7 +59,7 @@ from balloontrace.results import (
 )
 from balloontrace.stages import NOT_SERVED, StageTables, possible_times
 from balloontrace.stats import sums
-from balloontrace.units import format_count, format_duration_ns, rate_bytes_per_s
+from balloontrace.units import format_count, format_duration_ns, format_things, rate_bytes_per_s
 from balloontrace.verdict import explain
 from balloontrace.windows import measure_bitmap_use
 from balloontrace.wire import Payloads, Recorded, Spans, decode_counters, decode_payloads, decode_spans
@@ -165,7 +166,10 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     changed = Function.VIRTBALLOON_CHANGED
     gaps = parse_driver_gaps(recording)
     operations = find_operations(
-        decoded, gaps=gaps, interrupts_traced=changed in traced and not missing.get(changed)
+        decoded,
+        gaps=gaps,
+        interrupts_traced=changed in traced and not missing.get(changed),
+        unit_pages=kernel_page_in_pages(header.machine.page_size_bytes) or 1,
     )
     spans = operations.spans
     payloads = decode_payloads(
@@ -277,8 +281,9 @@ def _join(
         lost = sum(loss.lost or 0 for loss in host.side.losses)
         if not lost:
             raise
+        buffers = format_things(lost, "buffer that the host served was", "buffers that the host served were")
         raise RecordingError(
-            f"the recordings cannot be matched: {format_count(lost)} buffers that the host served were lost "
+            f"the recordings cannot be matched: {buffers} lost "
             "while it was recorded; a larger --buffer keeps them"
         ) from None
 
@@ -497,14 +502,13 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     """What keeps the recording from being whole, beside damage."""
     sentences = [*recording.notes]
     if spans.damaged:
-        sentences.append(
-            f"{format_count(spans.damaged)} records could not be decoded or say what cannot be; "
-            "they were left out"
-        )
+        damaged = format_things(spans.damaged, "record")
+        sentences.append(f"{damaged} could not be decoded or say what cannot be; they were left out")
     if spans.contradictory:
+        contradictory = format_things(spans.contradictory, "record contradicts", "records contradict")
         sentences.append(
-            f"{format_count(spans.contradictory)} records contradict others (calls that overlap, parts that "
-            "are longer than the whole); they were left out"
+            f"{contradictory} others (calls that overlap, parts that are longer than the whole); "
+            "they were left out"
         )
     if spans.beyond:
         sentences.append(
@@ -512,7 +516,8 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
             "from the next one on were left out"
         )
     if spans.unknown:
-        sentences.append(f"{format_count(spans.unknown)} records are of functions this version does not know")
+        unknown = format_things(spans.unknown, "record is", "records are")
+        sentences.append(f"{unknown} of functions this version does not know")
     if end is None:
         sentences.append("the recording has no end record: it was cut off, and what came after is unknown")
     elif end.clean is False:
@@ -553,14 +558,15 @@ def _payload_warnings(payloads: Payloads, losses: Sequence[Loss], left_out: int)
     sentences = []
     lost = sum(loss.lost or 0 for loss in losses if loss.function == Function.PAYLOAD.symbol)
     if lost:
-        sentences.append(f"{format_count(lost)} pieces of payloads were lost: what they named is not known")
+        pieces = format_things(lost, "piece of payloads was", "pieces of payloads were")
+        sentences.append(f"{pieces} lost: what they named is not known")
     if left_out:
         sentences.append(
-            f"the payloads of {format_count(left_out)} sends were left out: they name more runs of pages, or "
-            "belong to more operations, than are gone through"
+            f"the payloads of {format_things(left_out, 'send')} were left out: they name more runs of pages, "
+            "or belong to more operations, than are gone through"
         )
     if payloads.damaged:
-        sentences.append(f"{format_count(payloads.damaged)} pieces of payloads could not be decoded")
+        sentences.append(f"{format_things(payloads.damaged, 'piece')} of payloads could not be decoded")
     return sentences
 
 
@@ -576,7 +582,8 @@ def _payloads_not_measured(recording: Recording, payloads: Payloads, operations:
 def _missing_warnings(missing: int) -> list[str]:
     if not missing:
         return []
-    return [f"{format_count(missing)} recorded spans are not in the file, so times and counts are too low"]
+    gone = format_things(missing, "recorded span is", "recorded spans are")
+    return [f"{gone} not in the file, so times and counts are too low"]
 
 
 def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
@@ -585,7 +592,8 @@ def _loss_warnings(losses: Sequence[Loss], lost: int | None) -> list[str]:
     places = [
         f"{loss.function} {format_count(loss.events_lost)}" for loss in _of_calls(losses) if loss.events_lost
     ]
-    return [f"{format_count(lost)} events were lost, so times and counts are too low: {', '.join(places)}"]
+    gone = format_things(lost, "event was", "events were")
+    return [f"{gone} lost, so times and counts are too low: {', '.join(places)}"]
 
 
 def _not_measured(

@@ -17,7 +17,7 @@ from balloontrace.hostprobes import HostPlan, describe_host
 from balloontrace.kernel import read_balloon_devices
 from balloontrace.messages import say
 from balloontrace.probes import Plan, describe
-from balloontrace.units import format_standing, off_target_pages
+from balloontrace.units import format_standing, format_things, off_target_pages
 from balloontrace.vmm import find_vmms
 
 _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
@@ -111,14 +111,15 @@ def attached_line(collector: Collector) -> str:
     failed = "".join(f"; {function}: {reason}" for function, reason in collector.loaded.failures.items())
     missing = [probe.function.symbol for probe in rows if probe.status in ("inlined", "absent")]
     without = f" without {', '.join(missing)}" if missing else ""
-    return f"probes attached ({len(collector.plan.attachable)} functions{without}){failed}"
+    return f"probes attached ({format_things(len(collector.plan.attachable), 'function')}{without}){failed}"
 
 
 def host_attached_line(collector: HostCollector) -> str:
     """The same of the host's side."""
     failures = collector.loaded.failures
     failed = "".join(f"; {name}: {reason}" for name, reason in failures.items())
-    return f"probes attached ({len(collector.plan.attachable) - len(failures)} functions{failed})"
+    attached = len(collector.plan.attachable) - len(failures)
+    return f"probes attached ({format_things(attached, 'function')}{failed})"
 
 
 def describe_findings(diagnosis: Diagnosis | HostDiagnosis) -> Iterator[str]:

@@ -15,7 +15,7 @@ from balloontrace.metadata import End
 from balloontrace.moved import Unseen, Vmstat, find_unseen, moved_between
 from balloontrace.operations import Operations
 from balloontrace.results import IN_PROGRESS, Balloon, Check, Header, Loss, Pairing
-from balloontrace.units import format_count
+from balloontrace.units import format_count, format_things
 from balloontrace.wire import Spans
 
 NO_SOURCE = "no other source"
@@ -141,7 +141,7 @@ def _check_named(
     """Pages the host was told of, against those the kernel moved."""
     moved = _change(vmstats, name, unit_pages)
     if note is None and pages is not None and moved is not None and pages < moved:
-        note = f"{format_count(moved - pages)} pages were moved, and the host was not told"
+        note = f"{format_things(moved - pages, 'page was', 'pages were')} moved, and the host was not told"
     return _check(f"{name}, as payloads name", pages, moved, "/proc/vmstat", note)
 
 

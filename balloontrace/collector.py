@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from balloontrace.attachedprograms import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
+from balloontrace.balloonsize import kernel_page_in_pages
 from balloontrace.errors import MissingProbeError
 from balloontrace.events import Function
 from balloontrace.kernel import Layout, read_symbols
@@ -269,7 +270,7 @@ def _maps(definitions: Definitions) -> tuple[str, ...]:
 
 def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> Definitions:
     """What the BPF source leaves open: sizes, and the offsets this kernel has."""
-    definitions: dict[str, str | int] = {}
+    definitions: dict[str, str | int] = {"UNIT_PAGES": kernel_page_in_pages(PAGE_BYTES) or 1}
     if ring_bytes:
         definitions["SPAN_RING_PAGES"] = ring_bytes // PAGE_BYTES
     if payload_ring_bytes:

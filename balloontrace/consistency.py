@@ -31,14 +31,17 @@ class Understood:
     send_row: Column
 
 
-def understand(spans: Spans) -> Understood:
-    """The largest consistent part of `spans` that is quickly found; RecordingError when there is none."""
+def understand(spans: Spans, unit_pages: int = 1) -> Understood:
+    """The largest consistent part of `spans` that is quickly found; RecordingError when there is none.
+
+    `unit_pages` are balloon pages in one page of the kernel, for `find_work_items`.
+    """
     nesting = nest_spans(spans)
     for _ in range(_MOST_ROUNDS):
         if nesting.crosses.any():
             spans = _leave_out(spans, _crossing(spans))
             nesting = nest_spans(spans)
-        items, send_row = find_work_items(spans, nesting)
+        items, send_row = find_work_items(spans, nesting, unit_pages)
         odd = _overlapping(items) | _longer_inside(items)
         if not odd.any():
             return Understood(spans, nesting, items, send_row)

@@ -29,7 +29,7 @@ from balloontrace.pictures import (
     Target,
     TimeLine,
 )
-from balloontrace.results import INFLATE, Operation
+from balloontrace.results import INFLATE, Operation, longest
 from balloontrace.stages import (
     STAGE_A,
     STAGE_B,
@@ -71,23 +71,23 @@ class _Evidence:
 
 
 def depict(examined: Examined) -> Pictures:
-    """Pictures of the first MOST_OPERATIONS operations and of all calls; there are none of a host alone."""
+    """Pictures of the MOST_OPERATIONS longest operations and of all calls; there are none of a host alone."""
     if examined.guest is None:
         return Pictures()
     guest, shown = examined.guest, examined.report.operations
     times = examined.both.times if examined.both else None
     evidence = _Evidence(guest.spans, guest.operations, times, guest.carried.pages)
-    count = min(len(shown), MOST_OPERATIONS)
+    indices = [operation.number - 1 for operation in longest(shown, MOST_OPERATIONS)]
     of_spans = operation_of_spans(evidence.spans, evidence.operations)
     return Pictures(
         time_lines=tuple(
-            _time_line(_Part(evidence, index, of_spans == index), shown[index]) for index in range(count)
+            _time_line(_Part(evidence, index, of_spans == index), shown[index]) for index in indices
         ),
         histograms=tuple(_histograms(evidence.spans)),
         page_maps=tuple(
             map_pages(index + 1, pages)
-            for index, pages in enumerate(evidence.pages[:count])
-            if pages is not None and len(pages.starts)
+            for index in indices
+            if (pages := evidence.pages[index]) is not None and len(pages.starts)
         ),
     )
 

@@ -13,7 +13,7 @@ from balloontrace.hostlayout import FREED_COUNTS, parse_batch_layout, parse_sums
 from balloontrace.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.recording import Recording
 from balloontrace.results import Header, HostCalls, HostMemory, HostSide, Loss
-from balloontrace.units import format_count
+from balloontrace.units import format_count, format_things
 from balloontrace.wire import Batches, Recorded, decode_batches
 
 _HUGETLB = "hugetlb_bytes"
@@ -192,12 +192,11 @@ def _warnings(
     """What keeps the host's recording from being whole."""
     yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
     if batches.damaged:
-        yield (
-            f"host: {format_count(batches.damaged)} batches could not be decoded or say what cannot be; "
-            "they were left out"
-        )
+        damaged = format_things(batches.damaged, "batch", "batches")
+        yield f"host: {damaged} could not be decoded or say what cannot be; they were left out"
     if impossible:
-        yield f"host: the sums of {impossible} kinds of calls cannot be; they were left out"
+        kinds = format_things(impossible, "kind of call", "kinds of calls")
+        yield f"host: the sums of {kinds} cannot be; they were left out"
     if end is None:
         yield "host: the recording has no end record: it was cut off, and what came after is unknown"
     elif end.clean is False:

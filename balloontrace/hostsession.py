@@ -101,7 +101,7 @@ class HostSession(RecordingSession):
             self._writer.write_counters(self._counters)
 
     def _finish(self, result: SessionResult) -> dict[str, object]:
-        result.what = "batches"
+        result.what = ("batch", "batches")
         self._collector.detach()
         vmstat, memory = kernel.read_vmstat(prefix="thp_split"), read_memory(self._process.pid)
         self._counters = self._collector.read_counters()

@@ -81,13 +81,16 @@ class Operations:
     outside: tuple[Outside, ...]
 
 
-def find_operations(spans: Spans, *, interrupts_traced: bool, gaps: Sequence[DriverGap] = ()) -> Operations:
+def find_operations(
+    spans: Spans, *, interrupts_traced: bool, gaps: Sequence[DriverGap] = (), unit_pages: int = 1
+) -> Operations:
     """Group spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
 
-    No operation spans one of the `gaps` in which its device was seen to have no driver. Contradictory spans
-    are left out, and those from the operation on that is one too many.
+    No operation spans one of the `gaps` in which its device was seen to have no driver. `unit_pages` are
+    balloon pages in one page of the kernel: nearer to its target no driver comes. Contradictory spans are
+    left out, and those from the operation on that is one too many.
     """
-    understood = understand(spans)
+    understood = understand(spans, unit_pages)
     spans, nesting = understood.spans, understood.nesting
     items, send_row = understood.items, understood.send_row
     removal = find_removals(spans, nesting)
@@ -330,11 +333,11 @@ def _started_before(
 def _outcome(items: WorkItems, last: int, following: int | None, events: _Events) -> str | None:
     """How an operation ended; None when target or progress was not measured, unless it waits."""
     device = int(items.device[last])
-    target_pages, actual_pages = _optional(items.target_pages[last]), _optional(items.actual_pages[last])
-    measured = target_pages is not None and actual_pages is not None
+    goal_pages, actual_pages = _optional(items.goal_pages[last]), _optional(items.actual_pages[last])
+    measured = goal_pages is not None and actual_pages is not None
     if not measured:
         return STALLED if following is None and bool(items.short[last]) else None
-    if target_pages == actual_pages:
+    if goal_pages == actual_pages:
         return REACHED
     successor = following if following is not None and int(items.device[following]) == device else None
     next_ns = int(items.start_ns[successor]) if successor is not None else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from balloontrace.collector import Counters, DeviceState
 from balloontrace.events import BALLOON_PAGE_BYTES, Function
 from balloontrace.hostcounters import HostCounters
+from balloontrace.units import name_of_many
 
 _MIB_PAGES = (1 << 20) // BALLOON_PAGE_BYTES
 
@@ -21,9 +22,8 @@ def progress_line(before: Counters, now: Counters, elapsed_ns: int) -> str:
     send = now.functions[Function.SEND_RESP_DATA if by_bitmap else Function.TELL_HOST]
     rate = (_moved_pages(now) - _moved_pages(before)) / _MIB_PAGES / (elapsed_ns / 1e9) if elapsed_ns else 0.0
     share = f"{100 * send.duration_ns / work.duration_ns:.0f} %" if work.duration_ns else "-"
-    return (
-        f"{_position(device)}, {rate:.0f} MiB/s, {send.returns} sends; time from sending to going on: {share}"
-    )
+    sends = f"{send.returns} {name_of_many(send.returns, 'send')}"
+    return f"{_position(device)}, {rate:.0f} MiB/s, {sends}; time from sending to going on: {share}"
 
 
 def _moved_pages(counters: Counters) -> int:
@@ -45,7 +45,6 @@ def host_progress_line(before: HostCounters, now: HostCounters, elapsed_ns: int)
     duration_ns = sum(now.calls[call].duration_ns - before.calls[call].duration_ns for call in now.calls)
     gib = sum(sums.bytes for sums in now.calls.values()) / (1 << 30)
     share = f"{100 * duration_ns / elapsed_ns:.0f} %" if elapsed_ns else "-"
-    return (
-        f"{now.batches} buffers served, {now.all_calls} calls (+{calls}) on {gib:.2f} GiB; "
-        f"time in calls: {share}"
-    )
+    buffers = f"{now.batches} {name_of_many(now.batches, 'buffer')} served"
+    made = f"{now.all_calls} {name_of_many(now.all_calls, 'call')} (+{calls})"
+    return f"{buffers}, {made} on {gib:.2f} GiB; time in calls: {share}"

@@ -36,6 +36,7 @@ from balloontrace.errors import RecordingError, UsageError
 from balloontrace.hostlayout import BATCH_LAYOUT
 from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.outputfile import OutputFile, open_output
+from balloontrace.units import format_things
 from balloontrace.untrusted import made_printable, printable
 
 __all__ = [
@@ -461,11 +462,12 @@ class _PieceReader:
             self._note(f"more than {_MOST_PIECES} pieces: the {self.too_many} behind them were left out")
         self._note(*_missing_sentences(sorted(self.sequences)))
         if self.duplicates:
-            self._note(f"{self.duplicates} pieces occur more than once; the repeats are ignored")
+            repeated = format_things(self.duplicates, "piece occurs", "pieces occur")
+            self._note(f"{repeated} more than once; the repeats are ignored")
         if self.reordered:
-            self._note(f"{self.reordered} pieces are out of order")
+            self._note(f"{format_things(self.reordered, 'piece is', 'pieces are')} out of order")
         if self.after_end:
-            self._note(f"{self.after_end} pieces follow the end record")
+            self._note(f"{format_things(self.after_end, 'piece follows', 'pieces follow')} the end record")
 
 
 def _find_header(data: memoryview, start: int) -> int:

@@ -7,7 +7,7 @@ pages are 4 KiB units, shares are fractions of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
@@ -210,6 +210,12 @@ class Operation:
     payload: PayloadStatistics | None = None
     payload_sends: PayloadSends | None = None
     served: Served | None = None
+
+
+def longest(operations: Sequence[Operation], most: int) -> list[Operation]:
+    """Those that took longest, at most so many, in their order: for where not all can be shown."""
+    by_length = sorted(operations, key=lambda operation: operation.wall_ns, reverse=True)
+    return sorted(by_length[:most], key=lambda operation: operation.number)
 
 
 @dataclass(frozen=True, slots=True)

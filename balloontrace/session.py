@@ -83,7 +83,7 @@ class SessionResult:
 
     ending: Ending
     records: int = 0  # written, of what is named in `what`
-    what: str = "spans"
+    what: tuple[str, str] = ("span", "spans")
     bytes_written: int = 0
     losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
     command_status: int | None = None

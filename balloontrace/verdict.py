@@ -20,7 +20,13 @@ from balloontrace.results import (
     StageRow,
 )
 from balloontrace.stages import STAGE_A, STAGE_B, STAGE_BCD, STAGE_BUILD, STAGE_C, STAGE_D, STAGE_OTHER
-from balloontrace.units import format_count, format_duration_ns, format_pages_as_bytes, format_share
+from balloontrace.units import (
+    format_count,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_share,
+    format_things,
+)
 
 DOMINANT_SHARE = 0.5
 OTHER_SHARE = 0.05
@@ -114,7 +120,7 @@ def _mid_window(bitmap: BitmapUse | None) -> str | None:
     """A fault in the patch as posted: send_resp_data frees all bitmaps but the first (v4, 4/7)."""
     if bitmap is None or not bitmap.mid_window_sends:
         return None
-    sends = f"{format_count(bitmap.mid_window_sends)} send{'s' if bitmap.mid_window_sends > 1 else ''}"
+    sends = f"{format_things(bitmap.mid_window_sends, 'send')}"
     if bitmap.bitmaps is not None and bitmap.bitmaps < 2:
         return f"{sends} in the middle of a window of one bitmap"
     return (
@@ -127,7 +133,7 @@ def _memory_shortage(found: FoundOperation) -> str | None:
     if not found.oom_notifications:
         return None
     return (
-        f"guest out of memory: {format_count(found.oom_notifications)} notifications took "
+        f"guest out of memory: {format_things(found.oom_notifications, 'notification')} took "
         f"{format_pages_as_bytes(found.oom_pages)} back"
     )
 

@@ -61,7 +61,8 @@ class WorkItems:
     driver; what follows writes `actual` and queues the next item. A deflate releases its pages after the
     send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end
     before they do. `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or
-    tried to. `pages` is 0 where nothing says how many, which `pages_known` tells. `short` ones got fewer
+    tried to. `goal_pages` is the target in whole pages of the kernel, as the driver takes it. `pages` is 0
+    where nothing says how many, which `pages_known` tells. `short` ones got fewer
     pages than they asked for. `build_ns`, of the patched driver only, is the time of making bitmaps and
     records; it is part of the body.
     """
@@ -75,6 +76,7 @@ class WorkItems:
     pages: Column
     pages_known: Mask
     target_pages: Column
+    goal_pages: Column
     actual_pages: Column
     short: Mask
     sends: Column
@@ -99,7 +101,7 @@ class WorkItems:
     @property
     def reached(self) -> Mask:
         """Items after which the balloon had the size it should have."""
-        return np.asarray(self.measured & (self.target_pages == self.actual_pages))
+        return np.asarray(self.measured & (self.goal_pages == self.actual_pages))
 
 
 def nest_spans(spans: Spans) -> Nesting:
@@ -131,8 +133,11 @@ def _find_sends(spans: Spans, by_thread: NDArray[np.intp], crosses: Mask) -> tup
     return by_bitmap | (tell_host & ~is_window[:-1]), window, np.where(bitmap != NO_SPAN, bitmap, window)
 
 
-def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
-    """All work items, and for each span the row of the work item whose send it is, or NO_SPAN."""
+def find_work_items(spans: Spans, nesting: Nesting, unit_pages: int = 1) -> tuple[WorkItems, Column]:
+    """All work items, and for each span the row of the work item whose send it is, or NO_SPAN.
+
+    `unit_pages` are balloon pages in one page of the kernel.
+    """
     work_spans = np.flatnonzero(spans.of(Function.UPDATE_BALLOON_SIZE_FUNC))
     work_spans = work_spans[np.argsort(nesting.device[work_spans], kind="stable")]
     row_of_span = np.full(len(spans) + 1, NO_SPAN, dtype=np.int64)
@@ -144,7 +149,7 @@ def find_work_items(spans: Spans, nesting: Nesting) -> tuple[WorkItems, Column]:
     body_row = np.where(is_body, row_of_span[nesting.work], NO_SPAN)
     is_bitmap = (nesting.bitmap == np.arange(len(spans))) & own
     bitmap_row = np.where(is_bitmap, row_of_span[nesting.work], NO_SPAN)
-    return _collect(spans, nesting, work_spans, send_row, body_row, bitmap_row), send_row
+    return _collect(spans, nesting, work_spans, send_row, body_row, bitmap_row, unit_pages), send_row
 
 
 def _enclosing(spans: Spans, by_thread: NDArray[np.intp], outer: Mask, crosses: Mask) -> Column:
@@ -192,6 +197,7 @@ def _collect(
     send_row: Column,
     body_row: Column,
     bitmap_row: Column,
+    unit_pages: int,
 ) -> WorkItems:
     count = len(work_spans)
     sends, bodies = np.flatnonzero(send_row != NO_SPAN), np.flatnonzero(body_row != NO_SPAN)
@@ -203,6 +209,8 @@ def _collect(
     send_ns = sums(duration_ns[sends], send_row[sends], count)
     has_body = np.bincount(body_row[bodies], minlength=count) > 0
     target = _optional(spans, "target_pages", SpanFlag.TARGET)[work_spans]
+    # towards_target in virtio_balloon.c: else it would inflate and deflate for ever.
+    goal = np.where(target == NOT_MEASURED, target, -(-target // unit_pages) * unit_pages)
     actual = _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans]
     pages, pages_known = _pages(
         spans,
@@ -224,7 +232,7 @@ def _collect(
         # The sends last: what they say holds.
         (np.concatenate([bitmaps, sends]), np.concatenate([bitmap_row[bitmaps], send_row[sends]])),
         (bodies, body_row[bodies]),
-        target,
+        goal,
         actual,
         asleep,
     )
@@ -251,8 +259,9 @@ def _collect(
         pages=pages,
         pages_known=pages_known | by_step,
         target_pages=target,
+        goal_pages=goal,
         actual_pages=actual,
-        short=_short(direction, pages, target, actual, asleep, has_bitmap)
+        short=_short(direction, pages, goal, actual, asleep, has_bitmap)
         & (pages_known | by_step | unguided | (slept & (direction > 0))),
         sends=sent,
         send_ns=send_ns,

@@ -31,6 +31,12 @@ BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
 /* VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver: page numbers in its array, and all that one work item moves by it. */
 #define ITEM_PAGES 256
 
+/* The driver takes its target up to whole pages of its kernel (towards_target), each UNIT_PAGES of 4 KiB. */
+#ifndef UNIT_PAGES
+#define UNIT_PAGES 1
+#endif
+#define GOAL_PAGES(target) (((target) + UNIT_PAGES - 1) / UNIT_PAGES * UNIT_PAGES)
+
 #ifdef LIVE
 /* Of the work item under way, as far as it went; its own sends only, none by compaction or out of memory. */
 struct item_state {
@@ -227,7 +233,7 @@ static __always_inline int is_short(struct thread_state *thread, u8 flags)
 
 	if (!(flags & BT_HAS_TARGET) || !(flags & BT_HAS_ACTUAL) || item->unknown)
 		return 0;
-	return thread->target_pages > thread->actual_pages && (item->bitmaps || item->pages < ITEM_PAGES);
+	return GOAL_PAGES(thread->target_pages) > thread->actual_pages && (item->bitmaps || item->pages < ITEM_PAGES);
 }
 
 /* Stages as balloontrace/workitems.py has them. */
@@ -237,7 +243,7 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
 	struct item_state *item = &thread->item;
 	u8 both = BT_HAS_TARGET | BT_HAS_ACTUAL;
-	int away = (flags & both) == both && thread->target_pages != thread->actual_pages;
+	int away = (flags & both) == both && GOAL_PAGES(thread->target_pages) != thread->actual_pages;
 	u64 config_ns = flags & BT_HAS_CONFIG ? thread->config_ns : 0;
 	u64 build_ns = item->sends ? item->bitmap_ns - item->bitmap_send_ns : 0;
 	u64 body_ns = item->body_ns;
@@ -397,7 +403,7 @@ static __always_inline void follow_device(struct thread_state *thread, int moved
 	device->target_pages = thread->target_pages;
 	device->actual_pages = thread->actual_pages;
 	device->changed_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
-	device->moving = thread->actual_pages != thread->target_pages;
+	device->moving = thread->actual_pages != GOAL_PAGES(thread->target_pages);
 	if (was_moving && !device->moving)
 		__sync_fetch_and_add(&device->operations, 1);
 }

@@ -342,6 +342,7 @@ def _tell(result: SessionResult, output: str) -> None:
     from balloontrace.attaching import describe_losses, describe_off_target
     from balloontrace.moved import describe_unseen
     from balloontrace.session import Ending
+    from balloontrace.units import name_of_many
 
     place = "standard output" if output == "-" else output
     if sys.stderr.isatty():
@@ -352,7 +353,7 @@ def _tell(result: SessionResult, output: str) -> None:
     for sentence in describe_off_target(result.balloons):
         say(f"balloontrace: {sentence}\n")
     say(
-        f"balloontrace: {result.ending}: {result.records} {result.what}, "
+        f"balloontrace: {result.ending}: {result.records} {name_of_many(result.records, *result.what)}, "
         f"{result.bytes_written} bytes to {place}, "
         f"{describe_losses(result.losses)}\n"
     )

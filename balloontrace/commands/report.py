@@ -122,8 +122,14 @@ def describe_source(path: Path, source: Recording) -> Iterator[str]:
 
     side, written_by = (text(source.metadata, key) for key in ("side", "tool_version"))
     major, minor = source.version
+    from balloontrace.units import name_of_many
+
     pieces = {"spans": source.spans, "payloads": source.payloads, "batches": source.batches}
-    counts = ", ".join(f"{len(found)} pieces of {name}" for name, found in pieces.items() if found)
+    counts = ", ".join(
+        f"{len(found)} {name_of_many(len(found), 'piece')} of {name}"
+        for name, found in pieces.items()
+        if found
+    )
     yield f"{path}: {side or 'guest'}, format {major}.{minor}, written by {written_by or 'unknown'}"
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
@@ -191,6 +197,7 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     if allowed is None:
         return
     from balloontrace.analysis import HOST
+    from balloontrace.units import name_of_many
 
     # A host's recording alone is its own report.
     host = None if result.host is None or result.header.side == HOST else result.host
@@ -202,8 +209,9 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     lost, missing = sum(losses), result.spans_missing or 0
     seen = (result.events_seen or 0) + sum(calls.calls for calls in (host.calls if host else ()))
     if allowed.exceeded_by(lost + missing, seen):
-        gone = f" and {missing} are missing from the file" if missing else ""
-        raise DataLostError(f"{lost} events were lost while recording{gone}, more than --max-lost allows")
+        gone = f" and {missing} {'is' if missing == 1 else 'are'} missing from the file" if missing else ""
+        events = f"{lost} {name_of_many(lost, 'event was', 'events were')}"
+        raise DataLostError(f"{events} lost while recording{gone}, more than --max-lost allows")
     unseen = result.pages_unseen or 0
     if allowed.exceeded_by_pages(unseen, result.pages_moved or 0):
         raise DataLostError(

@@ -94,6 +94,7 @@ def top(
     from balloontrace.attaching import choose_side, describe_losses
     from balloontrace.liveloop import Schedule, run_live
     from balloontrace.session import protect_from_oom_killer
+    from balloontrace.units import name_of_many
 
     host = choose_side(side, pid) == "host"
     # Until probes are attached there is nothing to put back: both signals end it.
@@ -107,7 +108,8 @@ def top(
         shown = _open_display(views, plain=plain)
         with shown as display:
             ending = run_live(source, display, Schedule(interval_s, count, duration_s))
-        say(f"balloontrace: {ending}: {display.shown} looks, {describe_losses(source.losses())}\n")
+        looks = f"{display.shown} {name_of_many(display.shown, 'look')}"
+        say(f"balloontrace: {ending}: {looks}, {describe_losses(source.losses())}\n")
     if source.gone == ending and ending != _PROCESS_ENDED:
         raise BalloontraceError(f"the view ended: {ending}")
 

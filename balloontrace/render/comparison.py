@@ -25,6 +25,7 @@ from balloontrace.units import (
     format_duration_ns,
     format_pages_as_bytes,
     format_share,
+    format_things,
 )
 
 _NAME_COLUMNS = 19
@@ -104,7 +105,7 @@ def describe_side(side: Side) -> str:
         f"{_numbered(side.operations, 'operation')} compared",
         *(f"{' and '.join(side.driver_kinds)} driver" for _ in side.driver_kinds[:1]),
         *(f"Linux {' and '.join(side.kernel_releases)}" for _ in side.kernel_releases[:1]),
-        f"lost {format_count(side.events_lost)} of {format_count(side.events_seen)} events",
+        f"lost {format_count(side.events_lost)} of {format_things(side.events_seen, 'event')}",
         f"recording cost {format_duration_ns(side.bpf_time_ns)} of BPF",
     ]
     return f"{'; '.join(parts)}, {format_duration_ns(side.cpu_ns)} of CPU"

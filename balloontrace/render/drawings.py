@@ -20,6 +20,7 @@ from balloontrace.units import (
     format_pages_as_bytes,
     format_rate,
     format_share,
+    format_things,
     pages_to_bytes,
 )
 
@@ -289,7 +290,7 @@ def _line_in_words(line: TimeLine) -> str:
         start = line.curve.first_pages[0]
         sentences.append(
             f"The {line.curve.what}: from {format_pages_as_bytes(start)} to "
-            f"{format_pages_as_bytes(line.curve.last_pages)} in {format_count(line.curve.steps)} steps."
+            f"{format_pages_as_bytes(line.curve.last_pages)} in {format_things(line.curve.steps, 'step')}."
         )
     sentences += [f"Target {format_pages_as_bytes(target.pages)}." for target in line.targets[:8]]
     if line.waits:
@@ -297,7 +298,9 @@ def _line_in_words(line: TimeLine) -> str:
             f"{format_count(sum(each.count for each in line.waits))} work items waited for pages."
         )
     if line.pauses:
-        sentences.append(f"{format_count(len(line.pauses))} pauses are marked and listed below.")
+        sentences.append(
+            f"{format_things(len(line.pauses), 'pause is', 'pauses are')} marked and listed below."
+        )
     return " ".join(sentences)
 
 
@@ -315,7 +318,9 @@ def draw_buckets(
         return (math.log10(count) + 0.4) / (decades + 0.4) if count else 0.0
 
     grid = [(height(10**decade), format_count(10**decade)) for decade in range(math.floor(decades) + 1)]
-    tips = [f"{unit(index)} to {unit(index + 1)}: {format_count(n)} calls" for index, n in enumerate(buckets)]
+    tips = [
+        f"{unit(index)} to {unit(index + 1)}: {format_things(n, 'call')}" for index, n in enumerate(buckets)
+    ]
     heights = [height(count) for count in buckets]
     return _draw_columns(heights, bounds, grid, tips, unit).markup(
         ident, title, "; ".join(tip for tip, count in zip(tips, buckets, strict=True) if count)
@@ -327,7 +332,7 @@ def draw_run_lengths(ident: str, title: str, pages: Sequence[int]) -> Markup:
     most = max([*pages, 1])
     grid = [(at / most, words) for at, words in size_ticks(most, 3)]
     tips = [
-        f"runs of {format_count(1 << order)}{' and more' if order else ''}: {format_count(count)} pages"
+        f"runs of {format_count(1 << order)}{' and more' if order else ''}: {format_things(count, 'page')}"
         for order, count in enumerate(pages)
     ]
     heights = [count / most for count in pages]

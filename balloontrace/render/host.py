@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.render.machine import describe_machine
 from balloontrace.results import HostCalls, HostMemory, HostSide, Pairing
-from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_duration_ns, format_share
+from balloontrace.units import (
+    NOT_MEASURED,
+    format_bytes,
+    format_count,
+    format_duration_ns,
+    format_share,
+    format_things,
+)
 
 _NAME_COLUMNS = 32
 
@@ -34,8 +41,8 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
         yield Line(machine)
     lost = "not known" if host.events_lost is None else format_count(host.events_lost)
     yield Line(
-        f"{format_count(host.batches)} buffers served, {format_count(host.calls_in_batches)} calls for them; "
-        f"{format_count(host.thp_splits)} huge pages split; lost: {lost}"
+        f"{format_things(host.batches, 'buffer')} served, {format_things(host.calls_in_batches, 'call')} "
+        f"for them; {format_things(host.thp_splits, 'huge page')} split; lost: {lost}"
     )
     if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
@@ -49,7 +56,7 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
 
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
     yield Line(
-        f"{format_count(pairing.pairs)} pairs of {format_count(pairing.sends)} sends and "
+        f"{format_things(pairing.pairs, 'pair')} of {format_things(pairing.sends, 'send')} and "
         f"{format_count(pairing.batches)} buffers; host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
         f"within {format_duration_ns(pairing.clock_error_ns)}; drift {pairing.clock_drift_ppm:.1f} ppm"
     )

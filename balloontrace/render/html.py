@@ -21,7 +21,7 @@ from balloontrace.render.drawings import (
 )
 from balloontrace.render.page import render_page, unbroken
 from balloontrace.render.table import explain_no_operation
-from balloontrace.results import Header, Operation, Report, StageRow, Total
+from balloontrace.results import Header, Operation, Report, StageRow, Total, longest
 from balloontrace.units import NS_PER_S, format_count, format_duration_ns, format_pages_as_bytes
 
 # More than these would bury the page; CSV and JSON hold all of them.
@@ -32,7 +32,7 @@ DRAWN_OPERATIONS = 40
 def render_html(report: Report, pictures: Pictures) -> str:
     """The whole page of a report."""
     lines = {line.number: line for line in pictures.time_lines}
-    drawn = report.operations[:DRAWN_OPERATIONS]
+    drawn = longest(report.operations, DRAWN_OPERATIONS)
     host = report.host
     return render_page(
         "report.html",
@@ -43,7 +43,7 @@ def render_html(report: Report, pictures: Pictures) -> str:
         started=_started(report.header),
         host_started=_started(host.header) if host else None,
         detailed=[operation for operation in report.operations if operation.number in lines],
-        listed=report.operations[:LISTED_OPERATIONS],
+        listed=longest(report.operations, LISTED_OPERATIONS),
         drawn=drawn,
         overview=_draw_overview(drawn) if len(drawn) > 1 else None,
         bars={operation.number: _draw_operation(operation) for operation in drawn},

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from balloontrace.render.blocks import Section, Table, Term, Title
 from balloontrace.results import BitmapUse, Contiguity, PayloadStatistics, RecordStatistics
-from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_share
+from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_share, format_things
 
 
 def describe_bitmaps(use: BitmapUse) -> str:
     """One sentence."""
     return (
         f"passes over the list of pages {format_count(use.passes)}; windows {format_count(use.windows)}, of "
-        f"{format_count(use.bitmaps)} bitmaps; sends in mid-window {format_count(use.mid_window_sends)}; "
+        f"{format_things(use.bitmaps, 'bitmap')}; sends in mid-window {format_count(use.mid_window_sends)}; "
         f"{format_bytes(use.bytes_sent)} sent"
     )
 
@@ -20,7 +20,7 @@ def describe_bitmaps(use: BitmapUse) -> str:
 def describe_payload(number: int, payload: PayloadStatistics) -> list[Section]:
     """What the sends of an operation named: sums, then runs by their length."""
     distinct, records = payload.distinct, payload.of_records
-    sent = f"{format_bytes(payload.bytes_sent)} in {format_count(payload.sends)} sends"
+    sent = f"{format_bytes(payload.bytes_sent)} in {format_things(payload.sends, 'send')}"
     if payload.header_bytes:
         sent += f" and {format_bytes(payload.header_bytes)} of headers"
     rows = [("payload", f"{sent}; {_ratio(payload.bytes_per_page)} B a page (4 B as PFN)")]
@@ -34,14 +34,18 @@ def describe_payload(number: int, payload: PayloadStatistics) -> list[Section]:
 
 
 def _records(records: RecordStatistics) -> str:
-    words, runs = format_count(records.bitmap_words), format_count(records.plain_runs)
-    by_words, by_runs = format_count(records.pages_by_words), format_count(records.pages_by_runs)
+    words = format_things(records.bitmap_words, "bitmap word")
+    runs = format_things(records.plain_runs, "plain run")
+    by_words = format_things(records.pages_by_words, "page")
+    by_runs = format_count(records.pages_by_runs)
     count = format_count(records.records)
-    return f"{count}: {words} bitmap words naming {by_words} pages, {runs} plain runs naming {by_runs}"
+    return f"{count}: {words} naming {by_words}, {runs} naming {by_runs}"
 
 
 def _fill(records: RecordStatistics) -> str:
-    bits = f"{format_count(records.pages_by_words)} bits set of {format_count(records.bits_carried)} carried"
+    bits = (
+        f"{format_things(records.pages_by_words, 'bit')} set of {format_count(records.bits_carried)} carried"
+    )
     return f"{format_share(records.bits_set_share)}: {bits}"
 
 
@@ -49,7 +53,7 @@ def _pages(payload: PayloadStatistics) -> str:
     held = payload.pages_in_balloon_before
     before = "not known how many" if held is None else format_count(held)
     return (
-        f"{format_count(payload.pages_named)}: {format_count(payload.distinct.pages)} different ones, "
+        f"{format_count(payload.pages_named)}: {format_things(payload.distinct.pages, 'different one')}, "
         f"{format_count(payload.pages_repeated)} repeated; {before} in the balloon before"
     )
 
@@ -63,7 +67,7 @@ def _span(distinct: Contiguity) -> str:
 
 def _runs(distinct: Contiguity) -> str:
     mean, longest = _ratio(distinct.mean_run_pages), format_count(distinct.longest_run_pages)
-    return f"{format_count(distinct.runs)} runs, {mean} pages at the mean, {longest} at most"
+    return f"{format_things(distinct.runs, 'run')}, {mean} pages at the mean, {longest} at most"
 
 
 def _incomplete(payload: PayloadStatistics) -> str:
@@ -74,7 +78,7 @@ def _incomplete(payload: PayloadStatistics) -> str:
     )
     counts = ", ".join(f"{format_count(count)} {what}" for what, count in parts if count)
     refusal = f"; {payload.first_refusal}" if payload.first_refusal else ""
-    return f"of {format_count(payload.sends)} payloads {counts}{refusal}; what follows is of the rest"
+    return f"of {format_things(payload.sends, 'payload')} {counts}{refusal}; what follows is of the rest"
 
 
 def _run_orders(payload: PayloadStatistics) -> Section:

@@ -20,6 +20,7 @@ from balloontrace.results import (
     Report,
     StageRow,
     Total,
+    longest,
 )
 from balloontrace.units import (
     NOT_MEASURED,
@@ -30,6 +31,7 @@ from balloontrace.units import (
     format_pages_as_bytes,
     format_rate,
     format_share,
+    format_things,
 )
 
 # More than these would bury the totals; CSV and JSON hold all of them.
@@ -102,7 +104,7 @@ def _header(report: Report) -> Section:
         "; ".join(part for part in parts if part),
         describe_machine(machine),
         f"{_started(header)}{_ended(report)}"
-        + ("" if header.side == "host" else f"; {format_count(report.spans)} spans"),
+        + ("" if header.side == "host" else f"; {format_things(report.spans, 'span')}"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
     which = f"Recording {header.recording}"
@@ -150,11 +152,15 @@ def _operations(report: Report) -> Section:
             format_rate(operation.rate_bytes_per_s),
             operation.outcome or NOT_MEASURED,
         )
-        for operation in operations[:_LISTED_OPERATIONS]
+        for operation in longest(operations, _LISTED_OPERATIONS)
     ]
     names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
     more = len(operations) - len(rows)
-    hint = [Line(f"... and {format_count(more)} more: --format csv has them all")] if more else []
+    hint = (
+        [Line(f"{len(rows)} longest, {format_count(more)} shorter: --format csv has them all")]
+        if more
+        else []
+    )
     return [Table(names, rows, "rllrrrrl", {1: NAME_COLUMNS}), *hint]
 
 
@@ -170,7 +176,7 @@ def _operation(operation: Operation) -> list[Section]:
     way += format_pages_as_bytes(operation.actual_after_pages)
     title = (
         f"Operation {operation.number}: {operation.kind} of {clip(operation.device)}, {way} "
-        f"(target {format_pages_as_bytes(operation.target_pages)}), {format_count(operation.sends)} sends"
+        f"(target {format_pages_as_bytes(operation.target_pages)}), {format_things(operation.sends, 'send')}"
     )
     sentences = [*operation.verdict, *([describe_bitmaps(operation.bitmap)] if operation.bitmap else [])]
     payload = [] if operation.payload is None else describe_payload(operation.number, operation.payload)
@@ -180,9 +186,9 @@ def _operation(operation: Operation) -> list[Section]:
 
 def _total(total: Total) -> Section:
     title = (
-        f"All {format_count(total.operations)} {total.kind} operations: "
+        f"All {format_things(total.operations, f'{total.kind} operation')}: "
         f"{format_pages_as_bytes(total.pages)} in {format_duration_ns(total.wall_ns)}, "
-        f"{format_rate(total.rate_bytes_per_s)}, {format_count(total.sends)} sends"
+        f"{format_rate(total.rate_bytes_per_s)}, {format_things(total.sends, 'send')}"
     )
     return [Title(title), _stages(total.stages)]
 
@@ -259,7 +265,7 @@ def _losses(report: Report) -> Section:
         )
         for loss in report.losses
     ]
-    title = f"Lost: {format_count(report.events_lost)} of {format_count(report.events_seen)} events."
+    title = f"Lost: {format_count(report.events_lost)} of {format_things(report.events_seen, 'event')}."
     names = ("probe", "calls", "unmatched", "no room", "no state", "no return", "missed")
     return [Title(title), Table(names, rows, "lrrrrrr", {0: _PROBE_COLUMNS})]
 

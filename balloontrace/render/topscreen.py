@@ -14,6 +14,7 @@ from balloontrace.units import (
     format_pages_as_bytes,
     format_rate,
     format_share,
+    format_things,
 )
 
 _FULL = "#"
@@ -129,7 +130,7 @@ def _moved(view: GuestView) -> tuple[str, str]:
 
 
 def _cost(lost: int, calls: int, bpf_share: float | None, whole: str, columns: int) -> list[str]:
-    seen = f"lost {format_count(lost)} of {format_count(calls)} calls"
+    seen = f"lost {format_count(lost)} of {format_things(calls, 'call')}"
     return _flow([seen, f"tracing {format_share(bpf_share)} of {whole}"], columns)
 
 

@@ -138,7 +138,7 @@ def test_one_call_is_seen_beside_a_million() -> None:
     assert len(heights) == 2
     assert heights[0] > heights[1] > 5
     assert [rect.text for rect in tree.all("rect")] == [
-        "2 ns to 4 ns: 1 000 000 calls", "8 ns to 16 ns: 1 calls",
+        "2 ns to 4 ns: 1 000 000 calls", "8 ns to 16 ns: 1 call",
     ]  # fmt: skip
 
 

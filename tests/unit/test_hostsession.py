@@ -105,7 +105,7 @@ def test_the_end_of_the_process_ends_the_recording(tmp_path: Path) -> None:
     process = read_process(child.pid)
     result, recording, collector = run(tmp_path, process, SessionOptions(), child.kill)
     child.wait()
-    assert (result.ending, result.records, result.what) == (Ending.PROCESS_EXITED, 1, "batches")
+    assert (result.ending, result.records, result.what) == (Ending.PROCESS_EXITED, 1, ("batch", "batches"))
     assert recording.complete
     assert recording.end is not None
     assert (recording.end["reason"], recording.end["clean"]) == ("process exited", True)
@@ -144,4 +144,4 @@ def test_the_line_a_terminal_shows() -> None:
     assert host_progress_line(nothing, nothing, 1) == "waiting for the process to serve its balloon"
     now = parse_host_counters(slot(7, ((Call.MADVISE_DONTNEED, 1000, 3 << 30),)))
     line = host_progress_line(nothing, now, 4_096_000)
-    assert line == "1 buffers served, 1000 calls (+1000) on 3.00 GiB; time in calls: 25 %"
+    assert line == "1 buffer served, 1000 calls (+1000) on 3.00 GiB; time in calls: 25 %"

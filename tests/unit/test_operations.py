@@ -440,3 +440,18 @@ def test_stages_always_add_up_to_the_wall_time(
         assert sum(operation.pages or 0 for operation in report.operations) + outside + removed == pages
     for first, second in itertools.pairwise(report.operations):
         assert second.started_ns >= first.started_ns + first.wall_ns
+
+
+def test_a_target_between_two_pages_of_the_kernel_is_reached_with_the_next() -> None:
+    """The driver takes its target up to whole pages: of 64 KiB, 1 601 to 1 616."""
+    flow = Flow()
+    flow.resize(1616)
+    flow.spans = [
+        (*span[:11], 1601, *span[12:]) if span[4] == Function.UPDATE_BALLOON_SIZE_FUNC else span
+        for span in flow.spans
+    ]
+    machine = {**synthetic.metadata()["machine"], "page_size_bytes": 65536}  # type: ignore[dict-item]
+    (operation,) = report_of(flow, machine=machine).operations
+    assert (operation.outcome, operation.target_pages, operation.short_work_items) == ("reached", 1601, 0)
+    (of_4_kib,) = report_of(flow).operations
+    assert of_4_kib.outcome != "reached"

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -78,9 +79,30 @@ def many() -> Report:
 
 def test_many_operations_are_summed_up_not_listed() -> None:
     text = render_table(many())
-    assert "... and 60 more: --format csv has them all" in text
+    assert "40 longest, 60 shorter: --format csv has them all" in text
     assert "All 50 inflate operations" in text
     assert "Operation 1:" not in text
+
+
+def test_of_many_operations_the_longest_are_listed_in_their_order() -> None:
+    flow = synthetic.Flow()
+    for _ in range(30):
+        flow.resize(256)
+        flow.resize(0)
+    flow.resize(8 * 256)
+    rows = render_table(analyse(synthetic.recording(flow))).split("outcome\n")[1].splitlines()[1:41]
+    numbers = [int(row.split()[0]) for row in rows]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 61
+
+
+def test_one_of_a_thing_has_the_name_of_one() -> None:
+    flow = synthetic.Flow()
+    flow.resize(256)
+    text = " ".join(render_table(analyse(synthetic.recording(flow))).split())
+    assert "(target 1.00 MiB), 1 send" in text
+    for many in (r"1 sends", r"1 spans", r"1 events", r"1 calls"):
+        assert not re.search(rf"\b(?<![\d ] ){many}\b", text), many
 
 
 @pytest.mark.parametrize("kind", RENDERERS)

@@ -63,3 +63,10 @@ def test_quantiles_are_nearest_ranks_of_each_group(pairs: list[tuple[int, int]],
             assert picks == tuple(mine[ranks].tolist())
         else:
             assert picks == (None, None, None, None)
+
+
+def test_one_and_many() -> None:
+    assert units.format_things(1, "send") == "1 send"
+    assert units.format_things(1_000, "send") == "1 000 sends"
+    assert units.format_things(0, "pass", "passes") == "0 passes"
+    assert units.format_things(None, "send") == "- sends"
