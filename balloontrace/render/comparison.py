@@ -173,10 +173,9 @@ def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
 def method(used: Method) -> str:
     """How intervals and verdicts came about."""
     return (
-        f"Values are medians, ratios are of medians, after to before; {used.confidence * 100:.0f} % "
-        f"intervals hold "
-        f"{used.interval}. Tests: {used.test}. p and verdicts are adjusted: {used.correction}. "
-        f"{UNDECIDED}: the data cannot tell."
+        "Values are medians, ratios are of medians or of pairs, after to before; "
+        f"{used.confidence * 100:.0f} % intervals hold {used.interval}. Tests: {used.test}. "
+        f"p and verdicts are adjusted: {used.correction}. {UNDECIDED}: the data cannot tell."
     )
 
 
