@@ -29,7 +29,8 @@ from balloontrace.units import format_count, format_pages_as_bytes
 
 METHOD = Method(
     confidence=1 - LEVEL,
-    interval="all ratios that no test refuses",
+    interval="all ratios that no test refuses (of more than a million pairs of runs, by the normal "
+    "approximation)",
     test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t of "
     "less than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with less than 10 on a side also "
     "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "
@@ -45,6 +46,9 @@ class Recordings:
 
     given: str
     reports: tuple[Report, ...]
+
+
+_NONE_LIKE_IT = "the other side has none of its kind and size"
 
 
 class ComparisonError(BalloontraceError):
@@ -201,17 +205,18 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 def _left_out(name: str, found: _Replicates, common: Sequence[tuple[str, int]]) -> Iterator[LeftOut]:
     """The operations of a side that were not compared, by recording and reason."""
-    others = [(each.recording, each.operation, each.reason) for each in found.others]
+    others = [(each.recording, each.operation, each.kind, each.reason) for each in found.others]
     others += [
-        (each.replicate.recording, each.replicate.operation, "the other side has none of its kind and size")
+        (each.replicate.recording, each.replicate.operation, each.kind, _NONE_LIKE_IT)
         for each in found.counting
         if (each.kind, each.pages) not in common
     ]
-    reasons: dict[tuple[str, str], list[int]] = {}
-    for recording, operation, reason in others:
-        reasons.setdefault((recording, reason), []).append(operation)
+    reasons: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for recording, operation, kind, reason in others:
+        reasons.setdefault((recording, reason), []).append((operation, kind))
     for (recording, reason), operations in reasons.items():
-        yield LeftOut(name, recording, tuple(operations), reason)
+        numbers, kinds = zip(*operations, strict=True)
+        yield LeftOut(name, recording, numbers, reason, kinds)
 
 
 def _warnings(sides: Sequence[Recordings], differences: Sequence[Difference]) -> Iterator[str]:

@@ -66,12 +66,16 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Operations of one side that are no replicate, and why not. `side` is before or after."""
+    """Operations of one side that are no replicate, and why not. `side` is before or after.
+
+    `kinds` has the kind of each.
+    """
 
     side: str
     recording: str
     operations: tuple[int, ...]
     reason: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,15 @@ def by_student(differences: _Values, level: float) -> Estimate:
     middle = float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     if error <= abs(middle) * 1e-12:
-        return Estimate(middle, middle, middle, 1.0 if middle == 0 else 2 / math.comb(2 * count, count))
+        return Estimate(middle, middle, middle, 1.0 if middle == 0 else _least(count))
     reach = float(stdtrit(count - 1, 1 - level / 2)) * error
     p_value = 2 * float(stdtr(count - 1, -abs(middle) / error))
     return Estimate(middle, middle - reach, middle + reach, p_value)
+
+
+def _least(count: int) -> float:
+    """The p value of so many runs against as many that are wholly apart, by ranks."""
+    return 2 / math.comb(2 * min(count, _MOST_EXACT), min(count, _MOST_EXACT))
 
 
 def _by_ranks(differences: _Values, level: float) -> Estimate:

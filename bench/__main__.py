@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     bitmap_overhead,
     compare_folders,
+    coverage,
     decode_payloads,
     host_overhead,
     html_report,
@@ -28,6 +29,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *decode_payloads.BENCHMARKS,
     *reporting.BENCHMARKS,
     *compare_folders.BENCHMARKS,
+    *coverage.BENCHMARKS,
     *html_report.BENCHMARKS,
     *startup.BENCHMARKS,
     *strangers.BENCHMARKS,

@@ -162,12 +162,18 @@ def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
     for (side, reason), same in _by_reason(entries).items():
         count = sum(len(each.operations) for each in same)
         listed = ", ".join(
-            f"{each.recording} ({', '.join(map(str, each.operations[:_LISTED]))}"
+            f"{each.recording} ({', '.join(_named_operations(each)[:_LISTED])}"
             f"{', ...' if len(each.operations) > _LISTED else ''})"
             for each in same[:_LISTED]
         )
         more = f" and {format_count(len(same) - _LISTED)} recordings more" if len(same) > _LISTED else ""
         yield f"left out of {side}: {_numbered(count, 'operation')}: {reason}: {listed}{more}"
+
+
+def _named_operations(entry: LeftOut) -> list[str]:
+    """`inflate 1`, `deflate 2`."""
+    kinds = entry.kinds or ("operation",) * len(entry.operations)
+    return [f"{kind} {number}" for kind, number in zip(kinds, entry.operations, strict=True)]
 
 
 def method(used: Method) -> str:

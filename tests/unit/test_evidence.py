@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from balloontrace.evidence import (
     LEVEL,
+    _interval,
+    _interval_of_many,
     adjust,
+    adjust_stages,
     enough_for_interval,
     enough_for_test,
     p_value_of,
+    size_of,
     weigh,
 )
+from balloontrace.order import UNKNOWN_ORDER, find_order
 
 Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
 TRIES = 200
@@ -110,6 +115,31 @@ def test_when_an_interval_is_possible(before: int, after: int) -> None:
     assert (found.low is not None) == (found.high is not None) == possible
     assert (found.p_value is not None) == enough_for_test(before, after) == (before > 1 < after)
     assert found.ratio is not None
+
+
+def test_many_runs_take_no_square_of_their_number() -> None:
+    """50 000 a side, in seconds; and what is found without laying all beside all is the same."""
+    rng = np.random.default_rng(4)
+    many = [scattered(0.1)(rng, 50_000) * factor for factor in (1, 1.01)]
+    found = weigh(many[0].tolist(), many[1].tolist())
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.005 < found.low < 1.01 < found.high < 1.015
+    pairs = find_order(range(0, 100_000, 2), range(1, 100_001, 2))
+    assert weigh([2.0] * 50_000, [3.0] * 50_000, pairs).ratio == 1.5
+    some = [np.sort(each[:900]) for each in many]
+    exact, near = _interval(*some), _interval_of_many(*some)
+    assert exact is not None
+    assert near == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_wall_time_loses_nothing_to_its_stages() -> None:
+    assert adjust_stages(0.04, 0.0433, [0.001, 0.03]) == pytest.approx([0.04, 0.04])
+    assert adjust_stages(0.2, 0.0433, [1e-5, 0.004]) == pytest.approx(
+        [2e-5 * 0.05 / 0.0067, 0.004 * 0.05 / 0.0067]
+    )
+    assert adjust_stages(0.2, 0.05, [1e-5]) == pytest.approx([25e-5])
+    assert size_of(10, 10, UNKNOWN_ORDER) == pytest.approx(0.0433, abs=1e-4)
 
 
 def test_what_cannot_be_said() -> None:
