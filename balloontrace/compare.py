@@ -1,69 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two sets of analysed recordings into a comparison: what changed, and whether the data can tell.
 
-Operations of one kind and size are compared with each other, each being one replicate. The wall time and the
-stages that make it up are one family of hypotheses, the counts are another; within a family p values are
-adjusted (Holm), so that where nothing changed each of the two tables claims something at most once in 20
-comparisons. Parts of stages have an interval and no verdict: they would cost the others their power. A
-count that is the same in all runs of either side is no sample, and is judged by its own p value. Intervals
-are of each row alone, so one that excludes 1 may come with `~`.
+Operations of one kind and size are compared with each other (`group`), each being one replicate and
+counting once. What is left out, or speaks against the comparison, is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
-
-import pandas as pd
+from dataclasses import dataclass
 
 from balloontrace.comparison import (
     COMPARISON_VERSION,
-    FASTER,
-    FEWER,
-    MORE,
-    SAME,
-    SLOWER,
-    UNDECIDED,
-    WALL,
     Comparison,
     Difference,
-    Group,
     LeftOut,
     Method,
-    Row,
     Side,
-    Spread,
 )
+from balloontrace.copies import tell_copies
 from balloontrace.differences import find_differences, find_group_differences, lost_events
 from balloontrace.errors import BalloontraceError
-from balloontrace.evidence import LEVEL, adjust, enough_for_interval, smallest_p_value, weigh
-from balloontrace.replicates import SEND_PART, Found, find_replicates
+from balloontrace.evidence import LEVEL
+from balloontrace.group import compare_group
+from balloontrace.replicates import Found, Refused, find_replicates
 from balloontrace.results import DEFLATE, INFLATE, Report
-from balloontrace.stages import (
-    STAGE_A,
-    STAGE_B,
-    STAGE_BCD,
-    STAGE_BUILD,
-    STAGE_C,
-    STAGE_D,
-    STAGE_OTHER,
-    STAGE_UNSPLIT,
-)
 from balloontrace.units import format_count, format_pages_as_bytes
 
 METHOD = Method(
     confidence=1 - LEVEL,
-    interval="all ratios that neither test refuses, from the ratios of each run after to each run before",
-    test="exact Mann-Whitney and Brunner-Munzel, two-sided; the larger p value counts",
-    correction="Holm over the wall time and its stages, and over the counts; not over parts of stages",
+    interval="all ratios that no test refuses (of more than a million pairs of runs, by the normal "
+    "approximation)",
+    test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t of "
+    "less than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with less than 10 on a side also "
+    "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "
+    "machine changed, the difference must remain without that drift",
+    correction="none for the wall time; Holm over its stages, at 5 % if it changed and else at what its test "
+    "leaves of 5 %; Holm over the counts; not over parts of stages",
 )
-
-ENOUGH_RUNS = 5
-"""Of each side: the least that lets all six rows of a table of both sides get a verdict."""
-
-_NS = "ns"
-_BYTES = "B"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +48,7 @@ class Recordings:
     reports: tuple[Report, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Quantity:
-    """A row before it has numbers."""
-
-    name: str
-    label: str
-    unit: str = _NS
-    part_of: str | None = None
-
-
-_WALL = _Quantity(WALL, "wall")
-_UNSPLIT = (
-    _Quantity(STAGE_A, "allocate or release"),
-    _Quantity("a.extend", "memory for bitmaps", part_of=STAGE_A),
-    _Quantity(STAGE_BCD, "build, send..madvise"),
-    _Quantity(STAGE_BUILD, "build", part_of=STAGE_BCD),
-    _Quantity(SEND_PART, "send..madvise", part_of=STAGE_BCD),
-)
-_SPLIT = (
-    *_UNSPLIT[:2],
-    _Quantity(STAGE_B, "send"),
-    _Quantity(STAGE_BUILD, "build", part_of=STAGE_B),
-    _Quantity("b.to_host", "guest to host", part_of=STAGE_B),
-    _Quantity("b.back", "host to guest", part_of=STAGE_B),
-    _Quantity(STAGE_C, "translate"),
-    _Quantity(STAGE_D, "madvise"),
-)
-_SENDS_UNTRACED = (_Quantity(STAGE_UNSPLIT, "allocate..madvise"),)
-_OTHER = (
-    _Quantity(STAGE_OTHER, "outside the stages"),
-    _Quantity("other.config", "reading the target", part_of=STAGE_OTHER),
-    _Quantity("other.work_item", "rest of work item (actual written)", part_of=STAGE_OTHER),
-    _Quantity("other.requeue", "between work items (re-queue)", part_of=STAGE_OTHER),
-    _Quantity("other.interrupt", "interrupt to first work item", part_of=STAGE_OTHER),
-    _Quantity("other.rest", "remaining", part_of=STAGE_OTHER),
-)
-_COUNTS = (
-    _Quantity("sends", "sends", ""),
-    _Quantity("pages_per_send", "pages per send", "pages/send"),
-    _Quantity("bytes_sent", "bytes sent", _BYTES),
-    _Quantity("bytes_per_page", "bytes per page", "B/page"),
-    _Quantity("records", "records sent", ""),
-    _Quantity("bitmap_fill", "bitmap fill", "ratio"),
-    _Quantity("pages_repeated", "pages named again", "pages"),
-    _Quantity("pages_held_before", "pages the host had", "pages"),
-    _Quantity("calls", "discard calls", ""),
-    _Quantity("bytes_called", "bytes of calls", _BYTES),
-    _Quantity("bytes_per_call", "bytes per call", _BYTES),
-    _Quantity("failed_calls", "failed calls", ""),
-    _Quantity("thp_splits", "huge pages split", ""),
-)
+_NONE_LIKE_IT = "the other side has none of its kind and size"
 
 
 class ComparisonError(BalloontraceError):
@@ -139,11 +63,16 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[str] = (INFLA
     sides = (before, after)
     _require_same_sides(before, after)
     found = [_replicates(side, kinds) for side in sides]
-    common = [key for key in _keys(found[0].counting) if key in _keys(found[1].counting)]
+    once, copies = _each_once(sides, found)
+    common = _common(once)
+    judged = bool(common)
+    if not judged:
+        once, copies = _each_once(sides, found, keep_shared=True)
+        common = _common(once)
     if not common:
-        raise ComparisonError(_nothing_common(sides, found, kinds))
+        raise ComparisonError(_nothing_common(sides, once, kinds))
     chosen = [
-        [[each for each in side.counting if (each.kind, each.pages) == key] for side in found]
+        [[each for each in side.counting if (each.kind, each.pages) == key] for side in once]
         for key in common
     ]
     differences = find_differences(before.reports, after.reports)
@@ -151,12 +80,14 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[str] = (INFLA
         differences += find_group_differences(f"{kind} of {format_pages_as_bytes(pages)}", *each)
     return Comparison(
         comparison_version=COMPARISON_VERSION,
-        before=_describe(before, common, found[0]),
-        after=_describe(after, common, found[1]),
-        groups=tuple(_group(kind, pages, *each) for (kind, pages), each in zip(common, chosen, strict=True)),
+        before=_describe(before, common, once[0]),
+        after=_describe(after, common, once[1]),
+        groups=tuple(
+            compare_group(*key, *each, judged=judged) for key, each in zip(common, chosen, strict=True)
+        ),
         differences=tuple(differences),
-        left_out=tuple(_left_out("before", found[0], common)) + tuple(_left_out("after", found[1], common)),
-        warnings=(*_copies(sides, found), *_warnings(sides, differences)),
+        left_out=tuple(_left_out("before", once[0], common)) + tuple(_left_out("after", once[1], common)),
+        warnings=(*copies, *_warnings(sides, differences)),
         method=METHOD,
     )
 
@@ -166,17 +97,35 @@ class _Replicates:
     """The operations of one side: those that count, and the others with the reason."""
 
     counting: tuple[Found, ...]
-    others: tuple[tuple[str, int, str], ...]
+    others: tuple[Refused, ...]
 
 
 def _replicates(side: Recordings, kinds: Sequence[str]) -> _Replicates:
     counting: list[Found] = []
-    others = []
+    others: list[Refused] = []
     for report in side.reports:
         found, refused = find_replicates(report)
         counting += [each for each in found if each.kind in kinds]
-        others += [(each.recording, each.operation, each.reason) for each in refused if each.kind in kinds]
+        others += [each for each in refused if each.kind in kinds]
     return _Replicates(tuple(counting), tuple(others))
+
+
+def _each_once(
+    sides: tuple[Recordings, Recordings], found: Sequence[_Replicates], *, keep_shared: bool = False
+) -> tuple[list[_Replicates], tuple[str, ...]]:
+    """Both sides without copies, and what is said of those."""
+    names = (sides[0].given, sides[1].given)
+    told = tell_copies(found[0].counting, found[1].counting, names, keep_shared=keep_shared)
+    once = [
+        _Replicates(one.counting, (*one.copies, *each.others)) for one, each in zip(told, found, strict=True)
+    ]
+    return once, (*told[0].warnings, *told[1].warnings)
+
+
+def _common(found: Sequence[_Replicates]) -> list[tuple[str, int]]:
+    """The kinds and sizes that both sides have."""
+    after = set(_keys(found[1].counting))
+    return [key for key in _keys(found[0].counting) if key in after]
 
 
 def _keys(found: Iterable[Found]) -> list[tuple[str, int]]:
@@ -211,7 +160,8 @@ def _nothing_common(
     for side, each in zip(sides, found, strict=True):
         if not each.counting:
             wanted = f"complete {kinds[0]}" if len(kinds) == 1 else "complete operation"
-            reason = f": {each.others[0][2]} ({each.others[0][0]})" if each.others else ""
+            first = each.others[0] if each.others else None
+            reason = f": {first.reason} ({first.recording})" if first else ""
             return f"{side.given} holds no {wanted} to compare{reason}"
     held = [
         " and ".join(f"{kind}s of {format_pages_as_bytes(pages)}" for kind, pages in _keys(each.counting)[:4])
@@ -255,36 +205,18 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 def _left_out(name: str, found: _Replicates, common: Sequence[tuple[str, int]]) -> Iterator[LeftOut]:
     """The operations of a side that were not compared, by recording and reason."""
-    others = [
-        *found.others,
-        *(
-            (
-                each.replicate.recording,
-                each.replicate.operation,
-                "the other side has none of its kind and size",
-            )
-            for each in found.counting
-            if (each.kind, each.pages) not in common
-        ),
+    others = [(each.recording, each.operation, each.kind, each.reason) for each in found.others]
+    others += [
+        (each.replicate.recording, each.replicate.operation, each.kind, _NONE_LIKE_IT)
+        for each in found.counting
+        if (each.kind, each.pages) not in common
     ]
-    reasons: dict[tuple[str, str], list[int]] = {}
-    for recording, operation, reason in others:
-        reasons.setdefault((recording, reason), []).append(operation)
+    reasons: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for recording, operation, kind, reason in others:
+        reasons.setdefault((recording, reason), []).append((operation, kind))
     for (recording, reason), operations in reasons.items():
-        yield LeftOut(name, recording, tuple(operations), reason)
-
-
-def _copies(sides: Sequence[Recordings], found: Sequence[_Replicates]) -> Iterator[str]:
-    """What would make a run look like several: the same recording under more than one name."""
-    for side, each in zip(sides, found, strict=True):
-        runs = [one.run for one in each.counting if one.run is not None]
-        copies = len(runs) - len(set(runs))
-        if copies:
-            operations = "operation is" if copies == 1 else "operations are"
-            yield (
-                f"{side.given}: {format_count(copies)} {operations} the same run as another: "
-                "copies prove nothing"
-            )
+        numbers, kinds = zip(*operations, strict=True)
+        yield LeftOut(name, recording, numbers, reason, kinds)
 
 
 def _warnings(sides: Sequence[Recordings], differences: Sequence[Difference]) -> Iterator[str]:
@@ -305,129 +237,3 @@ def _disagreements(report: Report) -> Iterator[str]:
         if check.agrees is False:
             counts = f"{format_count(check.spans)} in spans, {format_count(check.independent)}"
             yield f"{check.name} is counted differently: {counts} by {check.source}"
-
-
-def _group(kind: str, pages: int, before: Sequence[Found], after: Sequence[Found]) -> Group:
-    """Compare the operations of one kind and size."""
-    sides = (before, after)
-    frames = [_frame(side) for side in sides]
-    split = all(STAGE_C in frame for frame in frames)
-    stages = _stages(frames, split=split)
-    times = _judge([_row(quantity, frames) for quantity in (_WALL, *stages, *_OTHER)], (FASTER, SLOWER))
-    counts = _judge([_row(quantity, frames) for quantity in _COUNTS], (FEWER, MORE))
-    return Group(
-        kind=kind,
-        pages=pages,
-        times=tuple(row for row in times if row.part_of is None or _says_something(row)),
-        counts=tuple(counts),
-        before=tuple(each.replicate for each in before),
-        after=tuple(each.replicate for each in after),
-        notes=(*_notes(times, frames, split=split), *_two_kinds((*times, *counts))),
-    )
-
-
-def _frame(side: Sequence[Found]) -> pd.DataFrame:
-    """One row a replicate, one column a quantity; NaN where it was not measured."""
-    return pd.DataFrame([dict(each.replicate.values) for each in side])
-
-
-def _stages(frames: Sequence[pd.DataFrame], *, split: bool) -> tuple[_Quantity, ...]:
-    """The rows between wall and other: as fine as both sides are."""
-    if split:
-        return _SPLIT
-    if not all(STAGE_BCD in frame for frame in frames):
-        return _SENDS_UNTRACED
-    return _UNSPLIT
-
-
-def _row(quantity: _Quantity, frames: Sequence[pd.DataFrame]) -> Row:
-    values = [_values(frame, quantity.name) for frame in frames]
-    found = weigh(*values)
-    return Row(
-        quantity.name,
-        quantity.label,
-        quantity.unit,
-        quantity.part_of,
-        _spread(values[0]),
-        _spread(values[1]),
-        ratio=found.ratio,
-        ratio_low=found.low,
-        ratio_high=found.high,
-        p_value=found.p_value,
-    )
-
-
-def _values(frame: pd.DataFrame, name: str) -> list[float]:
-    return frame[name].dropna().tolist() if name in frame else []
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    if not values:
-        return Spread(0)
-    return Spread(len(values), *map(_plain, (median(values), min(values), max(values))))
-
-
-def _plain(value: float) -> float:
-    """An integer where it is one, so that it is shown as one."""
-    return int(value) if float(value).is_integer() else float(value)
-
-
-def _judge(rows: Sequence[Row], words: tuple[str, str]) -> list[Row]:
-    """Give the rows that are no parts their verdict; `words` are for less and for more."""
-    family = {
-        row.name: row.p_value
-        for row in rows
-        if row.part_of is None and row.p_value is not None and not _constant(row)
-    }
-    adjusted = dict(zip(family, adjust(list(family.values())), strict=True))
-    return [
-        row if row.part_of is not None else _verdict(row, adjusted.get(row.name, row.p_value), words)
-        for row in rows
-    ]
-
-
-def _verdict(row: Row, p_adjusted: float | None, words: tuple[str, str]) -> Row:
-    if p_adjusted is None or row.before.median is None or row.after.median is None:
-        return row
-    verdict = UNDECIDED
-    if _constant(row) and row.before.median == row.after.median:
-        verdict = SAME
-    elif p_adjusted <= LEVEL and not row.contradicts_itself and row.before.median != row.after.median:
-        verdict = words[row.after.median > row.before.median]
-    return replace(row, p_adjusted=p_adjusted, verdict=verdict)
-
-
-def _constant(row: Row) -> bool:
-    """Whether neither side has different values."""
-    return all(side.n > 0 and side.minimum == side.maximum for side in (row.before, row.after))
-
-
-def _says_something(row: Row) -> bool:
-    return any(side.maximum for side in (row.before, row.after))
-
-
-def _two_kinds(rows: Sequence[Row]) -> Iterator[str]:
-    """Of which rows the ratio lies outside its interval, and why."""
-    labels = [row.label for row in rows if row.part_of is None and row.is_of_two_kinds]
-    if labels:
-        yield f"{', '.join(labels)}: the runs of a side are of two kinds, so that medians and pairs disagree"
-
-
-def _notes(times: Sequence[Row], frames: Sequence[pd.DataFrame], *, split: bool) -> Iterator[str]:
-    """What the data cannot tell, and why."""
-    before, after = map(len, frames)
-    runs = f"{format_count(before)} before and {format_count(after)} after"
-    judged = sum(row.part_of is None and row.p_value is not None for row in times)
-    enough = f"take {ENOUGH_RUNS} of each, or more"
-    if before == after == 1:
-        yield "one run each: no interval is possible"
-    elif not enough_for_interval(before, after):
-        yield f"{runs} are too few for 95 %: {enough}"
-    elif smallest_p_value(before, after) * judged > LEVEL:
-        yield f"{runs} are too few for a verdict: {enough}"
-    if not split and any(STAGE_C in frame for frame in frames):
-        yield "b, c and d are apart on one side only, so they are compared together"
-    for name, frame in zip(("before", "after"), frames, strict=True):
-        apart = int(frame[STAGE_C].notna().sum()) if STAGE_C in frame else 0
-        if split and apart < len(frame):
-            yield f"b, c and d are apart in {apart} of {len(frame)} operations {name}"

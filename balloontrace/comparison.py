@@ -21,6 +21,9 @@ UNDECIDED = "~"
 
 WALL = "wall"
 
+PAIRED = "paired"
+INDEPENDENT = "independent"
+
 # A bound is a quotient of others than the ratio it is equal to.
 _ROUNDING = 1e-9
 
@@ -63,12 +66,16 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Operations of one side that are no replicate, and why not. `side` is before or after."""
+    """Operations of one side that are no replicate, and why not. `side` is before or after.
+
+    `kinds` has the kind of each.
+    """
 
     side: str
     recording: str
     operations: tuple[int, ...]
     reason: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +93,9 @@ class Row:
     """One quantity on both sides.
 
     `unit` is ns, B, pages, ratio, B/page, pages/send, or empty for counts. `part_of` names the row this one
-    is a part of. `ratio` is of the medians; `ratio_low` and `ratio_high` bound it at 95 %, None where no
-    bound can be given. `p_value` is of the row alone, `p_adjusted` with all verdicts of its table in mind.
+    is a part of. `ratio` is of the medians, or where runs are compared in pairs the middle of their
+    ratios; `ratio_low` and `ratio_high` bound it at 95 %, None where no bound can be given. `p_value` is of
+    the row alone, `p_adjusted` with all verdicts of its table in mind.
     `verdict` is a word above, `~` where the data cannot tell, or where medians and interval say
     opposites, None where nothing is judged: on parts of other rows, and with one run each.
     """
@@ -132,6 +140,18 @@ class Replicate:
     operation: int
     started_ns: int
     values: Mapping[str, float]
+    started_realtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a side's wall time changes with time, None where that is not known.
+
+    `factor_per_run` is from one run to the next of either side, `p_value` that of no trend (Kendall).
+    """
+
+    factor_per_run: float | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,7 @@ class Group:
 
     `times` begins with the wall time and goes on with the stages, parts after what they are part of;
     `counts` is what was sent, served and given back. `notes` are sentences on what the data cannot tell.
+    `design` is a word above; `order` tells how the sides followed each other: pairs, mixed, apart, unknown.
     """
 
     kind: str
@@ -149,6 +170,10 @@ class Group:
     before: tuple[Replicate, ...]
     after: tuple[Replicate, ...]
     notes: tuple[str, ...]
+    design: str = INDEPENDENT
+    order: str = "unknown"
+    drift_before: Drift = Drift()
+    drift_after: Drift = Drift()
 
     @property
     def wall(self) -> Row:

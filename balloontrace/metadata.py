@@ -67,6 +67,7 @@ def parse_header(recording: Recording) -> Header:
         devices=tuple(_each(metadata.get("devices"), _parse_device)),
         probes=tuple(_each(metadata.get("probes"), _parse_probe)),
         boundaries=_text_mapping(mapping(metadata, "boundaries")),
+        recording_id=text(metadata, "recording_id"),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from balloontrace.bitmap import PFN_BYTES
 from balloontrace.comparison import WALL, Replicate
 from balloontrace.payloads import RESPONSE_HEADER_BYTES
-from balloontrace.results import REACHED, Operation, PayloadStatistics, Report
+from balloontrace.results import REACHED, Header, Operation, PayloadStatistics, Report
 from balloontrace.stages import STAGE_A, STAGE_B, STAGE_BCD, STAGE_BUILD, STAGE_C, STAGE_D, STAGE_UNSPLIT
 
 STOCK = "stock"
@@ -25,14 +25,14 @@ SEND_PART = f"{STAGE_BCD}.send"
 class Found:
     """A replicate, and what it must have in common with those it is compared with.
 
-    `run` is what no two operations have in common; None where the recording does not say.
+    `run` is what no two runs have in common: copies of a recording, cut or renamed, have the same.
     """
 
     kind: str
     pages: int
     operation: Operation
     replicate: Replicate
-    run: tuple[str, int, int, int] | None = None
+    run: tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,27 @@ def find_replicates(report: Report) -> tuple[list[Found], list[Refused]]:
             refused.append(Refused(recording, operation.number, operation.kind, reason))
         else:
             replicate = _replicate(report, operation, operation.pages)
-            run = _run(report, operation)
+            run = (identity(report.header), operation.started_ns, operation.wall_ns)
             found.append(Found(operation.kind, operation.pages, operation, replicate, run))
     return found, refused
 
 
-def _run(report: Report, operation: Operation) -> tuple[str, int, int, int] | None:
-    boot_id, started_ns = report.header.machine.boot_id, report.header.started_monotonic_ns
-    if boot_id is None or started_ns is None:
+def identity(header: Header) -> str:
+    """What a recording is called by itself; of older ones the boot and the moment it began.
+
+    Empty where it says neither: then its operations are known by their times alone, to the nanosecond.
+    """
+    if header.recording_id is not None:
+        return header.recording_id
+    boot_id, started_ns = header.machine.boot_id, header.started_monotonic_ns
+    return "" if boot_id is None or started_ns is None else f"{boot_id} {started_ns}"
+
+
+def _started_realtime_ns(header: Header, operation: Operation) -> int | None:
+    """When an operation began by the wall clock."""
+    if header.started_realtime_ns is None or header.started_monotonic_ns is None:
         return None
-    return boot_id, started_ns, operation.started_ns, operation.wall_ns
+    return header.started_realtime_ns + operation.started_ns - header.started_monotonic_ns
 
 
 def _refusal(report: Report, operation: Operation) -> str | None:
@@ -93,6 +104,7 @@ def _replicate(report: Report, operation: Operation, pages: int) -> Replicate:
         operation=operation.number,
         started_ns=operation.started_ns,
         values={WALL: operation.wall_ns, **_stages(operation), **counts},
+        started_realtime_ns=_started_realtime_ns(report.header, operation),
     )
 
 

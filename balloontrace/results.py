@@ -103,6 +103,7 @@ class Header:
     devices: tuple[Device, ...] = ()
     probes: tuple[Probe, ...] = ()
     boundaries: Mapping[str, str] = field(default_factory=dict)
+    recording_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from balloontrace.unseen import UNIT_PAGES, migrations_given_up, pages_of_spans,
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
 _STDOUT, _STDERR = 1, 2
+_ID_BYTES = 16
 _OOM_SCORE_NEVER = -1000
 
 
@@ -225,6 +226,7 @@ class RecordingSession(abc.ABC):
 
     def _common_metadata(self) -> dict[str, object]:
         return {
+            "recording_id": os.urandom(_ID_BYTES).hex(),
             "tool_version": balloontrace.__version__,
             "format": list(FORMAT_VERSION),
             "label": self._options.label,

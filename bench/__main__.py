@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     bitmap_overhead,
     compare_folders,
+    coverage,
     decode_payloads,
     host_overhead,
     html_report,
@@ -29,6 +30,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *decode_payloads.BENCHMARKS,
     *reporting.BENCHMARKS,
     *compare_folders.BENCHMARKS,
+    *coverage.BENCHMARKS,
     *html_report.BENCHMARKS,
     *matching.BENCHMARKS,
     *startup.BENCHMARKS,

@@ -86,13 +86,33 @@ def write_variant(source: Path, target: Path, factor: float) -> None:
     os.close(fd)
 
 
+def write_again(source: Path, target: Path) -> None:
+    """A recording as if it had been made another time: copies of one are counted once."""
+    recording = read_recording(source)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    writer = RecordingWriter(fd)
+    writer.write_metadata({**recording.metadata, "recording_id": f"{target.parent.name}/{target.name}"})
+    for pieces, write in (
+        (recording.spans, writer.write_spans),
+        (recording.payloads, writer.write_payloads),
+        (recording.batches, writer.write_batches),
+    ):
+        for piece in pieces:
+            write(bytes(piece))
+    if recording.counters is not None:
+        writer.write_counters(bytes(recording.counters))
+    if recording.end is not None:
+        writer.write_end(recording.end)
+    os.close(fd)
+
+
 def write_copies(folder: Path, example: str) -> tuple[Path, Path]:
     """An example a hundred times, and once more."""
     sides = folder / "before", folder / "after"
     for side in sides:
         side.mkdir()
         for number in range(RECORDINGS):
-            shutil.copyfile(EXAMPLES / example, side / f"{number}.bt")
+            write_again(EXAMPLES / example, side / f"{number}.bt")
     return sides
 
 
@@ -102,8 +122,8 @@ def write_pairs(folder: Path) -> tuple[Path, Path]:
     for side in sides:
         side.mkdir()
         for number in range(RECORDINGS // 2):
-            for end in ("guest", "host"):
-                shutil.copyfile(EXAMPLES / f"nested-qemu-{end}.bt", side / f"{number}-{end}.bt")
+            write_again(EXAMPLES / "nested-qemu-guest.bt", side / f"{number}-guest.bt")
+            shutil.copyfile(EXAMPLES / "nested-qemu-host.bt", side / f"{number}-host.bt")
     return sides
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -15,18 +16,21 @@ class Figure:
     name: str
     value: float
     unit: str
-    at_most: float | None = None  # None: shown for comparison only
+    at_most: float | None = None
+    at_least: float | None = None  # neither: shown for comparison only
 
     @property
     def verdict(self) -> str:
         """`ok`, `SHORT` when the target is missed, `-` when there is none."""
-        if self.at_most is None:
+        if self.at_most is None and self.at_least is None:
             return "-"
-        return "ok" if self.value <= self.at_most else "SHORT"
+        met = self.value <= (math.inf if self.at_most is None else self.at_most)
+        return "ok" if met and self.value >= (self.at_least or -math.inf) else "SHORT"
 
     def line(self) -> str:
         """Name, value, unit, target and verdict in columns."""
         target = "-" if self.at_most is None else f"<= {self.at_most:g}"
+        target = target if self.at_least is None else f">= {self.at_least:g}"
         return f"{self.name:<36} {self.value:>10.3f} {self.unit:<4} {target:>9}  {self.verdict}"
 
     def as_json(self) -> dict[str, object]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make compare`: two drivers in turn on one device of one guest, one operation each, and what that proves.
 
-Before, after, before, after: what the machine does meanwhile meets both alike. Each turn loads its driver
+Before, after, after, before: what the machine does meanwhile meets both alike, and in pairs of neighbours a
+steady drift cancels. Each turn loads its driver
 anew and records one inflate and one deflate of the same size, into a file of its own in before/ or after/.
 """
 
@@ -114,9 +115,9 @@ def prepare_folder(out: Path | None) -> Path:
 
 
 def turns(rounds: int) -> Iterator[Turn]:
-    """Before, after, before, after."""
+    """Before, after, after, before: either side begins every second round."""
     for number in range(1, rounds + 1):
-        for side in SIDES:
+        for side in SIDES if number % 2 else SIDES[::-1]:
             yield Turn(side, number)
 
 

@@ -2,7 +2,7 @@
 """`make compare SELF=stock`: a driver against itself, 20 times over, and how often something is found.
 
 One recording holds all operations. The first 20 inflates make the first comparison, dealt in turn as `make
-compare` makes them: before, after, before, after; the next 20 the next, and so with deflates. No operation
+compare` makes them: before, after, after, before; the next 20 the next, and so with deflates. No operation
 is in two comparisons. The driver is not loaded anew in between and the probes stay attached, or it would take
 hours.
 """
@@ -97,9 +97,10 @@ def record_self(plan: Plan, comparisons: int) -> Path:
 def deal(operations: Sequence[T], runs: int) -> Iterator[tuple[tuple[T, ...], tuple[T, ...]]]:
     """Each 2 * `runs` operations, dealt in turn to two sides; what is left over makes no comparison."""
     for start in range(0, len(operations) - 2 * runs + 1, 2 * runs):
+        first = range(start, start + 2 * runs, 2)
         yield (
-            tuple(operations[start : start + 2 * runs : 2]),
-            tuple(operations[start + 1 : start + 2 * runs : 2]),
+            tuple(operations[at + number % 2] for number, at in enumerate(first)),
+            tuple(operations[at + 1 - number % 2] for number, at in enumerate(first)),
         )
 
 

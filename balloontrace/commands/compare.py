@@ -53,7 +53,8 @@ def compare(
 
     Each is a recording (- reads it from stdin), a guest's and its host's as GUEST,HOST, or a folder of
     recordings. Operations of the same kind and size are compared; each complete one is a replicate. For an
-    interval take 4 of each at least, for verdicts 5; 10 are good.
+    interval take 4 of each at least, for verdicts 5; 10 are good. Make them in turn (before, after, after,
+    before): neighbours are then compared in pairs, and a drift of the machine cancels.
 
     \b
     Examples:

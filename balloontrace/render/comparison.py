@@ -163,7 +163,7 @@ def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
     for (side, reason), same in _by_reason(entries).items():
         count = sum(len(each.operations) for each in same)
         listed = ", ".join(
-            f"{each.recording} ({', '.join(map(str, each.operations[:_LISTED]))}"
+            f"{each.recording} ({', '.join(_named_operations(each)[:_LISTED])}"
             f"{', ...' if len(each.operations) > _LISTED else ''})"
             for each in same[:_LISTED]
         )
@@ -171,13 +171,18 @@ def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
         yield f"left out of {side}: {_numbered(count, 'operation')}: {reason}: {listed}{more}"
 
 
+def _named_operations(entry: LeftOut) -> list[str]:
+    """`inflate 1`, `deflate 2`."""
+    kinds = entry.kinds or ("operation",) * len(entry.operations)
+    return [f"{kind} {number}" for kind, number in zip(kinds, entry.operations, strict=True)]
+
+
 def method(used: Method) -> str:
     """How intervals and verdicts came about."""
     return (
-        f"Values are medians, ratios are of medians, after to before; {used.confidence * 100:.0f} % "
-        f"intervals hold "
-        f"{used.interval}. Tests: {used.test}. p and verdicts are adjusted: {used.correction}. "
-        f"{UNDECIDED}: the data cannot tell."
+        "Values are medians, ratios are of medians or of pairs, after to before; "
+        f"{used.confidence * 100:.0f} % intervals hold {used.interval}. Tests: {used.test}. "
+        f"p and verdicts are adjusted: {used.correction}. {UNDECIDED}: the data cannot tell."
     )
 
 

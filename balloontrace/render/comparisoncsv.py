@@ -55,9 +55,10 @@ def _rows(comparison: Comparison) -> Iterator[_Cells]:
     for name, side in (("before", comparison.before), ("after", comparison.after)):
         yield from _side(name, side)
     for each in comparison.left_out:
-        for operation in each.operations:
+        for operation, kind in zip(each.operations, each.kinds, strict=True):
             yield {
                 "level": "left_out",
+                "kind": kind,
                 "side": each.side,
                 "recording": each.recording,
                 "operation": operation,

@@ -102,9 +102,18 @@ def _host(setup: Setup, flow: synthetic.Flow, clock_ns: int) -> bytes | None:
     return stream.read()
 
 
-def make_runs(setup: Setup, factors: Sequence[float]) -> list[Run]:
-    """A run for each factor."""
-    return [make_run(setup, number=number, factor=factor) for number, factor in enumerate(factors)]
+def make_runs(setup: Setup, factors: Sequence[float], numbers: Sequence[int] = ()) -> list[Run]:
+    """A run for each factor, in this order of time."""
+    numbers = numbers or range(len(factors))
+    return [
+        make_run(setup, number=number, factor=factor) for number, factor in zip(numbers, factors, strict=True)
+    ]
+
+
+def in_turn(runs: int) -> tuple[list[int], list[int]]:
+    """The numbers of runs before and after that were made before, after, after, before."""
+    before = [2 * number + number % 2 for number in range(runs)]
+    return before, [2 * number + 1 - number % 2 for number in range(runs)]
 
 
 def side(name: str, runs: Sequence[Run]) -> Recordings:

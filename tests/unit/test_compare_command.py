@@ -29,7 +29,7 @@ from balloontrace.commands.compare import parse_percent
 from balloontrace.compare import Recordings, compare
 from balloontrace.comparison import Comparison
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.recording import read_recording
+from balloontrace.recording import RecordingWriter, read_recording
 from balloontrace.render.comparison import format_ratio, format_value, render_comparison
 from balloontrace.render.comparisoncsv import render_comparison_csv
 from balloontrace.render.comparisonmarkdown import escape, render_comparison_markdown
@@ -52,20 +52,20 @@ PAIR = Setup(mib=80, host_times=HOST_TIMES)
 @functools.cache
 def typical() -> Comparison:
     """Stock against patched, six runs and five, one of them not compared, and something to warn of."""
-    before = make_runs(Setup(), scatter(6)) + make_runs(Setup(mib=8), [1])
     patched = Setup(
         patched=True, changes={"boundaries": {"fill": "fill_balloon", "build": "set_page_bitmap"}}
     )
-    after = make_runs(patched, scatter(5, shift=2))
+    numbers = runs.in_turn(6)
+    before = make_runs(Setup(), scatter(6), numbers[0]) + make_runs(Setup(mib=8), [1], [20])
+    after = make_runs(patched, scatter(5, shift=2), numbers[1][:5])
     return compare(runs.side("stock", before), runs.side("patched", after))
 
 
 @functools.cache
 def both_sides() -> Comparison:
     slow = replace(PAIR, host_times=replace(HOST_TIMES, call=1000))
-    return compare(
-        runs.side("before", make_runs(PAIR, scatter(5))), runs.side("after", make_runs(slow, scatter(5)))
-    )
+    before, after = make_runs(PAIR, scatter(5)), make_runs(slow, scatter(5), range(5, 10))
+    return compare(runs.side("before", before), runs.side("after", after))
 
 
 def write_folder(folder: Path, setup: Setup, count: int = 5, shift: int = 0) -> Path:
@@ -78,6 +78,21 @@ def write_folder(folder: Path, setup: Setup, count: int = 5, shift: int = 0) -> 
 def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Done:
     """Exit code, stdout and stderr of a comparison."""
     return commandtree.run(capsys, "compare", *words)
+
+
+def write_again(source: Path, target: Path) -> Path:
+    """A guest's recording as if it had been made another time."""
+    recording = read_recording(source)
+    with target.open("wb") as file:
+        writer = RecordingWriter(file.fileno())
+        writer.write_metadata({**recording.metadata, "recording_id": target.name})
+        for piece in recording.spans:
+            writer.write_spans(bytes(piece))
+        if recording.counters is not None:
+            writer.write_counters(bytes(recording.counters))
+        if recording.end is not None:
+            writer.write_end(recording.end)
+    return target
 
 
 # ---- formats ----
@@ -205,9 +220,11 @@ def test_the_help_shows_an_example_that_works(
     assert "differs as meant: driver: stock before, patched after" in out
 
 
-def test_real_pairs_are_compared_in_four_stages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_pairs_are_compared_in_four_stages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pair = ",".join(str(EXAMPLES / f"nested-qemu-{side}.bt") for side in ("guest", "host"))
-    code, out, err = said(capsys, pair, pair, "--format", "json")
+    again = write_again(EXAMPLES / "nested-qemu-guest.bt", tmp_path / "again.bt")
+    again_pair = f"{again},{EXAMPLES / 'nested-qemu-host.bt'}"
+    code, out, err = said(capsys, pair, again_pair, "--format", "json")
     assert (code, err) == (0, "")
     (group,) = json.loads(out)["groups"]
     rows = {row["name"]: row for row in group["times"]}
@@ -216,7 +233,7 @@ def test_real_pairs_are_compared_in_four_stages(capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
     counts = {row["name"]: row["before"]["median"] for row in group["counts"]}
     assert (counts["sends"], counts["calls"], counts["bytes_called"]) == (1024, 262_144, 1 << 30)
-    alone, out, _ = said(capsys, pair, EXAMPLES / "nested-qemu-guest.bt", "--guest-only", "--format", "json")
+    alone, out, _ = said(capsys, pair, again, "--guest-only", "--format", "json")
     assert alone == 0
     assert "b+c+d" in {row["name"] for row in json.loads(out)["groups"][0]["times"]}
 
@@ -237,16 +254,16 @@ def test_folders_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert said(capsys, before, after, "-o", target, "-f", "--kind", "deflate")[0] == 0
     assert target.read_text().count("Deflate of") == 1
     assert "Inflate of" not in target.read_text()
-    code, out, _ = said(capsys, before, before / "run-3.bt", "--format", "markdown", "--kind", "inflate")
+    (tmp_path / "one.bt").write_bytes(make_run(Setup(deflate=True), number=9).guest)
+    code, out, _ = said(capsys, before, tmp_path / "one.bt", "--format", "markdown", "--kind", "inflate")
     assert code == 0
     assert out.count("### Inflate of 16.0 MiB: 5 before, 1 after") == 1
 
 
 def test_one_side_can_come_from_standard_input(tmp_path: Path) -> None:
-    run = make_run(Setup())
-    run.write(tmp_path, "before")
+    make_run(Setup()).write(tmp_path, "before")
     arguments = [str(tmp_path / "before.bt"), "-", "--format", "csv"]
-    result = CliRunner().invoke(command, arguments, input=run.guest)
+    result = CliRunner().invoke(command, arguments, input=make_run(Setup(), number=1).guest)
     assert result.exit_code == 0
     assert set(pd.read_csv(io.StringIO(result.stdout)).dropna(subset=["recording"]).side) == {
         "before",
@@ -487,19 +504,55 @@ def test_percentages() -> None:
             parse_percent(text)
 
 
-def test_a_recording_against_itself_is_no_regression(tmp_path: Path) -> None:
+def test_a_folder_against_itself_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder(tmp_path / "runs", Setup(), 10)
-    runs_read = read_side(str(folder), io.BytesIO())
-    assert isinstance(runs_read, Recordings)
-    (group,) = compare(runs_read, runs_read).groups
-    assert {row.verdict for row in group.times} <= {"~", "same", None}
+    read = read_side(str(folder), io.BytesIO())
+    (group,) = compare(read, read).groups
+    assert {(row.ratio_low, row.p_value, row.verdict) for row in group.times} == {(None, None, None)}
+    code, out, err = said(capsys, folder, folder, "--fail-on-regression", "0")
+    assert code == 1
+    for text in (out, err):
+        told = "the same recording is on both sides: "
+        assert told in " ".join(text.split())
+        assert "a run compared with itself proves nothing" in " ".join(text.split())
+
+
+def test_a_run_on_both_sides_counts_on_neither(tmp_path: Path) -> None:
+    sides = [write_folder(tmp_path / name, Setup(), shift=shift) for name, shift in (("x", 0), ("y", 3))]
+    shared = make_run(Setup(), number=77)
+    for number, side in enumerate(sides):
+        (side / f"shared-{number}.bt").write_bytes(shared.guest)
+    before, after = (read_side(str(side), io.BytesIO()) for side in sides)
+    comparison = compare(before, after)
+    (group,) = comparison.groups
+    assert (len(group.before), len(group.after)) == (5, 5)
+    assert [(each.side, each.reason) for each in comparison.left_out] == [
+        (name, "the same run is on both sides") for name in ("before", "after")
+    ]
+    assert "shared-1.bt is the same as " in comparison.warnings[0]
+
+
+def test_copies_are_no_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One slow run ten times over, under other names, and cut after its first operation."""
+    before = write_folder(tmp_path / "before", Setup(deflate=True), 10)
+    slow = make_run(Setup(deflate=True, times=replace(TIMES, send=3_000_000)), number=50).guest
+    after = tmp_path / "after"
+    after.mkdir()
+    for number in range(9):
+        (after / f"copy-{number}.bt").write_bytes(slow)
+    (after / "cut.bt").write_bytes(slow[:-200])
+    code, out, err = said(capsys, before, after, "--fail-on-regression", "0")
+    assert code == 1
+    assert "10 before, 1 after" in out
+    assert "copies, and each run counts once: " in err
 
 
 def test_damaged_recordings_are_compared_in_part_or_refused() -> None:
     """Nothing a stranger's file holds ends in anything but a comparison or one sentence."""
     made = [run.guest for run in make_runs(Setup(deflate=True), scatter(3))]
     made += [run.guest for run in make_runs(Setup(deflate=True, patched=True), scatter(3))]
-    good = Recordings("good", tuple(analyse(read_recording(io.BytesIO(data))) for data in made[:3]))
+    others = make_runs(Setup(deflate=True), scatter(3), (7, 8, 9))
+    good = Recordings("good", tuple(run.report("good") for run in others))
     outcomes, sentences = {"compared": 0, "refused": 0}, set()
     for number in range(160):
         source = random.Random(number)

@@ -65,10 +65,10 @@ def sides() -> dict[str, Recordings]:
         "before": side("before", make_runs(Setup(), scatter(10))),
         "same": side("same", make_runs(Setup(), scatter(10, shift=3))),
         "faster": side("faster", make_runs(Setup(times=faster), scatter(9, shift=1))),
-        "both": side("both", make_runs(Setup(host_times=HOST_TIMES), scatter(6))),
+        "both": side("both", make_runs(Setup(host_times=HOST_TIMES), scatter(8))),
         "slower host": side(
             "slower-host",
-            make_runs(Setup(host_times=replace(HOST_TIMES, translate=90_000)), scatter(6, shift=2)),
+            make_runs(Setup(host_times=replace(HOST_TIMES, translate=90_000)), scatter(8, shift=2)),
         ),
     }
 

@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 
 from balloontrace.evidence import (
     LEVEL,
+    _interval,
+    _interval_of_many,
     adjust,
+    adjust_stages,
     enough_for_interval,
     enough_for_test,
     p_value_of,
-    smallest_p_value,
+    size_of,
     weigh,
 )
+from balloontrace.order import UNKNOWN_ORDER, find_order
 
 Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
-TRIES = 250
+TRIES = 200
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
 MOST_WRONG = 0.05 + 3.1 * math.sqrt(0.05 * 0.95 / TRIES)
 
@@ -69,11 +73,8 @@ def test_the_interval_holds_its_level_for_the_same_distribution(
     ids=["wider", "narrower", "another shape"],
 )
 def test_sides_that_scatter_differently(sides: tuple[Sampler, Sampler]) -> None:
-    """From ten runs on the level holds; with few it is off by less than as much again."""
-    assert share_wrong(*sides, (10, 10)) <= MOST_WRONG
-    assert share_wrong(*sides, (10, 20)) <= MOST_WRONG
-    assert share_wrong(*sides, (5, 5)) <= MOST_WRONG + 0.05
-    assert share_wrong(*sides, (7, 7)) <= MOST_WRONG + 0.05
+    for runs in ((10, 10), (10, 20), (5, 5), (4, 10), (10, 4)):
+        assert share_wrong(*sides, runs) <= MOST_WRONG, runs
 
 
 def test_a_real_difference_is_found() -> None:
@@ -99,19 +100,46 @@ def test_interval_and_test_agree(seed: int) -> None:
 def test_exact_numbers() -> None:
     found = weigh([1, 2, 3, 4], [20, 30, 40, 50])
     assert found.ratio == 14
-    # 4 of each carry 95 % only as a whole: 2 / C(8, 4) is the smallest p value there is.
-    assert (found.low, found.high) == (5, 50)
-    assert found.p_value == smallest_p_value(4, 4) == pytest.approx(2 / math.comb(8, 4))
+    # The ranks of 4 of each carry 95 % only as a whole, from 5 to 50; Welch's t of so few is wider above.
+    assert found.low == 5
+    assert found.high == pytest.approx(50, rel=0.2)
+    # 2 / C(8, 4) is the smallest p value there is.
+    assert found.p_value == pytest.approx(2 / math.comb(8, 4))
 
 
 @pytest.mark.parametrize(("before", "after"), list(product((1, 2, 3, 4, 5, 10), repeat=2)))
 def test_when_an_interval_is_possible(before: int, after: int) -> None:
-    possible = before > 1 < after and 2 / math.comb(before + after, before) <= LEVEL
+    possible = before >= 4 <= after
     assert enough_for_interval(before, after) == possible
     found = weigh([1 + index / 100 for index in range(before)], [2 + index / 70 for index in range(after)])
     assert (found.low is not None) == (found.high is not None) == possible
     assert (found.p_value is not None) == enough_for_test(before, after) == (before > 1 < after)
     assert found.ratio is not None
+
+
+def test_many_runs_take_no_square_of_their_number() -> None:
+    """50 000 a side, in seconds; and what is found without laying all beside all is the same."""
+    rng = np.random.default_rng(4)
+    many = [scattered(0.1)(rng, 50_000) * factor for factor in (1, 1.01)]
+    found = weigh(many[0].tolist(), many[1].tolist())
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.005 < found.low < 1.01 < found.high < 1.015
+    pairs = find_order(range(0, 100_000, 2), range(1, 100_001, 2))
+    assert weigh([2.0] * 50_000, [3.0] * 50_000, pairs).ratio == 1.5
+    some = [np.sort(each[:900]) for each in many]
+    exact, near = _interval(*some), _interval_of_many(*some)
+    assert exact is not None
+    assert near == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_wall_time_loses_nothing_to_its_stages() -> None:
+    assert adjust_stages(0.04, 0.0433, [0.001, 0.03]) == pytest.approx([0.04, 0.04])
+    assert adjust_stages(0.2, 0.0433, [1e-5, 0.004]) == pytest.approx(
+        [2e-5 * 0.05 / 0.0067, 0.004 * 0.05 / 0.0067]
+    )
+    assert adjust_stages(0.2, 0.05, [1e-5]) == pytest.approx([25e-5])
+    assert size_of(10, 10, UNKNOWN_ORDER) == pytest.approx(0.0433, abs=1e-4)
 
 
 def test_what_cannot_be_said() -> None:

@@ -93,7 +93,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "analysis",
     ),
     ("rawevents", "timeline", "depict"),
-    ("evidence", "replicates", "differences", "compare", "sources", "render"),
+    (
+        *("order", "pairs", "drift", "evidence", "replicates", "copies", "differences", "group", "compare"),
+        *("sources", "render"),
+    ),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -49,11 +49,11 @@ def test_what_cannot_be_meant(
     assert message.count("\n") == 1
 
 
-def test_turns_alternate() -> None:
+def test_either_side_begins_every_second_round() -> None:
     order = list(turns(3))
-    assert [turn.side for turn in order] == [BEFORE, AFTER] * 3
+    assert [turn.side for turn in order] == [BEFORE, AFTER, AFTER, BEFORE, BEFORE, AFTER]
     names = [turn.name for turn in order]
-    assert names[:3] == ["before-001", "after-001", "before-002"]
+    assert names[:3] == ["before-001", "after-001", "after-002"]
     assert len(set(names)) == 6
 
 
