@@ -56,11 +56,7 @@ __all__ = [
 #   1.2  DRVR; end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
 #        `balloons` at start and end: size and target of each, as its device has them
 #        `machine` tells swap, clearing of pages, huge pages, NUMA nodes and vm.min_free_kbytes
-<<<<<<< HEAD
 #        host: `freed_counts`, freed_bytes in its sums, hugetlb_bytes of its memory
-=======
-#        `recording_id`
->>>>>>> stats
 FORMAT_VERSION = (1, 2)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
