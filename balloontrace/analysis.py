@@ -488,7 +488,7 @@ def _unseen_warnings(
     if any(missing.values()):
         reason = "their spans are missing from the file"
     elif lost:
-        reason = f"{format_count(lost)} events were lost"
+        reason = f"{format_things(lost, 'event was', 'events were')} lost"
     elif not seen:
         reason = "no probe fired (balloontrace doctor says why)"
     elif any(gap.reattached for gap in gaps):
@@ -512,8 +512,8 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
         )
     if spans.beyond:
         sentences.append(
-            f"more than {format_count(MOST_OPERATIONS)} operations: the {format_count(spans.beyond)} records "
-            "from the next one on were left out"
+            f"more than {format_count(MOST_OPERATIONS)} operations: "
+            f"the {format_things(spans.beyond, 'record')} from the next one on were left out"
         )
     if spans.unknown:
         unknown = format_things(spans.unknown, "record is", "records are")
@@ -550,7 +550,9 @@ def _describe_gap(gap: DriverGap, header: Header) -> str:
 def _balloon_warnings(left_out: int) -> list[str]:
     if not left_out:
         return []
-    return [f"the sizes of {format_count(left_out)} balloons behind the first {_MOST_BALLOONS} were left out"]
+    return [
+        f"the sizes of {format_things(left_out, 'balloon')} behind the first {_MOST_BALLOONS} were left out"
+    ]
 
 
 def _payload_warnings(payloads: Payloads, losses: Sequence[Loss], left_out: int) -> list[str]:

@@ -18,7 +18,7 @@ from balloontrace.operations import NO_OPERATION, Operations
 from balloontrace.results import Header, Pairing, Served
 from balloontrace.stages import NOT_SERVED, HostTimes
 from balloontrace.stats import sums
-from balloontrace.units import format_count, format_duration_ns
+from balloontrace.units import format_duration_ns, format_things
 from balloontrace.wire import Batches, Column, Spans
 from balloontrace.workitems import NO_SPAN
 
@@ -239,11 +239,19 @@ def _pairing(
     notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
     if found:
         notes.append(
-            f"{format_count(found)} buffers were found without a kick: their c begins with their first call"
+            format_things(
+                found,
+                "buffer was found without a kick: its c begins with its first call",
+                "buffers were found without a kick: their c begins with their first call",
+            )
         )
     if ended_unseen:
         notes.append(
-            f"{format_count(ended_unseen)} buffers were completed unseen: their c ends with their last call"
+            format_things(
+                ended_unseen,
+                "buffer was completed unseen: its c ends with its last call",
+                "buffers were completed unseen: their c ends with their last call",
+            )
         )
     if matching.wall_clocks_apart_ns is not None:
         notes.append(
@@ -253,7 +261,7 @@ def _pairing(
     notes += partners.notes
     unseen_parts = len(batches) - len(partners.rows) - partners.others
     if unseen_parts:
-        notes.append(f"{format_count(unseen_parts)} batches were not seen as a whole")
+        notes.append(f"{format_things(unseen_parts, 'batch was', 'batches were')} not seen as a whole")
     return Pairing(
         sends=len(guest),
         batches=len(partners.rows),

@@ -26,7 +26,7 @@ from balloontrace.calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, agree, overl
 from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
 from balloontrace.errors import RecordingError
 from balloontrace.shifts import START_NS, possible_shifts, too_many
-from balloontrace.units import NS_PER_S, format_count, format_duration_ns
+from balloontrace.units import NS_PER_S, format_duration_ns, format_things
 
 # Fewer pairs than this prove little by their times: the wall clocks must then agree, too.
 _MANY_PAIRS = 64
@@ -86,8 +86,8 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
         if len(found) > 1:
             raise TooManyWaysError(
                 f"the recordings cannot be matched: at least {len(found)} ways to lay "
-                f"{format_count(len(guest))} sends beside {format_count(len(batches))} served buffers agree "
-                "with all times"
+                f"{format_things(len(guest), 'send')} beside {format_things(len(batches), 'served buffer')} "
+                "agree with all times"
             )
     if not found:
         raise RecordingError(_why_not(guest, batches))
@@ -215,7 +215,7 @@ def _quiet_ns(calls: Calls) -> int:
 
 def _why_not(guest: Calls, host: Calls) -> str:
     """The reason that tells most about recordings which cannot be matched."""
-    counts = f"{format_count(len(guest))} sends and {format_count(len(host))} served buffers"
+    counts = f"{format_things(len(guest), 'send')} and {format_things(len(host), 'served buffer')}"
     shifts = {0, len(host) - len(guest)}
     if not any(_counts_agree(guest, host, *overlap(len(guest), len(host), shift)) for shift in shifts):
         return (

@@ -334,7 +334,8 @@ class _PieceReader:
             self.end,
             self._bounded_damage(),
             tuple(
-                f"{count} pieces of type {_name(kind)} skipped: a newer balloontrace wrote them"
+                f"{format_things(count, 'piece')} of type {_name(kind)} skipped: "
+                "a newer balloontrace wrote them"
                 for kind, count in self.unknown.items()
             ),
             len(self.data),

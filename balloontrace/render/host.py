@@ -57,7 +57,8 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
     yield Line(
         f"{format_things(pairing.pairs, 'pair')} of {format_things(pairing.sends, 'send')} and "
-        f"{format_count(pairing.batches)} buffers; host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
+        f"{format_things(pairing.batches, 'buffer')}; "
+        f"host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
         f"within {format_duration_ns(pairing.clock_error_ns)}; drift {pairing.clock_drift_ppm:.1f} ppm"
     )
     for note in pairing.notes:

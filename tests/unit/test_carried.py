@@ -123,7 +123,7 @@ def test_a_page_never_named_is_noticed() -> None:
         check for check in report_of(flow).checks if check.name == "balloon_inflate, as payloads name"
     ]
     assert check.agrees is False
-    assert check.note == "1 pages were moved, and the host was not told"
+    assert check.note == "1 page was moved, and the host was not told"
 
 
 def test_a_missing_payload_leaves_the_rest_and_ends_what_is_known() -> None:

@@ -40,7 +40,7 @@ class ScriptedCollector:
         self.plan = make_host_plan(())
         self.loaded = Loaded({}, {}, [], {"madvise": "refused"}, "0.31.0", 9_000, 100 << 20, 9_000)
         self.timings: list[bool] = []
-        self._waiting = [record(first_call_ns=5, calls_0=3)]
+        self._waiting = [record(first_call_ns=5, last_return_ns=6, calls_0=3)]
 
     @property
     def waiting(self) -> int:

@@ -182,7 +182,7 @@ def test_unknown_pieces_of_a_newer_minor_version_are_skipped(whole: bytes) -> No
     recording = read_recording(io.BytesIO(join(newer, version=(1, 7))))
     assert recording.version == (1, 7)
     assert recording.complete
-    assert recording.notes == ("1 pieces of type NEWS skipped: a newer balloontrace wrote them",)
+    assert recording.notes == ("1 piece of type NEWS skipped: a newer balloontrace wrote them",)
 
 
 @pytest.mark.parametrize(
