@@ -21,7 +21,7 @@ from balloontrace.commands.compare import hold_to
 from balloontrace.compare import ComparisonError, Recordings, compare
 from balloontrace.comparison import Comparison, Group, Row
 from balloontrace.errors import RegressionError
-from balloontrace.results import Operation, Report, StageRow
+from balloontrace.results import Machine, Operation, Report, StageRow
 
 TRIES = 40
 # What a binomial count of TRIES at 5 % stays below but for once in a thousand.
@@ -542,6 +542,31 @@ def test_drivers_mixed_on_one_side_are_no_plan() -> None:
 def test_the_same_bit_with_the_same_driver_warns() -> None:
     comparison = compared(Setup(), Setup(changes=device_change([1, 3])), (1, 1))
     assert len(comparison.warnings) == 1
+
+
+def test_a_recording_is_known_by_its_id_or_by_when_it_began() -> None:
+    runs = make_runs(Setup(), scatter(3))
+    by_clock = side("runs", [*runs, runs[0]])
+    named = tuple(
+        replace(each, header=replace(each.header, recording_id=f"{number % 3:032x}", machine=Machine()))
+        for number, each in enumerate(by_clock.reports)
+    )
+    unnamed = tuple(
+        replace(each, header=replace(each.header, machine=Machine())) for each in by_clock.reports
+    )
+    others = side("others", make_runs(Setup(), scatter(3), range(3, 6)))
+    for reports in (by_clock.reports, named, unnamed):
+        comparison = compare(Recordings("runs", reports), others)
+        assert len(only_group(comparison).before) == 3
+        told = "runs: 1 operation is a copy, and each run counts once: "
+        assert f"{told}runs-3-guest.bt is the same as runs-0-guest.bt" in comparison.warnings
+        (left_out,) = comparison.left_out
+        assert (left_out.recording, left_out.operations, left_out.kinds) == (
+            "runs-3-guest.bt",
+            (1,),
+            ("inflate",),
+        )
+        assert left_out.reason == "a copy: the same run counts already"
 
 
 def test_losses_warn_with_both_numbers() -> None:

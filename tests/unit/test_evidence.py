@@ -138,7 +138,9 @@ def test_the_wall_time_loses_nothing_to_its_stages() -> None:
     assert adjust_stages(0.2, 0.0433, [1e-5, 0.004]) == pytest.approx(
         [2e-5 * 0.05 / 0.0067, 0.004 * 0.05 / 0.0067]
     )
-    assert adjust_stages(0.2, 0.05, [1e-5]) == pytest.approx([25e-5])
+    assert adjust_stages(0.2, 0.05, [1e-5]) == pytest.approx([1e-3])
+    assert size_of(8, 8, UNKNOWN_ORDER) == pytest.approx(0.048)
+    assert size_of(30, 30, UNKNOWN_ORDER) < LEVEL
     assert size_of(10, 10, UNKNOWN_ORDER) == pytest.approx(0.0433, abs=1e-4)
 
 

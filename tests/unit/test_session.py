@@ -492,6 +492,9 @@ def test_nothing_is_written_while_nothing_happens(tmp_path: Path, diagnosis: Dia
 def test_metadata_says_what_it_is(tmp_path: Path, diagnosis: Diagnosis) -> None:
     metadata = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01, label="a name")).recording.metadata
     assert metadata["label"] == "a name"
+    again = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01)).recording.metadata
+    assert len(str(metadata["recording_id"])) == len(str(again["recording_id"])) == 32
+    assert metadata["recording_id"] != again["recording_id"]
     assert metadata["side"] == "guest"
     assert metadata["driver"] == {"kind": "stock", "module": None, "module_srcversion": None}
     assert metadata["boundaries"] == {
