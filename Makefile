@@ -17,7 +17,7 @@ demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show
 	@$(PYTHON) -m lab.demo
 
 compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUNDS=, SIZE=, BEFORE=, AFTER=, OUT=, SELF=
-	@$(PYTHON) -m lab.$(if $(SELF),itself,alternate)
+	@$(PYTHON) -m lab.$(if $(SELF),compare_same_driver,compare_drivers)
 
 test: $(READY) lint  ## all tests, those in real guests included
 	$(UNIT_TESTS)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 import balloontrace
-from balloontrace import streams
+from balloontrace.console import standard_streams
+from balloontrace.console.missing_libraries import explain_import_error
+from balloontrace.console.stderr import say
 from balloontrace.errors import BalloontraceError, ExitCode
-from balloontrace.libraries import explain_import_error
-from balloontrace.messages import say
 from balloontrace.untrusted import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ _keep_lines(cli)
 
 def _show_version(ctx: click.Context) -> None:
     """Three lines; bcc's version is read from its files, for importing it takes a second."""
-    from balloontrace.diagnosis import find_bcc
+    from balloontrace.trace.machine_checks import find_bcc
 
     bcc = find_bcc()
     version = ".".join(map(str, bcc.version)) or "of an unknown version"
@@ -110,12 +110,12 @@ def _show_version(ctx: click.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit; the only place that does."""
     status = _run(argv)
-    streams.drop_unwritable_stderr()
+    standard_streams.drop_unwritable_stderr()
     sys.exit(status)
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    streams.open_missing()
+    standard_streams.open_missing()
     try:
         result = cli.main(args=argv, prog_name="balloontrace", standalone_mode=False)
     except BalloontraceError as error:
@@ -141,6 +141,6 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         place = error.filename or "standard output"
         say(f"balloontrace: cannot use {printable(str(place))}: {error.strerror}\n")
-        streams.drop(streams.STDOUT)
+        standard_streams.drop(standard_streams.STDOUT)
         return ExitCode.FAILURE
     return result if isinstance(result, int) else ExitCode.OK

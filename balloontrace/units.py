@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from balloontrace.events import BALLOON_PAGE_BYTES
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES
 
 NOT_MEASURED = "-"
 NS_PER_S = 1_000_000_000

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import lab
 from bench.figures import Benchmark, Figure, say
 from bench.overhead import STEADY
-from lab.driver import load_patched
+from lab.patched_driver import load_patched
 
 GUEST_MIB = 4096
 INFLATE_MIB = 3072

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from balloontrace.layout import parse_span_layout
-from balloontrace.recording import RecordingWriter, read_recording
-from balloontrace.wire import span_dtype
+from balloontrace.analysis.columns import span_dtype
+from balloontrace.format.guest_layout import parse_span_layout
+from balloontrace.format.recording import RecordingWriter, read_recording
 from bench.figures import Benchmark, Figure
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.evidence import LEVEL, adjust_stages, p_value_of, size_of, weigh
-from balloontrace.order import UNKNOWN_ORDER, Order, Turns, find_order
+from balloontrace.compare.run_order import UNKNOWN_ORDER, Order, Turns, find_order
+from balloontrace.compare.significance import LEVEL, adjust_stages, p_value_of, size_of, weigh
 from bench.figures import Benchmark, Figure, say
 
 DRAWS = int(os.environ.get("DRAWS") or 4000)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.bitmap import Encoding, batches, decode_response_data
-from balloontrace.pageset import PageSet
-from balloontrace.payloads import Captured, summarise_payloads
+from balloontrace.analysis.page_sets import PageSet
+from balloontrace.analysis.payload_decoding import Encoding, batches, decode_response_data
+from balloontrace.analysis.payload_statistics import Captured, summarise_payloads
 from bench.figures import Benchmark, Figure
 
 PAYLOADS = 10_000

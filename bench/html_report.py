@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.events import Function, Queue, SpanFlag
-from balloontrace.layout import (
+from balloontrace.analysis.columns import span_dtype
+from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     PAYLOAD_BYTES,
     PAYLOAD_DATA_BYTES,
@@ -26,8 +26,8 @@ from balloontrace.layout import (
     parse_payload_layout,
     parse_span_layout,
 )
-from balloontrace.recording import RecordingWriter
-from balloontrace.wire import span_dtype
+from balloontrace.format.recording import RecordingWriter
+from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 from bench.figures import Benchmark, Figure
 
 RUNS = 3

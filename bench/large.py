@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from balloontrace.events import Function, SpanFlag
-from balloontrace.layout import (
+from balloontrace.analysis.columns import span_dtype
+from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     RING_HEADER_BYTES,
     SPAN_BYTES,
     SPAN_LAYOUT,
     parse_span_layout,
 )
-from balloontrace.recording import RecordingWriter
-from balloontrace.wire import span_dtype
+from balloontrace.format.recording import RecordingWriter
+from balloontrace.format.vocabulary import Function, SpanFlag
 
 SENDS = 1_000_000
 SENDS_PER_OPERATION = 7168

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from balloontrace.calls import Calls, Window
+from balloontrace.analysis.matching import match
+from balloontrace.analysis.matching_calls import Calls, Window
 from balloontrace.errors import RecordingError
-from balloontrace.matching import match
 from bench.figures import Benchmark, Figure
 
 RUNS = 3

@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.events import BatchFlag, Function, Queue, SpanFlag
-from balloontrace.hostlayout import BATCH_BYTES, BATCH_LAYOUT, parse_batch_layout
-from balloontrace.hostlayout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
-from balloontrace.layout import (
+from balloontrace.analysis.columns import span_dtype
+from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     PAYLOAD_BYTES,
     PAYLOAD_DATA_BYTES,
@@ -26,8 +24,10 @@ from balloontrace.layout import (
     parse_payload_layout,
     parse_span_layout,
 )
-from balloontrace.recording import FORMAT_VERSION, MAGIC, SYNC
-from balloontrace.wire import span_dtype
+from balloontrace.format.host_layout import BATCH_BYTES, BATCH_LAYOUT, parse_batch_layout
+from balloontrace.format.host_layout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
+from balloontrace.format.recording import FORMAT_VERSION, MAGIC, SYNC
+from balloontrace.format.vocabulary import BatchFlag, Function, Queue, SpanFlag
 
 PIECE_BYTES = 8 << 20
 SEND_PAGES = 256

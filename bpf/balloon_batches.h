@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the host's BPF program hands to user space: batches and sums. Rules as in balloon_events.h: plain C
- * types, explicit padding, no kernel header; mirrored in balloontrace/hostlayout.py, compared by a test.
+ * types, explicit padding, no kernel header; mirrored in balloontrace/format/host_layout.py, compared by a test.
  *
  * Times are nanoseconds of CLOCK_MONOTONIC (bpf_ktime_get_ns).
  */

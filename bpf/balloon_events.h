@@ -3,7 +3,7 @@
  * What the BPF programs hand to user space: the single source of truth for every byte of it.
  *
  * Plain C types of fixed width, explicit padding, no kernel header needed: a unit test compiles this
- * file with an ordinary C compiler and compares each offset with the mirror in balloontrace/layout.py.
+ * file with an ordinary C compiler and compares each offset with the mirror in balloontrace/format/guest_layout.py.
  * Times are nanoseconds of CLOCK_MONOTONIC (bpf_ktime_get_ns); pages are always 4 KiB units, as in
  * the virtio balloon's configuration space, whatever the kernel's PAGE_SIZE is.
  */

@@ -236,7 +236,7 @@ static __always_inline int is_short(struct thread_state *thread, u8 flags)
 	return GOAL_PAGES(thread->target_pages) > thread->actual_pages && (item->bitmaps || item->pages < ITEM_PAGES);
 }
 
-/* Stages as balloontrace/workitems.py has them. */
+/* Stages as balloontrace/analysis/work_items.py has them. */
 static __always_inline void end_item(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns,
 				     u8 flags)
 {

@@ -3,10 +3,10 @@
 
 from lab.errors import CommandFailed, LabError, LabTimeout, VMLost
 from lab.guest import Guest
-from lab.nested import Nested, nested
 from lab.process import Completed, GuestProcess
 from lab.qmp import QmpError
-from lab.solo import solo
+from lab.topology_nested import Nested, nested
+from lab.topology_solo import solo
 
 __all__ = [
     "CommandFailed",

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from signal import SIGTERM
 
-from lab.driver import ensure_driver
 from lab.guest import Guest
 from lab.image import ImageSpec
+from lab.patched_driver import ensure_driver
 
 _FILL_S = 180
 _END_S = 60

@@ -11,19 +11,19 @@ from typing import NoReturn
 
 import click
 
-from balloontrace.parameters import DURATION
-from lab.boot import boot
+from balloontrace.console.option_types import DURATION
+from lab.boot_retries import boot
 from lab.cache import cache_folder, images_folder, locked
 from lab.errors import LabError, VMLost
 from lab.folders import read_state, remove_stale, vm_folders
 from lab.guest import Guest
 from lab.image import ensure_image, image_size_bytes, remove_leftovers, remove_tree, remove_unused
-from lab.nested import boot_nested
 from lab.process import GuestProcess
 from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
 from lab.sizes import MIB_BYTES, format_size, parse_size_bytes, parse_size_mib
+from lab.topology_nested import boot_nested
 from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 from lab.vm import attach_vm
 

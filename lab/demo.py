@@ -12,10 +12,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lab.driver import load_patched
 from lab.errors import LabError
+from lab.patched_driver import load_patched
 from lab.scenario import START_S, record_moves
-from lab.solo import solo
+from lab.topology_solo import solo
 
 GUEST_MIB = 8192
 LEFT_MIB = 1024

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.aging import fragmented
-from lab.driver import load_patched
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.nested import Nested, nested
+from lab.patched_driver import load_patched
 from lab.scenario import BALLOON_S, END_S, START_S, record_moves
-from lab.solo import solo
+from lab.topology_nested import Nested, nested
+from lab.topology_solo import solo
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GUEST_MIB = 8192

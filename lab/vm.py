@@ -20,12 +20,12 @@ from lab.errors import LabError, VMLost
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
 from lab.image import ImageSpec, using_image
-from lab.launch import DIES_WITH_US, QEMU_LOG, Software, launch, wait_backend_ended
 from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
 from lab.qemu import SYSTEM_QEMU, VmConfig, needs_new_qemu
 from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
+from lab.vm_processes import DIES_WITH_US, QEMU_LOG, Software, launch, wait_backend_ended
 
 _SHOWN_LINES = 60
 _END_TIMEOUT_S = 5

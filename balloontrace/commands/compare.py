@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.commands.report import write_text
+from balloontrace.console.option_types import complete_recordings, output_options
+from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
-from balloontrace.messages import warn
-from balloontrace.parameters import complete_recordings, output_options
-from balloontrace.results import DEFLATE, INFLATE
+from balloontrace.results.report import DEFLATE, INFLATE
 
 if TYPE_CHECKING:
-    from balloontrace.comparison import Comparison
+    from balloontrace.results.comparison import Comparison
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
 
@@ -110,8 +110,8 @@ def hold_to(percent: float, comparison: Comparison) -> None:
 
 
 def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Comparison:
-    from balloontrace.compare import compare as compare_recordings
-    from balloontrace.sources import read_side
+    from balloontrace.compare.inputs import read_side
+    from balloontrace.compare.make_comparison import compare as compare_recordings
 
     first, second = (read_side(given, sys.stdin.buffer, guest_only=guest_only) for given in (before, after))
     return compare_recordings(first, second, (INFLATE, DEFLATE) if kind is None else (kind,))
@@ -120,7 +120,7 @@ def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Com
 def _render(result: Comparison, form: str) -> str:
     match form:
         case "csv":
-            from balloontrace.render.comparisoncsv import render_comparison_csv
+            from balloontrace.render.comparison.csv import render_comparison_csv
 
             return render_comparison_csv(result)
         case "json":
@@ -128,14 +128,14 @@ def _render(result: Comparison, form: str) -> str:
 
             return render_comparison_json(result)
         case "html":
-            from balloontrace.render.comparisonhtml import render_comparison_html
+            from balloontrace.render.comparison.html import render_comparison_html
 
             return render_comparison_html(result)
         case "markdown":
-            from balloontrace.render.comparisonmarkdown import render_comparison_markdown
+            from balloontrace.render.comparison.markdown import render_comparison_markdown
 
             return render_comparison_markdown(result)
         case _:
-            from balloontrace.render.comparison import render_comparison
+            from balloontrace.render.comparison.table import render_comparison
 
             return render_comparison(result)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.console.standard_streams import write_stdout
+from balloontrace.console.stderr import note, verbose_option
 from balloontrace.errors import CannotTraceError
-from balloontrace.messages import note, verbose_option
-from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
-    from balloontrace.diagnosis import Diagnosis, Finding
-    from balloontrace.hostdiagnosis import HostDiagnosis
+    from balloontrace.trace.guest.diagnosis import Diagnosis
+    from balloontrace.trace.host.diagnosis import HostDiagnosis
+    from balloontrace.trace.machine_checks import Finding
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
 _INDENT = 17
@@ -50,8 +51,8 @@ def doctor(form: str, side: str) -> None:
     if side == "host":
         _doctor_host(form)
         return
-    from balloontrace.diagnosis import diagnose
-    from balloontrace.probes import describe
+    from balloontrace.trace.guest.diagnosis import diagnose
+    from balloontrace.trace.guest.probes import describe
 
     diagnosis = diagnose()
     note(lambda: _symbol_lines(describe(diagnosis.plan)))
@@ -61,8 +62,8 @@ def doctor(form: str, side: str) -> None:
 
 
 def _doctor_host(form: str) -> None:
-    from balloontrace.hostdiagnosis import diagnose_host
-    from balloontrace.hostprobes import describe_host
+    from balloontrace.trace.host.diagnosis import diagnose_host
+    from balloontrace.trace.host.probes import describe_host
 
     diagnosis = diagnose_host()
     note(lambda: _symbol_lines(describe_host(diagnosis.plan)))
@@ -76,7 +77,7 @@ def _show(form: str, text: str) -> None:
 
 
 def _host_json(diagnosis: HostDiagnosis) -> str:
-    from balloontrace.hostprobes import describe_host
+    from balloontrace.trace.host.probes import describe_host
 
     return json.dumps(
         {
@@ -93,7 +94,7 @@ def _host_json(diagnosis: HostDiagnosis) -> str:
 
 
 def _host_text(diagnosis: HostDiagnosis) -> str:
-    from balloontrace.hostprobes import describe_host
+    from balloontrace.trace.host.probes import describe_host
 
     return "\n".join([*_finding_lines(diagnosis.findings), "", *_table_lines(describe_host(diagnosis.plan))])
 
@@ -106,7 +107,7 @@ def _described_findings(findings: Sequence[Finding]) -> list[dict[str, str | Non
 
 
 def _json(diagnosis: Diagnosis) -> str:
-    from balloontrace.probes import describe
+    from balloontrace.trace.guest.probes import describe
 
     return json.dumps(
         {
@@ -129,7 +130,7 @@ def _json(diagnosis: Diagnosis) -> str:
 
 
 def _text(diagnosis: Diagnosis) -> str:
-    from balloontrace.probes import describe
+    from balloontrace.trace.guest.probes import describe
 
     plan = ["", *_table_lines(describe(diagnosis.plan))] if diagnosis.plan.driver_found else []
     return "\n".join([*_finding_lines(diagnosis.findings), *plan])

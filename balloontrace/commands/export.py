@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.console.option_types import RECORDING
+from balloontrace.console.standard_streams import write_stdout
+from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.messages import warn
-from balloontrace.parameters import RECORDING
-from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
-    from balloontrace.analysis import Examined
-    from balloontrace.outputfile import OutputFile
-    from balloontrace.recording import Recording
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.console.output_file import OutputFile
+    from balloontrace.format.recording import Recording
 
 FORMATS = ("csv", "ndjson", "perfetto", "markdown")
 
@@ -62,7 +62,7 @@ def export(recording: Path, host_recording: Path | None, form: str, output: str,
       balloontrace export examples/stock-inflate.bt -o spans.csv
       balloontrace export guest.bt host.bt --format perfetto -o timeline.json
     """
-    from balloontrace.analysis import examine
+    from balloontrace.analysis.make_report import examine
     from balloontrace.commands.report import read_recordings
 
     # As a path, nothing would be the current folder.
@@ -80,17 +80,17 @@ def export(recording: Path, host_recording: Path | None, form: str, output: str,
 def _texts(examined: Examined, form: str) -> Iterator[str]:
     match form:
         case "ndjson":
-            from balloontrace.rawevents import described_events
-            from balloontrace.render.ndjson import render_ndjson
+            from balloontrace.export.event_rows import described_events
+            from balloontrace.render.export.ndjson import render_ndjson
 
             return render_ndjson(described_events(examined))
         case "perfetto":
-            from balloontrace.render.perfetto import render_perfetto
-            from balloontrace.timeline import build_timeline
+            from balloontrace.export.make_time_line import build_timeline
+            from balloontrace.render.export.perfetto import render_perfetto
 
             return render_perfetto(build_timeline(examined))
         case _:
-            from balloontrace.render.markdown import render_markdown
+            from balloontrace.render.report.markdown import render_markdown
 
             return iter([render_markdown(examined.report)])
 
@@ -107,19 +107,19 @@ def _export_csv(sources: Sequence[Recording], examined: Examined, output: Path, 
 
 def _tables(sources: Sequence[Recording], examined: Examined) -> Iterator[tuple[str, Iterator[str]]]:
     """Each table there is, with its text."""
-    from balloontrace import rawevents
-    from balloontrace.render.csv import render_chunks
+    from balloontrace.export import event_rows
+    from balloontrace.render.csv_rows import render_chunks
 
     guest, host = examined.guest, examined.host
     if guest is not None:
-        yield "spans", render_chunks(rawevents.SPAN_COLUMNS, rawevents.span_rows(guest.spans))
+        yield "spans", render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest.spans))
         if guest.payloads.found:
-            yield "payloads", render_chunks(rawevents.PAYLOAD_COLUMNS, rawevents.payload_rows(guest))
+            yield "payloads", render_chunks(event_rows.PAYLOAD_COLUMNS, event_rows.payload_rows(guest))
         source = next(each for each in sources if each.metadata.get("side") != "host")
-        yield "counters", render_chunks(rawevents.COUNTER_COLUMNS, rawevents.counter_rows(source))
+        yield "counters", render_chunks(event_rows.COUNTER_COLUMNS, event_rows.counter_rows(source))
     if host is not None:
-        rows = rawevents.batch_rows(host.batches, examined.both)
-        yield "batches", render_chunks(rawevents.BATCH_COLUMNS, rows)
+        rows = event_rows.batch_rows(host.batches, examined.both)
+        yield "batches", render_chunks(event_rows.BATCH_COLUMNS, rows)
 
 
 def _write_folder(
@@ -163,7 +163,7 @@ def _write(path: Path, texts: Iterator[str], *, force: bool) -> None:
 
 def _write_files(files: Mapping[Path, Iterator[str]], *, force: bool) -> None:
     """Write files that get their names only when all are written."""
-    from balloontrace.outputfile import open_output
+    from balloontrace.console.output_file import open_output
 
     with ExitStack() as stack:
         opened = [stack.enter_context(open_output(path, force=force)) for path in files]

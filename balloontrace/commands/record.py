@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.console.option_types import DURATION, SIZE
+from balloontrace.console.standard_streams import STDOUT, drop
+from balloontrace.console.stderr import note, say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.messages import note, say, verbose_option
-from balloontrace.parameters import DURATION, SIZE
-from balloontrace.streams import STDOUT, drop
 
 if TYPE_CHECKING:
-    from balloontrace.diagnosis import Diagnosis
-    from balloontrace.outputfile import OutputFile
-    from balloontrace.probes import Plan
-    from balloontrace.session import RecordingSession, SessionOptions, SessionResult
+    from balloontrace.console.output_file import OutputFile
+    from balloontrace.trace.guest.diagnosis import Diagnosis
+    from balloontrace.trace.guest.probes import Plan
+    from balloontrace.trace.session import RecordingSession, SessionOptions, SessionResult
 
 DEFAULT_OUTPUT = "balloon.bt"
 
@@ -148,8 +148,8 @@ def record(
         )
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"cannot run {command[0]}: no such program")
-    from balloontrace.attaching import choose_side
-    from balloontrace.kernel import parse_offsets
+    from balloontrace.system.kernel import parse_offsets
+    from balloontrace.trace.attach_plan import choose_side
 
     how = _How(
         missing_probes,
@@ -169,7 +169,7 @@ def record(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, signal.default_int_handler)
-    from balloontrace.session import SessionOptions
+    from balloontrace.trace.session import SessionOptions
 
     options = SessionOptions(
         duration_s=duration_s,
@@ -214,7 +214,7 @@ def _record(
     how: _How,
     started_ns: int,
 ) -> SessionResult:
-    from balloontrace.session import protect_from_oom_killer
+    from balloontrace.trace.session import protect_from_oom_killer
 
     protect_from_oom_killer()
     opened = _open_host_session if how.host else _open_guest_session
@@ -238,10 +238,10 @@ def _open_guest_session(
     output_fd: int, options: SessionOptions, how: _How, started_ns: int
 ) -> Iterator[tuple[RecordingSession, str]]:
     """A session on attached probes of the driver, and what to say of it."""
-    from balloontrace.attaching import attached_line, describe_attached, describe_findings, plan_guest
-    from balloontrace.collector import PAYLOAD_RING_BYTES, Collector
-    from balloontrace.diagnosis import diagnose
-    from balloontrace.session import Session
+    from balloontrace.trace.attach_plan import attached_line, describe_attached, describe_findings, plan_guest
+    from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES, Collector
+    from balloontrace.trace.guest.diagnosis import diagnose
+    from balloontrace.trace.guest.session import Session
 
     diagnosis = diagnose(offsets=how.offsets)
     note(lambda: describe_findings(diagnosis))
@@ -266,17 +266,17 @@ def _open_host_session(
     output_fd: int, options: SessionOptions, how: _How, started_ns: int
 ) -> Iterator[tuple[RecordingSession, str]]:
     """A session on attached probes of one process, and what to say of it."""
-    from balloontrace.attaching import (
+    from balloontrace.system.vmm import choose_process, has_hugetlb_pages
+    from balloontrace.trace.attach_plan import (
         describe_attached,
         describe_findings,
         hold_to_problems,
         host_attached_line,
         plan_host,
     )
-    from balloontrace.hostcollector import HostCollector
-    from balloontrace.hostdiagnosis import diagnose_host
-    from balloontrace.hostsession import HostSession, ProcessWatch
-    from balloontrace.vmm import choose_process, has_hugetlb_pages
+    from balloontrace.trace.host.collector import HostCollector
+    from balloontrace.trace.host.diagnosis import diagnose_host
+    from balloontrace.trace.host.session import HostSession, ProcessWatch
 
     diagnosis = diagnose_host()
     note(lambda: describe_findings(diagnosis))
@@ -311,7 +311,7 @@ def _warn_of_missing_payloads(diagnosis: Diagnosis) -> None:
 
 def _require_progress(plan: Plan, diagnosis: Diagnosis, failures: Collection[str] = ()) -> None:
     """UsageError unless the end of an operation can be seen with `plan`, less the functions in `failures`."""
-    from balloontrace.events import Function
+    from balloontrace.format.vocabulary import Function
 
     attached = {probe.function for probe in plan.attachable if probe.function.symbol not in failures}
     has_actual = (
@@ -331,7 +331,7 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
             raise UsageError("standard output is a terminal; send the recording into a file or a pipe")
         yield sys.stdout.fileno(), None
         return
-    from balloontrace.outputfile import open_output
+    from balloontrace.console.output_file import open_output
 
     with open_output(Path(output), force=force) as file:
         yield file.fd, file
@@ -339,9 +339,9 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
 
 def _tell(result: SessionResult, output: str) -> None:
     """The last words on stderr; raises when the recording did not end as asked."""
-    from balloontrace.attaching import describe_losses, describe_off_target
-    from balloontrace.moved import describe_unseen
-    from balloontrace.session import Ending
+    from balloontrace.format.moved_pages import describe_unseen
+    from balloontrace.trace.attach_plan import describe_losses, describe_off_target
+    from balloontrace.trace.session import Ending
     from balloontrace.units import name_of_many
 
     place = "standard output" if output == "-" else output

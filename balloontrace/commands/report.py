@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.console.option_types import RECORDING, output_options
+from balloontrace.console.standard_streams import write_stdout
+from balloontrace.console.stderr import note, verbose_option, warn
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
-from balloontrace.messages import note, verbose_option, warn
-from balloontrace.parameters import RECORDING, output_options
-from balloontrace.streams import write_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from balloontrace.recording import Recording
-    from balloontrace.results import HostSide, Report
+    from balloontrace.format.recording import Recording
+    from balloontrace.results.report import HostSide, Report
 
 _SEND_PAGES = 256  # VIRTIO_BALLOON_ARRAY_PFNS_MAX, as `unseen` has it for the recorder
 
@@ -106,7 +106,7 @@ def report(
 
 def read_recordings(*paths: Path | None) -> list[Recording]:
     """Read the recordings there are, `-` being standard input. UsageError, and errors as `read_recording`."""
-    from balloontrace.recording import read_recording
+    from balloontrace.format.recording import read_recording
 
     given = [path for path in paths if path is not None]
     if sum(str(path) == "-" for path in given) > 1:
@@ -118,7 +118,7 @@ def read_recordings(*paths: Path | None) -> list[Recording]:
 
 def describe_source(path: Path, source: Recording) -> Iterator[str]:
     """What was found in a recording, before it is understood: for `-v`."""
-    from balloontrace.metadata import text
+    from balloontrace.analysis.metadata import text
 
     side, written_by = (text(source.metadata, key) for key in ("side", "tool_version"))
     major, minor = source.version
@@ -139,7 +139,7 @@ def write_text(text: str, output: Path | None, *, force: bool, for_people: bool)
     if output is None or str(output) == "-":
         write_stdout([text], for_people=for_people)
         return
-    from balloontrace.outputfile import open_output
+    from balloontrace.console.output_file import open_output
 
     with open_output(output, force=force) as file:
         try:
@@ -154,16 +154,16 @@ def _analyse_and_render(recordings: Sequence[Recording], form: str) -> tuple[Rep
     """The report, and how it is to be shown. Only pictures take more than the report itself."""
     if form == "html":
         return _render_html(recordings)
-    from balloontrace.analysis import analyse
+    from balloontrace.analysis.make_report import analyse
 
     result = analyse(*recordings)
     return result, _render(result, form)
 
 
 def _render_html(recordings: Sequence[Recording]) -> tuple[Report, str]:
-    from balloontrace.analysis import examine
-    from balloontrace.depict import depict
-    from balloontrace.render.html import render_html
+    from balloontrace.analysis.make_pictures import depict
+    from balloontrace.analysis.make_report import examine
+    from balloontrace.render.report.html import render_html
 
     examined = examine(*recordings)
     return examined.report, render_html(examined.report, depict(examined))
@@ -172,7 +172,7 @@ def _render_html(recordings: Sequence[Recording]) -> tuple[Report, str]:
 def _render(result: Report, form: str) -> str:
     match form:
         case "csv":
-            from balloontrace.render.csv import render_csv
+            from balloontrace.render.report.csv import render_csv
 
             return render_csv(result)
         case "json":
@@ -180,11 +180,11 @@ def _render(result: Report, form: str) -> str:
 
             return render_json(result)
         case "markdown":
-            from balloontrace.render.markdown import render_markdown
+            from balloontrace.render.report.markdown import render_markdown
 
             return render_markdown(result)
         case _:
-            from balloontrace.render.table import render_table
+            from balloontrace.render.report.table import render_table
 
             return render_table(result)
 
@@ -196,7 +196,7 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     """
     if allowed is None:
         return
-    from balloontrace.analysis import HOST
+    from balloontrace.analysis.make_report import HOST
     from balloontrace.units import name_of_many
 
     # A host's recording alone is its own report.

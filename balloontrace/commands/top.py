@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
+from balloontrace.console.option_types import DURATION, Duration
+from balloontrace.console.stderr import note, say, verbose_option
 from balloontrace.errors import BalloontraceError
-from balloontrace.messages import note, say, verbose_option
-from balloontrace.parameters import DURATION, Duration
 
 if TYPE_CHECKING:
-    from balloontrace.livesource import GuestSource, HostSource
-    from balloontrace.liveview import GuestView, HostView
-    from balloontrace.terminal import Terminal
+    from balloontrace.console.terminal import Terminal
+    from balloontrace.live.read_sums import GuestSource, HostSource
+    from balloontrace.results.live_view import GuestView, HostView
 
 LEAST_INTERVAL_S = 0.1
 
@@ -91,9 +91,9 @@ def top(
       sudo balloontrace top --side host -p 1234 -i 500ms
       sudo balloontrace top --plain -n 60 | tee balloon.log
     """  # fmt: skip
-    from balloontrace.attaching import choose_side, describe_losses
-    from balloontrace.liveloop import Schedule, run_live
-    from balloontrace.session import protect_from_oom_killer
+    from balloontrace.live.refresh_loop import Schedule, run_live
+    from balloontrace.trace.attach_plan import choose_side, describe_losses
+    from balloontrace.trace.session import protect_from_oom_killer
     from balloontrace.units import name_of_many
 
     host = choose_side(side, pid) == "host"
@@ -127,12 +127,12 @@ class _Views(Generic[_View]):
 @contextmanager
 def _open_guest(missing_probes: str, attach: str) -> Iterator[tuple[GuestSource, _Views[GuestView], str]]:
     """The driver of this machine, with probes attached and no ring."""
-    from balloontrace.attaching import attached_line, describe_attached, describe_findings, plan_guest
-    from balloontrace.collector import Collector
-    from balloontrace.diagnosis import diagnose
-    from balloontrace.livesource import GuestSource
-    from balloontrace.liveview import GuestViews
-    from balloontrace.render.topline import guest_header, guest_line
+    from balloontrace.live.make_views import GuestViews
+    from balloontrace.live.read_sums import GuestSource
+    from balloontrace.render.live.lines import guest_header, guest_line
+    from balloontrace.trace.attach_plan import attached_line, describe_attached, describe_findings, plan_guest
+    from balloontrace.trace.guest.collector import Collector
+    from balloontrace.trace.guest.diagnosis import diagnose
 
     diagnosis = diagnose()
     note(lambda: describe_findings(diagnosis))
@@ -145,7 +145,7 @@ def _open_guest(missing_probes: str, attach: str) -> Iterator[tuple[GuestSource,
         title = f"balloontrace top: guest, {names}, {diagnosis.driver_kind} driver; q quits"
 
         def screen(view: GuestView, columns: int, rows: int) -> Sequence[str]:
-            from balloontrace.render.topscreen import guest_screen
+            from balloontrace.render.live.screen import guest_screen
 
             return guest_screen(view, title, columns, rows)
 
@@ -158,20 +158,20 @@ def _open_host(
     pid: int | None, missing_probes: str, attach: str
 ) -> Iterator[tuple[HostSource, _Views[HostView], str]]:
     """One process of this machine, with probes attached and no ring."""
-    from balloontrace.attaching import (
+    from balloontrace.live.make_views import HostViews
+    from balloontrace.live.read_sums import HostSource
+    from balloontrace.render.live.lines import host_header, host_line
+    from balloontrace.system.vmm import choose_process
+    from balloontrace.trace.attach_plan import (
         describe_attached,
         describe_findings,
         hold_to_problems,
         host_attached_line,
         plan_host,
     )
-    from balloontrace.hostcollector import HostCollector
-    from balloontrace.hostdiagnosis import diagnose_host
-    from balloontrace.hostsession import ProcessWatch
-    from balloontrace.livesource import HostSource
-    from balloontrace.liveview import HostViews
-    from balloontrace.render.topline import host_header, host_line
-    from balloontrace.vmm import choose_process
+    from balloontrace.trace.host.collector import HostCollector
+    from balloontrace.trace.host.diagnosis import diagnose_host
+    from balloontrace.trace.host.session import ProcessWatch
 
     diagnosis = diagnose_host()
     note(lambda: describe_findings(diagnosis))
@@ -188,7 +188,7 @@ def _open_host(
         title = f"balloontrace top: host, process {process.description}; q quits"
 
         def screen(view: HostView, columns: int, rows: int) -> Sequence[str]:
-            from balloontrace.render.topscreen import host_screen
+            from balloontrace.render.live.screen import host_screen
 
             return host_screen(view, title, columns, rows)
 
@@ -247,7 +247,7 @@ def _open_display(
 ) -> Iterator[_PlainDisplay[_View] | _ScreenDisplay[_View]]:
     if not plain:
         # Lines need none of it, and a guest that is being squeezed need not hold it.
-        from balloontrace.terminal import Terminal, can_draw
+        from balloontrace.console.terminal import Terminal, can_draw
 
         if can_draw():
             with Terminal() as terminal:

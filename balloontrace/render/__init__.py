@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results into text: each module takes what `results.py` holds and returns a string, without any I/O."""
+"""Results into text: each module takes data of `results/` and returns a string, without any I/O."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results as JSON: the fields of `results.py` and `comparison.py` under their own names; null: unknown.
+"""Results as JSON: the fields of `report.py` and `comparison.py` under their own names; null: unknown.
 
 Fields are only ever added to.
 """
@@ -11,8 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from balloontrace.comparison import Comparison
-from balloontrace.results import Loss, Report
+from balloontrace.results.comparison import Comparison
+from balloontrace.results.report import Loss, Report
 
 # Nothing else has this indentation: text has no line ends in JSON.
 _NO_OPERATIONS = '\n "operations": []'

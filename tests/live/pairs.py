@@ -13,10 +13,10 @@ from typing import Any
 from tracing import MIB_PAGES, Json, balloontrace, shell
 
 import lab
-from balloontrace.events import Call
-from balloontrace.hostlayout import parse_batch_layout
-from balloontrace.recording import read_recording
-from balloontrace.wire import Batches, decode_batches
+from balloontrace.analysis.columns import Batches, decode_batches
+from balloontrace.format.host_layout import parse_batch_layout
+from balloontrace.format.recording import read_recording
+from balloontrace.format.vocabulary import Call
 from lab.cache import run_folder
 from lab.folders import read_state
 

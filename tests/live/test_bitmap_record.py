@@ -29,12 +29,12 @@ from tracing import (
 )
 
 import lab
-from balloontrace.collector import PAYLOAD_RING_BYTES
-from balloontrace.layout import PAYLOAD_BYTES, RING_HEADER_BYTES, parse_payload_layout
-from balloontrace.recording import read_recording
-from balloontrace.wire import Payload, decode_payloads
+from balloontrace.analysis.columns import Payload, decode_payloads
+from balloontrace.format.guest_layout import PAYLOAD_BYTES, RING_HEADER_BYTES, parse_payload_layout
+from balloontrace.format.recording import read_recording
+from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES
 from lab.aging import fragmented
-from lab.driver import load_patched, unload
+from lab.patched_driver import load_patched, unload
 
 WHOLE_MIB = 7168
 WHOLE_PAGES = WHOLE_MIB * MIB_PAGES

@@ -49,7 +49,7 @@ from tracing import (
 )
 
 import lab
-from balloontrace.events import Call
+from balloontrace.format.vocabulary import Call
 from balloontrace.units import format_count
 
 FULL_MIB = 1536

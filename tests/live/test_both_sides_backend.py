@@ -39,8 +39,8 @@ from tracing import (
 )
 
 import lab
-from balloontrace.events import Call
-from lab.driver import load_patched
+from balloontrace.format.vocabulary import Call
+from lab.patched_driver import load_patched
 
 CALL_OF_QUEUE = {"inflate": Call.MADVISE_REMOVE, "deflate": Call.MADVISE_WILLNEED}
 COUNT_OF_QUEUE = {"inflate": "discards", "deflate": "willneeds"}

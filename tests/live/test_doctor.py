@@ -11,7 +11,7 @@ import pytest
 from tracing import bind_driver, shell
 
 import lab
-from lab.driver import load_patched
+from lab.patched_driver import load_patched
 
 DOCTOR_S = 60
 

@@ -26,7 +26,7 @@ from tracing import (
 
 import lab
 from lab.aging import fragmented, free_pages, read_free_blocks, share_in_small_blocks
-from lab.driver import load_patched, load_stock, unload
+from lab.patched_driver import load_patched, load_stock, unload
 
 SMALL_MIB = 1024
 # Prime, so that a count that comes out right is not right by accident.

@@ -15,7 +15,7 @@ from tracing import MIB_PAGES, PAGE_BYTES, change, migrate_pages, move, shell
 
 import lab
 from lab.aging import fragmented
-from lab.driver import load_patched, load_stock, unload
+from lab.patched_driver import load_patched, load_stock, unload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "lab"))
 from bitmap_reference import decode

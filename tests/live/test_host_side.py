@@ -12,11 +12,11 @@ import pytest
 from tracing import ATTACH_S, Recorder, report, shell, start_recording
 
 import lab
-from balloontrace.events import BatchFlag, Call
-from balloontrace.hostcounters import HostCounters, parse_host_counters
-from balloontrace.hostlayout import parse_batch_layout
-from balloontrace.recording import Recording, read_recording
-from balloontrace.wire import Batches, decode_batches
+from balloontrace.analysis.columns import Batches, decode_batches
+from balloontrace.format.host_counters import HostCounters, parse_host_counters
+from balloontrace.format.host_layout import parse_batch_layout
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import BatchFlag, Call
 
 SOURCE = Path(__file__).with_name("hostserve.c")
 PAGE_BYTES = 4096

@@ -21,7 +21,7 @@ from pairs import (
 from tracing import change, move
 
 import lab
-from lab.driver import load_patched
+from lab.patched_driver import load_patched
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tracing import (
 )
 
 import lab
-from lab.driver import load_patched
+from lab.patched_driver import load_patched
 
 # Prime, so that counts that come out right are not right by accident.
 FIRST_MIB, SECOND_MIB = 1009, 211

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import synthetic
 from synthetic import Flow, PatchedFlow
-from synthetichost import batches, host_recording
+from synthetic_host import batches, host_recording
 
-from balloontrace.analysis import Examined, examine
-from balloontrace.recording import Recording, read_recording
+from balloontrace.analysis.make_report import Examined, examine
+from balloontrace.format.recording import Recording, read_recording
 
 ROOT = Path(__file__).parents[2]
 Sources = tuple[Recording, ...]

@@ -9,8 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from balloontrace.hostlayout import BATCH_BYTES, BATCH_FIELDS
-from balloontrace.layout import (
+from balloontrace.format.guest_layout import (
     FUNCTION_COUNTER_BYTES,
     FUNCTION_COUNTER_FIELDS,
     PAYLOAD_BYTES,
@@ -20,7 +19,8 @@ from balloontrace.layout import (
     SPAN_FIELDS,
     TYPE_BYTES,
 )
-from balloontrace.recording import MAGIC, SYNC
+from balloontrace.format.host_layout import BATCH_BYTES, BATCH_FIELDS
+from balloontrace.format.recording import MAGIC, SYNC
 
 _PREAMBLE_BYTES = 16
 _HEADER = struct.Struct("<4s4sIIII")

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import synthetic
-import synthetichost
+import synthetic_host
 
-from balloontrace.analysis import analyse
-from balloontrace.compare import Recordings
-from balloontrace.recording import read_recording
-from balloontrace.results import Report
+from balloontrace.analysis.make_report import analyse
+from balloontrace.compare.make_comparison import Recordings
+from balloontrace.format.recording import read_recording
+from balloontrace.results.report import Report
 
 MIB_PAGES = 256
 TIMES = synthetic.Times(send=1_500_000)
-HOST_TIMES = synthetichost.HostTimes()
+HOST_TIMES = synthetic_host.HostTimes()
 RUN_NS = 10_000_000_000
 
 
@@ -27,7 +27,7 @@ class Setup:
     """How a run is made. `patched` has the page-bitmap driver, `host` records the host's side too."""
 
     times: synthetic.Times = TIMES
-    host_times: synthetichost.HostTimes | None = None
+    host_times: synthetic_host.HostTimes | None = None
     mib: int = 16
     deflate: bool = False
     patched: bool = False
@@ -77,7 +77,7 @@ def make_run(setup: Setup, *, number: int = 0, factor: float = 1.0) -> Run:
         flow.now += 1_000_000
         flow.resize(0)
     kind = {"driver": {"kind": "patched" if setup.patched else "stock", "module_srcversion": None}}
-    started = {"realtime_ns": synthetichost.REALTIME_NS + clock_ns - 100_000_000}
+    started = {"realtime_ns": synthetic_host.REALTIME_NS + clock_ns - 100_000_000}
     changes = {
         **kind,
         "started": {**started, "monotonic_ns": clock_ns - 100_000_000},
@@ -91,12 +91,12 @@ def make_run(setup: Setup, *, number: int = 0, factor: float = 1.0) -> Run:
 def _host(setup: Setup, flow: synthetic.Flow, clock_ns: int) -> bytes | None:
     if setup.host_times is None:
         return None
-    found = synthetichost.batches(flow, setup.host_times)
-    started_ns = clock_ns - 200_000_000 + synthetichost.OFFSET_NS
-    realtime_ns = synthetichost.REALTIME_NS + clock_ns - 200_000_000
+    found = synthetic_host.batches(flow, setup.host_times)
+    started_ns = clock_ns - 200_000_000 + synthetic_host.OFFSET_NS
+    realtime_ns = synthetic_host.REALTIME_NS + clock_ns - 200_000_000
     started = {"monotonic_ns": started_ns, "realtime_ns": realtime_ns}
-    ended_ns = flow.now + 200_000_000 + synthetichost.OFFSET_NS
-    stream = synthetichost.host_stream(
+    ended_ns = flow.now + 200_000_000 + synthetic_host.OFFSET_NS
+    stream = synthetic_host.host_stream(
         found, started_ns=started_ns, ended_ns=ended_ns, changes={"started": started}
     )
     return stream.read()

@@ -14,8 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from balloontrace.events import Function, Queue, SpanFlag
-from balloontrace.layout import (
+from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     DEVICES,
     FUNCTIONS,
@@ -24,7 +23,8 @@ from balloontrace.layout import (
     PAYLOAD_LAYOUT,
     SPAN_LAYOUT,
 )
-from balloontrace.recording import Recording, RecordingWriter, read_recording
+from balloontrace.format.recording import Recording, RecordingWriter, read_recording
+from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 
 _SPAN = struct.Struct("<QQIHBBHHIiIIIQIHH")
 _PAYLOAD = struct.Struct("<QIIIHBx")

@@ -11,47 +11,47 @@ from pathlib import Path
 
 import pytest
 
-from balloontrace import hostlayout, layout
-from balloontrace.events import BatchFlag, Call, Queue
-from balloontrace.hostcounters import parse_host_counters, unfinished_batches, used_slots
-from balloontrace.wire import decode_batches
+from balloontrace.analysis.columns import decode_batches
+from balloontrace.format import guest_layout, host_layout
+from balloontrace.format.host_counters import parse_host_counters, unfinished_batches, used_slots
+from balloontrace.format.vocabulary import BatchFlag, Call, Queue
 
 HEADER = Path(__file__).parents[2] / "bpf" / "balloon_batches.h"
 TABLES = {
     "bt_batch": tuple(
         (re.sub(r"^calls_(\d+)$", r"calls[\1]", name), kind, offset)
-        for name, kind, offset in hostlayout.BATCH_FIELDS
+        for name, kind, offset in host_layout.BATCH_FIELDS
     ),
-    "bt_thread": hostlayout.THREAD_FIELDS,
-    "bt_call_sums": hostlayout.CALL_SUMS_FIELDS,
-    "bt_live_batches": hostlayout.LIVE_BATCHES_FIELDS,
+    "bt_thread": host_layout.THREAD_FIELDS,
+    "bt_call_sums": host_layout.CALL_SUMS_FIELDS,
+    "bt_live_batches": host_layout.LIVE_BATCHES_FIELDS,
 }  # fmt: skip
-TODAY = hostlayout.parse_batch_layout(None)
+TODAY = host_layout.parse_batch_layout(None)
 
 
 def batch(**fields: int) -> bytes:
-    raw = bytearray(hostlayout.BATCH_BYTES)
-    for name, kind, offset in hostlayout.BATCH_FIELDS:
+    raw = bytearray(host_layout.BATCH_BYTES)
+    for name, kind, offset in host_layout.BATCH_FIELDS:
         struct.pack_into({"u16": "<H", "u32": "<I", "u64": "<Q"}[kind], raw, offset, fields.pop(name, 0))
     assert not fields
     return bytes(raw)
 
 
 def record(**fields: int) -> bytes:
-    return struct.pack("<II", hostlayout.BATCH_BYTES, 0) + batch(**fields)
+    return struct.pack("<II", host_layout.BATCH_BYTES, 0) + batch(**fields)
 
 
 def slot(thread: int, calls: tuple[tuple[Call, int, int], ...] = (), under_way: bytes = b"") -> bytes:
     """A slot with sums of `calls`: kind, how many of 1024 ns each, their bytes."""
-    raw = bytearray(hostlayout.THREAD_BYTES)
+    raw = bytearray(host_layout.THREAD_BYTES)
     struct.pack_into("<Q", raw, 0, thread)
     struct.pack_into("<Q", raw, 136, 1)  # batches
-    start = hostlayout.THREAD_BATCH_OFFSET
+    start = host_layout.THREAD_BATCH_OFFSET
     raw[start : start + len(under_way)] = under_way
     for call, count, size in calls:
-        at = hostlayout.THREAD_SUMS_OFFSET + call * hostlayout.CALL_SUMS_BYTES
+        at = host_layout.THREAD_SUMS_OFFSET + call * host_layout.CALL_SUMS_BYTES
         struct.pack_into("<QQ", raw, at, size, 1024 * count)
-        struct.pack_into("<I", raw, at + hostlayout.CALL_BUCKETS_OFFSET + 4 * 10, count)
+        struct.pack_into("<I", raw, at + host_layout.CALL_BUCKETS_OFFSET + 4 * 10, count)
     return bytes(raw)
 
 
@@ -64,21 +64,21 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         for name, _, _ in fields
     ]
     expected = [
-        f"{struct_name} {name} {offset} {layout.TYPE_BYTES[kind]}"
+        f"{struct_name} {name} {offset} {guest_layout.TYPE_BYTES[kind]}"
         for struct_name, fields in TABLES.items()
         for name, kind, offset in fields
     ]
     numbers = {
-        "sizeof(struct bt_batch)": hostlayout.BATCH_BYTES,
-        "sizeof(struct bt_thread)": hostlayout.THREAD_BYTES,
-        "sizeof(struct bt_threads)": hostlayout.THREADS_BYTES,
-        "sizeof(struct bt_call_sums)": hostlayout.CALL_SUMS_BYTES,
-        "offsetof(struct bt_thread, batch)": hostlayout.THREAD_BATCH_OFFSET,
-        "offsetof(struct bt_thread, sums)": hostlayout.THREAD_SUMS_OFFSET,
-        "offsetof(struct bt_call_sums, buckets)": hostlayout.CALL_BUCKETS_OFFSET,
-        "(size_t)BT_BUCKETS": layout.BUCKETS,
-        "sizeof(struct bt_live_batches)": hostlayout.LIVE_BATCHES_BYTES,
-        "sizeof(struct bt_live_slots)": hostlayout.LIVE_SLOTS_BYTES,
+        "sizeof(struct bt_batch)": host_layout.BATCH_BYTES,
+        "sizeof(struct bt_thread)": host_layout.THREAD_BYTES,
+        "sizeof(struct bt_threads)": host_layout.THREADS_BYTES,
+        "sizeof(struct bt_call_sums)": host_layout.CALL_SUMS_BYTES,
+        "offsetof(struct bt_thread, batch)": host_layout.THREAD_BATCH_OFFSET,
+        "offsetof(struct bt_thread, sums)": host_layout.THREAD_SUMS_OFFSET,
+        "offsetof(struct bt_call_sums, buckets)": host_layout.CALL_BUCKETS_OFFSET,
+        "(size_t)BT_BUCKETS": guest_layout.BUCKETS,
+        "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES_BYTES,
+        "sizeof(struct bt_live_slots)": host_layout.LIVE_SLOTS_BYTES,
         **{f"(size_t)BT_{call.name}": call.value for call in Call},
         **{f"(size_t)BT_{flag.name}": flag.value for flag in BatchFlag},
     }
@@ -97,10 +97,10 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
 
 
 def test_sums_of_threads_add_up() -> None:
-    raw = slot(0) + slot(7, ((Call.MADVISE_DONTNEED, 3, 12288),)) + bytes(hostlayout.THREAD_BYTES)
+    raw = slot(0) + slot(7, ((Call.MADVISE_DONTNEED, 3, 12288),)) + bytes(host_layout.THREAD_BYTES)
     raw += slot(8, ((Call.MADVISE_DONTNEED, 2, 8192), (Call.FALLOCATE_PUNCH_HOLE, 1, 4096)))
     used = used_slots(raw)
-    assert len(used) == 2 * hostlayout.THREAD_BYTES
+    assert len(used) == 2 * host_layout.THREAD_BYTES
     found = parse_host_counters(used)
     assert (found.batches, found.all_calls) == (2, 6)
     dontneed = found.calls[Call.MADVISE_DONTNEED]

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import commandtree
+import command_tree
 import pytest
-from fakesystem import lay_out_bcc, lay_out_foreign_bcc
+from fake_system import lay_out_bcc, lay_out_foreign_bcc
 from runs import TIMES, Setup, make_runs, scatter
 from synthetic import recording_bytes, typical_flow
 
@@ -156,7 +156,7 @@ def test_usage_errors(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = commandtree.run(capsys, *words)
+    done = command_tree.run(capsys, *words)
     assert (done.status, done.stdout) == (2, ""), done.stderr
     assert said in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -190,7 +190,7 @@ def test_a_recording_that_cannot_be_read_is_usage_everywhere(
     for name, reason in UNREADABLE.items():
         if words[0] == "compare" and name == "folder":
             continue  # a folder of recordings it is there
-        done = commandtree.run(capsys, *(word.format(name) for word in words))
+        done = command_tree.run(capsys, *(word.format(name) for word in words))
         assert (done.status, done.stdout) == (2, ""), (name, done.stderr)
         assert done.stderr == f"balloontrace: cannot read {name}: {reason}\n"
 
@@ -215,7 +215,7 @@ def test_a_recording_does_not_go_to_a_terminal() -> None:
     "words", [["--version"], ["--help"], ["-h"], ["record", "--help"], ["doctor", "--help"]]
 )
 def test_what_is_asked_for_is_no_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    done = commandtree.run(capsys, *words)
+    done = command_tree.run(capsys, *words)
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout
 
@@ -315,7 +315,7 @@ def test_a_terminal_that_knows_few_characters(
     if form == "table":
         assert b"?.bt" in done.stdout
     else:
-        commandtree.run(capsys, *words, "-o", tmp_path / "out")
+        command_tree.run(capsys, *words, "-o", tmp_path / "out")
         assert done.stdout == (tmp_path / "out").read_bytes()
 
 
@@ -392,7 +392,7 @@ def test_record_imports_nothing_heavy(untraceable: dict[str, str], tmp_path: Pat
     script = (
         "import sys, atexit\n"
         f"atexit.register(lambda: print(sorted({HEAVY} & set(sys.modules))))\n"
-        "import balloontrace.collector, balloontrace.session\n"
+        "import balloontrace.trace.guest.collector, balloontrace.trace.session\n"
         f"{MAIN}"
     )
     done = subprocess.run(

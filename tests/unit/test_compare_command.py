@@ -13,29 +13,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import commandtree
+import command_tree
 import pandas as pd
 import pytest
 import runs
 import synthetic
 from click.testing import CliRunner
-from commandtree import Done
+from command_tree import Done
 from mutations import mutate
 from runs import HOST_TIMES, TIMES, Setup, make_run, make_runs, scatter
 
-from balloontrace.analysis import analyse
+from balloontrace.analysis.make_report import analyse
 from balloontrace.commands.compare import compare as command
 from balloontrace.commands.compare import parse_percent
-from balloontrace.compare import Recordings, compare
-from balloontrace.comparison import Comparison
+from balloontrace.compare.inputs import read_side
+from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.recording import RecordingWriter, read_recording
-from balloontrace.render.comparison import format_ratio, format_value, render_comparison
-from balloontrace.render.comparisoncsv import render_comparison_csv
-from balloontrace.render.comparisonmarkdown import escape, render_comparison_markdown
+from balloontrace.format.recording import RecordingWriter, read_recording
+from balloontrace.render.comparison.csv import render_comparison_csv
+from balloontrace.render.comparison.markdown import escape, render_comparison_markdown
+from balloontrace.render.comparison.table import format_ratio, format_value, render_comparison
 from balloontrace.render.json import render_comparison_json
 from balloontrace.render.text import WIDTH_COLUMNS
-from balloontrace.sources import read_side
+from balloontrace.results.comparison import Comparison
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -77,7 +77,7 @@ def write_folder(folder: Path, setup: Setup, count: int = 5, shift: int = 0) -> 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Done:
     """Exit code, stdout and stderr of a comparison."""
-    return commandtree.run(capsys, "compare", *words)
+    return command_tree.run(capsys, "compare", *words)
 
 
 def write_again(source: Path, target: Path) -> Path:

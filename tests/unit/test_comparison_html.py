@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from htmltree import Element, assert_sound, exactly
+from html_tree import Element, assert_sound, exactly
 from runs import HOST_TIMES, TIMES, Setup, make_runs, scatter, side
 
 from balloontrace.commands.compare import compare as compare_command
-from balloontrace.compare import Recordings, compare
-from balloontrace.render.comparisonhtml import render_comparison_html
+from balloontrace.compare.inputs import read_side
+from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.render.comparison.html import render_comparison_html
 from balloontrace.render.json import render_comparison_json
-from balloontrace.sources import read_side
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTILE = "<script>alert(1)<script>\"'&<img src=x>"

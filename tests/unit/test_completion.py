@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
-from commandtree import commands, options
+from command_tree import commands, options
 
 from balloontrace.cli import cli
 

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakesystem import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_foreign_bcc
+from fake_system import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_foreign_bcc
 
-from balloontrace.diagnosis import Diagnosis, DriverKind, Finding, State, diagnose
-from balloontrace.events import Function
-from balloontrace.kernel import Layout
-from balloontrace.probes import Status
+from balloontrace.format.vocabulary import Function
+from balloontrace.system.kernel import Layout
+from balloontrace.trace.guest.diagnosis import Diagnosis, DriverKind, diagnose
+from balloontrace.trace.machine_checks import Finding, State
+from balloontrace.trace.mechanism import Status
 
 RELEASE = platform.release()
 
@@ -199,7 +200,7 @@ def test_bit_3_means_two_things(
 
 def test_patched_driver_by_its_member(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout({"virtio_balloon.resp_data": 400}, source="btf")
-    monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
+    monkeypatch.setattr("balloontrace.system.kernel.read_layout", lambda *_: layout)
     assert diagnose(system.root).driver_kind is DriverKind.PATCHED
 
 
@@ -244,7 +245,7 @@ def test_fentry_needs_kernel_and_bcc(
 ) -> None:
     monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python", bcc))
     layout = Layout({}, frozenset({"tell_host"}), source="btf")
-    monkeypatch.setattr("balloontrace.kernel.read_layout", lambda *_: layout)
+    monkeypatch.setattr("balloontrace.system.kernel.read_layout", lambda *_: layout)
     diagnosis = with_symbols(FakeSystem(tmp_path / "root"), but=symbols or "no such name")
     assert diagnosis.plan.probe(Function.TELL_HOST).mechanism == expected
 

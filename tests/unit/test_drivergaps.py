@@ -11,11 +11,11 @@ import synthetic
 from mutations import join, split
 from synthetic import Flow
 
-from balloontrace.analysis import analyse
-from balloontrace.events import Function
-from balloontrace.recording import MAX_DRIVER_EVENTS, read_recording
-from balloontrace.render.table import render_table
-from balloontrace.results import DriverGap, Report
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.recording import MAX_DRIVER_EVENTS, read_recording
+from balloontrace.format.vocabulary import Function
+from balloontrace.render.report.table import render_table
+from balloontrace.results.report import DriverGap, Report
 
 Event = dict[str, object]
 

@@ -13,13 +13,12 @@ import pytest
 import synthetic
 from click.testing import CliRunner, Result
 from collection import NAMES, ROOT
-from synthetichost import batches, host_recording, pack_batch
+from synthetic_host import batches, host_recording, pack_batch
 
-from balloontrace.analysis import examine
+from balloontrace.analysis.make_report import examine
 from balloontrace.commands.export import export
 from balloontrace.errors import RecordingError, UsageError
-from balloontrace.events import Call
-from balloontrace.rawevents import (
+from balloontrace.export.event_rows import (
     BATCH_COLUMNS,
     PAYLOAD_COLUMNS,
     SPAN_COLUMNS,
@@ -28,8 +27,9 @@ from balloontrace.rawevents import (
     payload_rows,
     span_rows,
 )
-from balloontrace.render.csv import render_chunks
-from balloontrace.render.ndjson import render_ndjson
+from balloontrace.format.vocabulary import Call
+from balloontrace.render.csv_rows import render_chunks
+from balloontrace.render.export.ndjson import render_ndjson
 
 EXAMPLES = ROOT / "examples"
 TABLES = {"span": ("spans", SPAN_COLUMNS), "payload": ("payloads", PAYLOAD_COLUMNS)}

@@ -9,14 +9,19 @@ from dataclasses import replace
 
 import pytest
 from collection import ROOT
-from synthetichost import FREED_NOTHING, host_recording
+from synthetic_host import FREED_NOTHING, host_recording
 
-from balloontrace.analysis import analyse
-from balloontrace.events import Call
-from balloontrace.hostlayout import CALL_BUCKETS_OFFSET, CALL_SUMS_BYTES, THREAD_BYTES, THREAD_SUMS_OFFSET
-from balloontrace.recording import read_recording
-from balloontrace.render.table import render_table
-from balloontrace.results import HostCalls, Report
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.host_layout import (
+    CALL_BUCKETS_OFFSET,
+    CALL_SUMS_BYTES,
+    THREAD_BYTES,
+    THREAD_SUMS_OFFSET,
+)
+from balloontrace.format.recording import read_recording
+from balloontrace.format.vocabulary import Call
+from balloontrace.render.report.table import render_table
+from balloontrace.results.report import HostCalls, Report
 
 CALLS, FREED_BYTES = 1009, 37 << 12
 DONTNEED, REMOVE, WILLNEED = "madvise_dontneed", "madvise_remove", "madvise_willneed"

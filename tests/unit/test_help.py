@@ -13,9 +13,9 @@ from itertools import takewhile
 from pathlib import Path
 
 import click
-import commandtree
+import command_tree
 import pytest
-from commandtree import Done, commands, examples, options
+from command_tree import Done, commands, examples, options
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = commands()
@@ -29,7 +29,7 @@ Run = Callable[..., Done]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`balloontrace WORDS` where the examples are."""
     monkeypatch.chdir(ROOT)
-    return functools.partial(commandtree.run, capsys)
+    return functools.partial(command_tree.run, capsys)
 
 
 def test_there_are_verbs() -> None:

@@ -17,23 +17,23 @@ import pytest
 import synthetic
 from mutations import change_fields, join, split
 from synthetic import Flow, PatchedFlow, Times
-from synthetichost import batches, host_stream
+from synthetic_host import batches, host_stream
 from test_schema import hold, validator
 
-from balloontrace.analysis import examine
-from balloontrace.depict import depict
+from balloontrace.analysis.make_pictures import depict
+from balloontrace.analysis.make_report import examine
 from balloontrace.errors import BalloontraceError
-from balloontrace.events import Function, SpanFlag
-from balloontrace.rawevents import described_events
-from balloontrace.recording import Recording, read_recording
-from balloontrace.render.csv import render_csv
-from balloontrace.render.html import render_html
+from balloontrace.export.event_rows import described_events
+from balloontrace.export.make_time_line import build_timeline
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.render.export.ndjson import render_ndjson
+from balloontrace.render.export.perfetto import render_perfetto
 from balloontrace.render.json import render_json
-from balloontrace.render.ndjson import render_ndjson
-from balloontrace.render.perfetto import render_perfetto
-from balloontrace.render.table import render_table
-from balloontrace.results import Report
-from balloontrace.timeline import build_timeline
+from balloontrace.render.report.csv import render_csv
+from balloontrace.render.report.html import render_html
+from balloontrace.render.report.table import render_table
+from balloontrace.results.report import Report
 
 MUTATIONS = 80
 # Signed on purpose: how far a size moved, clocks against each other, and what a function returned.

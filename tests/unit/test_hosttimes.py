@@ -12,14 +12,14 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import Flow
-from synthetichost import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, host_recording
-from test_bothsides import guest_recording
+from synthetic_host import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, host_recording
+from test_both_sides_report import guest_recording
 from test_operations import assert_adds_up, stage
 
-from balloontrace.analysis import analyse, examine
-from balloontrace.clocks import MAX_DRIFT, fit_clock
-from balloontrace.events import Function
-from balloontrace.stages import NOT_SERVED
+from balloontrace.analysis.clocks import MAX_DRIFT, fit_clock
+from balloontrace.analysis.make_report import analyse, examine
+from balloontrace.analysis.stages import NOT_SERVED
+from balloontrace.format.vocabulary import Function
 
 S = 1_000_000_000
 WAY_NS = 20_000

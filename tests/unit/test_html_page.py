@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import synthetic
 from click.testing import CliRunner
-from htmltree import Element, assert_sound, exactly, parse
+from html_tree import Element, assert_sound, exactly, parse
 from synthetic import Flow, PatchedFlow
-from synthetichost import batches, host_recording
-from test_bothsides import flow_of, guest_recording
+from synthetic_host import batches, host_recording
+from test_both_sides_report import flow_of, guest_recording
 
-from balloontrace.analysis import examine
+from balloontrace.analysis.make_pictures import depict
+from balloontrace.analysis.make_report import examine
 from balloontrace.commands.report import report as report_command
-from balloontrace.depict import depict
-from balloontrace.recording import Recording, read_recording
-from balloontrace.render.html import DRAWN_OPERATIONS, render_html
+from balloontrace.format.recording import Recording, read_recording
 from balloontrace.render.json import render_json
+from balloontrace.render.report.html import DRAWN_OPERATIONS, render_html
 from balloontrace.units import format_duration_ns
 from bench.html_report import write_patched, write_stock
 from lab.screenshots import PICTURES, SHOTS

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakesystem import FakeSystem
+from fake_system import FakeSystem
 
-from balloontrace.kernel import (
+from balloontrace.system.kernel import (
     BalloonDevice,
     Symbol,
     read_balloon_devices,
@@ -24,7 +24,7 @@ from balloontrace.kernel import (
     read_symbols,
     read_vmstat,
 )
-from balloontrace.libbpf import BtfError, open_btf
+from balloontrace.system.libbpf import BtfError, open_btf
 
 CHUNK_BYTES = 1 << 20
 STRUCT, UNION, ENUM = 4, 5, 6  # include/uapi/linux/btf.h

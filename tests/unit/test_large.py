@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from balloontrace.analysis import analyse
-from balloontrace.recording import read_recording
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.recording import read_recording
 from bench.large import SENDS_PER_OPERATION, write_large
 
 SENDS = 200_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Holds the rules of the imports: one way only, light where `record` runs, bcc in one place."""
+"""Holds the rules of the imports, by folder: one way only, light where `record` runs, bcc in one place."""
 
 from __future__ import annotations
 
@@ -11,96 +11,41 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "balloontrace"
 
-# A module imports from its own layer and from those above it in this list.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events", "untrusted"),
-    (
-        *(
-            "units",
-            "stats",
-            "results",
-            "tracks",
-            "pictures",
-            "comparison",
-            "layout",
-            "hostlayout",
-            "outputfile",
-            "pageset",
-            "moved",
-        ),
-        *("messages", "parameters", "streams", "libraries"),
-    ),
-    (
-        "kernel",
-        "balloonsize",
-        "kprobe",
-        "machine",
-        "libbpf",
-        "probes",
-        "wire",
-        "bitmap",
-        "recording",
-        "metadata",
-        "ring",
-        "vmm",
-        "hostprobes",
-        "hostcounters",
-        "livecounters",
-    ),
-    (
-        "payloads",
-        "workitems",
-        "consistency",
-        "operations",
-        "calls",
-        "clocks",
-        "shifts",
-        "matching",
-        "candidates",
-        "attacher",
-        "loader",
-        "trial",
-        "firing",
-        "attachedprograms",
-        "collector",
-        "hostcollector",
-    ),
-    (
-        "diagnosis",
-        "command",
-        "pace",
-        "unseen",
-        "driverwatch",
-        "progress",
-        "session",
-        "hostdiagnosis",
-        "hostsession",
-        "attaching",
-        "liveview",
-        "livesource",
-        "liveloop",
-        "terminal",
-    ),
-    (
-        "windows",
-        "carried",
-        "stages",
-        "bothsides",
-        "hostanalysis",
-        "verdict",
-        "balloons",
-        "checks",
-        "analysis",
-    ),
-    ("rawevents", "timeline", "depict"),
-    (
-        *("order", "pairs", "drift", "evidence", "replicates", "copies", "differences", "group", "compare"),
-        *("sources", "render"),
-    ),
-    ("commands",),
-    ("cli", "__main__"),
+# What a room may import from, beside itself. A module directly in the package is a room of its own.
+BASE = "errors untrusted format units"
+ROOMS: dict[str, str] = {
+    "errors": "",
+    "untrusted": "",
+    "results": "",
+    "format": "errors untrusted units",
+    "units": "errors format",
+    "console": BASE,
+    "system": BASE,
+    "trace": f"{BASE} console system",
+    "live": f"{BASE} console system trace results",
+    "analysis": f"{BASE} results",
+    "compare": f"{BASE} results analysis",
+    "export": f"{BASE} results analysis",
+    "render": "untrusted units results",
+    "commands": f"{BASE} console system trace live results analysis compare export render",
+    "cli": f"{BASE} console trace commands",
+    "__main__": "cli",
+}
+# Folders of one room that know nothing of each other.
+APART = (
+    ("trace.guest", "trace.host"),
+    ("render.report", "render.comparison", "render.export", "render.live"),
+)
+NO_NUMPY = frozenset(
+    {"errors", "untrusted", "results", "format", "units", "console", "system", "trace", "live", "render"}
 )
 HEAVY = frozenset({"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"})
+# Modules that alone import a library, anywhere.
+ALONE = {"bcc": "trace.bcc_child", "rich": "console.terminal", "jinja2": "render.html_page"}
+IO_CALLS = frozenset(
+    {"open", "print", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}
+)
+IO_MODULES = frozenset({"os", "socket", "subprocess", "tempfile", "shutil"})
 
 
 @cache
@@ -144,12 +89,13 @@ def own(names: set[str]) -> set[str]:
     return found
 
 
-def layer(module: str) -> int:
-    top = module.split(".")[0]
-    for number, names in enumerate(LAYERS):
-        if top in names:
-            return number
-    return pytest.fail(f"balloontrace/{module} is in no layer; give it one in {Path(__file__).name}")
+def others(names: set[str]) -> set[str]:
+    """Of dotted names, the libraries they lie in."""
+    return {name.split(".")[0] for name in names} - {"balloontrace"}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
 def reachable(start: str) -> set[str]:
@@ -164,10 +110,26 @@ def reachable(start: str) -> set[str]:
     return found
 
 
+def users(library: str) -> set[str]:
+    return {module for module, path in modules().items() if library in others(imports(path))}
+
+
+def test_every_room_has_its_rule() -> None:
+    assert {room(module) for module in modules()} == set(ROOMS)
+
+
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_one_way(module: str) -> None:
-    upward = [name for name in own(imports(modules()[module])) if layer(name) > layer(module)]
-    assert not upward
+    allowed = {room(module), *ROOMS[room(module)].split()}
+    assert not [name for name in own(imports(modules()[module])) if room(name) not in allowed]
+
+
+@pytest.mark.parametrize("folders", APART)
+def test_folders_that_differ_know_nothing_of_each_other(folders: tuple[str, ...]) -> None:
+    for module, path in modules().items():
+        homes = [folder for folder in folders if module.startswith(f"{folder}.")]
+        wrong = tuple(f"{folder}." for folder in folders if folder not in homes)
+        assert not homes or not [name for name in own(imports(path)) if name.startswith(wrong)], module
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
@@ -178,50 +140,51 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         assert module not in behind
 
 
-def test_recording_and_collector_do_not_know_each_other() -> None:
-    known = modules()
-    assert {"collector", "loader", "attacher"} <= set(known)
-    for module in ("collector", "loader", "attacher"):
-        assert "recording" not in reachable(module)
-    assert not {"collector", "loader", "attacher"} & reachable("recording")
+def test_what_collects_knows_no_file() -> None:
+    for module in ("trace.guest.collector", "trace.host.collector", "trace.loader", "trace.bcc_child"):
+        assert "format.recording" not in reachable(module)
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("render")])
-def test_render_knows_neither_pandas_nor_recordings(module: str) -> None:
-    names = imports(modules()[module])
-    assert not {name.split(".")[0] for name in names} & {"pandas", "numpy", "scipy", "bcc"}
-    assert not {"recording", "wire", "metadata"} & own(names)
+def test_numpy_stays_in_the_analysis() -> None:
+    assert not {module for module in users("numpy") if room(module) in NO_NUMPY}
+    assert {room(module) for module in users("pandas") | users("scipy")} <= {"compare"}
 
 
-@pytest.mark.parametrize("start", [name for name in ("recording", "commands.record") if name in modules()])
-def test_what_records_is_light(start: str) -> None:
-    for module in reachable(start):
-        tops = {name.split(".")[0] for name in imports(modules()[module])}
-        assert not tops & (HEAVY - {"bcc"}), module
+def test_a_library_has_one_module_that_imports_it() -> None:
+    assert {library: users(library) for library in ALONE} == {
+        library: {module} for library, module in ALONE.items()
+    }
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] in ("commands", "cli")])
+def test_what_records_is_light() -> None:
+    for module in reachable("commands.record"):
+        assert not others(imports(modules()[module])) & (HEAVY - {"bcc"}), module
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if room(name) in ("commands", "cli")])
 def test_commands_import_heavy_things_late(module: str) -> None:
     pending, seen = [module], set()
     while pending:
         current = pending.pop()
         names = imports(modules()[current], at_import_time=True)
-        assert not {name.split(".")[0] for name in names} & HEAVY, current
+        assert not others(names) & HEAVY, current
         seen.add(current)
         pending.extend(own(names) - seen)
 
 
-def test_only_the_attacher_imports_bcc() -> None:
-    users = {
-        module for module, path in modules().items() if "bcc" in {n.split(".")[0] for n in imports(path)}
-    }
-    assert users == {"attacher"}
+def calls(path: Path) -> set[str]:
+    """What a module calls, as it is spelled."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
 
 
 def test_only_the_command_line_exits() -> None:
     for module, path in modules().items():
-        if module not in ("cli", "__main__"):
-            calls = [
-                node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-            ]
-            assert not {"sys.exit", "exit", "quit"} & {ast.unparse(call) for call in calls}, module
+        assert module in ("cli", "__main__") or not {"sys.exit", "exit", "quit"} & calls(path), module
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if room(name) in ("render", "results")])
+def test_what_renders_reads_and_writes_nothing(module: str) -> None:
+    path = modules()[module]
+    assert not others(imports(path)) & IO_MODULES
+    assert not {call.rpartition(".")[2] for call in calls(path)} & IO_CALLS

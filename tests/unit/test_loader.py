@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
-from fakesystem import lay_out_bcc
+from fake_system import lay_out_bcc
 
 from balloontrace.errors import CannotTraceError
-from balloontrace.loader import (
+from balloontrace.trace.loader import (
     AttachError,
     Attachment,
     Loaded,
@@ -24,7 +24,7 @@ from balloontrace.loader import (
     load,
 )
 
-# What `attacher` uses of bcc. A program is loaded into a descriptor of its own, each probe is one too;
+# What `trace/bcc_child` uses of bcc. A program is loaded into a descriptor of its own, each probe is one too;
 # programs and symbols named in REFUSED are refused as the kernel does.
 STAND_IN = """
 import ctypes, os
@@ -225,8 +225,8 @@ def test_what_lies_in_the_current_folder_is_not_run(
 ) -> None:
     """`sudo balloontrace record` in a stranger's folder must not run the stranger's modules."""
     here = tmp_path / "here"
-    (here / "balloontrace").mkdir(parents=True)
-    for trap in ("balloontrace/__init__.py", "balloontrace/attacher.py", "json.py", "socket.py"):
+    (here / "balloontrace/trace").mkdir(parents=True)
+    for trap in ("balloontrace/__init__.py", "balloontrace/trace/bcc_child.py", "json.py", "socket.py"):
         (here / trap).write_text("import os; os._exit(66)")
     monkeypatch.chdir(here)
     close(load(request_of_two))

@@ -9,14 +9,14 @@ import platform
 from pathlib import Path
 
 import pytest
-from fakesystem import FakeSystem
+from fake_system import FakeSystem
 from synthetic import metadata, recording, typical_flow
 
-from balloontrace.analysis import analyse
-from balloontrace.machine import decide_initialisation, parse_switch, read_machine
-from balloontrace.render.machine import describe_machine
-from balloontrace.render.table import render_table
-from balloontrace.results import Machine
+from balloontrace.analysis.make_report import analyse
+from balloontrace.render.report.machine_section import describe_machine
+from balloontrace.render.report.table import render_table
+from balloontrace.results.report import Machine
+from balloontrace.system.machine import decide_initialisation, parse_switch, read_machine
 
 RELEASE = platform.release()
 DEBIAN = "CONFIG_X=y\nCONFIG_INIT_ON_ALLOC_DEFAULT_ON=y\n# CONFIG_INIT_ON_FREE_DEFAULT_ON is not set\n"

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commandtree import commands, examples, options
+from command_tree import commands, examples, options
 
 import balloontrace
 from balloontrace.errors import ExitCode

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balloontrace.calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
-from balloontrace.clocks import MAX_DRIFT, Clock, fit_clock
+from balloontrace.analysis.clocks import MAX_DRIFT, Clock, fit_clock
+from balloontrace.analysis.matching import match
+from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
 from balloontrace.errors import RecordingError
-from balloontrace.matching import match
 
 INFLATE, DEFLATE = 0, 1
 S = 1_000_000_000

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mutations import join, split
 from synthetic import Expected, Flow, Times
 
-from balloontrace.analysis import analyse
-from balloontrace.events import Function, Queue, SpanFlag
-from balloontrace.recording import read_recording
-from balloontrace.results import Operation, Report, StageRow
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.recording import read_recording
+from balloontrace.format.vocabulary import Function, Queue, SpanFlag
+from balloontrace.results.report import Operation, Report, StageRow
 
 
 def report_of(*flows: Flow, ended: bool = True, **changes: object) -> Report:

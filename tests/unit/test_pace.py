@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from balloontrace.collector import Counters, parse_counters
-from balloontrace.events import Call, Function
-from balloontrace.hostcounters import HostCounters, parse_host_counters
-from balloontrace.layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
-from balloontrace.pace import DrainPace, HostTimingPace, TimingPace
+from balloontrace.format.guest_counters import Counters, parse_counters
+from balloontrace.format.guest_layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
+from balloontrace.format.host_counters import HostCounters, parse_host_counters
+from balloontrace.format.vocabulary import Call, Function
+from balloontrace.trace.pace import DrainPace, HostTimingPace, TimingPace
 
 EMPTY = parse_counters(bytes(FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES))
 TRACED = frozenset({Function.TELL_HOST, Function.LEAK_BALLOON, Function.VIRTBALLOON_CHANGED})

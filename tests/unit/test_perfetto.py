@@ -19,16 +19,16 @@ import synthetic
 from click.testing import CliRunner
 from collection import NAMES, ROOT, sides
 from synthetic import Flow, PatchedFlow
-from synthetichost import OFFSET_NS, Batch, batches, host_recording, pack_batch
+from synthetic_host import OFFSET_NS, Batch, batches, host_recording, pack_batch
 
-from balloontrace.analysis import Examined, examine
+from balloontrace.analysis.columns import Spans
+from balloontrace.analysis.make_report import Examined, examine
+from balloontrace.analysis.work_items import NO_SPAN
 from balloontrace.commands.export import export
 from balloontrace.errors import RecordingError
-from balloontrace.events import Function, Queue
-from balloontrace.render.perfetto import render_perfetto
-from balloontrace.timeline import _lanes, build_timeline
-from balloontrace.wire import Spans
-from balloontrace.workitems import NO_SPAN
+from balloontrace.export.make_time_line import _lanes, build_timeline
+from balloontrace.format.vocabulary import Function, Queue
+from balloontrace.render.export.perfetto import render_perfetto
 
 SENDS = {"tell_host", "send_resp_data"}
 NOT_SPANS = {"buffer", "calls", "inflate", "deflate"}

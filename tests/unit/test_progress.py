@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from balloontrace.collector import Counters, DeviceState, FunctionCounts, parse_counters
-from balloontrace.events import Function
-from balloontrace.layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
-from balloontrace.progress import progress_line
+from balloontrace.console.progress import progress_line
+from balloontrace.format.guest_counters import Counters, DeviceState, FunctionCounts, parse_counters
+from balloontrace.format.guest_layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
+from balloontrace.format.vocabulary import Function
 
 MIB_PAGES = 256
 SECOND_NS = 1_000_000_000

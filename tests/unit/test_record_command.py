@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from balloontrace.balloonsize import BalloonSize
 from balloontrace.commands.record import _tell
 from balloontrace.errors import BalloontraceError
-from balloontrace.session import Ending, SessionResult
+from balloontrace.format.balloon_size import BalloonSize
+from balloontrace.trace.session import Ending, SessionResult
 
 
 def test_a_command_that_fails_is_told() -> None:

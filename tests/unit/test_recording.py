@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from fakesystem import limited_to
+from fake_system import limited_to
 from mutations import join, seal, split
 
 from balloontrace.errors import RecordingError, UsageError
-from balloontrace.recording import MAGIC, MAX_PAYLOAD_BYTES, RecordingWriter, read_recording
+from balloontrace.format.recording import MAGIC, MAX_PAYLOAD_BYTES, RecordingWriter, read_recording
 
 
 def read(data: bytes) -> object:

@@ -14,20 +14,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import synthetic
-import synthetichost
+import synthetic_host
 from click.testing import CliRunner
 from runs import HOST_TIMES, Setup, make_run
 
-from balloontrace.analysis import analyse
+from balloontrace.analysis.make_report import analyse
 from balloontrace.commands.export import export
 from balloontrace.commands.report import MaxLost, parse_max_lost, report
 from balloontrace.errors import DataLostError, RecordingError, UsageError
-from balloontrace.recording import read_recording
-from balloontrace.render.csv import render_csv
+from balloontrace.format.recording import read_recording
 from balloontrace.render.json import render_json
-from balloontrace.render.table import render_table
+from balloontrace.render.report.csv import render_csv
+from balloontrace.render.report.table import render_table
 from balloontrace.render.text import WIDTH_COLUMNS
-from balloontrace.results import Report
+from balloontrace.results.report import Report
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -200,9 +200,9 @@ def test_a_recording_that_was_cut_off_does_not_know_what_it_lost(tmp_path: Path)
 def write_pair(folder: Path, *, host_losses: object = None, damaged: bool = False) -> list[str]:
     """A guest's recording that lost nothing, and its host's."""
     run = make_run(Setup(mib=80, host_times=HOST_TIMES))
-    found = synthetichost.batches(run.flow, HOST_TIMES)
+    found = synthetic_host.batches(run.flow, HOST_TIMES)
     changes = {} if host_losses is None else {"losses": {"batches": host_losses}}
-    raw = bytearray(synthetichost.host_stream(found, end=changes).read())
+    raw = bytearray(synthetic_host.host_stream(found, end=changes).read())
     if damaged:
         at = -1
         while (at := raw.find(b"BTCH", at + 1)) >= 0:
@@ -329,7 +329,7 @@ def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
         "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 0)\n"
         "from balloontrace.commands.report import report\n"
         # The interpreter may lie where nobody else may read, so its modules are loaded before.
-        "import balloontrace.analysis, balloontrace.render.table\n"
+        "import balloontrace.analysis.make_report, balloontrace.render.report.table\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "report.main(['-'], standalone_mode=False)"
     )

@@ -24,11 +24,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 from jsonschema.protocols import Validator
 
-from balloontrace import comparison, results
 from balloontrace.commands.compare import compare
-from balloontrace.rawevents import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
+from balloontrace.export.event_rows import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
+from balloontrace.render.export.ndjson import render_ndjson
 from balloontrace.render.json import render_json
-from balloontrace.render.ndjson import render_ndjson
+from balloontrace.results import comparison, report
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMAS = ("report", "export", "compare")
@@ -217,7 +217,7 @@ def test_what_is_left_out_or_of_another_type_is_found() -> None:
         hold(validator("report"), described)
 
 
-# ---- the schema beside results.py: also fields that no recording here fills ----
+# ---- the schema beside results/report.py: also fields that no recording here fills ----
 
 
 def dataclasses_of(start: type) -> dict[str, type]:
@@ -263,7 +263,7 @@ def described_types(described: Schema) -> set[str]:
 
 
 # What is written as it is in these classes, by the schema that describes it.
-ROOTS: Mapping[str, type] = {"report": results.Report, "compare": comparison.Comparison}
+ROOTS: Mapping[str, type] = {"report": report.Report, "compare": comparison.Comparison}
 CLASSES = [(name, each) for name, root in ROOTS.items() for each in dataclasses_of(root).values()]
 
 
@@ -274,7 +274,7 @@ def test_the_schema_has_the_fields_of_the_dataclass(name: str, described: type) 
     schema = load(name)
     found = schema if described is ROOTS[name] else schema["$defs"][described.__name__]
     # The one field that is not of the dataclass.
-    added = {"events_lost": int | None} if described is results.Loss else {}
+    added = {"events_lost": int | None} if described is report.Loss else {}
     hints = {**typing.get_type_hints(described), **added}
     assert {field: described_types(each) for field, each in found["properties"].items()} == {
         field: json_types(annotation) for field, annotation in hints.items()

@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from fakesystem import FakeSystem, lay_out_bcc, limited_to
+from fake_system import FakeSystem, lay_out_bcc, limited_to
 
-from balloontrace.attachedprograms import parse_fdinfo
-from balloontrace.collector import Collector, Counters
+from balloontrace.analysis.metadata import parse_driver_gaps
 from balloontrace.commands.record import _require_progress
-from balloontrace.diagnosis import Diagnosis, diagnose
-from balloontrace.driverwatch import DriverState, DriverWatch
 from balloontrace.errors import MissingProbeError, UsageError
-from balloontrace.events import Function, SpanFlag
-from balloontrace.kernel import read_balloon_devices
-from balloontrace.layout import (
+from balloontrace.format.guest_counters import Counters
+from balloontrace.format.guest_layout import (
     DEVICE_STATE_BYTES,
     DEVICES,
     FUNCTION_COUNTER_BYTES,
@@ -35,17 +31,17 @@ from balloontrace.layout import (
     RING_HEADER_BYTES,
     SPAN_BYTES,
 )
-from balloontrace.loader import Loaded
-from balloontrace.metadata import parse_driver_gaps
-from balloontrace.recording import Recording, read_recording
-from balloontrace.session import (
-    Ending,
-    Session,
-    SessionOptions,
-    SessionResult,
-    protect_from_oom_killer,
-)
-from balloontrace.unseen import UNIT_PAGES
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.system.kernel import read_balloon_devices
+from balloontrace.trace.attached_programs import parse_fdinfo
+from balloontrace.trace.guest.collector import Collector
+from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
+from balloontrace.trace.guest.driver_watch import DriverState, DriverWatch
+from balloontrace.trace.guest.session import Session
+from balloontrace.trace.guest.unseen_pages import UNIT_PAGES
+from balloontrace.trace.loader import Loaded
+from balloontrace.trace.session import Ending, SessionOptions, SessionResult, protect_from_oom_killer
 
 RECORD = struct.pack("II", SPAN_BYTES, 0) + bytes(SPAN_BYTES)
 COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
@@ -123,8 +119,8 @@ def diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnosis:
 
 @pytest.fixture(autouse=True)
 def _signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("balloontrace.session._WAKE_UP_S", 0.02)
-    monkeypatch.setattr("balloontrace.session._WAKE_UP_WATCHED_S", 0.01)
+    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_S", 0.02)
+    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_WATCHED_S", 0.01)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -222,7 +218,7 @@ def follow(
     *states: DriverState,
     collector: ScriptedCollector | None = None,
 ) -> tuple[SessionResult, Recording]:
-    monkeypatch.setattr("balloontrace.session.DriverWatch", lambda _: Looks(*states))
+    monkeypatch.setattr("balloontrace.trace.guest.session.DriverWatch", lambda _: Looks(*states))
     with (tmp_path / "out.bt").open("wb") as file:
         collector = collector or ScriptedCollector(diagnosis)
         result = run_session(collector, diagnosis, file.fileno(), SessionOptions(duration_s=0.4))
@@ -310,7 +306,7 @@ def test_another_build_of_the_driver_is_not_taken_for_the_first(
     tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = ["A0", "B1"]
-    monkeypatch.setattr("balloontrace.kernel.read_module_srcversion", lambda _: versions.pop(0))
+    monkeypatch.setattr("balloontrace.system.kernel.read_module_srcversion", lambda _: versions.pop(0))
     collector = ReattachingCollector(diagnosis)
     states = (HERE, UNLOADED, LOADED_AGAIN)
     result, _ = follow(tmp_path, diagnosis, monkeypatch, *states, collector=collector)
@@ -390,7 +386,7 @@ def test_signals_end_it_in_order(tmp_path: Path, diagnosis: Diagnosis, number: i
 def test_a_signal_is_answered_at_once(
     tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("balloontrace.session._WAKE_UP_S", 60)
+    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_S", 60)
     signal_soon(signal.SIGTERM)
     started_s = time.monotonic()
     Run(tmp_path, diagnosis, SessionOptions())
@@ -561,7 +557,7 @@ def record_moving(
     """A session that finds `vmstats` (in, out, migrated) at its start, before and after detaching."""
     names = ("balloon_inflate", "balloon_deflate", "balloon_migrate")
     looks = [dict(zip(names, each, strict=True)) for each in vmstats]
-    monkeypatch.setattr("balloontrace.kernel.read_vmstat", lambda: looks.pop(0))
+    monkeypatch.setattr("balloontrace.system.kernel.read_vmstat", lambda: looks.pop(0))
     with (tmp_path / "out.bt").open("wb") as file:
         result = run_session(collector, diagnosis, file.fileno(), SessionOptions(duration_s=0.01))
     return result, read_recording(tmp_path / "out.bt")
@@ -600,8 +596,8 @@ def test_pages_under_way_are_no_false_alarm(
     after: tuple[int, int, int],
     unseen_pages: int,
 ) -> None:
-    monkeypatch.setattr("balloontrace.unseen.UNIT_PAGES", 1)
-    monkeypatch.setattr("balloontrace.session.UNIT_PAGES", 1)
+    monkeypatch.setattr("balloontrace.trace.guest.unseen_pages.UNIT_PAGES", 1)
+    monkeypatch.setattr("balloontrace.trace.guest.session.UNIT_PAGES", 1)
     layout = replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312})
     collector = CountingCollector(diagnosis, sent_pages, entries=calls[0], returns=calls[1])
     looks = [(0, 0, 0), after, after]
@@ -616,7 +612,7 @@ def test_calls_that_were_lost_are_told_as_such(
     tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A return is dropped when another's fexit leaves the function: those pages are no unseen ones."""
-    monkeypatch.setattr("balloontrace.session.UNIT_PAGES", 1)
+    monkeypatch.setattr("balloontrace.trace.guest.session.UNIT_PAGES", 1)
     known = replace(diagnosis, layout=replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312}))
     collector = CountingCollector(known, 1000 - 256)
     struct.pack_into(
@@ -641,7 +637,7 @@ def test_without_the_layout_nobody_knows_what_was_seen(
 def test_a_full_disk_says_how_many_pages_it_cost(
     diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("balloontrace.kernel.read_vmstat", vmstat_of([0, 100 * 256, 100 * 256]))
+    monkeypatch.setattr("balloontrace.system.kernel.read_vmstat", vmstat_of([0, 100 * 256, 100 * 256]))
     layout = replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312})
     collector = CountingCollector(diagnosis, 100 * 256)
     span = bytearray(RECORD)

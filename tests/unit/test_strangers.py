@@ -15,16 +15,22 @@ from mutations import join, split
 from synthetic import Flow
 from test_hostile_values import assert_sound
 
-from balloontrace import operations, recording
-from balloontrace.analysis import examine
-from balloontrace.bitmap import Encoding
+from balloontrace.analysis import operations
+from balloontrace.analysis.make_report import examine
+from balloontrace.analysis.payload_decoding import Encoding
+from balloontrace.analysis.payload_statistics import Captured, State, summarise_payloads
 from balloontrace.errors import BalloontraceError, RecordingError
-from balloontrace.hostcounters import MOST_SLOTS, parse_host_counters
-from balloontrace.hostlayout import THREAD_BYTES
-from balloontrace.layout import PAYLOAD_LAYOUT, SPAN_LAYOUT, parse_payload_layout, parse_span_layout
-from balloontrace.payloads import Captured, State, summarise_payloads
-from balloontrace.recording import read_recording
-from balloontrace.timeline import build_timeline
+from balloontrace.export.make_time_line import build_timeline
+from balloontrace.format import recording
+from balloontrace.format.guest_layout import (
+    PAYLOAD_LAYOUT,
+    SPAN_LAYOUT,
+    parse_payload_layout,
+    parse_span_layout,
+)
+from balloontrace.format.host_counters import MOST_SLOTS, parse_host_counters
+from balloontrace.format.host_layout import THREAD_BYTES
+from balloontrace.format.recording import read_recording
 from bench.strangersfiles import FILES, write
 
 

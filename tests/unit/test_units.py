@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloontrace import units
-from balloontrace.stats import distributions
+from balloontrace.analysis.group_statistics import distributions
 
 
 @pytest.mark.parametrize(

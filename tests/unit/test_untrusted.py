@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 from mutations import join, split
-from synthetichost import batches, host_stream
+from synthetic_host import batches, host_stream
 
 from balloontrace import cli
 from balloontrace.untrusted import made_printable, printable, spreadsheet_text

@@ -16,22 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutate
 
-from balloontrace.analysis import examine
-from balloontrace.depict import depict
+from balloontrace.analysis.columns import decode_spans
+from balloontrace.analysis.make_pictures import depict
+from balloontrace.analysis.make_report import examine
+from balloontrace.analysis.operations import find_operations
 from balloontrace.errors import BalloontraceError
-from balloontrace.layout import parse_span_layout
-from balloontrace.operations import find_operations
-from balloontrace.rawevents import described_events
-from balloontrace.recording import read_recording
-from balloontrace.render.csv import render_csv
-from balloontrace.render.html import render_html
+from balloontrace.export.event_rows import described_events
+from balloontrace.export.make_time_line import build_timeline
+from balloontrace.format.guest_layout import parse_span_layout
+from balloontrace.format.recording import read_recording
+from balloontrace.render.export.ndjson import render_ndjson
+from balloontrace.render.export.perfetto import render_perfetto
 from balloontrace.render.json import render_json
-from balloontrace.render.markdown import render_markdown
-from balloontrace.render.ndjson import render_ndjson
-from balloontrace.render.perfetto import render_perfetto
-from balloontrace.render.table import render_table
-from balloontrace.timeline import build_timeline
-from balloontrace.wire import decode_spans
+from balloontrace.render.report.csv import render_csv
+from balloontrace.render.report.html import render_html
+from balloontrace.render.report.markdown import render_markdown
+from balloontrace.render.report.table import render_table
 
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000

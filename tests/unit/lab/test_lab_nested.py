@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 import lab
-from lab import accel, boot
-from lab.boot import BootPanic, retry_panics
+from lab import accel, boot_retries
+from lab.boot_retries import BootPanic, retry_panics
 from lab.errors import LabError, VMLost
 from lab.image import Image
-from lab.inner import decode_config, inner_command
-from lab.launch import Software, socket_names
-from lab.nested import parse_rss_bytes
+from lab.nested_inner_vm import decode_config, inner_command
 from lab.qemu import KVM, TCG, Hosting, HostingPlumbing, Plumbing, VmConfig, qemu_command
+from lab.topology_nested import parse_rss_bytes
 from lab.vhost import BackendOptions, ExtraTime
+from lab.vm_processes import Software, socket_names
 
 IMAGE = Image(Path("/cache/image"))
 
@@ -114,7 +114,7 @@ def test_a_panic_while_booting_is_tried_again_and_nothing_else_is(tmp_path: Path
     outcomes[:] = [VMLost("killed"), "never"]
     with pytest.raises(VMLost, match="killed"):
         retry_panics(attempt)
-    outcomes[:] = [BootPanic(VMLost(str(n)), "") for n in range(boot._ATTEMPTS)]
+    outcomes[:] = [BootPanic(VMLost(str(n)), "") for n in range(boot_retries._ATTEMPTS)]
     with pytest.raises(BootPanic):
         retry_panics(attempt)
     assert outcomes == []

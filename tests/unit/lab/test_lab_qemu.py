@@ -27,7 +27,7 @@ from lab.qemu import (
     needs_new_qemu,
     qemu_command,
 )
-from lab.solo import solo
+from lab.topology_solo import solo
 from lab.vhost import BackendOptions, ExtraTime
 
 IMAGE = Image(Path("/cache/image,1"))

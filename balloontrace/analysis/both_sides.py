@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's sends beside the host's batches: what both recordings together tell of each send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.analysis.clocks import Clock
+from balloontrace.analysis.columns import Batches, Column, Spans
+from balloontrace.analysis.group_statistics import sums
+from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
+from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
+from balloontrace.analysis.operations import NO_OPERATION, Operations
+from balloontrace.analysis.stages import NOT_SERVED, HostTimes
+from balloontrace.analysis.work_items import NO_SPAN
+from balloontrace.errors import RecordingError
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
+from balloontrace.results.report import Header, Pairing, Served
+from balloontrace.units import format_duration_ns, format_things
+
+# The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
+_KNOWN_WELL = 0.25
+# Up to this part of the buffers may have been completed unseen, and their c end with their last call. Where
+# it is more, the device completes otherwise than the programs know: what follows the last call is not known.
+_FEW_UNSEEN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class BothSides:
+    """Times of the host by guest span, what the host did for each operation, and what to say of the pairing.
+
+    `served` has an entry an operation: None where not each of its sends was matched. `send_of_batch` has the
+    index of the guest's span for each batch, or NO_SPAN for one that has no partner.
+    """
+
+    times: HostTimes
+    served: tuple[Served | None, ...]
+    pairing: Pairing
+    send_of_batch: Column
+    clock: Clock
+
+    def guest_ns(self, host_ns: Column) -> Column:
+        """Times of the host's clock in the guest's."""
+        # Near zero before they are floats: numbers of 10^15 ns have no room for fractions.
+        base_ns = round(self.clock.offset_ns)
+        since_ns = host_ns - base_ns - self.clock.at_ns
+        passed_ns = (since_ns + (base_ns - self.clock.offset_ns)) / (1 + self.clock.drift)
+        guest: Column = self.clock.at_ns + np.rint(passed_ns).astype(np.int64)
+        return guest
+
+
+def join(
+    spans: Spans,
+    operations: Operations,
+    pages_of_sends: Mapping[int, int],
+    batches: Batches,
+    windows: tuple[Window, Window],
+    *,
+    splits_counted: bool = True,
+) -> BothSides:
+    """Match both sides; RecordingError when they do not belong together.
+
+    `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
+    and host were recording. `splits_counted` tells whether the batches say how many huge pages were split.
+    """
+    sends = np.flatnonzero(operations.nesting.send)
+    guest = _sends(spans, sends, pages_of_sends, windows[0])
+    whole = whole_batches(batches, windows[1].start_ns)
+    partners = find_partners(guest, batches, _served(batches, windows[1]), whole)
+    matching, served = partners.matching, partners.rows[partners.matching.batches]
+    completed = batches.has(BatchFlag.DONE_SEEN)[served]
+    kicked = batches.has(BatchFlag.KICK_SEEN)[served]
+    split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
+    times = _host_times(spans, sends[matching.sends][split], batches, served[split], matching.clock)
+    of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served)
+    if not splits_counted:
+        of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
+    send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
+    send_of_batch[served] = sends[matching.sends]
+    return BothSides(
+        times,
+        of_operations,
+        _pairing(
+            guest,
+            batches,
+            partners,
+            split=times.to_host_ns is not None,
+            found=int((~kicked & split).sum()),
+            unseen=int((~completed).sum()),
+            ended_unseen=int((~completed & split).sum()),
+        ),
+        send_of_batch,
+        matching.clock,
+    )
+
+
+def _host_times(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> HostTimes:
+    """What the host knows of each send; `span` and `batch` are pairs."""
+    served_ns = np.full(len(spans), NOT_SERVED, dtype=np.int64)
+    calls_ns = served_ns.copy()
+    duration_ns = spans.int64("duration_ns")[span]
+    seen_ns = _seen_ns(spans, span, batches, batch, clock)
+    # A nanosecond of one clock is not one of the other's: what took all of the send may come out as longer.
+    served_ns[span] = np.minimum(_done_ns(spans, span, batches, batch, clock) - seen_ns, duration_ns)
+    calls_ns[span] = np.minimum(batches.int64("calls_ns")[batch], served_ns[span])
+    transport_ns = duration_ns - served_ns[span]
+    if not len(span) or clock.error_ns > _KNOWN_WELL * float(transport_ns.mean()):
+        return HostTimes(served_ns, calls_ns, None, None)
+    to_host_ns, back_ns = served_ns.copy(), served_ns.copy()
+    sent_ns = _in_host_clock(spans.int64("start_ns")[span], clock)
+    to_host_ns[span] = np.clip(seen_ns - sent_ns, 0, transport_ns)
+    back_ns[span] = transport_ns - to_host_ns[span]
+    return HostTimes(served_ns, calls_ns, to_host_ns, back_ns)
+
+
+def _served_of_operations(
+    operations: Operations,
+    sends: NDArray[np.intp],
+    matched: NDArray[np.intp],
+    batches: Batches,
+    served: NDArray[np.intp],
+) -> tuple[Served | None, ...]:
+    """What the host did for each operation; `matched` spans are sends that batches `served`, in pairs."""
+    count = len(operations.found)
+    of_sends, of_pairs = operations.send_operation[sends], operations.send_operation[matched]
+    sent = np.bincount(of_sends[of_sends != NO_OPERATION], minlength=count)
+    pairs = np.flatnonzero(of_pairs != NO_OPERATION)
+    group, batch = of_pairs[pairs], served[pairs]
+    buffers = np.bincount(group, minlength=count)
+    columns = (
+        batches.calls(*Call)[batch],
+        *(
+            batches.int64(name)[batch]
+            for name in ("errors", "madvise_bytes", "fallocate_bytes", "thp_splits")
+        ),
+    )
+    rows = zip(buffers.tolist(), *(sums(column, group, count).tolist() for column in columns), strict=True)
+    return tuple(
+        Served(*row) if row[0] and row[0] == sends_made else None
+        for row, sends_made in zip(rows, sent.tolist(), strict=True)
+    )
+
+
+def _seen_ns(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> Column:
+    """When the host had learnt of each buffer: its kick, or the first call where none was seen.
+
+    A device that is at work may find the next buffer by looking. A kick from before the send was for the
+    buffer before, and is moved to the send; no further than to where the bounds of the clocks prove it.
+    """
+    start_ns, first_ns = spans.int64("start_ns")[span], batches.int64("first_call_ns")[batch]
+    kicked = batches.has(BatchFlag.KICK_SEEN)[batch]
+    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], first_ns)
+    # The first call comes after the send, whatever is left of that in whole ns.
+    moved_ns: Column = np.minimum(np.maximum(seen_ns, start_ns + clock.bounds.low_ns(start_ns)), first_ns)
+    return moved_ns
+
+
+def _done_ns(
+    spans: Spans, span: NDArray[np.intp], batches: Batches, batch: NDArray[np.intp], clock: Clock
+) -> Column:
+    """When each buffer was given back: the interrupt for it, or before that the return of the guest's send.
+
+    The device marks a buffer used first and interrupts then; a guest that happens to look sees it at once.
+    So a completion is moved to the return, and no further than to where the bounds of the clocks prove it.
+    Where no interrupt was seen, the last call is what is known.
+    """
+    end_ns = spans.end_ns[span]
+    done_ns, last_ns = batches.int64("done_ns")[batch], batches.int64("last_return_ns")[batch]
+    moved_ns: Column = np.maximum(last_ns, np.minimum(done_ns, end_ns + clock.bounds.high_ns(end_ns)))
+    return moved_ns
+
+
+def _in_host_clock(guest_ns: Column, clock: Clock) -> Column:
+    """Times of the guest as the host's clock showed them."""
+    shown_ns: Column = guest_ns + np.round(clock.to_host_ns(guest_ns)).astype(np.int64)
+    return shown_ns
+
+
+def window_of(header: Header, ended_ns: int | None, last_ns: int) -> Window:
+    """When a side was recording; one that was cut off, until its last call."""
+    started_ns, realtime_ns = header.started_monotonic_ns, header.started_realtime_ns
+    if started_ns is None:
+        raise RecordingError(f"{header.recording} does not say when it was made, so it cannot be matched")
+    offset_ns = None if realtime_ns is None else realtime_ns - started_ns
+    return Window(started_ns, last_ns if ended_ns is None else ended_ns, offset_ns)
+
+
+def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, int], window: Window) -> Calls:
+    start_ns = spans.int64("start_ns")[sends]
+    pages = np.where(spans.has(SpanFlag.PAGES)[sends], spans.int64("pages")[sends], UNKNOWN_PAGES)
+    by_payload = np.array(
+        [pages_of_sends.get(index, UNKNOWN_PAGES) for index in sends.tolist()], dtype=np.int64
+    )
+    queue = np.where(spans.has(SpanFlag.QUEUE)[sends], spans.int64("queue")[sends], UNKNOWN_QUEUE)
+    return Calls(
+        start_ns,
+        start_ns + spans.int64("duration_ns")[sends],
+        queue,
+        np.where(pages == UNKNOWN_PAGES, by_payload, pages),
+        window,
+    )
+
+
+def _served(batches: Batches, window: Window) -> Calls:
+    named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))
+    failed = batches.int64("errors") > 0
+    return Calls(
+        # Not the kick: one that came while the device was still busy with the buffer before may be read,
+        # found to be settled, and the next buffer be there a moment later, before its own.
+        batches.int64("first_call_ns"),
+        # Not the interrupt: the guest may have seen before it that its buffer was used.
+        batches.int64("last_return_ns"),
+        batches.queue,
+        np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
+        window,
+    )
+
+
+def _pairing(
+    guest: Calls,
+    batches: Batches,
+    partners: Partners,
+    *,
+    split: bool,
+    found: int,
+    unseen: int,
+    ended_unseen: int,
+) -> Pairing:
+    matching, clock = partners.matching, partners.matching.clock
+    silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
+    notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
+    if found:
+        notes.append(
+            format_things(
+                found,
+                "buffer was found without a kick: its c begins with its first call",
+                "buffers were found without a kick: their c begins with their first call",
+            )
+        )
+    if ended_unseen:
+        notes.append(
+            format_things(
+                ended_unseen,
+                "buffer was completed unseen: its c ends with its last call",
+                "buffers were completed unseen: their c ends with their last call",
+            )
+        )
+    if matching.wall_clocks_apart_ns is not None:
+        notes.append(
+            f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}: "
+            "see that these recordings are of the same time"
+        )
+    notes += partners.notes
+    unseen_parts = len(batches) - len(partners.rows) - partners.others
+    if unseen_parts:
+        notes.append(f"{format_things(unseen_parts, 'batch was', 'batches were')} not seen as a whole")
+    return Pairing(
+        sends=len(guest),
+        batches=len(partners.rows),
+        pairs=len(matching.sends),
+        delimited=len(matching.sends) - unseen,
+        clock_offset_ns=round(clock.offset_ns),
+        clock_error_ns=round(clock.error_ns),
+        clock_drift_ppm=clock.drift * 1e6,
+        clocks_known=split,
+        notes=tuple(notes),
+    )

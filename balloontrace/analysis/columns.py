@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recorded bytes into numpy columns, by the layout the recording itself carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.format.guest_layout import (
+    PAYLOAD_FIELDS,
+    RING_HEADER_BYTES,
+    SPAN_FIELDS,
+    CountersLayout,
+    PayloadLayout,
+    SpanLayout,
+    TableLayout,
+)
+from balloontrace.format.host_layout import BATCH_FIELDS
+from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
+
+Column = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_NUMPY_TYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "s32": "<i4", "u64": "<u8", "s64": "<i8"}
+
+# Two top bits of a ring buffer record's length: being written, and given up (BPF_RINGBUF_BUSY_BIT and
+# _DISCARD_BIT in include/uapi/linux/bpf.h). Such a record holds no span.
+_RING_FLAG_BITS = 0xC0000000
+
+# Later than 146 years of uptime, or longer than 104 days: no clock says that, so the record is damaged.
+_MAX_START_NS = 1 << 62
+_MAX_DURATION_NS = 1 << 53
+# What began so long before or after most of the recording is not of it; nor is what its clocks exclude by
+# more than it takes to attach and detach probes.
+_MAX_APART_NS = 1 << 53
+_CLOCK_SLACK_NS = 60 * 10**9
+# What all records add up to fits 64 bits with this much room.
+_MAX_SUM = 1 << 61
+# A device takes 32 KiB.
+_MOST_PAYLOAD_BYTES = 1 << 20
+
+_GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
+
+COLUMN_TYPES: Mapping[str, type[np.generic]] = {
+    "start_ns": np.int64,
+    "duration_ns": np.int64,
+    "config_ns": np.int64,
+    "tid": np.uint32,
+    "cpu": np.uint16,
+    "function": np.uint8,
+    "flags": np.uint8,
+    "device": np.uint16,
+    "queue": np.uint16,
+    "pages": np.uint32,
+    "result": np.int32,
+    "config_calls": np.uint32,
+    "target_pages": np.uint32,
+    "actual_pages": np.uint32,
+    "bytes": np.uint32,
+    "passes": np.uint16,
+    "bitmaps": np.uint16,
+    "total_bytes": np.uint32,
+    "offset_bytes": np.uint32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Completed calls as columns of equal length, in order of start; a longer call before the one inside it.
+
+    `columns` holds every field of `struct bt_span` under its own name, of the type in `COLUMN_TYPES`.
+    `damaged` counts records that could not be decoded or say what cannot be, `unknown` those of functions a
+    newer version traces, `contradictory` those left out since because others contradict them, `beyond` those
+    left out because there are too many.
+    """
+
+    columns: Mapping[str, NDArray[np.generic]]
+    damaged: int = 0
+    unknown: int = 0
+    contradictory: int = 0
+    beyond: int = 0
+
+    def without(self, left_out: Mask) -> Spans:
+        """The same without some of them, which are not counted here."""
+        columns = {name: values[~left_out] for name, values in self.columns.items()}
+        return replace(self, columns=columns)
+
+    def __len__(self) -> int:
+        return len(self.columns["start_ns"])
+
+    def int64(self, name: str) -> Column:
+        """A column as signed 64-bit integers, so that sums and differences are safe."""
+        return self.columns[name].astype(np.int64, copy=False)
+
+    @property
+    def end_ns(self) -> Column:
+        """When each call returned."""
+        ends: Column = self.int64("start_ns") + self.int64("duration_ns")
+        return ends
+
+    def of(self, *functions: Function) -> Mask:
+        """Which spans are calls of one of `functions`."""
+        column = self.columns["function"]
+        found: Mask = np.logical_or.reduce([column == function for function in functions])
+        return found
+
+    def has(self, flag: SpanFlag) -> Mask:
+        """Which spans carry the optional field that `flag` stands for."""
+        flags = self.columns["flags"].astype(np.uint8, copy=False)
+        found: Mask = (flags & np.uint8(flag)) != 0
+        return found
+
+    def measured(self, name: str, flag: SpanFlag) -> Column:
+        """A column where it was measured, and 0 elsewhere: for sums."""
+        return np.where(self.has(flag), self.int64(name), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """When a recording was made by its own clock, as far as it says."""
+
+    began_ns: int | None = None
+    ended_ns: int | None = None
+
+    def holds(self, start_ns: NDArray[np.uint64], end_ns: NDArray[np.uint64]) -> Mask:
+        """Which calls can be of it, by their start and end."""
+        low_ns = max(0, (self.began_ns or 0) - _CLOCK_SLACK_NS)
+        held: Mask = start_ns >= np.uint64(low_ns)
+        if self.ended_ns is not None:
+            held &= end_ns <= np.uint64(self.ended_ns + _CLOCK_SLACK_NS)
+        return held
+
+
+def decode_spans(
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
+) -> Spans:
+    """Decode the SPAN pieces of a recording.
+
+    Records whose ring buffer header is odd, or which say what cannot be, are counted as damaged; so are the
+    bytes at the end of a piece that make no whole record. What cannot be are times that no clock shows or
+    that lie outside the recording, a configuration access longer than its call, and calls that together take
+    longer than 64 bits hold.
+    """
+    records, torn = _record_table(pieces, layout)
+    whole = _whole_records(records, layout)
+    columns = _columns(records, layout, SPAN_FIELDS)
+    sane = (
+        whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
+    )
+    _leave_out_impossible(columns, sane, recorded or Recorded())
+    known = sane & np.isin(columns["function"], [int(function) for function in Function])
+    order = _start_order(columns, known)
+    return Spans(
+        {name: values[order].astype(COLUMN_TYPES[name], copy=False) for name, values in columns.items()},
+        damaged=int(np.count_nonzero(~sane)) + torn,
+        unknown=int(np.count_nonzero(sane)) - int(np.count_nonzero(known)),
+    )
+
+
+def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded) -> None:
+    """Takes from `sane` the spans that say what cannot be."""
+    start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
+    sane &= recorded.holds(start_ns, start_ns + duration_ns)
+    _leave_out_far(start_ns, sane)
+    with_config = (columns["flags"].astype(np.uint8) & np.uint8(SpanFlag.CONFIG)) != 0
+    sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
+    _leave_out_large(duration_ns, sane)
+
+
+def _leave_out_far(start_ns: NDArray[np.uint64], sane: Mask) -> None:
+    """Takes from `sane` what began too long before or after the middle one."""
+    if sane.any():
+        middle_ns = int(np.median(start_ns[sane].astype(np.float64)))
+        sane &= start_ns >= np.uint64(max(0, middle_ns - _MAX_APART_NS))
+        sane &= start_ns <= np.uint64(middle_ns + _MAX_APART_NS)
+
+
+def _leave_out_large(values: NDArray[np.uint64], sane: Mask) -> None:
+    """Takes from `sane` the largest values if all together come near to what 64 bits hold."""
+    if values[sane].astype(np.float64).sum() >= _MAX_SUM:
+        sane &= values <= np.uint64(_MAX_SUM // len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What one send carried; `data` is what was captured of it, without a gap from its start on."""
+
+    start_ns: int
+    tid: int
+    function: Function
+    total_bytes: int
+    data: bytes
+
+    @property
+    def cut(self) -> bool:
+        """Whether less was captured than was sent."""
+        return len(self.data) < self.total_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """Captured payloads in order of start; `damaged` counts records that could not be decoded."""
+
+    found: tuple[Payload, ...] = ()
+    damaged: int = 0
+
+
+def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout) -> Payloads:
+    """Join the records of the PAYL pieces of a recording into payloads, one a send.
+
+    Of one that is longer than any device takes the first part is kept.
+    """
+    records, torn = _record_table(pieces, layout.records)
+    columns = _columns(records, layout.records, PAYLOAD_FIELDS)
+    room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
+    sane = _whole_records(records, layout.records) & _below(columns["start_ns"], _MAX_START_NS)
+    sane &= _below(columns["bytes"], room_bytes + 1)
+    sane &= np.isin(columns["function"], [Function.TELL_HOST, Function.SEND_RESP_DATA])
+    rows = np.flatnonzero(sane)
+    data = records[:, layout.records.header_bytes + layout.data_offset_bytes :]
+    names = ("start_ns", "tid", "function", "total_bytes", "offset_bytes", "bytes")
+    joined: dict[tuple[int, int, int], tuple[int, bytearray]] = {}
+    for row, start_ns, tid, function, total_bytes, offset_bytes, count in zip(
+        rows.tolist(), *(columns[name][rows].tolist() for name in names), strict=True
+    ):
+        _, so_far = joined.setdefault((start_ns, tid, function), (total_bytes, bytearray()))
+        if offset_bytes == len(so_far) < _MOST_PAYLOAD_BYTES:
+            so_far += data[row, :count].tobytes()
+    found = (
+        Payload(start_ns, tid, Function(function), total_bytes, bytes(so_far[:total_bytes]))
+        for (start_ns, tid, function), (total_bytes, so_far) in joined.items()
+    )
+    return Payloads(
+        tuple(sorted(found, key=lambda payload: payload.start_ns)), len(records) - len(rows) + torn
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Buffers served by the host as columns of equal length, in order of their first call.
+
+    `columns` holds every field of `struct bt_batch` under the name `format/host_layout` has for it; times and
+    bytes are signed 64-bit integers. `damaged` counts records that could not be decoded.
+    """
+
+    columns: Mapping[str, NDArray[np.generic]]
+    damaged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.columns["first_call_ns"])
+
+    def int64(self, name: str) -> Column:
+        """A column as signed 64-bit integers, so that sums and differences are safe."""
+        return self.columns[name].astype(np.int64, copy=False)
+
+    def has(self, flag: BatchFlag) -> Mask:
+        """Which batches carry `flag`."""
+        found: Mask = (self.columns["flags"].astype(np.uint16, copy=False) & np.uint16(flag)) != 0
+        return found
+
+    def calls(self, *kinds: Call) -> Column:
+        """Calls of these kinds in each batch, failed ones too."""
+        total = np.zeros(len(self), dtype=np.int64)
+        for kind in kinds:
+            total += self.int64(f"calls_{int(kind)}")
+        return total
+
+    @property
+    def queue(self) -> Column:
+        """The queue each buffer came from, as its calls tell: giving back is inflating; -1 if they do not."""
+        gives = self.calls(*_GIVE_BACK) > 0
+        takes = self.calls(Call.MADVISE_WILLNEED) > 0
+        return np.where(gives & ~takes, Queue.INFLATE, np.where(takes & ~gives, Queue.DEFLATE, -1)).astype(
+            np.int64
+        )
+
+
+def decode_batches(
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
+) -> Batches:
+    """Decode the BTCH pieces of a recording; what cannot be is counted as damaged, as for spans.
+
+    A batch begins with its kick, if that was seen, and ends with its completion; its calls lie between its
+    first and its last, one after the other.
+    """
+    records, torn = _record_table(pieces, layout)
+    columns = _columns(records, layout, BATCH_FIELDS)
+    times = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
+    sane = _whole_records(records, layout) & _below(columns["calls_ns"], _MAX_DURATION_NS)
+    for name in times:
+        sane &= _below(columns[name], _MAX_START_NS)
+    _leave_out_impossible_batches(columns, sane, recorded or Recorded())
+    kept = np.flatnonzero(sane)
+    order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
+    return Batches(
+        {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},
+        damaged=int(np.count_nonzero(~sane)) + torn,
+    )
+
+
+def _leave_out_impossible_batches(
+    columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded
+) -> None:
+    """Takes from `sane` the batches that say what cannot be."""
+    names = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns", "calls_ns")
+    kick_ns, first_ns, last_ns, done_ns, calls_ns = (columns[name].astype(np.uint64) for name in names)
+    flags = columns["flags"].astype(np.uint16)
+    kicked, done = ((flags & np.uint16(flag)) != 0 for flag in (BatchFlag.KICK_SEEN, BatchFlag.DONE_SEEN))
+    # Of one that was under way no call may have returned.
+    last_ns = np.where((last_ns == 0) & ((flags & np.uint16(BatchFlag.UNFINISHED)) != 0), first_ns, last_ns)
+    sane &= (first_ns <= last_ns) & (calls_ns <= np.maximum(last_ns, first_ns) - first_ns)
+    sane &= ~(kicked & (kick_ns > first_ns)) & ~(done & (done_ns < last_ns))
+    sane &= recorded.holds(first_ns, last_ns)
+    _leave_out_far(first_ns, sane)
+    for each in (kick_ns, done_ns):
+        apart = np.where(each > first_ns, each - first_ns, first_ns - each)
+        sane &= (each == 0) | (apart <= np.uint64(_MAX_APART_NS))
+    _leave_out_large(calls_ns, sane)
+    for name in ("madvise_bytes", "fallocate_bytes"):
+        _leave_out_large(columns[name].astype(np.uint64), sane)
+
+
+def _safe_type(values: NDArray[np.generic]) -> np.dtype[np.generic]:
+    """Its own type, but for 64 bits the signed one."""
+    return np.dtype(np.int64) if values.dtype.itemsize == 8 else values.dtype
+
+
+def decode_counters(raw: bytes, layout: CountersLayout) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+    """Rows of both tables: functions by number, devices by index. A piece cut short gives fewer rows."""
+    return _rows(raw, layout.functions), _rows(raw, layout.devices)
+
+
+def span_dtype(layout: SpanLayout) -> np.dtype[np.void]:
+    """One record, ring buffer header included, as a numpy structure."""
+    return np.dtype(
+        {
+            "names": [name for name, _, _ in layout.fields],
+            "formats": [_NUMPY_TYPES[kind] for _, kind, _ in layout.fields],
+            "offsets": [layout.header_bytes + offset for _, _, offset in layout.fields],
+            "itemsize": layout.stride_bytes,
+        }
+    )
+
+
+def _record_table(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> tuple[NDArray[np.uint8], int]:
+    """One row of bytes a record, and how many pieces end with part of one."""
+    stride = layout.stride_bytes
+    torn = sum(len(piece) % stride != 0 for piece in pieces)
+    whole = [
+        piece[: len(piece) - len(piece) % stride] if len(piece) % stride else piece
+        for piece in pieces
+        if len(piece) >= stride
+    ]
+    return np.frombuffer(b"".join(whole), dtype=np.uint8).reshape(-1, stride), torn
+
+
+def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
+    if layout.header_bytes != RING_HEADER_BYTES:
+        return np.ones(len(records), dtype=np.bool_)
+    lengths = np.ascontiguousarray(records[:, :4]).view("<u4").reshape(-1)
+    payload_bytes = layout.stride_bytes - layout.header_bytes
+    # The kernel rounds each record up to 8 bytes, so a length just below the stride fills it too.
+    fits = (lengths <= payload_bytes) & (lengths > payload_bytes - 8)
+    return np.asarray(((lengths & _RING_FLAG_BITS) == 0) & fits)
+
+
+def _columns(
+    records: NDArray[np.uint8], layout: SpanLayout, known: Sequence[tuple[str, str, int]]
+) -> dict[str, NDArray[np.generic]]:
+    """Every known field as an array; one the recording does not carry is all zero, hence flagged nowhere."""
+    table = records.view(span_dtype(layout)).reshape(-1)
+    carried = {name for name, _, _ in layout.fields}
+    return {
+        name: table[name] if name in carried else np.zeros(len(table), dtype=_NUMPY_TYPES[kind])
+        for name, kind, _ in known
+    }
+
+
+def _below(values: NDArray[np.generic], limit: int) -> Mask:
+    return values.astype(np.uint64) < np.uint64(limit)
+
+
+def _start_order(columns: Mapping[str, NDArray[np.generic]], keep: Mask) -> NDArray[np.intp]:
+    """Indices of the records to keep, in order of start; of two that start together the longer one first."""
+    kept = np.flatnonzero(keep)
+    start_ns = columns["start_ns"][kept].astype(np.int64)
+    # They arrive in order of return, nearly sorted, which a stable sort makes use of.
+    order = np.argsort(start_ns, kind="stable")
+    ordered_ns = start_ns[order]
+    if np.any(ordered_ns[1:] == ordered_ns[:-1]):
+        longest_first = -columns["duration_ns"][kept].astype(np.int64)
+        # Of two that also end together, the one inside returned first, so it arrived first.
+        order = np.lexsort((-np.arange(len(kept)), longest_first, start_ns))
+    return kept[order]
+
+
+def _rows(raw: bytes, layout: TableLayout) -> list[dict[str, int]]:
+    rows = []
+    for index in range(layout.rows or 0):
+        start = layout.offset_bytes + index * layout.stride_bytes
+        row = raw[start : start + layout.stride_bytes]
+        if len(row) < layout.stride_bytes:
+            break
+        values = {name: _integer(row, kind, offset) for name, kind, offset in layout.fields}
+        # What no counter reaches was not counted.
+        rows.append({name: value for name, value in values.items() if value < _MAX_SUM})
+    return rows
+
+
+def _integer(row: bytes, kind: str, offset: int) -> int:
+    return int(np.frombuffer(row, dtype=_NUMPY_TYPES[kind], count=1, offset=offset)[0])

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why an operation took as long as it did: plain sentences, each with the numbers behind it.
+
+Thresholds: a stage that takes at least half of the wall time is named; time outside the stages is named
+from 5 % on; waiting on allocation, notifications of memory shortage and an unfinished end always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from balloontrace.analysis.operations import FoundOperation
+from balloontrace.analysis.stages import (
+    STAGE_A,
+    STAGE_B,
+    STAGE_BCD,
+    STAGE_BUILD,
+    STAGE_C,
+    STAGE_D,
+    STAGE_OTHER,
+)
+from balloontrace.results.report import (
+    DRIVER_REMOVED,
+    IN_PROGRESS,
+    INFLATE,
+    STALLED,
+    SUPERSEDED,
+    BitmapUse,
+    StageRow,
+)
+from balloontrace.units import (
+    format_count,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_share,
+    format_things,
+)
+
+DOMINANT_SHARE = 0.5
+OTHER_SHARE = 0.05
+
+
+def explain(
+    found: FoundOperation,
+    rows: Sequence[StageRow],
+    short_work_items: int,
+    short_ns: int,
+    bitmap: BitmapUse | None = None,
+) -> tuple[str, ...]:
+    """Sentences for one operation, the most telling first; empty when nothing stands out."""
+    sentences = [
+        _unfinished(found),
+        _waiting(found.kind, short_work_items, short_ns),
+        _dominant(found.kind, rows),
+        explain_other(rows),
+        _mid_window(bitmap),
+        _memory_shortage(found),
+        _moved_target(found),
+        "it was under way when the recording started" if found.started_before_recording else None,
+    ]
+    return tuple(sentence for sentence in sentences if sentence is not None)
+
+
+def explain_other(rows: Sequence[StageRow]) -> str | None:
+    """Names the largest part of the time outside the stages, if that time is above its threshold."""
+    other = next((row for row in rows if row.stage == STAGE_OTHER), None)
+    if other is None or other.share is None or other.share <= OTHER_SHARE:
+        return None
+    parts = [row for row in rows if row.part_of == STAGE_OTHER and row.total_ns is not None]
+    largest = max(parts, key=lambda row: row.total_ns or 0)
+    return (
+        f"{format_share(other.share)} is outside the stages, most of it {largest.name}: "
+        f"{format_duration_ns(largest.total_ns)} ({format_share(largest.share)})"
+    )
+
+
+def _unfinished(found: FoundOperation) -> str | None:
+    if found.outcome not in (STALLED, IN_PROGRESS, SUPERSEDED, DRIVER_REMOVED):
+        return None
+    where = f"at {format_pages_as_bytes(found.actual_after_pages)}"
+    if found.targets_pages:
+        where += f" of {format_pages_as_bytes(found.targets_pages[-1])}"
+    how = {
+        STALLED: "stalled, waiting on allocation"
+        if found.kind == INFLATE
+        else "stalled, nothing left to release",
+        IN_PROGRESS: "the recording ended before the target was reached,",
+        SUPERSEDED: "given up for the opposite direction",
+        DRIVER_REMOVED: "the driver was removed or frozen",
+    }[found.outcome]
+    return f"{how} {where}"
+
+
+def _waiting(kind: str, short_work_items: int, short_ns: int) -> str | None:
+    if not short_work_items:
+        return None
+    items = f"{format_count(short_work_items)} work item{'s' if short_work_items != 1 else ''}"
+    if kind == INFLATE:
+        return f"waiting on allocation: {items} got fewer pages than asked, {format_duration_ns(short_ns)}"
+    return f"{items} found fewer pages to release than asked, {format_duration_ns(short_ns)}"
+
+
+def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
+    """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting."""
+    shares = {row.stage: row.share for row in rows if row.share is not None}
+    if STAGE_B in shares:  # which building is a part of
+        shares[STAGE_B] -= shares.get(STAGE_BUILD, 0.0)
+    slow = {
+        STAGE_A: ("guest", f"{'allocating' if kind == INFLATE else 'releasing'} pages"),
+        STAGE_BUILD: ("guest", "building bitmaps and records"),
+        STAGE_C: ("host", "in the VMM's translation"),
+        STAGE_D: ("host", "in madvise"),
+    }
+    for stage, (who, where) in slow.items():
+        if shares.get(stage, 0.0) >= DOMINANT_SHARE:
+            return f"{who} slow: {format_share(shares[stage])} of the time {where}"
+    between = {
+        STAGE_BCD: "sending and going on: host, transport or the guest's own scheduling",
+        STAGE_B: "guest and host: transport or the guest's own scheduling",
+    }
+    for stage, what in between.items():
+        if shares.get(stage, 0.0) >= DOMINANT_SHARE:
+            return f"{format_share(shares[stage])} of the time between {what}"
+    return None
+
+
+def _mid_window(bitmap: BitmapUse | None) -> str | None:
+    """A fault in the patch as posted: send_resp_data frees all bitmaps but the first (v4, 4/7)."""
+    if bitmap is None or not bitmap.mid_window_sends:
+        return None
+    sends = f"{format_things(bitmap.mid_window_sends, 'send')}"
+    if bitmap.bitmaps is not None and bitmap.bitmaps < 2:
+        return f"{sends} in the middle of a window of one bitmap"
+    return (
+        f"{sends} in the middle of a window: the patch as posted in 2016 frees the window's bitmaps there "
+        "and goes on reading them"
+    )
+
+
+def _memory_shortage(found: FoundOperation) -> str | None:
+    if not found.oom_notifications:
+        return None
+    return (
+        f"guest out of memory: {format_things(found.oom_notifications, 'notification')} took "
+        f"{format_pages_as_bytes(found.oom_pages)} back"
+    )
+
+
+def _moved_target(found: FoundOperation) -> str | None:
+    if len(found.targets_pages) < 2:
+        return None
+    shown = [format_pages_as_bytes(pages) for pages in found.targets_pages[:4]]
+    more = f", and {len(found.targets_pages) - 4} more" if len(found.targets_pages) > 4 else ""
+    return f"its target moved: {', '.join(shown)}{more}"

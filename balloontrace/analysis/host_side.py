@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording of the host's side into what the report shows of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from balloontrace.analysis.columns import Batches, Recorded, decode_batches
+from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
+from balloontrace.format.host_counters import CallSums, parse_host_counters
+from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
+from balloontrace.format.recording import Recording
+from balloontrace.format.vocabulary import BatchFlag, Call
+from balloontrace.results.report import Header, HostCalls, HostMemory, HostSide, Loss
+from balloontrace.units import format_count, format_things
+
+_HUGETLB = "hugetlb_bytes"
+_MEMORY = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes", _HUGETLB)
+_MAX_FILES = 64
+_MAX_SUM = 1 << 62
+_SPLIT_PROBE = "split_huge_pmd"
+_ATTACHED = "attached"
+_FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
+# What leaves a file is free, so that where only unmapping was counted, these were counted rightly.
+_FREES_FILES = _FREES - {Call.MADVISE_DONTNEED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Freed:
+    """What of calls that free is known: by which of them nothing became free, and how much became free."""
+
+    calls: frozenset[Call] = frozenset()
+    has_bytes: bool = False
+    missing: str | None = None  # why not all is known, one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecording:
+    """A host's recording, decoded."""
+
+    header: Header
+    batches: Batches
+    end: End | None
+    side: HostSide
+    warnings: tuple[str, ...]
+    not_measured: tuple[str, ...]
+
+
+def analyse_host(recording: Recording) -> HostRecording:
+    """Everything the report shows of the host's side. RecordingError when its description makes no sense."""
+    header, end = parse_header(recording), parse_end(recording.end)
+    batches = decode_batches(
+        recording.batches,
+        parse_batch_layout(recording.metadata.get("batch_layout")),
+        Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
+    )
+    summed = _sums(recording)
+    totals = {call: sums for call, sums in summed.items() if _possible(sums)}
+    losses = end.losses if end else ()
+    lost = [loss.events_lost for loss in losses if loss.events_lost is not None]
+    delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
+    served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
+    freed = _freed(recording)
+    counts_splits = any(
+        probe.function == _SPLIT_PROBE and probe.status == _ATTACHED for probe in header.probes
+    )
+    side = HostSide(
+        header=header,
+        process=_process(mapping(recording.metadata, "process")),
+        complete=recording.complete and not batches.damaged and (end is None or end.clean is not False),
+        ended=end.reason if end else None,
+        batches=len(batches),
+        delimited=int(delimited.sum()),
+        served_ns=int(served_ns.sum()) if delimited.any() else None,
+        calls_ns=int(batches.int64("calls_ns")[delimited].sum()) if delimited.any() else None,
+        calls_in_batches=int(batches.calls(*Call).sum()),
+        madvise_bytes=int(batches.int64("madvise_bytes").sum()),
+        fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
+        thp_splits=int(batches.int64("thp_splits").sum()) if counts_splits else None,
+        calls=tuple(_calls(call, sums, freed) for call, sums in totals.items() if sums.calls),
+        memory=tuple(_memory(recording.metadata, recording.end or {})),
+        losses=losses,
+        events_lost=sum(lost) if lost else None,
+        own_cost=end.own_cost if end else None,
+    )
+    return HostRecording(
+        header,
+        batches,
+        end,
+        side,
+        tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
+        tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
+    )
+
+
+def _process(process: Json) -> str | None:
+    pid, comm = integer(process, "pid"), text(process, "comm")
+    return None if pid is None else f"{pid} ({comm or 'no name'})"
+
+
+def _sums(recording: Recording) -> Mapping[Call, CallSums]:
+    """Sums by kind of call; none where the recording has none. RecordingError as for spans."""
+    if recording.counters is None:
+        return {}
+    layout = parse_sums_layout(recording.metadata.get("counters_layout"))
+    return parse_host_counters(recording.counters, layout).calls
+
+
+def _possible(sums: CallSums) -> bool:
+    """Whether sums of calls can be: no counter gets that far."""
+    return max(sums.calls, sums.bytes, sums.duration_ns, sums.freed_bytes, *sums.buckets, 0) <= _MAX_SUM
+
+
+def _freed(recording: Recording) -> _Freed:
+    metadata, end = recording.metadata, recording.end or {}
+    in_use = any(integer(mapping(side, "memory"), _HUGETLB) for side in (metadata, end))
+    if in_use or end.get("has_hugetlb") is True:
+        return _Freed(missing="memory of hugetlbfs goes back to its pool by functions that are not probed")
+    asked = text(metadata, "freed_counts") == FREED_COUNTS
+    if not text(metadata, "freed_by"):
+        why = "not all of what tells it could be probed" if asked else "record --count-freed tells it"
+        return _Freed(missing=why)
+    if asked:
+        return _Freed(_FREES, has_bytes=True)
+    return _Freed(
+        _FREES_FILES,
+        missing="this recording counts pages unmapped, and a page that was unmapped need not be free"
+        + ("; the files behind its shared memory kept theirs" if _kept(metadata, end) else ""),
+    )
+
+
+def _kept(metadata: Json, end: Json) -> bool:
+    """Whether files behind shared memory are known, and all take as much at the end as at the beginning."""
+    before, after = (_files(mapping(side, "memory")) for side in (metadata, end))
+    return bool(before) and before == after and None not in before.values()
+
+
+def _missing_freed(freed: _Freed, calls: Sequence[HostCalls]) -> str | None:
+    """What of the calls there are is not known, and why; None when all is."""
+    names = {call.name.lower() for call in _FREES}
+    unknown = [each.call for each in calls if each.call in names and each.freed_nothing is None]
+    if not unknown or freed.missing is None:
+        return None
+    of_some = f"{' and '.join(unknown)} " if freed.calls else ""
+    return f"host: what {of_some or 'the '}calls freed: {freed.missing}"
+
+
+def _calls(call: Call, sums: CallSums, freed: _Freed) -> HostCalls:
+    return HostCalls(
+        call=call.name.lower(),
+        calls=sums.calls,
+        bytes=sums.bytes,
+        errors=sums.errors,
+        no_bytes=sums.no_bytes,
+        freed_nothing=sums.freed_nothing if call in freed.calls else None,
+        freed_bytes=sums.freed_bytes if call in freed.calls and freed.has_bytes else None,
+        total_ns=sums.duration_ns,
+        buckets=sums.buckets,
+    )
+
+
+def _memory(metadata: Json, end: Json) -> Iterator[HostMemory]:
+    """Resident memory by kind, and what the files behind shared memory take."""
+    before, after = mapping(metadata, "memory"), mapping(end, "memory")
+    for name in _MEMORY:
+        values = integer(before, name), integer(after, name)
+        if any(values):
+            yield HostMemory(name.removesuffix("_bytes"), *values)
+    taken = [_files(side) for side in (before, after)]
+    for name in list(dict.fromkeys((*taken[0], *taken[1])))[:_MAX_FILES]:
+        yield HostMemory(f"file {name}", taken[0].get(name), taken[1].get(name))
+
+
+def _files(memory: Json) -> dict[str, int | None]:
+    """What each file takes, by name; further ones of the same name are numbered in their order."""
+    files = memory.get("shared_files")
+    found = [each for each in files[:_MAX_FILES] if isinstance(each, dict)] if isinstance(files, list) else []
+    taken: dict[str, int | None] = {}
+    seen: Counter[str] = Counter()
+    for each in found:
+        name = text(each, "name") or "without a name"
+        seen[name] += 1
+        taken[name if seen[name] == 1 else f"{name} #{seen[name]}"] = integer(each, "allocated_bytes")
+    return taken
+
+
+def _warnings(
+    recording: Recording, batches: Batches, end: End | None, losses: Sequence[Loss], impossible: int
+) -> Iterator[str]:
+    """What keeps the host's recording from being whole."""
+    yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
+    if batches.damaged:
+        damaged = format_things(batches.damaged, "batch", "batches")
+        yield f"host: {damaged} could not be decoded or say what cannot be; they were left out"
+    if impossible:
+        kinds = format_things(impossible, "kind of call", "kinds of calls")
+        yield f"host: the sums of {kinds} cannot be; they were left out"
+    if end is None:
+        yield "host: the recording has no end record: it was cut off, and what came after is unknown"
+    elif end.clean is False:
+        yield f"host: the recording did not end normally: {end.reason or 'no reason is given'}"
+    for loss in losses:
+        if loss.events_lost:
+            yield f"host: {format_count(loss.events_lost)} {loss.function} were lost, so counts are too low"
+
+
+def _not_measured(header: Header, batches: Batches, delimited: int, freed: str | None) -> Iterator[str]:
+    missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, "not needed")]
+    for probe in missing:
+        yield f"host: {probe.function}: {probe.status or 'not attached'}"
+    if freed is not None:
+        yield freed
+    if delimited < len(batches):
+        yield (
+            f"host: when {format_count(len(batches) - delimited)} of {format_count(len(batches))} buffers "
+            "were kicked or completed: this VMM learns of it, or tells it, in a way that is not traced"
+        )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people type for sizes, durations and recordings: `7G`, `512M`, `500ms`, `2m`, `inflate.bt`."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from balloontrace.console.stderr import Command
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _SizeType = click.ParamType[int]
+    _DurationType = click.ParamType[float]
+else:  # no generic in the click of Debian 12 and 13
+    _SizeType = _DurationType = click.ParamType
+
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<unit>[KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|m|min|h)?")
+_DURATION_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_size_bytes(text: str) -> int | None:
+    """Bytes meant by `text`; K, M, G and T are powers of 1024. None when it is no size of at least a byte."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    size_bytes = float(match["number"]) * _SIZE_BYTES[(match["unit"] or "").upper()]
+    return int(size_bytes) if size_bytes >= 1 and size_bytes == int(size_bytes) else None
+
+
+def parse_duration_s(text: str) -> float | None:
+    """Seconds meant by `text`, a number alone being seconds. None when it is no duration above zero."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        return None
+    duration_s = float(match["number"]) * _DURATION_S[match["unit"] or "s"]
+    return duration_s if duration_s > 0 and math.isfinite(duration_s) else None
+
+
+class Size(_SizeType):
+    """A size in bytes, written as `512M`."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; click's usage error when `value` is no size."""
+        if isinstance(value, int):
+            return value
+        size_bytes = parse_size_bytes(str(value))
+        if size_bytes is None:
+            self.fail(f"{str(value)!r} is not a size; write for example 512M, 7G or 4096.", param, ctx)
+        return size_bytes
+
+
+class Duration(_DurationType):
+    """A duration in seconds, written as `500ms`."""
+
+    name = "duration"
+
+    def __init__(self, *, at_least_s: float = 0.0) -> None:
+        """Nothing shorter than `at_least_s` is taken."""
+        self._at_least_s = at_least_s
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; click's usage error when `value` is no duration or too short."""
+        if isinstance(value, float):
+            return value
+        duration_s = parse_duration_s(str(value))
+        if duration_s is None:
+            self.fail(
+                f"{str(value)!r} is not a duration; write for example 10s, 500ms, 2m or 1.5.", param, ctx
+            )
+        if duration_s < self._at_least_s:
+            self.fail(f"{value} is too short; the least is {self._at_least_s * 1000:.0f}ms.", param, ctx)
+        return duration_s
+
+
+class RecordingPath(click.Path):
+    """A recording to read, or `-`; completed with the names that end in `.bt`, else as any file."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, allow_dash=True)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The recordings that `incomplete` is the beginning of, by the path as it was begun."""
+        return complete_recordings(ctx, param, incomplete)
+
+
+def complete_recordings(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The recordings that `incomplete` is the beginning of; where there are none, whatever file is."""
+    from click.shell_completion import CompletionItem
+
+    typed = incomplete.rpartition("/")
+    folder = "".join(typed[:2])
+    try:
+        names = sorted(path.name for path in Path(folder or ".").glob("*.bt"))
+    except OSError:
+        names = []
+    items = [CompletionItem(folder + name) for name in names if name.startswith(typed[2])]
+    return items or [CompletionItem(incomplete, type="file")]
+
+
+SIZE = Size()
+DURATION = Duration()
+RECORDING = RecordingPath()
+
+
+def output_options(command: Command) -> Command:
+    """Give a command `-o` and `-f`, for one text that goes to standard output without them."""
+    to_file = click.option(
+        "-o",
+        "output",
+        type=click.Path(path_type=Path, allow_dash=True),
+        help="Write to this file, not to stdout.",
+    )
+    force = click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
+    decorated: Command = to_file(force(command))
+    return decorated

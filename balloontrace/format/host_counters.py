@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sums that the host's BPF program keeps by thread, as the recorder reads and a recording keeps them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from balloontrace.format.guest_layout import TableLayout
+from balloontrace.format.host_layout import (
+    BATCH_BYTES,
+    BATCH_FIELDS,
+    THREAD_BATCH_OFFSET,
+    THREAD_BYTES,
+    SumsLayout,
+    parse_sums_layout,
+)
+from balloontrace.format.vocabulary import BatchFlag, Call
+
+MOST_SLOTS = 4096
+_FIELD_CODES = {"u16": "H", "u32": "I", "u64": "Q"}
+_FIRST_CALL = struct.Struct("=Q")
+_FLAGS = struct.Struct("=H")
+_OFFSETS = {name: offset for name, _, offset in BATCH_FIELDS}
+_TODAY = parse_sums_layout(None)
+
+SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
+"""What gives memory back or takes it; the first one that a call's name starts with is its own."""
+
+
+@dataclass(frozen=True)
+class CallSums:
+    """`struct bt_call_sums`, over all threads."""
+
+    calls: int  # that returned
+    bytes: int
+    duration_ns: int
+    errors: int
+    no_bytes: int
+    freed_nothing: int  # 0 unless that was counted
+    buckets: tuple[int, ...]
+    freed_bytes: int = 0  # likewise
+
+
+@dataclass(frozen=True)
+class HostCounters:
+    """One look at the sums of all threads since the programs were attached."""
+
+    batches: int
+    lost: int
+    unmatched_returns: int
+    overwritten: int
+    no_state: int
+    thp_splits: int
+    calls: dict[Call, CallSums]
+
+    @property
+    def all_calls(self) -> int:
+        """Calls of every kind that returned."""
+        return sum(sums.calls for sums in self.calls.values())
+
+    @property
+    def calls_by_system_call(self) -> dict[str, int]:
+        """Calls that returned, by the system call's name."""
+        totals = dict.fromkeys(SYSTEM_CALLS, 0)
+        for call, sums in self.calls.items():
+            name = next(name for name in totals if call.name.startswith(name.upper()))
+            totals[name] += sums.calls
+        return totals
+
+
+def used_slots(raw: bytes) -> bytes:
+    """Of `struct bt_threads` the slots that some thread has used, one after the other."""
+    return b"".join(slot for slot in _slots(raw, THREAD_BYTES) if any(slot[:8]))
+
+
+def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:
+    """Add up slots in this machine's byte order, all of them or only those in use."""
+    totals: dict[str, int] = {}
+    sums: list[dict[str, int]] = [{} for _ in Call]
+    buckets = [[0] * layout.buckets for _ in Call]
+    counts = struct.Struct(f"={layout.buckets}I")
+    for slot in _slots(raw, layout.slots.stride_bytes):
+        _add(totals, slot, layout.slots, 0)
+        for call in range(layout.sums.rows or 0):
+            at = layout.sums.offset_bytes + call * layout.sums.stride_bytes
+            _add(sums[call], slot, layout.sums, at)
+            row = counts.unpack_from(slot, at + layout.buckets_offset_bytes)
+            buckets[call] = [total + value for total, value in zip(buckets[call], row, strict=True)]
+    return HostCounters(
+        batches=totals.get("batches", 0),
+        lost=totals.get("lost", 0),
+        unmatched_returns=totals.get("unmatched_returns", 0),
+        overwritten=totals.get("overwritten", 0),
+        no_state=totals.get("no_state", 0),
+        thp_splits=totals.get("thp_splits", 0),
+        calls={call: _call_sums(sums[call], buckets[call]) for call in Call},
+    )
+
+
+def _add(totals: dict[str, int], slot: bytes, table: TableLayout, at: int) -> None:
+    for name, kind, offset in table.fields:
+        (value,) = struct.unpack_from(f"={_FIELD_CODES[kind]}", slot, at + offset)
+        totals[name] = totals.get(name, 0) + value
+
+
+def _call_sums(row: dict[str, int], buckets: list[int]) -> CallSums:
+    return CallSums(
+        calls=sum(buckets),
+        bytes=row.get("bytes", 0),
+        duration_ns=row.get("duration_ns", 0),
+        errors=row.get("errors", 0),
+        no_bytes=row.get("no_bytes", 0),
+        freed_nothing=row.get("freed_nothing", 0),
+        freed_bytes=row.get("freed_bytes", 0),
+        buckets=tuple(buckets),
+    )
+
+
+def unfinished_batches(raw: bytes) -> bytes:
+    """The batches still under way in the slots, as records of the ring buffer, flagged as unfinished."""
+    records = []
+    for slot in _slots(raw, THREAD_BYTES):
+        batch = bytearray(slot[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + BATCH_BYTES])
+        if _FIRST_CALL.unpack_from(batch, _OFFSETS["first_call_ns"])[0]:
+            (flags,) = _FLAGS.unpack_from(batch, _OFFSETS["flags"])
+            _FLAGS.pack_into(batch, _OFFSETS["flags"], flags | BatchFlag.UNFINISHED)
+            records.append(struct.pack("=II", BATCH_BYTES, 0) + bytes(batch))
+    return b"".join(records)
+
+
+def _slots(raw: bytes, slot_bytes: int) -> Iterator[bytes]:
+    """Whole slots only, and no more than a recorder may have in any version."""
+    most_bytes = min(len(raw), MOST_SLOTS * slot_bytes)
+    return (raw[end - slot_bytes : end] for end in range(slot_bytes, most_bytes + 1, slot_bytes))

@@ -1,0 +1,564 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The recording file: checksummed pieces written front to back, read back as far as they are whole.
+
+    file    = preamble piece*
+    preamble= MAGIC (8 bytes)  major u16  minor u16  crc32 of those 12 bytes u32
+    piece   = SYNC (4 bytes)  type (4 ASCII)  sequence u32  payload length u32
+              payload crc32 u32  crc32 of those 20 bytes u32, then the payload
+
+All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
+buffer), PAYL (records of captured payloads, likewise), BTCH (batches of the host's side, likewise), CNTR
+(sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
+struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), ENDR (JSON, last).
+
+A recording comes from a stranger: no length is believed before its checksum, nothing is executed. A preamble
+behind a piece, or a META piece 0 that is not the first one's repetition, begins another recording
+(`cat a.bt b.bt`): there this one ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import select
+import struct
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from balloontrace.errors import RecordingError, UsageError
+from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
+from balloontrace.format.host_layout import BATCH_LAYOUT
+from balloontrace.units import format_things
+from balloontrace.untrusted import made_printable, printable
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Recording",
+    "RecordingWriter",
+    "printable",
+    "read_recording",
+]
+
+# History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
+# older reader skips; a new major version is one that an older reader must refuse.
+#   1.0  META, SPAN, CNTR, ENDR
+#   1.1  PAYL with `payload_layout`; span fields bytes, passes, bitmaps; BTCH with `batch_layout`
+#   1.2  DRVR; end: vmstat_traced, under_way_pages; SPAN, PAYL and BTCH of 4 KiB instead of 64
+#        `balloons` at start and end: size and target of each, as its device has them
+#        `machine` tells swap, clearing of pages, huge pages, NUMA nodes and vm.min_free_kbytes
+#        host: `freed_counts`, freed_bytes in its sums, hugetlb_bytes of its memory
+FORMAT_VERSION = (1, 2)
+
+# The first byte is no text, and the line end tells when a terminal on the way rewrote it.
+MAGIC = b"\x89BTRACE\n"
+SYNC = b"\xd7\xb1\x8e\xc3"
+MAX_PAYLOAD_BYTES = 16 << 20
+MAX_JSON_BYTES = 4 << 20
+MAX_DRIVER_EVENTS = 1024
+# With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
+_PIECE_BYTES = 4 << 10
+_PIECES_A_CALL = 32
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+_PREAMBLE = struct.Struct("<8sHHI")
+_PIECE = struct.Struct("<4s4sIIII")
+_CHECKED_HEADER_BYTES = _PIECE.size - 4
+_MAX_SENTENCES = 24
+# At a piece each 3 s that is a month, each 4 KiB 4 GB. A stranger may put millions of them into a file.
+_MOST_PIECES = 1_000_000
+
+# How a header begins: its type is letters, and the first byte of its length, which comes last, is at most 1.
+_HEADER_START = re.compile(re.escape(SYNC) + rb"[ -~]{4}.{7}[\x00\x01]", re.DOTALL)
+
+
+class RecordingWriter:
+    """Writes a recording to a file descriptor, front to back, without ever seeking.
+
+    OSError (disk full, closed pipe) passes through untouched; what was written before stays readable. Of
+    records that are refused, no more than one piece would still have fitted.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.bytes_written = 0
+        self.refused_spans_from_byte = 0
+        """Of spans whose writing failed, those before are in whole pieces of the file."""
+        self._fd = fd
+        self._sequence = 0
+        start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
+        self._preamble = start + struct.pack("<I", zlib.crc32(start))
+        self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT, "span_layout")
+        self._payload_stride_bytes = _stride_bytes(PAYLOAD_LAYOUT, "payload_layout")
+        self._batch_stride_bytes = _stride_bytes(BATCH_LAYOUT, "batch_layout")
+
+    def write_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Start the file: must come first. The mapping must be JSON; the layouts in it are honoured."""
+        self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT), "span_layout")
+        layout = metadata.get("payload_layout", PAYLOAD_LAYOUT)
+        self._payload_stride_bytes = _stride_bytes(layout, "payload_layout")
+        self._batch_stride_bytes = _stride_bytes(metadata.get("batch_layout", BATCH_LAYOUT), "batch_layout")
+        payload = _encode_json(metadata)
+        self._write_all(self._preamble)
+        self._write_piece(b"META", payload)
+
+    def write_spans(self, raw: bytes | memoryview) -> None:
+        """Append records as drained, in pieces of 4 KiB: one may be lost. Nothing for no bytes."""
+        self._write_records(b"SPAN", raw, self._span_stride_bytes)
+
+    def write_payloads(self, raw: bytes | memoryview) -> None:
+        """Append records of captured payloads as drained, likewise."""
+        self._write_records(b"PAYL", raw, self._payload_stride_bytes)
+
+    def write_batches(self, raw: bytes | memoryview) -> None:
+        """Append batches as drained, likewise."""
+        self._write_records(b"BTCH", raw, self._batch_stride_bytes)
+
+    def write_driver(self, event: Mapping[str, object]) -> None:
+        """Append that the driver went, or is back and traced."""
+        self._write_piece(b"DRVR", _encode_json(event))
+
+    def write_counters(self, raw: bytes) -> None:
+        """Append sums since the programs were attached; the last ones count."""
+        self._write_piece(b"CNTR", raw)
+
+    def write_end(self, end: Mapping[str, object]) -> None:
+        """Append the end record, after which the recording counts as complete."""
+        self._write_piece(b"ENDR", _encode_json(end))
+
+    def _write_records(self, kind: bytes, raw: bytes | memoryview, stride_bytes: int) -> None:
+        view = memoryview(raw).cast("B")
+        step = max(1, (_PIECE_BYTES - _PIECE.size) // stride_bytes) * stride_bytes
+        for start in range(0, len(view), step * _PIECES_A_CALL):
+            several = view[start : start + step * _PIECES_A_CALL]
+            payloads = [several[at : at + step] for at in range(0, len(several), step)]
+            before_bytes = self.bytes_written
+            try:
+                self._write_all(*(part for payload in payloads for part in self._piece(kind, payload)))
+            except OSError:
+                if kind == b"SPAN":
+                    whole_pieces = (self.bytes_written - before_bytes) // (step + _PIECE.size)
+                    self.refused_spans_from_byte = start + whole_pieces * step
+                raise
+
+    def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
+        self._write_all(*self._piece(kind, payload))
+
+    def _piece(self, kind: bytes, payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+        """Header and payload of the next piece."""
+        checked = struct.pack(
+            "<4s4sIII", SYNC, kind, self._sequence & 0xFFFFFFFF, len(payload), zlib.crc32(payload)
+        )
+        # Counted even if the write fails: a reader then sees which piece is missing.
+        self._sequence += 1
+        return checked + struct.pack("<I", zlib.crc32(checked)), payload
+
+    def _write_all(self, *parts: bytes | memoryview) -> None:
+        # One system call for header and payload: a kill between two would leave a torn piece.
+        left = [memoryview(part) for part in parts if len(part)]
+        at_once = len(left)
+        while left:
+            try:
+                written = os.writev(self._fd, left[:at_once])
+            except BlockingIOError:
+                # ssh hands its peers non-blocking pipes.
+                _wait_writable(self._fd)
+                continue
+            except OSError as error:
+                if error.errno not in _NO_SPACE or at_once <= 2:
+                    raise
+                # Some file systems refuse all of what would fit in part: a piece at a time, then.
+                at_once = 2
+                continue
+            self.bytes_written += written
+            left = _after(left, written)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What is whole in a recording, and in `damage` one sentence for each thing that is not.
+
+    `metadata` and `end` are JSON as found but printable, for `analysis/metadata.py` to read; `spans`,
+    `payloads` and `batches` are the contents of SPAN, PAYL and BTCH pieces in the order of the file;
+    `counters` is the last CNTR piece; `driver_events` are DRVR pieces, as found too. `notes` tell what was
+    skipped on purpose.
+    """
+
+    label: str
+    version: tuple[int, int]
+    metadata: dict[str, object]
+    spans: tuple[memoryview, ...]
+    payloads: tuple[memoryview, ...]
+    batches: tuple[memoryview, ...]
+    counters: bytes | None
+    end: dict[str, object] | None
+    damage: tuple[str, ...]
+    notes: tuple[str, ...]
+    size_bytes: int
+    driver_events: tuple[dict[str, object], ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was ended properly and every piece of it is here and whole."""
+        return self.end is not None and not self.damage
+
+
+def read_recording(source: Path | BinaryIO) -> Recording:
+    """Read a recording from a file or a stream (a pipe will do), as far as it is whole.
+
+    Takes time linear in the size, and memory of about that size. What is missing or damaged is said in
+    `damage`. UsageError when there is no such file or it may not be read; RecordingError when it is no
+    recording, of a newer major version, or lacks whole metadata.
+    """
+    label, data = _read_bytes(source)
+    version, damage = _parse_preamble(label, data)
+    return _PieceReader(label, data, version, damage).read()
+
+
+def _read_bytes(source: Path | BinaryIO) -> tuple[str, memoryview]:
+    """Everything in `source`; the start is looked at first, so that a foreign file is not read whole."""
+    if not isinstance(source, Path):
+        return "standard input" if source is getattr(sys.stdin, "buffer", None) else "-", _read_stream(source)
+    try:
+        with source.open("rb") as stream:
+            return printable(str(source)), _read_stream(stream)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(str(source))}: {error.strerror}") from error
+
+
+def _read_stream(stream: BinaryIO) -> memoryview:
+    start_bytes = _PREAMBLE.size + _PIECE.size
+    start = stream.read(start_bytes)
+    if len(start) < start_bytes or not _looks_like_recording(start):
+        return memoryview(start)
+    return memoryview(start + stream.read())
+
+
+def _looks_like_recording(start: bytes) -> bool:
+    return start.startswith(MAGIC) or _parse_header(memoryview(start), _PREAMBLE.size) is not None
+
+
+def _parse_preamble(label: str, data: memoryview) -> tuple[tuple[int, int], list[str]]:
+    """Format version, and what is wrong with the preamble; a damaged one is no obstacle if pieces follow."""
+    if not data:
+        raise RecordingError(f"{label} is empty: nothing was recorded")
+    start = bytes(data[: _PREAMBLE.size])
+    if start.startswith(MAGIC[:-1] + b"\r"):
+        raise RecordingError(f"{label} went through a terminal, which broke it; record without ssh -t")
+    if len(start) < _PREAMBLE.size or not _looks_like_recording(bytes(data[: _PREAMBLE.size + _PIECE.size])):
+        reason = "is cut off in its first bytes" if MAGIC.startswith(start[:8]) else "is not a recording"
+        raise RecordingError(f"{label} {reason}; give a file made by `balloontrace record`")
+    _, major, minor, crc = _PREAMBLE.unpack(start)
+    if crc != zlib.crc32(start[:-4]):
+        return FORMAT_VERSION, [f"bytes 0 to {_PREAMBLE.size - 1} (the format version) are damaged"]
+    if major != FORMAT_VERSION[0]:
+        raise RecordingError(
+            f"{label} has format {major}.{minor}, this version reads {FORMAT_VERSION[0]}.x; "
+            "use the balloontrace that recorded it"
+        )
+    return (major, minor), []
+
+
+@dataclass(slots=True)
+class _Header:
+    kind: bytes
+    sequence: int
+    length: int
+    payload_crc: int
+
+
+def _parse_header(data: memoryview, offset: int) -> _Header | None:
+    """The piece header at `offset`, or None unless its marker, checksum and length are right."""
+    raw = bytes(data[offset : offset + _PIECE.size])
+    if len(raw) < _PIECE.size:
+        return None
+    sync, kind, sequence, length, payload_crc, header_crc = _PIECE.unpack(raw)
+    if sync != SYNC or header_crc != zlib.crc32(raw[:_CHECKED_HEADER_BYTES]) or length > MAX_PAYLOAD_BYTES:
+        return None
+    return _Header(kind, sequence, length, payload_crc)
+
+
+@dataclass(slots=True)
+class _PieceReader:
+    """One pass over the bytes: each is looked at once by a search and once by a checksum."""
+
+    label: str
+    data: memoryview
+    version: tuple[int, int]
+    damage: list[str]
+    sequences: set[int] = field(default_factory=set)
+    metadata: dict[str, object] | None = None
+    first: _Header | None = None
+    spans: list[memoryview] = field(default_factory=list)
+    payloads: list[memoryview] = field(default_factory=list)
+    batches: list[memoryview] = field(default_factory=list)
+    driver_events: list[dict[str, object]] = field(default_factory=list)
+    counters: tuple[int, bytes] | None = None
+    end: dict[str, object] | None = None
+    unknown: dict[bytes, int] = field(default_factory=dict)
+    highest: int = -1
+    duplicates: int = 0
+    reordered: int = 0
+    after_end: int = 0
+    unsaid: int = 0
+    second: int | None = None
+    too_many: int = 0
+    searched_bytes: int = 0
+
+    def read(self) -> Recording:
+        offset = _PREAMBLE.size
+        while offset < len(self.data):
+            offset = self._read_piece(offset)
+        if self.second is not None:
+            self._note(f"a second recording begins at byte {self.second}; it was left out")
+        if self.metadata is None:
+            raise RecordingError(
+                f"the metadata of {self.label} is damaged or missing, so nothing in it can be decoded"
+            )
+        self._summarise()
+        return Recording(
+            self.label,
+            self.version,
+            self.metadata,
+            tuple(self.spans),
+            tuple(self.payloads),
+            tuple(self.batches),
+            self.counters[1] if self.counters else None,
+            self.end,
+            self._bounded_damage(),
+            tuple(
+                f"{format_things(count, 'piece')} of type {_name(kind)} skipped: "
+                "a newer balloontrace wrote them"
+                for kind, count in self.unknown.items()
+            ),
+            len(self.data),
+            tuple(self.driver_events),
+        )
+
+    def _read_piece(self, offset: int) -> int:
+        """Take the piece at `offset`, or skip to the next one; returns where to go on."""
+        header = _parse_header(self.data, offset)
+        if header is not None and self._begins_another(header):
+            return self._end_at(offset)
+        if header is None:
+            return self._skip(offset, offset + 1, "no whole piece")
+        start, end = offset + _PIECE.size, offset + _PIECE.size + header.length
+        if end > len(self.data):
+            return self._skip(offset, start, f"{_name(header.kind)} piece {header.sequence} is cut off")
+        payload = self.data[start:end]
+        if zlib.crc32(payload) != header.payload_crc:
+            return self._skip(
+                offset,
+                self._resume_after(start, end),
+                f"{_name(header.kind)} piece {header.sequence} is damaged",
+            )
+        self._accept(header, payload)
+        return end
+
+    def _resume_after(self, start: int, end: int) -> int:
+        """Where to look for the next piece after a bad payload from `start` to `end`.
+
+        Normally behind it. If no piece starts there, bytes were lost or added inside it, and the next piece
+        is sought from its start; only so often, though, for a made-up file could make each search long.
+        """
+        self.searched_bytes += end - start
+        if end == len(self.data) or _parse_header(self.data, end) is not None:
+            return end
+        return start if self.searched_bytes <= len(self.data) + MAX_PAYLOAD_BYTES else end
+
+    def _skip(self, offset: int, search_from: int, reason: str) -> int:
+        """Go to the next whole piece header at or after `search_from`, noting what was passed over.
+
+        What is passed over may hold the beginning of another recording, which is the end of this one.
+        """
+        found = _find_header(self.data, search_from)
+        second = _find_preamble(self.data, offset, found)
+        if second > offset:
+            self._say(offset, min(second, found), reason)
+        return found if second >= found else self._end_at(second)
+
+    def _begins_another(self, header: _Header) -> bool:
+        """Whether a piece is the first one of another recording, whose preamble is damaged or gone."""
+        first = self.first
+        return header.kind == b"META" and header.sequence == 0 and first is not None and first != header
+
+    def _end_at(self, offset: int) -> int:
+        self.second = offset
+        return len(self.data)
+
+    def _say(self, start: int, end: int, reason: str) -> None:
+        self._note(f"bytes {start} to {end - 1} ({end - start} bytes) skipped: {reason}")
+
+    def _accept(self, header: _Header, payload: memoryview) -> None:
+        if len(self.sequences) >= _MOST_PIECES:
+            self.too_many += 1
+            return
+        if header.sequence in self.sequences:
+            self.duplicates += 1
+            return
+        self.sequences.add(header.sequence)
+        self.reordered += header.sequence < self.highest
+        self.highest = max(self.highest, header.sequence)
+        self.after_end += self.end is not None
+        match header.kind:
+            case b"META":
+                self._accept_metadata(header, payload)
+            case b"SPAN":
+                if payload:
+                    self.spans.append(payload)
+            case b"PAYL":
+                if payload:
+                    self.payloads.append(payload)
+            case b"BTCH":
+                if payload:
+                    self.batches.append(payload)
+            case b"CNTR":
+                if self.counters is None or self.counters[0] < header.sequence:
+                    self.counters = header.sequence, bytes(payload)
+            case b"DRVR":
+                event = self._decode_json(header, payload)
+                if event is not None and len(self.driver_events) < MAX_DRIVER_EVENTS:
+                    self.driver_events.append(event)
+            case b"ENDR":
+                self.end = self._decode_json(header, payload) or self.end
+            case _:
+                if header.kind in self.unknown or len(self.unknown) < _MAX_SENTENCES:
+                    self.unknown[header.kind] = self.unknown.get(header.kind, 0) + 1
+
+    def _accept_metadata(self, header: _Header, payload: memoryview) -> None:
+        if header.sequence == 0:
+            self.first = header
+        if self.metadata is not None:
+            self._note(f"piece {header.sequence} is a second META piece; the first one is used")
+            return
+        self.metadata = self._decode_json(header, payload)
+
+    def _decode_json(self, header: _Header, payload: memoryview) -> dict[str, object] | None:
+        try:
+            return _decode_json(payload)
+        except (ValueError, RecursionError):
+            self._note(f"the JSON of {_name(header.kind)} piece {header.sequence} cannot be read")
+            return None
+
+    def _note(self, *sentences: str) -> None:
+        """Remember what is wrong; a file of nothing but damage must not fill the memory with sentences."""
+        room = max(0, _MAX_SENTENCES - len(self.damage))
+        self.damage += sentences[:room]
+        self.unsaid += len(sentences) - len(sentences[:room])
+
+    def _bounded_damage(self) -> tuple[str, ...]:
+        more = (f"{self.unsaid} more places are damaged",) if self.unsaid else ()
+        return (*self.damage, *more)
+
+    def _summarise(self) -> None:
+        """Say once what concerns the recording as a whole."""
+        if self.too_many:
+            self._note(f"more than {_MOST_PIECES} pieces: the {self.too_many} behind them were left out")
+        self._note(*_missing_sentences(sorted(self.sequences)))
+        if self.duplicates:
+            repeated = format_things(self.duplicates, "piece occurs", "pieces occur")
+            self._note(f"{repeated} more than once; the repeats are ignored")
+        if self.reordered:
+            self._note(f"{format_things(self.reordered, 'piece is', 'pieces are')} out of order")
+        if self.after_end:
+            self._note(f"{format_things(self.after_end, 'piece follows', 'pieces follow')} the end record")
+
+
+def _find_header(data: memoryview, start: int) -> int:
+    """Offset of the first whole piece header at or after `start`, else the end of the data."""
+    # The object behind the view can be searched without a copy.
+    whole = data.obj
+    assert isinstance(whole, bytes)
+    while (found := _HEADER_START.search(whole, start)) is not None:
+        if _parse_header(data, found.start()) is not None:
+            return found.start()
+        start = found.start() + 1
+    return len(data)
+
+
+def _find_preamble(data: memoryview, start: int, end: int) -> int:
+    """Offset of the first whole preamble that begins from `start` on and before `end`, else `end`."""
+    whole = data.obj
+    assert isinstance(whole, bytes)
+    limit = end + len(MAGIC) - 1
+    while (start := whole.find(MAGIC, start, limit)) >= 0:
+        raw = bytes(data[start : start + _PREAMBLE.size])
+        if len(raw) == _PREAMBLE.size and _PREAMBLE.unpack(raw)[3] == zlib.crc32(raw[:-4]):
+            return start
+        start += 1
+    return end
+
+
+def _missing_sentences(sequences: list[int]) -> list[str]:
+    """One sentence a gap in the sequence numbers; what is missing at the end shows as a missing ENDR."""
+    sentences = []
+    expected = 0
+    for sequence in sequences:
+        if sequence > expected:
+            gap = (
+                f"piece {expected} is"
+                if sequence == expected + 1
+                else f"pieces {expected} to {sequence - 1} are"
+            )
+            sentences.append(f"{gap} missing")
+        expected = sequence + 1
+    return sentences
+
+
+def _name(kind: bytes) -> str:
+    return printable(kind.decode("latin-1"))
+
+
+def _encode_json(value: Mapping[str, object]) -> bytes:
+    payload = json.dumps(dict(value), separators=(",", ":"), allow_nan=False).encode()
+    if len(payload) > MAX_JSON_BYTES:
+        raise RecordingError(
+            f"the recording's metadata would take {len(payload)} bytes; that cannot be meant"
+        )
+    return payload
+
+
+def _decode_json(payload: memoryview) -> dict[str, object]:
+    """A JSON object; ValueError for anything else. Numbers no finite float holds become None.
+
+    Here every text from a recording becomes printable, once for all that is made of it.
+    """
+    if len(payload) > MAX_JSON_BYTES:
+        raise ValueError("too long")
+    value = json.loads(bytes(payload).decode(), parse_float=_finite, parse_constant=lambda _: None)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return made_printable(value)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _stride_bytes(layout: object, name: str) -> int:
+    stride = layout.get("stride_bytes") if isinstance(layout, Mapping) else None
+    if not isinstance(stride, int) or not 0 < stride <= MAX_PAYLOAD_BYTES:
+        raise ValueError(f"{name} needs stride_bytes")
+    return stride
+
+
+def _wait_writable(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
+def _after(parts: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of `parts` once their first `written` bytes are gone."""
+    left = []
+    for part in parts:
+        if written < len(part):
+            left.append(part[written:])
+        written = max(0, written - len(part))
+    return left

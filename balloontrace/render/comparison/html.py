@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A comparison as one HTML page: both sides in pictures and tables, and whether the data can tell."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from balloontrace.render.comparison.pictures_svg import draw_both, draw_ratios, draw_runs
+from balloontrace.render.comparison.table import (
+    describe_side,
+    format_p_value,
+    format_ratio,
+    format_value,
+    headline,
+    is_measured,
+    left_out,
+    method,
+    name_of,
+    title,
+)
+from balloontrace.render.html_page import data, render_page, unbroken
+from balloontrace.results.comparison import Comparison, Group, Row
+from balloontrace.units import format_pages_as_bytes
+
+
+def render_comparison_html(comparison: Comparison) -> str:
+    """The whole page of a comparison."""
+    return render_page(
+        "compare.html",
+        comparison=comparison,
+        title=_title(comparison),
+        groups=[_shown(number, group) for number, group in enumerate(comparison.groups, start=1)],
+        sides=(("before", comparison.before), ("after", comparison.after)),
+        expected=[each.text for each in comparison.differences if each.expected],
+        left_out=list(left_out(comparison.left_out)),
+        method=method(comparison.method),
+        describe_side=describe_side,
+        name_of=lambda row: name_of(row).removeprefix("- "),
+        value=_value,
+        ratio=data("", format_ratio),
+        p_value=data("", format_p_value),
+    )
+
+
+def _shown(number: int, group: Group) -> dict[str, object]:
+    """A group with its words and pictures."""
+    words = title(group)
+    times = [row for row in group.times if is_measured(row)]
+    counts = [row for row in group.counts if is_measured(row)]
+    return {
+        "number": number,
+        "group": group,
+        "title": f"{words[0].upper()}{words[1:]}",
+        "short": f"{group.kind} of {unbroken(format_pages_as_bytes(group.pages))}",
+        "headline": headline(group),
+        "bars": draw_both(f"both-{number}", group),
+        "runs": draw_runs(f"runs-{number}", group),
+        "times": times,
+        "counts": counts,
+        "unmeasured": [name_of(row).removeprefix("- ") for row in group.counts if not is_measured(row)],
+        "time_ratios": draw_ratios(f"time-ratios-{number}", times, "Times, after to before"),
+        "count_ratios": draw_ratios(f"count-ratios-{number}", counts, "Counts, after to before"),
+    }
+
+
+def _title(comparison: Comparison) -> str:
+    return f"balloontrace: {comparison.before.given} against {comparison.after.given}"
+
+
+def _value(value: float | None, row: Row) -> Markup:
+    """A number of a row, with its exact value in the row's unit."""
+    return data(row.unit, lambda number: format_value(number, row.unit))(value)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A comparison as text for people: 80 columns, "-" where nothing was measured, `~` where nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from balloontrace.render.text import clip, table, wrap
+from balloontrace.results.comparison import (
+    FASTER,
+    SAME,
+    SLOWER,
+    UNDECIDED,
+    Comparison,
+    Group,
+    LeftOut,
+    Method,
+    Row,
+    Side,
+)
+from balloontrace.units import (
+    NOT_MEASURED,
+    format_bytes,
+    format_count,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_share,
+    format_things,
+)
+
+_NAME_COLUMNS = 19
+_LISTED = 6
+_SMALL_P = 0.001
+_MOST_DIGITS = 10_000_000
+_LONG, _SHORT = 100_000, 0.0005
+
+_SHORT_NAMES = {
+    "wall": "wall time",
+    "a": "a allocate, release",
+    "a+b+c+d": "a+b+c+d",
+    "a.extend": "bitmap memory",
+    "b": "b send",
+    "b+c+d": "b+c+d send..madvise",
+    "b+c+d.send": "send..madvise",
+    "b.build": "build bitmaps",
+    "b.to_host": "to host",
+    "b.back": "back to guest",
+    "c": "c translate",
+    "d": "d madvise",
+    "other": "other",
+    "other.config": "reading target",
+    "other.work_item": "rest of work item",
+    "other.requeue": "re-queue",
+    "other.interrupt": "interrupt to work",
+    "other.rest": "remaining",
+}
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """All of it, sections separated by an empty line."""
+    sections = [
+        "\n".join(
+            [*_side("BEFORE", comparison.before), *_side("AFTER", comparison.after)]
+            + [wrap(f"differs as meant: {each.text}") for each in comparison.differences if each.expected]
+        ),
+        "\n".join(wrap(f"WARNING: {warning}") for warning in comparison.warnings),
+        *map(_group, comparison.groups),
+        "\n".join(wrap(line) for line in left_out(comparison.left_out)),
+        wrap(method(comparison.method)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def title(group: Group) -> str:
+    """What is compared: `inflate of 7.00 GiB, 10 operations before and 11 after`."""
+    before, after = len(group.before), len(group.after)
+    return (
+        f"{group.kind} of {format_pages_as_bytes(group.pages)}: {format_count(before)} before, "
+        f"{format_count(after)} after"
+    )
+
+
+def headline(group: Group) -> str:
+    """One sentence on the wall time, with its interval, and what that proves."""
+    wall = group.wall
+    taken = f"AFTER takes {format_ratio(wall.ratio)} times as long"
+    if wall.ratio_low is not None and wall.ratio_high is not None:
+        taken += f", {format_interval(wall)} at 95 %"
+    match wall.verdict:
+        case word if word in (FASTER, SLOWER):
+            return f"{taken}: {word}"
+        case word if word in (UNDECIDED, SAME):
+            return f"{taken}: the data cannot tell a difference"
+        case _:
+            return taken
+
+
+def describe_side(side: Side) -> str:
+    """What a side's recordings are, what they lost and what they cost, in one paragraph."""
+    hosts = (
+        f" of guests and {format_count(len(side.host_recordings))} of hosts" if side.host_recordings else ""
+    )
+    parts = [
+        f"{_numbered(len(side.recordings), 'recording')}{hosts}",
+        f"{_numbered(side.operations, 'operation')} compared",
+        *(f"{' and '.join(side.driver_kinds)} driver" for _ in side.driver_kinds[:1]),
+        *(f"Linux {' and '.join(side.kernel_releases)}" for _ in side.kernel_releases[:1]),
+        f"lost {format_count(side.events_lost)} of {format_things(side.events_seen, 'event')}",
+        f"recording cost {format_duration_ns(side.bpf_time_ns)} of BPF",
+    ]
+    return f"{'; '.join(parts)}, {format_duration_ns(side.cpu_ns)} of CPU"
+
+
+def name_of(row: Row) -> str:
+    """A short name for a column; parts are marked by a dash."""
+    name = _SHORT_NAMES.get(row.name, row.label)
+    return f"- {name}" if row.part_of else name
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """A number in the unit it is meant for."""
+    match unit:
+        case _ if value is None:
+            return NOT_MEASURED
+        case "ns":
+            return format_duration_ns(value)
+        case "B":
+            return format_bytes(value)
+        case "ratio":
+            return format_share(value)
+        case _ if (float(value).is_integer() or value >= 999.5) and value < _MOST_DIGITS:
+            return format_count(round(value))
+        case _:
+            return _digits(value)
+
+
+def format_ratio(ratio: float | None) -> str:
+    """Three significant digits: `0.143`, `1.02`, `12.4`."""
+    return NOT_MEASURED if ratio is None else _digits(ratio)
+
+
+def format_interval(row: Row) -> str:
+    """`0.140 to 0.147`."""
+    if row.ratio_low is None or row.ratio_high is None:
+        return NOT_MEASURED
+    return f"{_digits(row.ratio_low)} to {_digits(row.ratio_high)}"
+
+
+def format_p_value(p_value: float | None) -> str:
+    """Three decimals, and `<0.001`."""
+    if p_value is None:
+        return NOT_MEASURED
+    return f"<{_SMALL_P}" if p_value < _SMALL_P else f"{p_value:.3f}"
+
+
+def is_measured(row: Row) -> bool:
+    """Whether there is anything to show of a row."""
+    return row.before.n > 0 or row.after.n > 0
+
+
+def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
+    """Sentences on what was left out, the first few of each side and reason."""
+    for (side, reason), same in _by_reason(entries).items():
+        count = sum(len(each.operations) for each in same)
+        listed = ", ".join(
+            f"{each.recording} ({', '.join(_named_operations(each)[:_LISTED])}"
+            f"{', ...' if len(each.operations) > _LISTED else ''})"
+            for each in same[:_LISTED]
+        )
+        more = f" and {format_count(len(same) - _LISTED)} recordings more" if len(same) > _LISTED else ""
+        yield f"left out of {side}: {_numbered(count, 'operation')}: {reason}: {listed}{more}"
+
+
+def _named_operations(entry: LeftOut) -> list[str]:
+    """`inflate 1`, `deflate 2`."""
+    kinds = entry.kinds or ("operation",) * len(entry.operations)
+    return [f"{kind} {number}" for kind, number in zip(kinds, entry.operations, strict=True)]
+
+
+def method(used: Method) -> str:
+    """How intervals and verdicts came about."""
+    return (
+        "Values are medians, ratios are of medians or of pairs, after to before; "
+        f"{used.confidence * 100:.0f} % intervals hold {used.interval}. Tests: {used.test}. "
+        f"p and verdicts are adjusted: {used.correction}. {UNDECIDED}: the data cannot tell."
+    )
+
+
+def _side(name: str, side: Side) -> Iterator[str]:
+    yield wrap(f"{name}: {side.given}: {describe_side(side)}")
+
+
+def _group(group: Group) -> str:
+    shown = title(group)
+    lines = [
+        wrap(f"{shown[0].upper()}{shown[1:]}. {headline(group)}."),
+        *(wrap(f"- {note}") for note in group.notes),
+        "",
+        _rows("time", group.times, group),
+        "",
+        _rows("count", [row for row in group.counts if is_measured(row)], group),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def _rows(name: str, rows: Sequence[Row], group: Group) -> str:
+    cells = [
+        (
+            clip(name_of(row), _NAME_COLUMNS - len(_fewer_runs(row, group))) + _fewer_runs(row, group),
+            format_value(row.before.median, row.unit),
+            format_value(row.after.median, row.unit),
+            format_ratio(row.ratio),
+            format_interval(row),
+            format_p_value(row.p_adjusted),
+            row.verdict or "",
+        )
+        for row in rows
+    ]
+    return (
+        table((name, "before", "after", "ratio", "95 % interval", "p", "verdict"), cells, "lrrrrrl")
+        if cells
+        else ""
+    )
+
+
+def _fewer_runs(row: Row, group: Group) -> str:
+    """Said of a row for which not every operation has a value, but some on both sides."""
+    sizes = (row.before.n, row.after.n)
+    whole = (len(group.before), len(group.after))
+    return "" if sizes == whole or 0 in sizes else f" ({row.before.n}, {row.after.n})"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, three decimals at most; with an exponent what would be 0.000 or long."""
+    if value >= _LONG or 0 < value < _SHORT:
+        return f"{value:.1e}"
+    if value >= 999.5:
+        return format_count(round(value))
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
+
+
+def _numbered(count: int, what: str) -> str:
+    return f"{format_count(count)} {what}{'' if count == 1 else 's'}"
+
+
+def _by_reason(entries: Iterable[LeftOut]) -> dict[tuple[str, str], list[LeftOut]]:
+    found: dict[tuple[str, str], list[LeftOut]] = {}
+    for each in entries:
+        found.setdefault((each.side, each.reason), []).append(each)
+    return found

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A live view as plain lines, one an interval under one header: for pipes, logs and `--plain`.
+
+Every value is one word, so that awk and cut take them; `-` is what was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from balloontrace.results.live_view import GuestView, HostView, Share
+from balloontrace.units import (
+    NOT_MEASURED,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_rate,
+    format_share,
+)
+
+_GUEST = (
+    *(("elapsed", 8), ("balloon", 8), ("target", 8), ("rate", 11), ("left", 7), ("in_pages", 9)),
+    *(("out_pages", 9), ("sends", 6), ("a", 6), ("b.build", 7), ("b+c+d", 6), ("other", 6)),
+    *(("failed", 6), ("lost", 4)),
+)
+_HOST = (
+    *(("elapsed", 8), ("buffers", 8), ("calls", 9), ("rate", 11), ("mean", 7), ("c", 6), ("d", 6)),
+    *(("failed", 6), ("splits", 6), ("lost", 4)),
+)
+
+
+def guest_header() -> str:
+    """Names of the columns of `guest_line`."""
+    return _line([name for name, _ in _GUEST], _GUEST)
+
+
+def host_header() -> str:
+    """Names of the columns of `host_line`."""
+    return _line([name for name, _ in _HOST], _HOST)
+
+
+def guest_line(view: GuestView) -> str:
+    """The last interval of the guest's balloon; elapsed is since the start."""
+    words = [
+        _word(format_duration_ns(view.running_ns)),
+        _word(format_pages_as_bytes(view.size_pages)),
+        _word(format_pages_as_bytes(view.target_pages)),
+        _word(format_rate(view.rate_bytes_per_s)),
+        _word(format_duration_ns(view.left_ns)),
+        _count(view.inflated_pages),
+        _count(view.deflated_pages),
+        _count(view.sends),
+        *_shares(view.stages, ("a", "b.build", "b+c+d", "other")),
+        _count(view.failed_allocations),
+        _count(view.lost),
+    ]
+    return _line(words, _GUEST)
+
+
+def host_line(view: HostView) -> str:
+    """The last interval of the process; elapsed is since the start."""
+    calls_ns = sum((each.mean_ns or 0) * each.calls for each in view.kinds)
+    words = [
+        _word(format_duration_ns(view.running_ns)),
+        _count(view.batches),
+        _count(view.calls),
+        _word(format_rate(view.bytes_per_s)),
+        _word(format_duration_ns(calls_ns / view.calls if view.calls else None)),
+        *_shares(view.stages, ("c", "d")),
+        _count(view.errors),
+        _count(view.thp_splits),
+        _count(view.lost),
+    ]
+    return _line(words, _HOST)
+
+
+def _line(words: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    return " ".join(word.rjust(width) for word, (_, width) in zip(words, columns, strict=True))
+
+
+def _shares(stages: Sequence[Share], wanted: Sequence[str]) -> list[str]:
+    found = {share.stage: share.interval_share for share in stages}
+    return [_word(format_share(found.get(stage))) for stage in wanted]
+
+
+def _word(text: str) -> str:
+    return text.replace(" ", "")
+
+
+def _count(count: int | None) -> str:
+    return NOT_MEASURED if count is None else str(count)

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pictures of a report: bars of stages, time lines, histograms, maps of page numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+
+from balloontrace.render.axis_ticks import size_ticks, time_ticks
+from balloontrace.render.stage_bars import LABEL_PX, STAGE_CLASSES, Segment
+from balloontrace.render.svg import Drawing, number, steps_path
+from balloontrace.results.pictures import PAGES_MOVED, Curve, PageMap, TimeLine
+from balloontrace.results.report import DEFLATE, StageRow
+from balloontrace.units import (
+    NS_PER_S,
+    format_count,
+    format_duration_ns,
+    format_pages_as_bytes,
+    format_rate,
+    format_things,
+    pages_to_bytes,
+)
+
+RUN_CLASSES = ((2, "r-1"), (16, "r-2"), (128, "r-3"), (512, "r-4"), (math.inf, "r-5"))
+"""Run lengths in pages, each class up to (and without) its number."""
+_STEPS_FOR_RATE = 32
+_STEPS_A_COLUMN = 4
+_MAP_ROW_PX = 9
+_LABELS_PX = 14
+
+
+def segments_of(rows: Sequence[StageRow]) -> tuple[Segment, ...]:
+    """The stages that add up to the wall time, `b` in its parts as far as those are known."""
+    segments: list[Segment] = []
+    for row in rows:
+        if row.part_of is not None or row.total_ns is None:
+            continue
+        parts = [part for part in rows if part.part_of == row.stage and part.stage in STAGE_CLASSES]
+        known = [Segment(part.stage, part.name, part.total_ns) for part in parts if part.total_ns is not None]
+        rest_ns = row.total_ns - sum(part.total_ns for part in known)
+        if rest_ns > 0 or not known:
+            known.append(Segment(row.stage, row.name, rest_ns))
+        segments += known
+    return tuple(segment for segment in segments if segment.total_ns > 0)
+
+
+def draw_time_line(ident: str, kind: str, line: TimeLine) -> Markup:
+    """Pages against time, the stage that each moment went to, and the rate; times below."""
+    curve_px, strip_px, rate_px = (170 if line.curve else 0), 44, 44
+    moved = line.moved_pages if line.curve and line.curve.steps >= _STEPS_FOR_RATE else None
+    panels = [(LABEL_PX, curve_px)] if line.curve else []
+    for height_px in [strip_px] + ([rate_px] if moved else []):
+        below_px = sum(panels[-1]) if panels else 0
+        panels.append((below_px + LABEL_PX + 6, height_px))
+    bottom_px = sum(panels[-1])
+    drawing = Drawing(bottom_px + 18)
+    _draw_time_axis(drawing, line.wall_ns, panels, bottom_px)
+    places = iter(panels)
+    if line.curve is not None:
+        _draw_curve(drawing, line, line.curve, next(places), kind)
+    _draw_strip(drawing, line, next(places))
+    if line.curve is not None and moved:
+        _draw_rate(drawing, line, line.curve, moved, next(places))
+    return drawing.markup(ident, f"Operation {line.number} against time", _line_in_words(line))
+
+
+def _draw_time_axis(
+    drawing: Drawing, wall_ns: int, panels: Sequence[tuple[float, float]], bottom_px: float
+) -> None:
+    for at_ns, words in time_ticks(wall_ns, 6):
+        x = at_ns / wall_ns if wall_ns else 0.0
+        for top_px, height_px in panels:
+            drawing.line("grid", (x, top_px), (x, top_px + height_px))
+        anchor = "start" if x == 0 else "end" if x > 0.96 else "middle"
+        drawing.text("tick", x, bottom_px + 14, words, anchor)
+
+
+def _draw_curve(
+    drawing: Drawing, line: TimeLine, curve: Curve, place: tuple[float, float], kind: str
+) -> None:
+    top_px, height_px = place
+    known = [pages for pages in curve.high_pages if pages is not None]
+    most = max([*known, *(target.pages for target in line.targets), curve.last_pages, 1])
+    # Room above, for the words on the highest target.
+    top = most * height_px / (height_px - _LABELS_PX - 4)
+    scale = height_px / top
+
+    def y(pages: int) -> float:
+        return top_px + height_px - pages * scale
+
+    wall_ns = line.wall_ns or 1
+    for stretch in line.waits:
+        tip = f"{format_count(stretch.count)} work items got fewer pages than they asked for"
+        _draw_band(drawing, "wait", (stretch.from_ns / wall_ns, stretch.until_ns / wall_ns), place, tip)
+    for index, pause in enumerate(line.pauses or (), start=1):
+        tip = f"pause {index}: {format_duration_ns(pause.until_ns - pause.from_ns)}, mostly {pause.stage}"
+        _draw_band(drawing, "pause", (pause.from_ns / wall_ns, pause.until_ns / wall_ns), place, tip)
+    aside = kind == DEFLATE and curve.what != PAGES_MOVED
+    for pages, words in size_ticks(most, 4):
+        drawing.line("grid", (0, y(pages)), (1, y(pages)))
+        if all(abs(y(pages) - y(target.pages)) > _LABELS_PX for target in line.targets):
+            drawing.text("tick", 1.0 if aside else 0.0, y(pages) - 3, words, "end" if aside else "start")
+    drawing.line("axis", (0, top_px + height_px), (1, top_px + height_px))
+    _draw_targets(drawing, line, y)
+    points = _curve_points(curve)
+    box = (float(len(curve.low_pages)), top)
+    path = steps_path([(x, top - pages) for x, pages in points])
+    drawing.paths(top_px, height_px, box, [("area", _closed(path, points, box)), ("curve", path)])
+    for index, pause in enumerate(line.pauses or (), start=1):
+        middle = (pause.from_ns + pause.until_ns) / 2 / wall_ns
+        drawing.text("mark", min(max(middle, 0.01), 0.99), top_px + height_px - 4, str(index), "middle")
+    for at_ns in line.shortages_ns:
+        x = at_ns / wall_ns
+        drawing.line("shortage", (x, top_px + height_px - 12), (x, top_px + height_px))
+    words = "pages moved" if curve.what == PAGES_MOVED else "size of the balloon"
+    drawing.text("label", 0, top_px - 7, words)
+
+
+def _draw_band(
+    drawing: Drawing, kind: str, bounds: tuple[float, float], place: tuple[float, float], tip: str
+) -> None:
+    drawing.rect(kind, bounds[0], place[0], bounds[1] - bounds[0], place[1], tip)
+
+
+def _draw_targets(drawing: Drawing, line: TimeLine, y: Callable[[int], float]) -> None:
+    wall_ns = line.wall_ns or 1
+    ends = [*(target.from_ns for target in line.targets[1:]), wall_ns]
+    for target, end_ns in zip(line.targets, ends, strict=False):
+        height_px, x = y(target.pages), target.from_ns / wall_ns
+        drawing.line("target", (x, height_px), (end_ns / wall_ns, height_px))
+        if (end_ns - target.from_ns) / wall_ns > 0.25:
+            words = f"target {format_pages_as_bytes(target.pages)}"
+            drawing.text("target-label", x + 0.005, height_px - 5, words)
+
+
+def _curve_points(curve: Curve) -> list[tuple[float, float]]:
+    """The corners of the step function: in each column it goes down and up as far as it did."""
+    points: list[tuple[float, float]] = []
+    columns = zip(curve.first_pages, curve.low_pages, curve.high_pages, strict=True)
+    for index, (first, low, high) in enumerate(columns):
+        if low is None or high is None:
+            continue
+        if first is not None and (not points or points[-1][1] != first):
+            points.append((points[-1][0] if points else index, first))
+        follows = curve.first_pages[index + 1] if index + 1 < len(curve.first_pages) else curve.last_pages
+        if first == low == high == follows:
+            continue
+        middle = index + 0.5
+        start = first if first is not None else low
+        rising = follows is None or follows >= start
+        for pages in (low, high) if rising else (high, low):
+            points += [(middle, points[-1][1])] if points and points[-1][0] != middle else []
+            points.append((middle, pages))
+        if follows is not None:
+            points.append((middle, follows))
+    if points:
+        points.append((float(len(curve.low_pages)), points[-1][1]))
+    return points
+
+
+def _closed(path: str, points: Sequence[tuple[float, float]], box: tuple[float, float]) -> str:
+    return f"{path}V{number(box[1])}H{number(points[0][0])}Z" if points else ""
+
+
+def _draw_strip(drawing: Drawing, line: TimeLine, place: tuple[float, float]) -> None:
+    """Each column of time divided into its stages, from the bottom up in their order."""
+    top_px, height_px = place
+    columns = len(line.stages[0].ns)
+    widths = [max(sum(column), 1) for column in zip(*(stage.ns for stage in line.stages), strict=True)]
+    below = [0.0] * columns
+    shapes = []
+    for stage in line.stages:
+        above = [low + ns / width for low, ns, width in zip(below, stage.ns, widths, strict=True)]
+        if any(stage.ns):
+            shapes.append((STAGE_CLASSES.get(stage.stage, "s-other"), _band(below, above)))
+        below = above
+    drawing.paths(top_px, height_px, (columns, 1.0), shapes)
+    drawing.text("label", 0, top_px - 7, "where each moment went")
+
+
+def _band(below: Sequence[float], above: Sequence[float]) -> str:
+    """The area between two step functions of equal columns, whose values are from 0 to 1 upwards."""
+    upper = [(x, 1 - value) for index, value in enumerate(above) for x in (index, index + 1)]
+    lower = [(x, 1 - value) for index, value in enumerate(below) for x in (index, index + 1)]
+    there = steps_path([(float(x), round(y, 3)) for x, y in upper])
+    back = steps_path([(float(x), round(y, 3)) for x, y in reversed(lower)])
+    return f"{there}L{back.removeprefix('M')}Z"
+
+
+def _draw_rate(
+    drawing: Drawing, line: TimeLine, curve: Curve, moved: Sequence[int | None], place: tuple[float, float]
+) -> None:
+    """Progress by time, in columns wide enough to hold some steps each: else it would look like a comb."""
+    top_px, height_px = place
+    together = math.ceil(_STEPS_A_COLUMN * len(moved) / curve.steps)
+    groups = [moved[start : start + together] for start in range(0, len(moved), together)]
+    rates = [max(sum(pages or 0 for pages in group), 0) / len(group) for group in groups]
+    most = max(rates) or 1.0
+    edges = [min(index * together, len(moved)) for index in range(len(groups) + 1)]
+    points = [
+        (float(x), round(1 - rate / most, 3))
+        for rate, start, end in zip(rates, edges, edges[1:], strict=False)
+        for x in (start, end)
+    ]
+    path = f"{steps_path([(0.0, 1.0), *points])}V1Z"
+    drawing.paths(top_px, height_px, (len(moved), 1.0), [("rate", path)])
+    drawing.line("axis", (0, top_px + height_px), (1, top_px + height_px))
+    column_ns = (line.wall_ns or 1) / len(moved)
+    peak = format_rate(pages_to_bytes(1) * most * NS_PER_S / column_ns)
+    drawing.text("label", 0, top_px - 7, f"rate, up to {peak}")
+
+
+def _line_in_words(line: TimeLine) -> str:
+    sentences = [f"{format_duration_ns(line.wall_ns)} from left to right."]
+    if line.curve is not None:
+        start = line.curve.first_pages[0]
+        sentences.append(
+            f"The {line.curve.what}: from {format_pages_as_bytes(start)} to "
+            f"{format_pages_as_bytes(line.curve.last_pages)} in {format_things(line.curve.steps, 'step')}."
+        )
+    sentences += [f"Target {format_pages_as_bytes(target.pages)}." for target in line.targets[:8]]
+    if line.waits:
+        sentences.append(
+            f"{format_count(sum(each.count for each in line.waits))} work items waited for pages."
+        )
+    if line.pauses:
+        sentences.append(
+            f"{format_things(len(line.pauses), 'pause is', 'pauses are')} marked and listed below."
+        )
+    return " ".join(sentences)
+
+
+def draw_buckets(
+    ident: str, title: str, buckets: Sequence[int], bounds: tuple[int, int], unit: Callable[[int], str]
+) -> Markup:
+    """Calls by powers of two, `bounds` being the first bucket drawn and the one behind the last.
+
+    `unit` words the lower bound of a bucket. The scale of the counts is logarithmic, so that one call can be
+    seen beside a million.
+    """
+    decades = max(math.log10(max([*buckets, 1])), 0.5)
+
+    def height(count: int) -> float:
+        return (math.log10(count) + 0.4) / (decades + 0.4) if count else 0.0
+
+    grid = [(height(10**decade), format_count(10**decade)) for decade in range(math.floor(decades) + 1)]
+    tips = [
+        f"{unit(index)} to {unit(index + 1)}: {format_things(n, 'call')}" for index, n in enumerate(buckets)
+    ]
+    heights = [height(count) for count in buckets]
+    return _draw_columns(heights, bounds, grid, tips, unit).markup(
+        ident, title, "; ".join(tip for tip, count in zip(tips, buckets, strict=True) if count)
+    )
+
+
+def draw_run_lengths(ident: str, title: str, pages: Sequence[int]) -> Markup:
+    """Pages by the length of the run they lie in, in powers of two from 1 page on."""
+    most = max([*pages, 1])
+    grid = [(at / most, words) for at, words in size_ticks(most, 3)]
+    tips = [
+        f"runs of {format_count(1 << order)}{' and more' if order else ''}: {format_things(count, 'page')}"
+        for order, count in enumerate(pages)
+    ]
+    heights = [count / most for count in pages]
+    bounds = (0, max(len(pages), 8))
+    return _draw_columns(heights, bounds, grid, tips, lambda order: format_count(1 << order)).markup(
+        ident, title, "; ".join(tip for tip, count in zip(tips, pages, strict=True) if count)
+    )
+
+
+def _draw_columns(
+    heights: Sequence[float],
+    bounds: tuple[int, int],
+    grid: Sequence[tuple[float, str]],
+    tips: Sequence[str],
+    unit: Callable[[int], str],
+) -> Drawing:
+    """Columns side by side, from 0 to 1 high, with lines and words at the heights of `grid`."""
+    first, end = bounds
+    top_px, high_px, columns = 14.0, 108.0, max(end - first, 1)
+    base_px = top_px + high_px
+    drawing = Drawing(base_px + 18)
+    for height, _ in grid:
+        drawing.line("grid", (0, base_px - height * high_px), (1, base_px - height * high_px))
+    for column in range(first, min(end, len(heights))):
+        if heights[column]:
+            # What is there is seen, however little it is.
+            tall_px = max(heights[column] * high_px, 1.5)
+            x = (column - first + 0.06) / columns
+            drawing.rect("bucket", x, base_px - tall_px, 0.88 / columns, tall_px, tips[column])
+    # Where the columns are lower, the words are easier to read.
+    quarter = max(columns // 4, 1)
+    at_left = max(heights[first : first + quarter], default=0) < max(heights[end - quarter : end], default=0)
+    for height, words in grid:
+        y_px = base_px - height * high_px - 3
+        drawing.text("tick", 0 if at_left else 1, y_px, words, "start" if at_left else "end")
+    drawing.line("axis", (0, base_px), (1, base_px))
+    for column in range(first, end, max(1, math.ceil(columns / 4))):
+        x = (column - first) / columns
+        if x < 0.85:
+            drawing.text("tick", x, base_px + 14, unit(column))
+    return drawing
+
+
+def draw_page_map(ident: str, page_map: PageMap) -> tuple[Markup, Markup]:
+    """The addresses beside the rows, and the cells: filled as far as they were named, coloured by runs."""
+    row_cells = page_map.row_cells
+    rows = len(page_map.pages) // row_cells
+    height_px = rows * _MAP_ROW_PX
+    labels, cells = Drawing(height_px + 4), Drawing(height_px + 4)
+    stride = max(1, math.ceil(22 / _MAP_ROW_PX), 2 ** math.ceil(math.log2(max(rows / 10, 1))))
+    for row in range(0, rows, stride):
+        pfn = page_map.first_pfn + row * row_cells * page_map.cell_pages
+        labels.text("tick", 1, row * _MAP_ROW_PX + 9, format_pages_as_bytes(pfn), "end")
+    drawn = {name: "" for _, name in RUN_CLASSES}
+    for row in range(rows):
+        for start, end, name, eighths in _cell_runs(page_map, row * row_cells, row_cells):
+            top, tall = row + 0.08 + 0.84 * (1 - eighths / 8), 0.84 * eighths / 8
+            drawn[name] += f"M{start} {number(top)}h{end - start}v{number(tall)}h{start - end}z"
+    ground = "".join(f"M0 {number(row + 0.08)}h{row_cells}v.84h-{row_cells}z" for row in range(rows))
+    cells.paths(0, height_px, (row_cells, rows), [("ground", ground), *drawn.items()])
+    named = sum(page_map.pages)
+    used = sum(1 for pages in page_map.pages if pages)
+    words = (
+        f"{format_count(named)} page numbers in {format_count(used)} of {format_count(len(page_map.pages))} "
+        f"cells of {format_pages_as_bytes(page_map.cell_pages)} each, {row_cells} to a row"
+    )
+    title = f"Page numbers that operation {page_map.number} named"
+    return (
+        labels.markup(f"{ident}-rows", "Where each row of the map begins", "guest-physical addresses"),
+        cells.markup(ident, title, words),
+    )
+
+
+def _cell_runs(page_map: PageMap, first: int, count: int) -> list[tuple[int, int, str, int]]:
+    """The cells of a row that are not empty, those that look alike together: bounds, class, eighths full."""
+    found: list[tuple[int, int, str, int]] = []
+    for column in range(count):
+        run_pages = page_map.run_pages[first + column]
+        if run_pages is None:
+            continue
+        name = next(name for below, name in RUN_CLASSES if run_pages < below)
+        # What is there is seen, however little it is.
+        eighths = max(math.ceil(8 * page_map.pages[first + column] / page_map.cell_pages), 2)
+        if found and found[-1][1:] == (column, name, eighths):
+            found[-1] = (found[-1][0], column + 1, name, eighths)
+        else:
+            found.append((column, column + 1, name, eighths))
+    return found

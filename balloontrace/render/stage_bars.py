@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bars of stages as a picture, of one report or of both sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from balloontrace.render.svg import Drawing
+from balloontrace.units import (
+    format_duration_ns,
+    format_share,
+)
+
+STAGE_CLASSES = {
+    "a": "s-a",
+    "b": "s-b",
+    "b.build": "s-build",
+    "b.to_host": "s-to-host",
+    "b.back": "s-back",
+    "b+c+d": "s-bcd",
+    "c": "s-c",
+    "d": "s-d",
+    "a+b+c+d": "s-abcd",
+    "other": "s-other",
+}
+"""Stages that are drawn, and the classes that give them their colours."""
+
+_LABELLED_SHARE = 0.11
+_BAR_PX = 30
+LABEL_PX = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a bar."""
+
+    stage: str
+    name: str
+    total_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The stages of an operation, of many, or of one side of a comparison."""
+
+    label: str
+    wall_ns: int
+    segments: tuple[Segment, ...]
+
+
+def draw_bars(ident: str, title: str, bars: Sequence[Bar]) -> Markup:
+    """Bars below each other, all in the scale of the longest."""
+    scale_ns = max((bar.wall_ns for bar in bars), default=0) or 1
+    labelled = any(bar.label for bar in bars)
+    pitch_px = _BAR_PX + (LABEL_PX + 6 if labelled else 0)
+    drawing = Drawing(pitch_px * len(bars) - (6 if labelled else 0))
+    for index, bar in enumerate(bars):
+        top_px = index * pitch_px
+        if labelled:
+            drawing.text("label", 0, top_px + 13, bar.label)
+            top_px += LABEL_PX
+        _draw_bar(drawing, bar, top_px, scale_ns)
+    return drawing.markup(ident, title, "; ".join(_bar_in_words(bar) for bar in bars))
+
+
+def _draw_bar(drawing: Drawing, bar: Bar, top_px: float, scale_ns: int) -> None:
+    x = 0.0
+    for segment in bar.segments:
+        width = segment.total_ns / scale_ns
+        share = segment.total_ns / bar.wall_ns if bar.wall_ns else 0.0
+        kind = STAGE_CLASSES.get(segment.stage, "s-other")
+        tip = f"{segment.stage} {segment.name}: {format_duration_ns(segment.total_ns)}, {format_share(share)}"
+        drawing.rect(f"{kind} segment", x, top_px, width, _BAR_PX, tip)
+        if width >= _LABELLED_SHARE:
+            drawing.text(f"on-{kind}", x + width / 2, top_px + 20, f"{share * 100:.0f} %", "middle")
+        x += width
+
+
+def _bar_in_words(bar: Bar) -> str:
+    parts = ", ".join(
+        f"{segment.stage} {segment.name} {format_duration_ns(segment.total_ns)}" for segment in bar.segments
+    )
+    return f"{bar.label + ': ' if bar.label else ''}{format_duration_ns(bar.wall_ns)}, of that {parts}"

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Facts of the running system: symbols, balloon devices, structure layouts, and the like.
+
+Everything is read below an injectable root path, so that a test can lay out a system of its own.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from balloontrace.errors import UsageError
+from balloontrace.system.libbpf import BtfError, open_btf
+
+ROOT = Path("/")
+DRIVER_MODULE = "virtio_balloon"
+
+_VIRTIO_ID_BALLOON = 5  # include/uapi/linux/virtio_ids.h
+_KALLSYMS_CHUNK_BYTES = 1 << 20
+
+# include/uapi/linux/virtio_balloon.h and virtio_config.h; bit 3 is listed by its mainline name and means
+# something else to a driver with the page-bitmap patch.
+FEATURE_NAMES = {
+    0: "MUST_TELL_HOST",
+    1: "STATS_VQ",
+    2: "DEFLATE_ON_OOM",
+    3: "FREE_PAGE_HINT",
+    4: "PAGE_POISON",
+    5: "REPORTING",
+    24: "NOTIFY_ON_EMPTY",
+    27: "ANY_LAYOUT",
+    28: "RING_INDIRECT_DESC",
+    29: "RING_EVENT_IDX",
+    32: "VERSION_1",
+    33: "ACCESS_PLATFORM",
+    34: "RING_PACKED",
+    35: "IN_ORDER",
+    36: "ORDER_PLATFORM",
+    38: "NOTIFICATION_DATA",
+    40: "RING_RESET",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Symbol:
+    """A line of kallsyms that may be a probe point."""
+
+    name: str  # as kallsyms spells it, suffix included
+    address: int  # 0 when kptr_restrict hides it
+    module: str  # "" for the kernel image
+
+    @property
+    def plain_name(self) -> str:
+        """The name without compiler suffixes: `tell_host` of `tell_host.isra.0`."""
+        return self.name.split(".", 1)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The compiler's suffix without the dot: `isra.0`, or empty."""
+        return self.name.partition(".")[2]
+
+
+@dataclass(frozen=True)
+class BalloonDevice:
+    """A virtio balloon this kernel has found."""
+
+    name: str  # virtioN
+    feature_bits: tuple[int, ...]  # negotiated, as sysfs shows them
+    driver: str | None  # bound driver, None when unbound
+
+    @property
+    def index(self) -> int:
+        """N of virtioN."""
+        return int(self.name.removeprefix("virtio"))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Feature bits by their mainline names, `BIT_n` when there is none."""
+        return tuple(FEATURE_NAMES.get(bit, f"BIT_{bit}") for bit in self.feature_bits)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Byte offsets of the structure members the programs read, by `struct.member`; absent means unknown."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    functions: frozenset[str] = frozenset()  # those asked for that the driver's BTF describes
+    source: str = "none"  # where they come from
+    problem: str | None = None  # why some are unknown, one sentence
+
+    def get(self, struct: str, member: str) -> int | None:
+        """Offset of `struct.member`, None when unknown."""
+        return self.offsets.get(f"{struct}.{member}")
+
+    def overruled(self, offsets: Mapping[str, int]) -> Layout:
+        """The same with `offsets` that somebody knows better."""
+        if not offsets:
+            return self
+        source = "command line" if self.source == "none" else f"{self.source} and command line"
+        return replace(self, offsets={**self.offsets, **offsets}, source=source)
+
+
+# What the BPF programs read; the last line is of the page-bitmap driver only.
+_DRIVER_MEMBERS = (
+    "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb",
+    "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
+)  # fmt: skip
+_VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
+
+
+# What tells of a page what it is and who uses it; before v5.16 there were no folios.
+_PAGE_MEMBERS = ("flags", "mapping", "_mapcount", "_refcount")
+_PAGE_FLAGS = ("PG_lru", "PG_uptodate", "PG_swapbacked")
+_PAGE_STRUCTS = ("folio", "page")
+
+KNOWN_MEMBERS = (
+    *(f"virtio_balloon.{name}" for name in _DRIVER_MEMBERS),
+    *(f"{struct}.{name}" for struct, names in _VIRTIO_MEMBERS.items() for name in names),
+)
+"""Every `struct.member` whose offset the BPF programs can make use of."""
+
+_MAX_OFFSET_BYTES = 1 << 20
+
+
+def parse_offsets(text: str) -> dict[str, int]:
+    """Offsets written as `virtio_balloon.pfns=316,virtio_balloon.num_pfns=0x138`; UsageError if not."""
+    offsets = {}
+    for pair in text.split(","):
+        name, _, number = (part.strip() for part in pair.partition("="))
+        if name not in KNOWN_MEMBERS:
+            raise UsageError(
+                f"no offset of {name or 'nothing'} is wanted, but of: {', '.join(KNOWN_MEMBERS)}"
+            )
+        try:
+            offsets[name] = int(number, 0)
+        except ValueError:
+            raise UsageError(
+                f"{name} takes a number of bytes, such as 316 or 0x13c, not {number!r}"
+            ) from None
+        if not 0 <= offsets[name] < _MAX_OFFSET_BYTES:
+            raise UsageError(f"no structure has a member at byte {number} ({name})")
+    return offsets
+
+
+def read_text(path: Path) -> str | None:
+    """A small file of the kernel's; None where there is none or it may not be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _symbol_lines(path: Path, names: Iterable[str]) -> Iterator[re.Match[bytes]]:
+    """Matching lines of kallsyms, read in pieces: the whole is some 10 MB, too much for a squeezed guest."""
+    alternatives = b"|".join(re.escape(name.encode()) for name in sorted(set(names)))
+    # Finding the name first and the line around it second takes a tenth of the time of matching every line.
+    name = re.compile(rb" (?:" + alternatives + rb")[.\t\n]")
+    line = re.compile(rb"([0-9a-f]+) [tTwW] ((?:" + alternatives + rb")(?:\.[\w.]+)?)(?:\t\[(\w+)\])?\n")
+    with path.open("rb", buffering=0) as stream:
+        rest = b""
+        at_end = False
+        while not at_end:
+            piece = stream.read(_KALLSYMS_CHUNK_BYTES)
+            at_end = not piece
+            text = rest + (piece or b"\n")  # the end of the file ends a line too
+            end = text.rfind(b"\n") + 1
+            for found in name.finditer(text, 0, end):
+                whole = line.match(text, text.rfind(b"\n", 0, found.start()) + 1)
+                if whole:
+                    yield whole
+            rest = text[end:]
+
+
+def read_symbols(names: Iterable[str], root: Path = ROOT) -> tuple[Symbol, ...]:
+    """Every function symbol whose plain name is one of `names`, in kallsyms' order, variants included.
+
+    Raises OSError when kallsyms cannot be read.
+    """
+    return tuple(
+        Symbol(match[2].decode(), int(match[1], 16), (match[3] or b"").decode())
+        for match in _symbol_lines(root / "proc/kallsyms", names)
+    )
+
+
+def read_balloon_devices(root: Path = ROOT) -> tuple[BalloonDevice, ...]:
+    """The virtio balloons of this system, by index."""
+    devices = []
+    for path in (root / "sys/bus/virtio/devices").glob("virtio*"):
+        device_id = read_text(path / "device")
+        if device_id is None or int(device_id, 16) != _VIRTIO_ID_BALLOON:
+            continue
+        features = (read_text(path / "features") or "").strip()
+        driver = path / "driver"
+        devices.append(
+            BalloonDevice(
+                path.name,
+                tuple(bit for bit, char in enumerate(features) if char == "1"),
+                driver.resolve().name if driver.exists() else None,
+            )
+        )
+    return tuple(sorted(devices, key=lambda device: device.index))
+
+
+def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -> Layout:
+    """Offsets of what the programs read, from the BTF of `module` ("": built in) and vmlinux.
+
+    `functions` are looked up in the driver's BTF too.
+    """
+    offsets: dict[str, int] = {}
+    try:
+        with open_btf(root) as btf:
+            for struct, members in _VIRTIO_MEMBERS.items():
+                offsets.update(_named_offsets(struct, btf.struct_members(struct), members))
+        with open_btf(root, module) as btf:
+            offsets.update(
+                _named_offsets("virtio_balloon", btf.struct_members("virtio_balloon"), _DRIVER_MEMBERS)
+            )
+            known = frozenset(name for name in functions if btf.has_function(name))
+    except BtfError as error:
+        return Layout(offsets, source="btf" if offsets else "none", problem=str(error))
+    return Layout(offsets, known, source="btf")
+
+
+def read_page_layout(root: Path = ROOT) -> dict[str, int]:
+    """Members of pages by offset, as FOLIO_MEMBER, and their flags by bit; empty unless all are known."""
+    try:
+        with open_btf(root) as btf:
+            flags = btf.enumerators("pageflags")
+            found = [btf.struct_members(struct) for struct in _PAGE_STRUCTS]
+    except BtfError:
+        return {}
+    members = next((each for each in found if each), {})
+    known = {f"FOLIO_{name.upper()}": members[name] for name in _PAGE_MEMBERS if name in members}
+    known |= {name.upper(): flags[name] for name in _PAGE_FLAGS if name in flags}
+    return known if len(known) == len(_PAGE_MEMBERS) + len(_PAGE_FLAGS) else {}
+
+
+def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable[str]) -> dict[str, int]:
+    return {f"{struct}.{name}": members[name] for name in wanted if members and name in members}
+
+
+def read_vmstat(root: Path = ROOT, *, prefix: str = "balloon_") -> dict[str, int]:
+    """Counters of /proc/vmstat since boot, those of the balloon in pages of PAGE_SIZE; empty without any."""
+    text = read_text(root / "proc/vmstat") or ""
+    pairs = (line.split() for line in text.splitlines() if line.startswith(prefix))
+    return {name: int(value) for name, value in pairs}
+
+
+def read_lockdown(root: Path = ROOT) -> str | None:
+    """The kernel's lockdown mode: none, integrity or confidentiality; None when it is not known.
+
+    A mounted securityfs without the file is a kernel without lockdown; without securityfs nobody can tell.
+    """
+    folder = root / "sys/kernel/security"
+    text = read_text(folder / "lockdown")
+    if text is not None:
+        selected = re.search(r"\[(\w+)\]", text)
+        return selected[1] if selected else None
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        return None
+    return None if "lockdown" in names or not names else "none"
+
+
+def read_headers_path(root: Path = ROOT, release: str | None = None) -> Path | None:
+    """Where bcc will find this kernel's headers, None when it will not."""
+    build = root / "lib/modules" / (release or platform.release()) / "build"
+    if (build / "include").exists():
+        return build
+    archive = root / "sys/kernel/kheaders.tar.xz"
+    return archive if archive.exists() else None
+
+
+def read_effective_capabilities(root: Path = ROOT) -> int:
+    """The capability mask of this process."""
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", read_text(root / "proc/self/status") or "", re.MULTILINE)
+    return int(match[1], 16) if match else 0
+
+
+def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:
+    """The hash of a module's sources, which tells two builds of one driver apart; "" is built in."""
+    if not module:
+        return None
+    text = read_text(root / "sys/module" / module / "srcversion")
+    return text.strip() if text else None

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process that serves a balloon: found by its open /dev/kvm, or told by its number.
+
+Names say nothing: a VMM is any process that has /dev/kvm open. A vhost-user backend has not, so it is told by
+number. Everything is read below an injectable root path, as in `system/kernel`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace.errors import CannotTraceError, UsageError
+from balloontrace.system.kernel import ROOT
+
+KVM_DEVICE = "/dev/kvm"
+
+# proc_pid_ns of the first PID namespace, include/linux/proc_ns.h; BPF programs see numbers of that one only.
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+_MAX_SHARED_FILES = 64
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as it may be traced."""
+
+    pid: int
+    comm: str  # the kernel's name of it
+    executable: str | None  # base name of its program's file
+    start_ticks: int  # since boot, in clock ticks: with the pid, it is this process and no other
+    threads: int
+    balloons: tuple[str, ...] = ()  # words of its command line, and names of threads, that name a balloon
+
+    @property
+    def description(self) -> str:
+        """E.g. `1234 (qemu-system-x86): virtio-balloon-pci`."""
+        return f"{self.pid} ({self.comm})" + (f": {', '.join(self.balloons)}" if self.balloons else "")
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file that a process has mapped for sharing, guest memory above all."""
+
+    name: str
+    mapped_bytes: int
+    allocated_bytes: int | None  # what it takes, whoever uses it; None: not known
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a process holds, in bytes; None: not known.
+
+    RSS counts mapped pages. MADV_DONTNEED on shared memory unmaps pages and frees none: only
+    `allocated_bytes` of the file shows that.
+    """
+
+    rss_anon_bytes: int | None
+    rss_file_bytes: int | None
+    rss_shmem_bytes: int | None
+    hugetlb_bytes: int | None  # not part of RSS
+    shared_files: tuple[SharedFile, ...]
+
+
+def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
+    """Every process with an open /dev/kvm, by pid; those that may not be looked into are left out."""
+    pids = sorted(int(path.name) for path in (root / "proc").glob("[0-9]*") if path.name.isdigit())
+    found = (_read_process(pid, root) for pid in pids if _has_open(root / f"proc/{pid}/fd", KVM_DEVICE))
+    return tuple(process for process in found if process is not None)
+
+
+def choose_process(pid: int | None, vmms: Sequence[Process], root: Path = ROOT) -> Process:
+    """The process to trace: `pid`, or the only one of `vmms`.
+
+    UsageError when `pid` is no process that can be traced or when there is a choice, CannotTraceError when
+    there is nothing to trace.
+    """
+    require_first_pid_namespace(root)
+    if pid is not None:
+        return read_process(pid, root)
+    if not vmms:
+        raise CannotTraceError(
+            "no process here has /dev/kvm open, so there is no VMM to trace: start the VM, "
+            "or name a process (a vhost-user backend, say) with -p PID"
+        )
+    if len(vmms) > 1:
+        listed = "; ".join(vmm.description for vmm in vmms)
+        raise UsageError(f"there are {len(vmms)} VMMs here, choose one with -p PID: {listed}")
+    return vmms[0]
+
+
+def require_first_pid_namespace(root: Path = ROOT) -> None:
+    """CannotTraceError where processes have numbers of their own, which BPF programs do not see."""
+    if _in_container(root):
+        raise CannotTraceError(
+            "this is a container with process numbers of its own; record on the host itself, "
+            "or in a container that shares the host's (--pid=host)"
+        )
+
+
+def read_process(pid: int, root: Path = ROOT) -> Process:
+    """The process `pid`. UsageError when there is none, or it is a thread, the kernel's own, or has ended."""
+    status = _read_status(pid, root)
+    if status is None:
+        raise UsageError(f"-p {pid}: there is no such process")
+    if status.get("Tgid") != str(pid):
+        raise UsageError(f"-p {pid}: that is a thread of process {status.get('Tgid')}, give -p that number")
+    if status.get("State", "").startswith(("Z", "X")):
+        raise UsageError(f"-p {pid}: that process has ended")
+    if "VmSize" not in status:
+        raise UsageError(f"-p {pid}: that is a thread of the kernel, which serves no balloon")
+    process = _read_process(pid, root)
+    if process is None:
+        raise UsageError(f"-p {pid}: there is no such process any more")
+    return process
+
+
+def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
+    """What the process holds now; None once it has ended."""
+    status = _read_status(pid, root)
+    if status is None or "VmSize" not in status:
+        return None
+    return Memory(
+        _kib_to_bytes(status.get("RssAnon")),
+        _kib_to_bytes(status.get("RssFile")),
+        _kib_to_bytes(status.get("RssShmem")),
+        _kib_to_bytes(status.get("HugetlbPages")),
+        _read_shared_files(pid, root),
+    )
+
+
+def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:
+    """Whether some of a process's memory is of hugetlbfs, be it in use already or not."""
+    status = _read_status(pid, root) or {}
+    return bool(_kib_to_bytes(status.get("HugetlbPages"))) or _maps_hugetlb(pid, root)
+
+
+def _maps_hugetlb(pid: int, root: Path) -> bool:
+    try:
+        with (root / f"proc/{pid}/smaps").open("rb") as smaps:
+            return any(line.startswith(b"VmFlags:") and b"ht" in line.split() for line in smaps)
+    except OSError:
+        return False
+
+
+def _read_process(pid: int, root: Path) -> Process | None:
+    """The process, None when it ended meanwhile."""
+    folder = root / f"proc/{pid}"
+    status = _read_status(pid, root)
+    try:
+        stat = (folder / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    if status is None:
+        return None
+    executable = None
+    with suppress(OSError):
+        executable = Path((folder / "exe").readlink()).name
+    return Process(
+        pid,
+        status.get("Name", "?"),
+        executable,
+        # Field 22 of proc_pid_stat(5); the name before them may hold spaces and brackets.
+        start_ticks=int(stat.rpartition(")")[2].split()[19]),
+        threads=int(status.get("Threads", "1")),
+        balloons=_read_balloons(folder),
+    )
+
+
+def _read_balloons(folder: Path) -> tuple[str, ...]:
+    """What of the command line and the threads' names speaks of a balloon, each once."""
+    words: list[str] = []
+    with suppress(OSError):
+        words += (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
+    for path in sorted(folder.glob("task/[0-9]*/comm")):
+        with suppress(OSError):
+            words.append(path.read_text(errors="replace").strip())
+    return tuple(dict.fromkeys(word for word in words if "balloon" in word.lower()))
+
+
+def _has_open(folder: Path, target: str) -> bool:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                if str(path.readlink()) == target:
+                    return True
+    return False
+
+
+def _read_status(pid: int, root: Path) -> dict[str, str] | None:
+    try:
+        text = (root / f"proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
+
+
+def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
+    """Shared mappings of files by file, the largest first."""
+    mapped: dict[tuple[str, str], tuple[str, int, str]] = {}
+    try:
+        lines = (root / f"proc/{pid}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    for line in lines:
+        # proc_pid_maps(5)
+        span, mode, _, device, inode, *name = line.split(maxsplit=5)
+        if mode[3:4] != "s" or inode == "0" or not name or name[0].startswith(("anon_inode:", "/dev/")):
+            continue
+        start, end = (int(part, 16) for part in span.split("-"))
+        before = mapped.get((device, inode), ("", 0, ""))[1]
+        mapped[device, inode] = name[0], before + end - start, span
+    largest = sorted(mapped.values(), key=lambda found: -found[1])[:_MAX_SHARED_FILES]
+    folder = root / f"proc/{pid}/map_files"
+    return tuple(SharedFile(name, size, _allocated_bytes(folder / span)) for name, size, span in largest)
+
+
+def _allocated_bytes(path: Path) -> int | None:
+    try:
+        return path.stat().st_blocks * 512  # stat(2): whatever the file system's block size is
+    except OSError:
+        return None
+
+
+def _kib_to_bytes(text: str | None) -> int | None:
+    return int(text.split()[0]) * 1024 if text else None
+
+
+def _in_container(root: Path) -> bool:
+    try:
+        return str((root / "proc/self/ns/pid").readlink()) != _FIRST_PID_NAMESPACE
+    except OSError:
+        return False

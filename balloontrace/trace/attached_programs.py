@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs attached to the running kernel: a ring drained, counters read, and all of it taken off again.
+
+What tracing the guest and tracing the host have in common: knows nothing of files and decodes no record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from balloontrace.system.libbpf import enable_run_time_statistics
+from balloontrace.trace.loader import Loaded
+from balloontrace.trace.shared_maps import RecordRing, SharedPage
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+DEFAULT_RING_BYTES = 2 << 20
+"""Room for some 29 000 spans: 9 000 MiB of stock inflate between two drains."""
+
+
+class AttachedPrograms:
+    """As a context it detaches at the end, whatever happens, and closes what was mapped."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        counters: SharedPage,
+        *,
+        ring: RecordRing | None,
+        live: SharedPage | None,
+        links: Iterable[int],
+    ) -> None:
+        """`links` are those of `loaded`, in the order in which they are to be detached."""
+        self.loaded = loaded
+        self._counters, self._ring, self._live = counters, ring, live
+        self._links = tuple(links)
+        self._stats_fd: int | None = None
+        self._ever_timed = False
+        self._timed: dict[str, dict[str, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+        for mapped in (self._ring, self._live, self._counters):
+            if mapped is not None:
+                mapped.close()
+        for fd in (*self.loaded.maps.values(), *self.loaded.programs.values()):
+            os.close(fd)
+        self.set_timing(False)
+
+    def detach(self) -> None:
+        """Take the probes off the kernel; maps and their contents stay readable."""
+        links, self._links = self._links, ()
+        for fd in links:
+            os.close(fd)
+
+    def add_links(self, links: Iterable[int]) -> None:
+        """Have these detached too, before those that were there."""
+        self._links = (*links, *self._links)
+
+    @property
+    def waiting(self) -> int:
+        """Records waiting in the ring."""
+        return self._ring.waiting if self._ring is not None else 0
+
+    @property
+    def filled(self) -> float:
+        """How full the ring is: 0 empty, 1 full."""
+        return self._ring.waiting / self._ring.capacity if self._ring is not None else 0.0
+
+    def drain(self, take: Callable[[memoryview], object]) -> int:
+        """Give `take` the finished records since the last call, as in the ring; returns their number."""
+        return self._ring.drain(take) if self._ring is not None else 0
+
+    def read_counters(self) -> bytes:
+        """The counters as they stand, as in the map."""
+        return self._counters.read()
+
+    def read_live(self) -> bytes:
+        """The sums that stand in for records, as in the map; empty where there is a ring."""
+        return self._live.read() if self._live is not None else b""
+
+    def set_timing(self, on: bool) -> None:
+        """Have the kernel time the programs, or not; without libbpf it never does."""
+        self._timed.clear()
+        if on and self._stats_fd is None:
+            self._stats_fd = enable_run_time_statistics()
+            self._ever_timed |= self._stats_fd is not None
+        elif not on and self._stats_fd is not None:
+            os.close(self._stats_fd)
+            self._stats_fd = None
+
+    @property
+    def timing(self) -> bool:
+        """Whether the kernel is timing the programs."""
+        return self._stats_fd is not None
+
+    def read_timed(self, program: str) -> dict[str, int | None]:
+        """How many runs of a program the kernel timed, and their time; None: not measured."""
+        # Asked of the kernel once, while nothing is timed: asking takes longer than all else in a look.
+        found = self._timed.get(program)
+        if found is None:
+            found = self.read_fdinfo(program) if self._ever_timed else {}
+            if not self.timing:
+                self._timed[program] = found
+        return {"timed_runs": found.get("run_cnt"), "run_time_ns": found.get("run_time_ns")}
+
+    def read_fdinfo(self, program: str) -> dict[str, int]:
+        """The kernel's own counts of a program; empty for one that was not attached."""
+        with suppress(OSError, KeyError):
+            return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
+        return {}
+
+
+def parse_fdinfo(text: str) -> dict[str, int]:
+    """The decimal fields of a descriptor's fdinfo (bpf_prog_show_fdinfo in kernel/bpf/syscall.c)."""
+    return {name: int(value) for name, value in re.findall(r"^(\w+):\s*(\d+)$", text, re.MULTILINE)}

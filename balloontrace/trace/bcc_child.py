@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The child of `trace/loader`: compiles and attaches BPF programs, hands over the descriptors and ends.
+
+The only importer of bcc. Run as `python -m balloontrace.trace.bcc_child SOCKET_FD`, in a process of its own
+so that nothing of the recorder weighs on top of LLVM; it imports as little as it can for the same reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import re
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+REQUEST_BYTES = 1 << 20
+
+
+# include/uapi/linux/bpf.h: BPF_LD | BPF_DW | BPF_IMM, whose source register tells what the number stands for
+_LOAD_64_BITS = 0x18
+_PSEUDO_MAP_VALUE = 2
+
+
+class _Instruction(ctypes.Structure):
+    """`struct bpf_insn`."""
+
+    _fields_ = (
+        ("code", ctypes.c_uint8),
+        ("registers", ctypes.c_uint8),  # destination and, in the upper half, source
+        ("offset", ctypes.c_int16),
+        ("immediate", ctypes.c_int32),
+    )
+
+
+class RefusedError(Exception):
+    """The kernel refused a probe."""
+
+
+class Attacher:
+    """One compiled BPF module and the descriptors gathered from it, in the order they are sent."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        """Compile what `request` names. ImportError without bcc, a bare Exception for bad source."""
+        import bcc
+
+        forget_library_pages()
+        self.version = str(getattr(bcc, "__version__", "unknown"))
+        self.maps: dict[str, int] = {}
+        self.programs: dict[str, int] = {}
+        self.links: list[int] = []
+        self.failures: dict[str, str] = {}
+        self._lib = bcc.lib
+        source = Path(request["source"])
+        flags = [f"-D{name}={value}" for name, value in request["definitions"].items()]
+        self._bpf = bcc.BPF(text=source.read_text(), cflags=[*flags, f"-I{source.parent}"])
+        self.maps = {name: self._bpf[name].map_fd for name in request["maps"]}
+
+    def fds(self) -> list[int]:
+        """Everything that must outlive this process."""
+        return [*self.maps.values(), *self.programs.values(), *self.links]
+
+    def attach(self, attachment: dict[str, Any]) -> None:
+        """Attach one program; an optional one that is refused is noted and left out."""
+        how = {
+            "fentry": self._attach_fentry,
+            "kprobe": self._attach_kprobe,
+            "tracepoint": self._attach_tracepoint,
+            "raw_tracepoint": self._attach_raw_tracepoint,
+        }[attachment["mechanism"]]
+        try:
+            program_fd, link_fd = how(attachment)
+        except RefusedError as error:
+            if attachment["required"]:
+                raise
+            self.failures[attachment["function"]] = str(error)
+            return
+        self.programs[attachment["program"]] = program_fd
+        self.links.append(link_fd)
+
+    def _load(self, attachment: dict[str, Any], kind: int, name: str) -> int:
+        """Load the C function under `name`, from which bcc derives the target of an fentry program."""
+        module, program = self._bpf.module, attachment["program"].encode()
+        start = self._lib.bpf_function_start(module, program)
+        if not start:
+            raise RefusedError(f"the BPF source has no program {attachment['program']}")
+        self._put_map_descriptors(start, self._lib.bpf_function_size(module, program))
+        fd: int = self._lib.bcc_func_load(
+            module, kind, name.encode(), start, self._lib.bpf_function_size(module, program),
+            self._lib.bpf_module_license(module), self._lib.bpf_module_kern_version(module),
+            0, None, 0, None, -1,
+        )  # fmt: skip
+        if fd < 0:
+            raise RefusedError(f"{attachment['program']} was not loaded: {os.strerror(ctypes.get_errno())}")
+        return fd
+
+    def _put_map_descriptors(self, start: int, size_bytes: int) -> None:
+        """Make map values that the program takes the address of known to the kernel.
+
+        bcc has no word for them: the source names a map by its place in the request, negative numbers and
+        all others being descriptors already.
+        """
+        instructions = (_Instruction * (size_bytes // ctypes.sizeof(_Instruction))).from_address(start)
+        for instruction in instructions:
+            if instruction.code == _LOAD_64_BITS and instruction.registers >> 4 == _PSEUDO_MAP_VALUE:
+                instruction.immediate = list(self.maps.values())[instruction.immediate]
+
+    def _attach_fentry(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        prefix = "kretfunc" if attachment["returns"] else "kfunc"
+        name = f"{prefix}__{attachment['module'] or 'vmlinux'}__{attachment['symbol']}"
+        program_fd = self._load(attachment, self._bpf.TRACING, name)
+        link_fd: int = self._lib.bpf_attach_kfunc(program_fd)
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} has no fentry: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_kprobe(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        """By address where kallsyms shows one: names are not unique (two vp_get in one kernel)."""
+        program, address = attachment["program"], attachment["address"]
+        program_fd = self.programs.get(program)
+        if program_fd is None:
+            program_fd = self._load(attachment, self._bpf.KPROBE, program)
+        by_name = None if address else attachment["symbol"].encode()
+        event = f"bt_{program}_{address:x}_{os.getpid()}".encode()
+        link_fd: int = self._lib.bpf_attach_kprobe(
+            program_fd, int(attachment["returns"]), event, by_name, address, 0
+        )
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} has no kprobe: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_tracepoint(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        category, _, event = attachment["symbol"].encode().partition(b":")
+        program_fd = self._load(attachment, self._bpf.TRACEPOINT, attachment["program"])
+        link_fd: int = self._lib.bpf_attach_tracepoint(program_fd, category, event)
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+    def _attach_raw_tracepoint(self, attachment: dict[str, Any]) -> tuple[int, int]:
+        name = attachment["symbol"].partition(":")[2]
+        program_fd = self._load(attachment, self._bpf.RAW_TRACEPOINT, attachment["program"])
+        link_fd: int = self._lib.bpf_attach_raw_tracepoint(program_fd, name.encode())
+        if link_fd < 0:
+            raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
+        return program_fd, link_fd
+
+
+def forget_library_pages() -> None:
+    """Unmap what loading the libraries brought in; what is still used comes back by itself.
+
+    Loading LLVM touches 50 MB of relocation tables and their neighbours: without them the whole takes 100 MB
+    at its peak instead of 133 (measured). Only mappings are dropped that are read-only and that hold no page
+    of this process's own; a relocated table, though read-only by then, is such a page.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    with suppress(OSError):
+        smaps = Path("/proc/self/smaps").read_text()
+        for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
+            header = re.match(r"([0-9a-f]+)-([0-9a-f]+) r-.. .*\.so", mapping)
+            if header and "\nAnonymous:             0 kB\n" in mapping:
+                start, end = int(header[1], 16), int(header[2], 16)
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def serve(end: socket.socket) -> int:
+    """Answer the one request waiting on `end`, also with what went wrong. Returns the exit status."""
+    started_ns = time.monotonic_ns()
+    try:
+        request = json.loads(end.recv(REQUEST_BYTES))
+        attacher = Attacher(request)
+        for attachment in request["attachments"]:
+            attacher.attach(attachment)
+        reply = {
+            "maps": list(attacher.maps),
+            "programs": list(attacher.programs),
+            "links": len(attacher.links),
+            "failures": attacher.failures,
+            "bcc_version": attacher.version,
+            "wall_ns": time.monotonic_ns() - started_ns,
+        }
+        socket.send_fds(end, [json.dumps(reply).encode()], attacher.fds())
+    except Exception as error:  # bcc raises nothing more specific, and nobody but the parent can be told
+        problem = "refused" if isinstance(error, RefusedError) else type(error).__name__
+        with suppress(OSError):
+            end.send(json.dumps({"error": str(error), "problem": problem}).encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Past Python's and LLVM's clean-up, which frees piece by piece what the kernel frees at once.
+    os._exit(serve(socket.socket(fileno=int(sys.argv[1]))))

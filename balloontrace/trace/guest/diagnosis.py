@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Can a balloon be traced here: what is found, what is missing, and what mends it."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
+from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, Function, untraced_features
+from balloontrace.system import kernel
+from balloontrace.system.kernel import BalloonDevice, Layout
+from balloontrace.system.read_balloon_size import fill_in_size, read_balloon_sizes
+from balloontrace.trace.guest.probes import SYMBOL_NAMES, Plan, make_plan
+from balloontrace.trace.machine_checks import (
+    Finding,
+    ProbedRow,
+    State,
+    can_fentry,
+    can_search_modules,
+    check_firing,
+    check_machine,
+    find_bcc,
+    read_symbols,
+    trial_for,
+)
+from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.probe_firing import NOTHING_KNOWN, Firing, find_firing
+from balloontrace.trace.probe_trial import Trial
+from balloontrace.units import format_standing
+
+_NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtqueue", "index")}
+
+
+class DriverKind(enum.StrEnum):
+    """Which driver runs, by its symbols and members: feature bit 3 means two things."""
+
+    NONE = "none"
+    STOCK = "stock"
+    PATCHED = "patched"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything `doctor` shows and `record` needs to know."""
+
+    findings: tuple[Finding, ...]
+    devices: tuple[BalloonDevice, ...]
+    driver_kind: DriverKind
+    layout: Layout
+    plan: Plan
+    balloons: tuple[BalloonSize, ...] = ()
+    firing: Firing = NOTHING_KNOWN
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What makes tracing impossible."""
+        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What will not be measured."""
+        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+
+
+def diagnose(
+    root: Path = kernel.ROOT,
+    *,
+    offsets: Mapping[str, int] | None = None,
+    trial: Callable[[Path], Trial] | None = None,
+) -> Diagnosis:
+    """Look at this system; never raises for something it could report.
+
+    `offsets` are structure offsets that the user knows, by `struct.member`. `trial` tries probes out; by
+    default it is done where it can be, on the running kernel.
+    """
+    symbols = read_symbols(SYMBOL_NAMES, root)
+    bcc = find_bcc()
+    draft = make_plan(symbols, Layout())
+    layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root).overruled(offsets or {})
+    machine = check_machine(symbols, bcc, root)
+    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
+    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
+    fentry &= not draft.driver_module or can_search_modules(root)
+    plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
+    kind = _driver_kind(plan)
+    devices = kernel.read_balloon_devices(root)
+    sizes = read_balloon_sizes([device.name for device in devices], root)
+    balloons = fill_in_size(sizes, kernel.read_vmstat(root), os.sysconf("SC_PAGE_SIZE"))
+    findings = (
+        *machine,
+        check_firing(firing, probed_rows(plan)),
+        _check_btf(layout),
+        _check_device(devices),
+        _check_size(balloons),
+        _check_driver(plan, kind),
+        _check_bit_3(kind, devices),
+        _check_untraced(kind, devices),
+        *_check_plan(plan),
+    )
+    found = tuple(finding for finding in findings if finding)
+    return Diagnosis(found, devices, kind, layout, plan, balloons, firing)
+
+
+def probed_rows(plan: Plan) -> tuple[ProbedRow, ...]:
+    """What a plan attaches, and how."""
+    return tuple(
+        ProbedRow(
+            probe.function.symbol,
+            probe.point.required,
+            frozenset(mechanism for _, mechanism in probe.by_symbol),
+        )
+        for probe in plan.attachable
+    )
+
+
+def _driver_kind(plan: Plan) -> DriverKind:
+    if not plan.driver_found:
+        return DriverKind.NONE
+    return DriverKind.PATCHED if plan.patched else DriverKind.STOCK
+
+
+def _check_btf(layout: Layout) -> Finding:
+    if not layout.problem:
+        return Finding("btf", State.OK, "BTF of the kernel and the driver")
+    unknown = [what for what, member in _NEEDED_OF_A_SEND.items() if layout.get(*member) is None]
+    if not unknown:
+        return Finding("btf", State.OK, f"structure offsets: {layout.source}")
+    return Finding(
+        "btf",
+        State.WARNING,
+        f"no type information, so {' and '.join(unknown)} of a send are not measured ({layout.problem})",
+    )
+
+
+def _check_device(devices: tuple[BalloonDevice, ...]) -> Finding:
+    if not devices:
+        return Finding(
+            "device", State.PROBLEM, "this machine has no virtio balloon",
+            "give the VM one, e.g. QEMU's -device virtio-balloon-pci",
+        )  # fmt: skip
+    text = "; ".join(
+        f"{device.name} ({device.driver or 'no driver'}): {', '.join(device.feature_names) or 'no features'}"
+        for device in devices
+    )
+    return Finding("device", State.OK, text)
+
+
+def _check_size(balloons: Iterable[BalloonSize]) -> Finding | None:
+    unit_pages = kernel_page_in_pages(os.sysconf("SC_PAGE_SIZE")) or 1
+    text = "; ".join(
+        f"{each.device}: {format_standing(each.size_pages, each.target_pages, unit_pages)}"
+        f" (from {each.source or 'nowhere: it cannot be read here'})"
+        for each in balloons
+    )
+    return Finding("size", State.OK, text) if text else None
+
+
+def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
+    if kind is DriverKind.NONE:
+        return Finding("driver", State.PROBLEM, "the balloon driver is not loaded", "modprobe virtio_balloon")
+    place = f"module {plan.driver_module}" if plan.driver_module else "built in"
+    return Finding("driver", State.OK, f"{kind} driver, {place}")
+
+
+def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
+    """The page-bitmap patch calls bit 3 its own; mainline, and every device that follows it, does not."""
+    if kind is not DriverKind.PATCHED or not any(
+        FREE_PAGE_HINT_BIT in device.feature_bits for device in devices
+    ):
+        return None
+    return Finding(
+        "bit 3", State.WARNING,
+        "the driver takes feature bit 3 for PAGE_BITMAP; a device that means FREE_PAGE_HINT by it discards "
+        "pages which the guest still uses",
+        "make sure that the VMM has the page-bitmap patch too, or turn free-page-hint off",
+    )  # fmt: skip
+
+
+def _check_untraced(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
+    """Other ways in which pages go to the host, which no probe shows."""
+    patched = kind is DriverKind.PATCHED
+    found = [
+        f"{word} of {device.name} ({feature})"
+        for device in devices
+        if device.driver is not None
+        for word, feature in untraced_features(device.feature_bits, patched=patched)
+    ]
+    return Finding("untraced", State.WARNING, f"not traced: {', '.join(found)}") if found else None
+
+
+def _check_plan(plan: Plan) -> tuple[Finding, ...]:
+    if not plan.driver_found:
+        return ()
+    missing = plan.missing_required
+    if missing:
+        names = ", ".join(probe.function.symbol for probe in missing)
+        return (
+            Finding(
+                "probes", State.WARNING, f"required probe points are missing: {names}",
+                "record --missing-probes warn traces what is left",
+            ),
+        )  # fmt: skip
+    if plan.probe(Function.CONFIG_GET) not in plan.attachable:
+        return (
+            Finding(
+                "probes", State.WARNING, "the target is not measured: neither vp_get nor vm_get is a symbol"
+            ),
+        )
+    return (Finding("probes", State.OK, f"{len(plan.attachable)} probe points"),)

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which functions to probe: a table of candidates, and the plan that fits the facts of one kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from balloontrace.errors import MissingProbeError
+from balloontrace.format.vocabulary import Function
+from balloontrace.system.kernel import Layout, Symbol
+from balloontrace.trace.mechanism import Mechanism, Status
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """One row of the table: a function worth tracing."""
+
+    function: Function
+    candidates: tuple[str, ...]  # symbol names, all of them attached
+    stage: str
+    yields: str
+    required: bool = False
+    in_driver: bool = True  # in the driver's own object, not elsewhere in the kernel
+    every_driver: bool = True  # exists in every driver's source: no symbol means inlined
+    patched_only: bool = False  # a function of the page-bitmap patch; other drivers have no row for it
+    returns: bool = True  # its return is probed too
+    stand_in: Function | None = None  # what shows its time when it is inlined
+    fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+
+    def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
+        """Which ends of the function get a program, return (True) before entry (False)."""
+        if mechanism is Mechanism.FENTRY and self.fexit_suffices:
+            return (True,)
+        return (True, False) if self.returns else (False,)
+
+
+TABLE = (
+    ProbePoint(
+        Function.UPDATE_BALLOON_SIZE_FUNC, ("update_balloon_size_func",), "work item",
+        "one span per work item: target, actual, and all time of the driver", required=True,
+    ),
+    ProbePoint(
+        Function.FILL_BALLOON, ("fill_balloon",), "a allocate",
+        "pages taken from the guest's allocator", stand_in=Function.UPDATE_BALLOON_SIZE_FUNC,
+    ),
+    ProbePoint(
+        Function.LEAK_BALLOON, ("leak_balloon",), "a release",
+        "pages given back to the guest's allocator", stand_in=Function.UPDATE_BALLOON_SIZE_FUNC,
+    ),
+    ProbePoint(
+        Function.TELL_HOST, ("tell_host",), "b+c+d",
+        "one span per send: queue, pages, and the time until the host has answered", required=True,
+    ),
+    ProbePoint(
+        Function.SET_PAGE_BITMAP, ("set_page_bitmap",), "b build",
+        "filling bitmaps and writing records: passes over the list of pages, bitmaps in use",
+        patched_only=True, stand_in=Function.TELL_HOST,
+    ),
+    ProbePoint(
+        Function.SEND_RESP_DATA, ("send_resp_data",), "b+c+d",
+        "one span per send of records: queue, bytes, and the time until the host has answered",
+        patched_only=True, stand_in=Function.TELL_HOST,
+    ),
+    ProbePoint(
+        Function.EXTEND_PAGE_BITMAP, ("extend_page_bitmap",), "a allocate",
+        "memory for the bitmaps", patched_only=True,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_CHANGED, ("virtballoon_changed",), "target",
+        "the interrupt that says the target may have changed", returns=False,
+    ),
+    ProbePoint(
+        Function.CONFIG_GET, ("vp_get", "vm_get"), "target",
+        "the target each work item reads, and the time of reading it", in_driver=False, every_driver=False,
+        fexit_suffices=True,
+    ),
+    ProbePoint(
+        Function.CONFIG_SET, ("vp_set", "vm_set"), "actual",
+        "the progress each work item writes", in_driver=False, every_driver=False, returns=False,
+    ),
+    ProbePoint(
+        Function.VIRTIO_BALLOON_OOM_NOTIFY, ("virtio_balloon_oom_notify",), "out of memory",
+        "the balloon shrinking because the guest ran out of memory", every_driver=False,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_MIGRATEPAGE, ("virtballoon_migratepage",), "migration",
+        "compaction moving a page of the balloon", every_driver=False,
+    ),
+)  # fmt: skip
+
+SYMBOL_NAMES = tuple(name for point in TABLE for name in point.candidates)
+
+# Symbols beside a function's body that never are the function: split-off cold paths, padding, CFI thunks.
+_NEVER = re.compile(r"(^__pfx_|^__cfi_|\.cold(\.|$))")
+# Kinds of clones, best first; a `.part` covers only part of its function.
+_CLONES = ("isra", "constprop", "llvm", "part")
+
+
+@dataclass(frozen=True)
+class PlannedProbe:
+    """A row of the table as it fits this kernel."""
+
+    point: ProbePoint
+    status: Status
+    symbols: tuple[Symbol, ...] = ()
+    mechanism: Mechanism = Mechanism.KPROBE
+    arguments_trusted: bool = True
+    note: str = ""
+
+    @property
+    def function(self) -> Function:
+        """The function the row is about."""
+        return self.point.function
+
+    @property
+    def by_symbol(self) -> tuple[tuple[Symbol, Mechanism], ...]:
+        """Each symbol with its mechanism: of equal names fentry reaches the one at the lowest address only.
+
+        (kallsyms_lookup_name, which fentry goes by, returns the first in the order of addresses.)
+        """
+        if self.mechanism is Mechanism.KPROBE:
+            return tuple((symbol, Mechanism.KPROBE) for symbol in self.symbols)
+        first: dict[str, Symbol] = {}
+        for symbol in self.symbols:
+            if symbol.name not in first or symbol.address < first[symbol.name].address:
+                first[symbol.name] = symbol
+        return tuple(
+            (symbol, Mechanism.FENTRY if symbol is first[symbol.name] else Mechanism.KPROBE)
+            for symbol in self.symbols
+        )
+
+    @property
+    def kind(self) -> str:
+        """What `bpf/balloon_compat.h` calls this way of hooking: fentry, kprobe or both."""
+        kinds = {mechanism for _, mechanism in self.by_symbol}
+        return "both" if len(kinds) > 1 else str(self.mechanism)
+
+    @property
+    def spelled_out(self) -> str:
+        """The kernel's words for what is attached, e.g. `kprobe+kretprobe`, by how much it is used."""
+        kinds = dict.fromkeys(mechanism for _, mechanism in self.by_symbol)
+        return ", ".join(
+            "+".join(kind.program(returns=returns) for returns in reversed(self.point.ends(kind)))
+            for kind in kinds
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be attached, and what stands in for what cannot be."""
+
+    probes: tuple[PlannedProbe, ...]
+    driver_module: str  # "" when the driver is built in
+    driver_found: bool
+
+    def probe(self, function: Function) -> PlannedProbe:
+        """The row of `function`; StopIteration if the driver is not one that has it."""
+        return next(probe for probe in self.probes if probe.function is function)
+
+    @property
+    def patched(self) -> bool:
+        """Whether the driver has the page-bitmap patch."""
+        return any(probe.point.patched_only for probe in self.probes)
+
+    @property
+    def attachable(self) -> tuple[PlannedProbe, ...]:
+        """Rows that will be attached."""
+        return tuple(probe for probe in self.probes if probe.status is Status.ATTACH)
+
+    @property
+    def missing_required(self) -> tuple[PlannedProbe, ...]:
+        """Required rows that cannot be attached."""
+        return tuple(
+            probe for probe in self.probes if probe.point.required and probe.status is not Status.ATTACH
+        )
+
+    def with_kprobes(self) -> Plan:
+        """The same plan with kprobes throughout; fentry would hold the driver's module in the kernel."""
+        return replace(
+            self, probes=tuple(replace(probe, mechanism=Mechanism.KPROBE) for probe in self.probes)
+        )
+
+    def moved_to(self, symbols: Iterable[Symbol]) -> Plan:
+        """The same plan where the driver's module was loaded again, at other addresses.
+
+        MissingProbeError where it holds other functions than before, or is not reached by kprobes alone.
+        """
+        found = {symbol.name: symbol for symbol in symbols if symbol.module == self.driver_module}
+        return replace(self, probes=tuple(_moved(probe, found) for probe in self.probes))
+
+    def stands_in_for(self, function: Function) -> tuple[str, ...]:
+        """Functions without a symbol whose time is taken from `function`."""
+        return tuple(
+            probe.function.symbol
+            for probe in self.probes
+            if probe.point.stand_in is function and probe.status is not Status.ATTACH
+        )
+
+    @property
+    def boundaries(self) -> dict[str, str]:
+        """The function whose time is taken for each boundary; part of every recording."""
+        rows = [
+            ("fill", Function.FILL_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
+            ("leak", Function.LEAK_BALLOON, Function.UPDATE_BALLOON_SIZE_FUNC),
+            ("send", Function.TELL_HOST, Function.TELL_HOST),
+        ]
+        if self.patched:
+            rows += [
+                ("build", Function.SET_PAGE_BITMAP, Function.TELL_HOST),
+                ("bitmap send", Function.SEND_RESP_DATA, Function.TELL_HOST),
+            ]
+        return {
+            name: (function if self.probe(function).status is Status.ATTACH else fallback).symbol
+            for name, function, fallback in rows
+        }
+
+
+def _moved(probe: PlannedProbe, found: Mapping[str, Symbol]) -> PlannedProbe:
+    if not probe.point.in_driver or probe.status is not Status.ATTACH:
+        return probe
+    missing = [symbol.name for symbol in probe.symbols if symbol.name not in found]
+    if missing:
+        raise MissingProbeError(f"{missing[0]} is not in it any more")
+    if probe.mechanism is not Mechanism.KPROBE:
+        raise MissingProbeError(f"{probe.function.symbol} was reached by fentry")
+    return replace(probe, symbols=tuple(found[symbol.name] for symbol in probe.symbols))
+
+
+def make_plan(
+    symbols: Sequence[Symbol], layout: Layout, *, fentry_functions: frozenset[str] = frozenset()
+) -> Plan:
+    """Fit the table to a kernel and its driver: stock, or with the page-bitmap patch.
+
+    `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` are the names of driver functions
+    that fentry can reach (in BTF, on a kernel and a bcc that support it).
+    """
+    usable = [symbol for symbol in symbols if not _NEVER.search(symbol.name)]
+    anchor = _driver_anchor([s for s in usable if s.plain_name == "update_balloon_size_func"])
+    patched = is_patched(usable, layout)
+    probes = tuple(
+        _plan_probe(point, _choose_symbols(point, usable, anchor), layout, fentry_functions)
+        for point in TABLE
+        if patched or not point.patched_only
+    )
+    return Plan(probes, anchor.module if anchor else "", anchor is not None)
+
+
+def is_patched(symbols: Iterable[Symbol], layout: Layout) -> bool:
+    """Whether the driver has the page-bitmap patch: by symbol or member, never by feature bit 3."""
+    named = any(symbol.plain_name == Function.SEND_RESP_DATA.symbol for symbol in symbols)
+    return named or layout.get("virtio_balloon", "resp_data") is not None
+
+
+def _driver_anchor(candidates: Iterable[Symbol]) -> Symbol | None:
+    """The work function that marks the driver's object: in its own module if there is one, else built in."""
+    ranked = sorted(
+        candidates, key=lambda s: (s.module != "virtio_balloon", "balloon" not in s.module, s.address)
+    )
+    return ranked[0] if ranked else None
+
+
+def _choose_symbols(
+    point: ProbePoint, symbols: Sequence[Symbol], anchor: Symbol | None
+) -> tuple[Symbol, ...]:
+    """The symbols that together are the function: the plain one, else its clones of the best kind."""
+    named = [s for s in symbols if s.plain_name in point.candidates]
+    if point.in_driver:
+        named = [s for s in named if anchor is not None and s.module == anchor.module]
+    plain = [s for s in named if not s.suffix]
+    if plain:
+        return tuple(_nearest(plain, anchor) if point.in_driver else plain)
+    for clone in _CLONES:
+        clones = [s for s in named if s.suffix.split(".")[0] == clone]
+        if clones:
+            return tuple(clones)
+    return ()
+
+
+def _nearest(symbols: list[Symbol], anchor: Symbol | None) -> list[Symbol]:
+    """Of equal names, the one beside the driver's work function: an object's symbols lie together."""
+    if anchor is None or len(symbols) == 1:
+        return symbols
+    return [min(symbols, key=lambda s: abs(s.address - anchor.address))]
+
+
+def _plan_probe(
+    point: ProbePoint, symbols: tuple[Symbol, ...], layout: Layout, fentry_functions: frozenset[str]
+) -> PlannedProbe:
+    if point.function is Function.CONFIG_SET and layout.get("virtio_balloon", "num_pages") is not None:
+        return PlannedProbe(point, Status.NOT_NEEDED, note="the driver's own num_pages says the same")
+    if not symbols:
+        status = Status.INLINED if point.every_driver else Status.ABSENT
+        stand_in = f"{point.stand_in.symbol} stands in" if point.stand_in else ""
+        return PlannedProbe(point, status, note=stand_in)
+    plain = all(not symbol.suffix for symbol in symbols)
+    unique = len(symbols) == 1 or not point.in_driver
+    if not point.in_driver and not any(symbol.address for symbol in symbols):
+        # Without addresses only the first of a name can be reached, however it is attached.
+        symbols = tuple({symbol.name: symbol for symbol in reversed(symbols)}.values())[::-1]
+    by_fentry = unique and plain and all(symbol.name in fentry_functions for symbol in symbols)
+    return PlannedProbe(
+        point,
+        Status.ATTACH,
+        symbols,
+        Mechanism.FENTRY if by_fentry else Mechanism.KPROBE,
+        arguments_trusted=plain,
+        note="; ".join(_notes(symbols, plain=plain)),
+    )
+
+
+def _notes(symbols: tuple[Symbol, ...], *, plain: bool) -> list[str]:
+    notes = []
+    if not plain:
+        notes.append("a compiler's variant: its arguments are not trusted")
+    if any(symbol.suffix.startswith("part") for symbol in symbols):
+        notes.append("only part of the function, its times are lower bounds")
+    if len(symbols) > 1:
+        notes.append(f"{len(symbols)} functions of this name, all attached")
+    return notes
+
+
+def describe(plan: Plan, failures: Mapping[str, str] | None = None) -> list[dict[str, object]]:
+    """The plan's rows as `doctor --format json` shows them, or, given `failures`, as a recording keeps them.
+
+    `failures` maps a function to the kernel's reason for refusing it; whatever is not in it was attached.
+    """
+    return [_describe_probe(plan, probe, failures) for probe in plan.probes]
+
+
+def _describe_probe(plan: Plan, probe: PlannedProbe, failures: Mapping[str, str] | None) -> dict[str, object]:
+    point = probe.point
+    attaches = probe.status is Status.ATTACH
+    status, note = probe.status, probe.note
+    if failures is not None and attaches:
+        failure = failures.get(point.function.symbol)
+        status, note = (Status.ATTACHED, note) if failure is None else (Status.FAILED, failure)
+    return {
+        "function": point.function.symbol,
+        "symbol": ", ".join(sorted({symbol.name for symbol in probe.symbols})) or None,
+        "module": probe.symbols[0].module or None if probe.symbols else None,
+        "mechanism": probe.spelled_out if attaches else None,
+        "stage": point.stage,
+        "status": str(status),
+        "stands_in_for": ", ".join(plan.stands_in_for(point.function)) or None,
+        "required": point.required,
+        "yields": point.yields,
+        "note": note or None,
+    }

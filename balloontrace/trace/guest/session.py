@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording of the guest's side: spans of its balloon driver, until something ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from balloontrace.console.progress import progress_line
+from balloontrace.errors import MissingProbeError
+from balloontrace.format.balloon_size import BalloonSize
+from balloontrace.format.guest_counters import Counters, parse_counters
+from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
+from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
+from balloontrace.format.vocabulary import Function
+from balloontrace.system import kernel
+from balloontrace.system.read_balloon_size import read_balloon_sizes
+from balloontrace.trace.guest.collector import Collector, summarise_losses
+from balloontrace.trace.guest.diagnosis import Diagnosis
+from balloontrace.trace.guest.driver_watch import DriverWatch
+from balloontrace.trace.guest.probes import describe
+from balloontrace.trace.guest.unseen_pages import (
+    UNIT_PAGES,
+    migrations_given_up,
+    pages_of_spans,
+    seen_by_probes,
+    under_way,
+)
+from balloontrace.trace.pace import DrainPace, TimingPace
+from balloontrace.trace.session import Ending, RecordingSession, SessionOptions, SessionResult, clocks
+
+
+@dataclass(frozen=True)
+class _LastLook:
+    """What was counted right before probes were detached; `moving`: pages moved meanwhile."""
+
+    vmstat: Mapping[str, int]
+    counters: Counters
+    moved: Moved | None
+    moving: bool
+
+
+class Session(RecordingSession):
+    """A recording of the guest's side, on an attached collector."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        diagnosis: Diagnosis,
+        output_fd: int,
+        options: SessionOptions,
+        *,
+        started_ns: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """Times and words as for every `RecordingSession`."""
+        super().__init__(output_fd, options, started_ns=started_ns, say=say)
+        self._collector = collector
+        self._diagnosis = diagnosis
+        self._driver = DriverWatch(diagnosis)
+        self._driver_state = self._driver.state
+        self._driver_seen_ns = time.monotonic_ns()
+        self._driver_away = self._driver_lost = self._reattached = False
+        self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
+        self._counters = self._written_counters = b""
+        self._seen_counters = b""
+        self._was_moving = False
+        self._pace = DrainPace()
+        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
+        self._progress: tuple[int, Counters] | None = None
+        self._last_look: _LastLook | None = None
+        self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
+        self._started_balloons = _read_balloons()
+
+    @property
+    def _is_watched(self) -> bool:
+        # Payloads fill their ring faster than spans do theirs.
+        # The sooner a driver's return is noticed, the less it has moved unseen.
+        return self._options.operations is not None or self._collector.captures or self._driver_away
+
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        vmstat = self._detach()
+        result.unseen, result.reattached = self._find_unseen(), self._reattached
+        result.balloons = _read_balloons(device.name for device in self._diagnosis.devices)
+        self._counters = self._collector.read_counters()
+        self._drain()
+        counters = parse_counters(self._counters)
+        result.losses = summarise_losses(
+            counters,
+            self._collector.plan,
+            self._collector.read_missed(),
+            captures=self._collector.captures,
+        )
+        programs = self._collector.read_program_costs(counters)
+        return {
+            "vmstat": vmstat,
+            "balloons": [asdict(each) for each in result.balloons],
+            "vmstat_traced": dict(self._last_look.vmstat) if self._last_look else {},
+            "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
+            "own_cost": self._own_cost(self._collector.loaded, programs),
+        }
+
+    def _detach(self) -> Mapping[str, int]:
+        """Take the probes off, with a last look before; returns /proc/vmstat right after."""
+        traced, counters = kernel.read_vmstat(), parse_counters(self._collector.read_counters())
+        self._collector.detach()
+        vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
+        moved = moved_between(self._started_vmstat, traced, UNIT_PAGES)
+        self._last_look = _LastLook(traced, counters, moved, moving=vmstat != traced)
+        return vmstat
+
+    def _find_unseen(self, *, unwritten_pages: int = 0) -> Unseen | None:
+        """Pages that moved up to the last look before detaching, and are not in the recording."""
+        look = self._last_look
+        if look is None or look.moved is None:
+            return None
+        plan, layout = self._collector.plan, self._diagnosis.layout
+        missed = self._collector.read_missed()
+        seen_pages = seen_by_probes(look.counters, plan, layout, look.moved, missed)
+        return find_unseen(
+            look.moved,
+            None if seen_pages is None else max(0, seen_pages - unwritten_pages),
+            under_way(look.counters, plan, len(self._diagnosis.devices), moving=look.moving),
+            migrations_failed=migrations_given_up(look.counters, look.moved),
+        )
+
+    def _give_up(self, result: SessionResult) -> None:
+        if self._last_look is None:
+            self._detach()
+        unwritten_pages: list[int] = []
+        first = self._writer.refused_spans_from_byte
+        self._collector.drain(lambda raw: unwritten_pages.append(pages_of_spans(raw[first:])))
+        result.unseen = self._find_unseen(unwritten_pages=sum(unwritten_pages))
+
+    def _side_ending(self) -> Ending | None:
+        if self._driver_lost:
+            return Ending.DRIVER_GONE
+        wanted = self._options.operations
+        if wanted is not None and parse_counters(self._counters).operations >= wanted:
+            return Ending.OPERATIONS
+        return None
+
+    def _final_ending(self, ending: Ending) -> Ending:
+        """A driver that never came back is the end, whatever ended the waiting for it."""
+        return Ending.DRIVER_GONE if self._driver_away else ending
+
+    def _follow_driver(self) -> None:
+        """Keep what happens to the driver: when it left, and since when its return is traced."""
+        before, now_ns = self._driver_state, time.monotonic_ns()
+        state = self._driver.look()
+        if state is before:
+            self._driver_seen_ns = now_ns
+            return
+        lacking = state.lacks(before)
+        if not lacking and state.module == before.module:
+            self._driver_state = state  # one more was plugged
+            return
+        if not state.replaces(before):
+            if not self._driver_away:
+                self._driver_away = True
+                self._tell_driver("gone", lacking)
+            return
+        reattached = state.module != before.module
+        self._reattached |= reattached
+        if reattached and not self._reattach():
+            self._driver_lost = True
+            return
+        self._tell_driver("back", lacking, devices_now=sorted(state.bound), reattached=reattached)
+        self._driver_away, self._driver_state, self._driver_seen_ns = False, state, time.monotonic_ns()
+
+    def _reattach(self) -> bool:
+        """Attach to a module that was loaded again. False where that cannot be done as it was before."""
+        module = self._collector.plan.driver_module
+        if kernel.read_module_srcversion(module) != self._srcversion:
+            self._say("balloontrace: another build of the driver was loaded\n")
+            return False
+        try:
+            self._collector.reattach()
+        except (OSError, MissingProbeError) as error:
+            self._say(f"balloontrace: probes cannot be attached to the driver loaded again: {error}\n")
+            return False
+        return True
+
+    def _tell_driver(self, what: str, devices: Sequence[str], **more: object) -> None:
+        """Write it down, behind all that was traced before."""
+        self._drain()
+        event = {"what": what, "at": clocks(), "seen_ns": self._driver_seen_ns, "devices": list(devices)}
+        self._writer.write_driver({**event, "vmstat": kernel.read_vmstat(), **more})
+        told = "gone: waiting for it to come back" if what == "gone" else "back, and traced again"
+        line = "\r\033[K" if self._options.show_progress else ""
+        self._say(f"{line}balloontrace: the driver of {', '.join(devices) or 'the balloon'} is {told}\n")
+
+    def _look(self) -> None:
+        self._follow_driver()
+        self._counters = self._collector.read_counters()
+        moving = self._counters != self._seen_counters
+        if moving or self._was_moving:
+            timing = self._collector.timing
+            if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
+                self._collector.set_timing(not timing)
+        self._seen_counters, self._was_moving = self._counters, moving
+        if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
+            self._drain()
+
+    def _drain(self) -> None:
+        """Move what has gathered into the recording; nothing is written when nothing happened."""
+        self._records += self._collector.drain(self._writer.write_spans)
+        self._collector.drain_payloads(self._writer.write_payloads)
+        if self._counters != self._written_counters:
+            self._written_counters = self._counters
+            self._writer.write_counters(self._counters)
+
+    def _progress_line(self) -> str:
+        now_ns, now = time.monotonic_ns(), parse_counters(self._counters)
+        before_ns, before = self._progress or (now_ns, now)
+        self._progress = now_ns, now
+        return progress_line(before, now, now_ns - before_ns)
+
+    def _metadata(self) -> dict[str, object]:
+        diagnosis, plan, loaded = self._diagnosis, self._collector.plan, self._collector.loaded
+        return {
+            "side": "guest",
+            "driver": {
+                "kind": str(diagnosis.driver_kind),
+                "module": plan.driver_module or None,
+                "module_srcversion": self._srcversion,
+            },
+            "devices": [
+                {
+                    "name": device.name,
+                    "index": device.index,
+                    "features": list(device.feature_names),
+                    "feature_bits": list(device.feature_bits),
+                }
+                for device in diagnosis.devices
+            ],
+            "functions": {str(int(function)): function.symbol for function in Function},
+            "span_layout": dict(SPAN_LAYOUT),
+            "counters_layout": dict(COUNTERS_LAYOUT),
+            "capture": "payload" if self._collector.captures else "none",
+            "payload_layout": dict(PAYLOAD_LAYOUT),
+            "probes": describe(plan, loaded.failures),
+            "boundaries": plan.boundaries,
+            "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
+            "vmstat": self._started_vmstat,
+            "balloons": [asdict(each) for each in self._started_balloons],
+            "bcc_version": loaded.bcc_version,
+        }
+
+
+def _read_balloons(known: Iterable[str] = ()) -> tuple[BalloonSize, ...]:
+    """Size and target of the balloons there are, and of those `known` whether they are still there."""
+    names = [*known, *(device.name for device in kernel.read_balloon_devices())]
+    return read_balloon_sizes(dict.fromkeys(names))

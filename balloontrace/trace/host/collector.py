@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attaches the host's plan to one process, drains its batches, and says what was lost and what tracing cost.
+
+The host's counterpart of `trace/guest/collector`: knows nothing of files and decodes no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from balloontrace.errors import MissingProbeError
+from balloontrace.format.guest_layout import RING_HEADER_BYTES
+from balloontrace.format.host_counters import HostCounters, used_slots
+from balloontrace.format.host_layout import BATCH_BYTES, LIVE_SLOTS_BYTES, THREADS_BYTES
+from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
+from balloontrace.trace.host.probes import TABLE, HostPlan, HostProbe
+from balloontrace.trace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
+from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.shared_maps import RecordRing, SharedPage
+
+_RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
+
+
+class HostCollector(AttachedPrograms):
+    """A plan attached for one process."""
+
+    def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
+        """Compile and attach `plan` for process `pid`. Raises as `Collector` does.
+
+        Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
+        """
+        self.plan, loaded = _load(plan, pid, ring_bytes)
+        maps = loaded.maps
+        batch_bytes = RING_HEADER_BYTES + BATCH_BYTES
+        super().__init__(
+            loaded,
+            SharedPage(maps["threads"], THREADS_BYTES),
+            ring=RecordRing(maps["batches"], ring_bytes, batch_bytes) if ring_bytes else None,
+            live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
+            links=_in_order_of_detaching(loaded),
+        )
+
+    def read_counters(self) -> bytes:
+        """The slots in use as they stand."""
+        return used_slots(super().read_counters())
+
+    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
+        """Each program's runs for the traced process, the runs the kernel timed, and their time.
+
+        Timed are also runs for other processes, which are shorter. None: not counted.
+        """
+        calls = counters.calls_by_system_call
+        return [
+            {
+                "program": program,
+                "runs": calls.get(program.partition("_")[2]),
+                **self.read_timed(program),
+            }
+            for program in self.loaded.programs
+        ]
+
+    def read_missed(self) -> int | None:
+        """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
+        counts = [
+            self.read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
+            for probe in self.plan.attachable
+            if probe.point.tracepoint and probe.mechanism is Mechanism.FENTRY
+        ]
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
+
+
+def _in_order_of_detaching(loaded: Loaded) -> list[int]:
+    """First what delimits buffers: one whose calls are no longer all seen must stay unfinished.
+
+    Then the entries of calls before their returns, so that no call is taken for one that never returned.
+    """
+    calls = {point.name for point in TABLE if point.tracepoint}
+
+    def rank(program: str) -> int:
+        end, _, point = program.partition("_")
+        return 0 if point not in calls else 2 if end in _RETURNS else 1
+
+    ranked = zip(map(rank, loaded.programs), loaded.links, strict=True)
+    return [fd for _, fd in sorted(ranked, key=lambda each: each[0])]
+
+
+def summarise_host_losses(counters: HostCounters, missed: int | None) -> dict[str, dict[str, int | None]]:
+    """What was missed, of batches and of single calls, in the shape of `collector.summarise_losses`."""
+    unknown = dict.fromkeys(("entries", "returns", "unmatched_returns", "no_state", "overwritten", "missed"))
+    return {
+        "batches": {**unknown, "entries": counters.batches, "lost": counters.lost},
+        "calls": {
+            "entries": None,
+            "returns": counters.all_calls,
+            "unmatched_returns": counters.unmatched_returns,
+            "lost": 0,
+            "no_state": counters.no_state,
+            "overwritten": counters.overwritten,
+            "missed": missed,
+        },
+    }
+
+
+def _load(plan: HostPlan, pid: int, ring_bytes: int) -> tuple[HostPlan, Loaded]:
+    """Attach the cheapest way; what the kernel refuses is tried with kprobes, then with tracepoints."""
+    reason = ""
+    for attempt in dict.fromkeys((plan, plan.with_kprobes(), plan.with_tracepoints())):
+        try:
+            return attempt, load(_request(attempt, pid, ring_bytes))
+        except AttachError as refused:
+            reason = str(refused)
+    raise MissingProbeError(f"a required probe was refused: {reason}")
+
+
+def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
+    return LoadRequest(
+        str(bpf_folder() / "host.bpf.c"),
+        _definitions(plan, pid, ring_bytes),
+        tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
+        _maps(ring_bytes),
+    )
+
+
+def _maps(ring_bytes: int) -> tuple[str, str]:
+    return ("batches" if ring_bytes else "live", "threads")
+
+
+def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str | int]:
+    """What the BPF source leaves open."""
+    definitions: dict[str, str | int] = {
+        "TGID": pid,
+        "THREADS_MAP": _maps(ring_bytes).index("threads"),
+        "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
+        **dict(plan.page_layout),
+    }
+    if ring_bytes:
+        definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES
+    definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
+    definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}
+    return definitions
+
+
+def _attached_to(probe: HostProbe, *, returns: bool) -> str:
+    if probe.mechanism is Mechanism.TRACEPOINT:
+        return probe.tracepoint(returns=returns)
+    return probe.target or ""
+
+
+def _attachments(probe: HostProbe) -> list[Attachment]:
+    symbol, mechanism = probe.symbol, probe.mechanism
+    return [
+        Attachment(
+            program=f"{mechanism.program(returns=returns)}_{probe.point.name}",
+            function=probe.point.name,
+            returns=returns,
+            mechanism=str(mechanism),
+            symbol=_attached_to(probe, returns=returns),
+            address=symbol.address if symbol else 0,
+            module=symbol.module if symbol else "",
+            required=probe.point.required,
+        )
+        # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
+        for returns in probe.point.ends(mechanism)
+    ]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Can a process that serves a balloon be traced here, and which processes are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace.errors import CannotTraceError
+from balloontrace.system import kernel
+from balloontrace.system.libbpf import BtfError, open_btf
+from balloontrace.system.vmm import Process, find_vmms, require_first_pid_namespace
+from balloontrace.trace.host.probes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
+from balloontrace.trace.machine_checks import (
+    Finding,
+    ProbedRow,
+    State,
+    can_fentry,
+    can_search_modules,
+    check_firing,
+    check_machine,
+    find_bcc,
+    read_symbols,
+    trial_for,
+)
+from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.probe_firing import NOTHING_KNOWN, Firing, find_firing
+from balloontrace.trace.probe_trial import Trial
+
+_TRACEPOINTS = "sys/kernel/tracing/events/syscalls/sys_enter_madvise"
+
+
+@dataclass(frozen=True)
+class HostDiagnosis:
+    """What `doctor --side host` shows and `record --side host` needs to know."""
+
+    findings: tuple[Finding, ...]
+    vmms: tuple[Process, ...]
+    plan: HostPlan
+    firing: Firing = NOTHING_KNOWN
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What makes tracing impossible."""
+        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What will not be measured."""
+        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+
+
+def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | None = None) -> HostDiagnosis:
+    """Look at this system; never raises for something it could report. `trial` as for `diagnose`."""
+    symbols = read_symbols(SYMBOL_NAMES, root)
+    bcc = find_bcc()
+    machine = check_machine(symbols, bcc, root)
+    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
+    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
+    plan = make_host_plan(
+        symbols,
+        fentry_functions=_known_functions(root) if fentry else frozenset(),
+        tracepoints=_has_tracepoints(root),
+        page_layout=kernel.read_page_layout(root),
+    )
+    vmms = find_vmms(root)
+    findings = (
+        *machine,
+        _check_namespace(root),
+        check_firing(firing, host_probed_rows(plan)),
+        _check_kvm(plan),
+        _check_vmms(vmms),
+        _check_plan(plan),
+    )
+    return HostDiagnosis(tuple(each for each in findings if each), vmms, plan, firing)
+
+
+def host_probed_rows(plan: HostPlan) -> tuple[ProbedRow, ...]:
+    """What a plan attaches, and how."""
+    return tuple(
+        ProbedRow(probe.point.name, probe.point.required, frozenset({probe.mechanism}))
+        for probe in plan.attachable
+    )
+
+
+def _check_namespace(root: Path) -> Finding | None:
+    """What `record` refuses: programs see the numbers that processes have outside of any container."""
+    try:
+        require_first_pid_namespace(root)
+    except CannotTraceError as error:
+        return Finding("processes", State.PROBLEM, str(error))
+    return None
+
+
+def _has_tracepoints(root: Path) -> bool:
+    # tracefs is often mounted in debugfs alone; the kernel then has them in any case that matters.
+    return (root / _TRACEPOINTS).exists() or not (root / "sys/kernel/tracing/events").exists()
+
+
+def _known_functions(root: Path) -> frozenset[str]:
+    """Of the functions to probe those that type information describes, the kernel's or that of module kvm."""
+    found: set[str] = set()
+    for module in ("", KVM_MODULE) if can_search_modules(root) else ("",):
+        with suppress(BtfError), open_btf(root, module) as btf:
+            found.update(name for name in SYMBOL_NAMES if btf.has_function(name))
+    return frozenset(found)
+
+
+def _check_kvm(plan: HostPlan) -> Finding:
+    if plan.probe("kvm_vm_ioctl") in plan.attachable:
+        module = plan.probe("kvm_vm_ioctl").symbol
+        place = f"module {module.module} is loaded" if module and module.module else "kvm is built in"
+        return Finding("kvm", State.OK, place)
+    return Finding(
+        "kvm", State.OK, "kvm is not loaded; a process that serves a balloon by eventfds can be traced"
+    )
+
+
+def _check_vmms(vmms: Iterable[Process]) -> Finding:
+    listed = "; ".join(vmm.description for vmm in vmms)
+    return Finding("vmm", State.OK, listed or "no process has /dev/kvm open: name one with record -p PID")
+
+
+def _check_plan(plan: HostPlan) -> Finding:
+    missing = ", ".join(probe.point.name for probe in plan.missing_required)
+    if missing:
+        return Finding(
+            "probes", State.WARNING, f"required system calls cannot be probed: {missing}",
+            "record --missing-probes warn traces what is left",
+        )  # fmt: skip
+    blind = [end for end, function in plan.boundaries({}).items() if function is None]
+    if blind:
+        return Finding("probes", State.WARNING, f"the {' and the '.join(blind)} of a buffer cannot be seen")
+    return Finding("probes", State.OK, f"{len(plan.attachable)} probe points")

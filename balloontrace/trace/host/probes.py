@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which calls to probe on the host: a table of candidates, and the plan that fits the facts of one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from balloontrace.system.kernel import Symbol
+from balloontrace.trace.mechanism import Mechanism, Status
+
+KVM_MODULE = "kvm"
+
+
+@dataclass(frozen=True)
+class HostPoint:
+    """One row of the table: something that a process which serves a balloon does."""
+
+    name: str  # what the programs are called after
+    symbols: tuple[str, ...]  # names of its function, one of which a kernel has
+    stage: str
+    yields: str
+    tracepoint: str | None = None  # of the system call, without sys_enter_
+    required: bool = False
+    entry: bool = True  # its entry is probed
+    returns: bool = False  # its return is probed
+    fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+    raw_tracepoint: str | None = None  # with its category; its symbols only show that a kernel has it
+    tells_freed: bool = False  # only for `record --count-freed`
+    fentry: bool = True  # fentry can be relied on
+
+    def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
+        """Which ends get a program, return (True) before entry (False)."""
+        entry = self.entry and not (mechanism is Mechanism.FENTRY and self.fexit_suffices)
+        return (True,) * self.returns + (False,) * entry
+
+
+def _system_call(name: str, yields: str, *, required: bool = False) -> HostPoint:
+    symbols = tuple(f"{prefix}{name}" for prefix in ("__x64_sys_", "__arm64_sys_"))
+    return HostPoint(name, symbols, "d discard", yields, tracepoint=name, required=required, returns=True)
+
+
+TABLE = (
+    _system_call("madvise", "pages given back to the host, or wanted back from it", required=True),
+    _system_call("process_madvise", "likewise, for another process"),
+    _system_call("fallocate", "holes punched into the file behind guest memory", required=True),
+    HostPoint(
+        "eventfd_read", ("eventfd_read",), "batch", "a kick seen, where the device has an eventfd for it",
+        entry=False, returns=True,
+    ),
+    HostPoint(
+        "eventfd_write", ("eventfd_write",), "batch", "a completion, where the device has an eventfd for it",
+    ),
+    HostPoint(
+        "kvm_vcpu_ioctl", ("kvm_vcpu_ioctl",), "batch", "a kick seen, where it takes a vCPU out of the guest",
+        returns=True, fexit_suffices=True,
+    ),
+    # After it lies kvm_arch_vm_compat_ioctl, weak and overridden: without a symbol, but a place that ftrace
+    # knows and never patches. Looking for a place in what seems one long function, ftrace_location may find
+    # that one; then fentry is attached and never runs, in some boots. A kprobe names the very place.
+    HostPoint(
+        "kvm_vm_ioctl", ("kvm_vm_ioctl",), "batch", "a completion, where the VMM sends the interrupt",
+        fentry=False,
+    ),
+    HostPoint(
+        "split_huge_pmd", ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
+    ),
+    HostPoint(
+        "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
+        "pages that became free inside a call", raw_tracepoint="kmem:mm_page_free", tells_freed=True,
+    ),
+    # Whose pages these were: mm/rmap.c, before v6.8 one function for pages of all sizes; mm/truncate.c, of
+    # pages before v5.17; mm/filemap.c.
+    HostPoint(
+        "remove_rmap", ("folio_remove_rmap_ptes", "page_remove_rmap"), "freed",
+        "pages of anonymous memory unmapped by a call", tells_freed=True,
+    ),
+    HostPoint(
+        "truncate_folio", ("truncate_inode_folio", "truncate_inode_page"), "freed",
+        "pages removed from the file behind guest memory", tells_freed=True,
+    ),
+    HostPoint(
+        "delete_batch", ("delete_from_page_cache_batch",), "freed",
+        "pages removed from a file on a disk", tells_freed=True,
+    ),
+)  # fmt: skip
+
+_TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
+_NO_TYPES = "no type information on the pages of this kernel"
+
+SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
+
+
+@dataclass(frozen=True)
+class HostProbe:
+    """A row of the table as it fits this kernel."""
+
+    point: HostPoint
+    status: Status
+    symbol: Symbol | None = None  # None for a tracepoint
+    mechanism: Mechanism = Mechanism.KPROBE
+    note: str = ""
+
+    @property
+    def target(self) -> str | None:
+        """What is attached to, in the kernel's words; of a tracepoint, the one on entry."""
+        if self.mechanism is Mechanism.TRACEPOINT:
+            return self.tracepoint(returns=False)
+        if self.mechanism is Mechanism.RAW_TRACEPOINT:
+            return self.point.raw_tracepoint
+        return self.symbol.name if self.symbol else None
+
+    def tracepoint(self, *, returns: bool) -> str:
+        """The tracepoint at one end of the system call, with its category."""
+        return f"syscalls:sys_{Mechanism.TRACEPOINT.program(returns=returns)}_{self.point.tracepoint}"
+
+    @property
+    def spelled_out(self) -> str:
+        """The kernel's words for what is attached, e.g. `fentry+fexit`."""
+        if self.mechanism is Mechanism.TRACEPOINT:
+            return "sys_enter+sys_exit tracepoints"
+        if self.mechanism is Mechanism.RAW_TRACEPOINT:
+            return "raw tracepoint"
+        ends = reversed(self.point.ends(self.mechanism))
+        return "+".join(self.mechanism.program(returns=returns) for returns in ends)
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What will be attached on the host.
+
+    `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
+    `asks_freed` whether that was asked for, be it to be had or not.
+    """
+
+    probes: tuple[HostProbe, ...]
+    page_layout: tuple[tuple[str, int], ...] = ()
+    asks_freed: bool = False
+
+    def probe(self, name: str) -> HostProbe:
+        """The row of that name."""
+        return next(probe for probe in self.probes if probe.point.name == name)
+
+    @property
+    def attachable(self) -> tuple[HostProbe, ...]:
+        """Rows that will be attached."""
+        return tuple(probe for probe in self.probes if probe.status is Status.ATTACH)
+
+    @property
+    def missing_required(self) -> tuple[HostProbe, ...]:
+        """Required rows that cannot be attached."""
+        return tuple(
+            probe for probe in self.probes if probe.point.required and probe.status is not Status.ATTACH
+        )
+
+    def counting_freed(self) -> HostPlan:
+        """The same plan with what tells what calls freed: all of it or, where some cannot be had, nothing."""
+        telling = [probe for probe in self.probes if probe.point.tells_freed and probe.symbol]
+        status, note = Status.NOT_NEEDED, "of no use without the others"
+        if not self.page_layout:
+            status, note = Status.ABSENT, _NO_TYPES
+        elif len(telling) == len(_TELLS_FREED):
+            status, note = Status.ATTACH, ""
+        plan = self._each(
+            lambda probe: replace(probe, status=status, note=note) if probe in telling else probe
+        )
+        return replace(plan, asks_freed=True)
+
+    def with_kprobes(self) -> HostPlan:
+        """The same plan without fentry."""
+        return self._each(
+            lambda probe: (
+                replace(probe, mechanism=Mechanism.KPROBE)
+                if probe.symbol and not probe.point.raw_tracepoint
+                else probe
+            )
+        )
+
+    def with_tracepoints(self) -> HostPlan:
+        """The same plan with tracepoints for system calls, and kprobes for what has none."""
+        return self.with_kprobes()._each(
+            lambda probe: (
+                replace(probe, status=Status.ATTACH, symbol=None, mechanism=Mechanism.TRACEPOINT, note="")
+                if probe.point.tracepoint
+                else probe
+            )
+        )
+
+    def boundaries(self, failures: Mapping[str, str]) -> dict[str, str | None]:
+        """What shows the ends of a batch, by name; None where nothing will; part of every recording."""
+        attached = {probe.point.name for probe in self.attachable} - failures.keys()
+        return {
+            "kick": " or ".join(n for n in ("eventfd_read", "kvm_vcpu_ioctl") if n in attached) or None,
+            "completion": " or ".join(n for n in ("eventfd_write", "kvm_vm_ioctl") if n in attached) or None,
+        }
+
+    def freed_by(self, failures: Mapping[str, str]) -> str | None:
+        """What shows that a call freed something; None where that is not counted, or would not be right."""
+        points = [probe.point.name for probe in self.attachable if probe.point.tells_freed]
+        is_whole = _TELLS_FREED.issubset(points) and not failures.keys() & set(points)
+        return " or ".join(points) if is_whole else None
+
+    @property
+    def lacking_freed(self) -> tuple[HostProbe, ...]:
+        """What would be needed to count what calls free and is not there, or cannot be understood."""
+        return tuple(
+            probe for probe in self.probes if probe.point.tells_freed and probe.status is Status.ABSENT
+        )
+
+    def _each(self, change: Callable[[HostProbe], HostProbe]) -> HostPlan:
+        return replace(self, probes=tuple(change(probe) for probe in self.probes))
+
+
+def make_host_plan(
+    symbols: Sequence[Symbol],
+    *,
+    fentry_functions: frozenset[str] = frozenset(),
+    tracepoints: bool = True,
+    page_layout: Mapping[str, int] | None = None,
+) -> HostPlan:
+    """Fit the table to a kernel.
+
+    `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` the names that fentry can reach;
+    `tracepoints` whether the kernel has those of system calls, which are the last resort; `page_layout` what
+    `kernel.read_page_layout` found.
+    """
+    return HostPlan(
+        tuple(_plan_probe(point, symbols, fentry_functions, tracepoints) for point in TABLE),
+        tuple((page_layout or {}).items()),
+    )
+
+
+def _plan_probe(
+    point: HostPoint, symbols: Sequence[Symbol], fentry_functions: frozenset[str], tracepoints: bool
+) -> HostProbe:
+    for name in point.symbols:
+        # The variants of a compiler are not these functions: system calls and operations of files have none.
+        found = [symbol for symbol in symbols if symbol.name == name]
+        if found:
+            by_fentry = point.fentry and len(found) == 1 and name in fentry_functions
+            mechanism = Mechanism.FENTRY if by_fentry else Mechanism.KPROBE
+            if point.raw_tracepoint:
+                mechanism = Mechanism.RAW_TRACEPOINT
+            if point.tells_freed:
+                return HostProbe(
+                    point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed takes it"
+                )
+            return HostProbe(point, Status.ATTACH, found[0], mechanism)
+    if point.tracepoint and tracepoints:
+        return HostProbe(point, Status.ATTACH, mechanism=Mechanism.TRACEPOINT)
+    note = f"module {KVM_MODULE} is not loaded" if point.name.startswith("kvm_") else ""
+    return HostProbe(point, Status.ABSENT, note=note)
+
+
+def describe_host(plan: HostPlan, failures: Mapping[str, str] | None = None) -> list[dict[str, object]]:
+    """The plan's rows as `doctor --format json` shows them, or, given `failures`, as a recording keeps them.
+
+    `failures` maps a row's name to the kernel's reason for refusing it; whatever is not in it was attached.
+    """
+    return [_describe_probe(probe, failures) for probe in plan.probes]
+
+
+def _describe_probe(probe: HostProbe, failures: Mapping[str, str] | None) -> dict[str, object]:
+    attaches = probe.status is Status.ATTACH
+    status, note = probe.status, probe.note
+    if failures is not None and attaches:
+        failure = failures.get(probe.point.name)
+        status, note = (Status.ATTACHED, note) if failure is None else (Status.FAILED, failure)
+    return {
+        "function": probe.point.name,
+        "symbol": probe.target,
+        "module": (probe.symbol.module or None) if probe.symbol else None,
+        "mechanism": probe.spelled_out if attaches else None,
+        "stage": probe.point.stage,
+        "status": str(status),
+        "stands_in_for": None,
+        "required": probe.point.required,
+        "yields": probe.point.yields,
+        "note": note or None,
+    }

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Has BPF programs compiled and attached by a child process, and takes over the descriptors.
+
+bcc brings LLVM: 130 MB of memory that a guest being squeezed by its balloon should not hold. The child
+(`trace/bcc_child`) ends once it has attached; maps, programs and probes live on with the descriptors, and
+vanish with the process that holds them, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from balloontrace.console.stderr import note
+from balloontrace.errors import BalloontraceError, CannotTraceError
+from balloontrace.trace.bcc_child import REQUEST_BYTES
+
+_MAXIMUM_FDS = 250  # SCM_MAX_FD is 253
+# Of the verifier's log: instructions, states, source lines, and what it did in all.
+_VERIFIER_TRACE = re.compile(
+    r"\d+: |from \d+ to \d+|; |R\d+(_w)?=|processed \d+ insns|verification time|stack depth|"
+    r"last_idx |regs=|parent |mark_precise|-- |HINT: |func#\d+ |max_states_per_insn|libbpf: -- |arg#\d+ "
+)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One program and where it goes."""
+
+    program: str  # C function, e.g. "entry_tell_host"
+    function: str  # the traced function this is for, e.g. "tell_host"
+    returns: bool
+    mechanism: str  # "fentry" or "kprobe"
+    symbol: str
+    address: int  # 0: attach by name
+    module: str  # "" for the kernel image
+    required: bool
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What to compile and where to attach it."""
+
+    source: str
+    definitions: Mapping[str, str | int]
+    attachments: tuple[Attachment, ...]
+    maps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the child left behind; the descriptors are this process's to close."""
+
+    maps: dict[str, int]
+    programs: dict[str, int]
+    links: list[int]
+    failures: dict[str, str]  # optional functions that could not be attached, and why
+    bcc_version: str
+    setup_cpu_ns: int
+    setup_peak_memory_bytes: int
+    setup_wall_ns: int
+
+
+class AttachError(BalloontraceError):
+    """The kernel refused a required probe."""
+
+
+def bpf_folder() -> Path:
+    """Where the BPF sources are: inside an installed package, or beside it in the source tree."""
+    inside = Path(__file__).parents[1] / "bpf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "bpf"
+
+
+def load(request: LoadRequest) -> Loaded:
+    """Compile and attach in a child.
+
+    Raises CannotTraceError when bcc, the headers or the kernel do not allow it, AttachError when a required
+    probe was refused, each with the line of the compiler or the kernel that says why; `-v` shows the rest.
+    """
+    # SEQPACKET keeps request and answer in one piece each; an empty answer is a child that died.
+    parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    messages_fd = os.memfd_create("balloontrace-compiler-messages")
+    try:
+        with parent_end, child_end:
+            child = subprocess.Popen(
+                _child_command(child_end.fileno()),
+                pass_fds=[child_end.fileno()],
+                stderr=messages_fd,  # clang writes there and nowhere else
+                stdout=subprocess.DEVNULL,
+                env=_child_environment(),
+                start_new_session=True,  # Ctrl-C is the recorder's to answer
+            )
+            child_end.close()
+            try:
+                answer, fds = _ask(parent_end, request)
+            except BaseException:  # Ctrl-C above all
+                child.kill()
+                child.wait()
+                raise
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        messages = os.pread(messages_fd, REQUEST_BYTES, 0).decode(errors="replace")
+    finally:
+        os.close(messages_fd)
+    return _loaded(answer, fds, messages.strip(), child.returncode, usage)
+
+
+def _child_command(socket_fd: int) -> list[str]:
+    # -P: without it `-m` first searches the folder the command is run in, as root.
+    return [sys.executable, "-P", "-m", "balloontrace.trace.bcc_child", str(socket_fd)]
+
+
+def _child_environment() -> dict[str, str]:
+    """Ours, with this very package found first wherever it lies."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
+    """The answer and the descriptors that came with it; both empty when the child died."""
+    try:
+        end.send(json.dumps(asdict(request)).encode())
+        answer, fds, _, _ = socket.recv_fds(end, REQUEST_BYTES, _MAXIMUM_FDS)
+    except (BrokenPipeError, ConnectionResetError):  # it died before it had read the request
+        return b"", []
+    return answer, fds
+
+
+def _loaded(
+    answer: bytes, fds: list[int], messages: str, status: int, usage: resource.struct_rusage
+) -> Loaded:
+    if not answer:
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        raise _failure(
+            CannotTraceError,
+            f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB, "
+            "on the host's side up to 235",
+            messages,
+        )
+    reply: dict[str, Any] = json.loads(answer)
+    if reply.get("problem") == "refused":
+        raise _failure(AttachError, reply["error"], messages)
+    if "error" in reply:
+        raise _failure(CannotTraceError, f"the BPF programs cannot be compiled: {reply['error']}", messages)
+    if reply["failures"]:
+        note(messages.splitlines)
+    feed = iter(fds)
+    return Loaded(
+        maps={name: next(feed) for name in reply["maps"]},
+        programs={name: next(feed) for name in reply["programs"]},
+        links=[next(feed) for _ in range(reply["links"])],
+        failures=reply["failures"],
+        bcc_version=reply["bcc_version"],
+        setup_cpu_ns=int((usage.ru_utime + usage.ru_stime) * 1e9),
+        setup_peak_memory_bytes=usage.ru_maxrss * 1024,
+        setup_wall_ns=reply["wall_ns"],
+    )
+
+
+def _failure(kind: type[BalloontraceError], sentence: str, messages: str) -> BalloontraceError:
+    """An error of one sentence, with the cause that the messages tell; `-v` shows all of them."""
+    note(messages.splitlines)
+    cause = find_cause(messages)
+    return kind(" ".join(f"{sentence} ({cause})".split()) if cause else " ".join(sentence.split()))
+
+
+def find_cause(messages: str) -> str | None:
+    """The line that says why: the compiler's first error, else what the verifier said last, else the last.
+
+    The verifier writes each instruction and the state before it, then its objection, then statistics.
+    """
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\berror: ", line)]
+    if errors:
+        return errors[0]
+    said = [line for line in lines if not _VERIFIER_TRACE.match(line)]
+    return said[-1] if said else None

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tracing needs of the machine and the user, whichever side is traced."""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import platform
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from balloontrace.system import kernel
+from balloontrace.system.kernel import Symbol
+from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.probe_firing import Firing
+from balloontrace.trace.probe_trial import Trial, try_probes
+
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
+
+# Kernel functions whose presence says what the kernel can do; detected by symbol, never by version.
+_RING_BUFFER = "bpf_ringbuf_reserve"
+_TRAMPOLINE = "bpf_trampoline_link_prog"
+
+_FOR_PROBES = {"privilege", "lockdown", "kernel"}  # findings without which no probe can be tried
+
+_BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
+
+
+class State(enum.StrEnum):
+    """How a finding bears on tracing."""
+
+    OK = "ok"
+    WARNING = "warning"  # tracing works, something is not measured
+    PROBLEM = "problem"  # tracing is impossible
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `doctor`."""
+
+    name: str
+    state: State
+    text: str
+    mend: str | None = None  # what to do about it
+
+    @property
+    def sentence(self) -> str:
+        """The finding and its mend in one sentence."""
+        return f"{self.text}: {self.mend}" if self.mend else self.text
+
+
+@dataclass(frozen=True)
+class ProbedRow:
+    """A function that a plan attaches to, whichever side it is of."""
+
+    name: str
+    required: bool
+    mechanisms: frozenset[Mechanism]
+
+
+@dataclass(frozen=True)
+class Bcc:
+    """What is known of bcc without importing it (that takes 78 MB)."""
+
+    found: bool
+    version: tuple[int, ...] = ()
+    foreign: bool = False  # the unrelated package of the same name
+
+
+def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
+    """Symbols of `names`, and of what tells the kernel's abilities; none where they cannot be read."""
+    try:
+        return kernel.read_symbols((*names, _RING_BUFFER, _TRAMPOLINE), root)
+    except OSError:
+        return ()
+
+
+def can_fentry(symbols: Iterable[Symbol], bcc: Bcc) -> bool:
+    """Whether kernel and bcc can hook functions, those of modules too, by fentry."""
+    return bcc.version >= _BCC_WITH_MODULE_FENTRY and any(s.plain_name == _TRAMPOLINE for s in symbols)
+
+
+def can_search_modules(root: Path) -> bool:
+    """Whether libbpf may walk all type information for a module's (BPF_BTF_GET_NEXT_ID)."""
+    return bool(kernel.read_effective_capabilities(root) >> _CAP_SYS_ADMIN & 1)
+
+
+def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:
+    """What both sides need of machine and user; `symbols` as `read_symbols` found them."""
+    return (
+        _check_privilege(root),
+        _check_lockdown(root),
+        _check_kernel(root, {symbol.plain_name for symbol in symbols}),
+        _check_symbols(symbols),
+        _check_bcc(bcc),
+        _check_headers(root),
+    )
+
+
+def trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path], Trial] | None:
+    """What tries probes out: on the running kernel, unless it is known already that it would refuse."""
+    refused = any(
+        each is not None and each.state is State.PROBLEM and each.name in _FOR_PROBES for each in machine
+    )
+    return None if refused or root != kernel.ROOT else try_probes
+
+
+def check_firing(firing: Firing, rows: Iterable[ProbedRow]) -> Finding | None:
+    """Whether the probes of a plan would run; None where nothing is known of it."""
+    # Of functions of one name each may have a kind of its own.
+    silent = [row for row in rows if row.mechanisms & firing.unusable.keys()]
+    needed = ", ".join(
+        row.name for row in silent if row.required and row.mechanisms <= firing.unusable.keys()
+    )
+    others = ", ".join(row.name for row in silent)
+    ran = f"tried, and ran: {', '.join(firing.fired)}" if firing.fired else ""
+    if needed:
+        text = f"{firing.causes}, so required probes would not run: {needed}"
+        return Finding("firing", State.PROBLEM, text, firing.mend)
+    if others:
+        text = f"{firing.causes}, so not all probes would run: {others}"
+        return Finding("firing", State.WARNING, text, firing.mend)
+    if firing.mend:
+        return Finding(
+            "firing", State.WARNING, f"{firing.causes}, so not every kind of probe runs", firing.mend
+        )
+    text = "; ".join(filter(None, (ran, firing.causes)))
+    return Finding("firing", State.OK, text) if text else None
+
+
+def find_bcc() -> Bcc:
+    """Look for bcc without importing it."""
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        return Bcc(found=False)
+    folder = Path(spec.origin).parent
+    if not (folder / "libbcc.py").exists():
+        return Bcc(found=False, foreign=True)
+    try:
+        match = re.search(r"(\d+(?:\.\d+)+)", (folder / "version.py").read_text())
+    except OSError:
+        match = None
+    return Bcc(found=True, version=tuple(int(part) for part in match[1].split(".")) if match else ())
+
+
+def _check_privilege(root: Path) -> Finding:
+    mask = kernel.read_effective_capabilities(root)
+    enough = mask >> _CAP_SYS_ADMIN & 1 or (mask >> _CAP_BPF & 1 and mask >> _CAP_PERFMON & 1)
+    if enough:
+        return Finding("privilege", State.OK, "may load BPF programs")
+    return Finding("privilege", State.PROBLEM, "this user may not load BPF programs", "run it with sudo")
+
+
+def _check_lockdown(root: Path) -> Finding:
+    mode = kernel.read_lockdown(root)
+    if mode == "confidentiality":
+        return Finding(
+            "lockdown", State.PROBLEM, "kernel lockdown is in confidentiality mode, which forbids kprobes",
+            "boot without lockdown=confidentiality",
+        )  # fmt: skip
+    known = mode or "unknown: securityfs is not mounted, or may not be read"
+    return Finding("lockdown", State.OK, f"kernel lockdown: {known}")
+
+
+def _check_kernel(root: Path, names: set[str]) -> Finding:
+    release = platform.release()
+    if not (root / "sys/bus/event_source/devices/kprobe").exists():
+        return Finding(
+            "kernel", State.PROBLEM, f"kernel {release} has no kprobes", "use one with CONFIG_KPROBE_EVENTS=y"
+        )
+    if names and _RING_BUFFER not in names:
+        return Finding(
+            "kernel", State.PROBLEM, f"kernel {release} has no BPF ring buffer", "use Linux 5.8 or newer"
+        )
+    return Finding("kernel", State.OK, f"kernel {release}: kprobes and BPF ring buffer")
+
+
+def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
+    if not symbols:
+        return Finding(
+            "symbols",
+            State.PROBLEM,
+            "/proc/kallsyms shows no functions",
+            "mount /proc and use CONFIG_KALLSYMS=y",
+        )
+    if all(symbol.address == 0 for symbol in symbols):
+        return Finding(
+            "symbols", State.WARNING,
+            "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
+            "run as root, with sysctl kernel.kptr_restrict=1 or 0",
+        )  # fmt: skip
+    return Finding("symbols", State.OK, "/proc/kallsyms shows functions and addresses")
+
+
+def _check_bcc(bcc: Bcc) -> Finding:
+    mend = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora) and use the distribution's python3"
+    if bcc.foreign:
+        return Finding(
+            "bcc", State.PROBLEM, "the installed Python package bcc is not the BPF Compiler Collection", mend
+        )
+    if not bcc.found:
+        return Finding(
+            "bcc", State.PROBLEM, "the BPF Compiler Collection is not installed for this python3", mend
+        )
+    return Finding("bcc", State.OK, f"bcc {'.'.join(map(str, bcc.version)) or 'of unknown version'}")
+
+
+def _check_headers(root: Path) -> Finding:
+    path = kernel.read_headers_path(root)
+    release = platform.release()
+    if path is None:
+        return Finding(
+            "headers", State.PROBLEM, f"no kernel headers for {release}",
+            f"install linux-headers-{release} (Debian, Ubuntu) or kernel-devel-{release} (Fedora)",
+        )  # fmt: skip
+    return Finding("headers", State.OK, f"kernel headers in {path}")

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One recording from attach to end: joins a collector with a recording file.
+
+Wakes up seldom, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
+operations, a command, a closed pipe, a full disk. A driver that goes away is waited for.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import errno
+import os
+import re
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import balloontrace
+from balloontrace.format.balloon_size import BalloonSize
+from balloontrace.format.moved_pages import Unseen
+from balloontrace.format.recording import FORMAT_VERSION, RecordingWriter
+from balloontrace.system.machine import read_machine
+from balloontrace.trace.loader import Loaded
+from balloontrace.trace.workload import Workload
+
+_WAKE_UP_S = 1.0
+_WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
+_STDOUT, _STDERR = 1, 2
+_ID_BYTES = 16
+_OOM_SCORE_NEVER = -1000
+
+
+class Ending(enum.StrEnum):
+    """Why a recording ended; the value stands in its end record."""
+
+    INTERRUPTED = "interrupted"
+    TERMINATED = "terminated"
+    DURATION = "duration reached"
+    OPERATIONS = "operations completed"
+    COMMAND = "command ended"
+    OUTPUT_CLOSED = "output closed"
+    OUTPUT_FAILED = "output failed"
+    DRIVER_GONE = "driver unloaded or unbound"
+    PROCESS_EXITED = "process exited"
+
+    @property
+    def clean(self) -> bool:
+        """Whether the recording ended as asked, with nothing cut off."""
+        return self not in (Ending.OUTPUT_CLOSED, Ending.OUTPUT_FAILED, Ending.DRIVER_GONE)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """When to stop, and what the user called it."""
+
+    duration_s: float | None = None
+    operations: int | None = None
+    command: Sequence[str] = ()
+    label: str | None = None
+    show_progress: bool = False
+
+
+@dataclass
+class SessionResult:
+    """How it went; what `record` tells at the end."""
+
+    ending: Ending
+    records: int = 0  # written, of what is named in `what`
+    what: tuple[str, str] = ("span", "spans")
+    bytes_written: int = 0
+    losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    command_status: int | None = None
+    error: OSError | None = None
+    unseen: Unseen | None = None
+    balloons: tuple[BalloonSize, ...] = ()  # where they stand
+    reattached: bool = False  # to a driver that was loaded again, which may have moved pages before
+
+
+def protect_from_oom_killer() -> None:
+    """The balloon squeezes this guest: the one that explains it must not be the first victim."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_NEVER))
+
+
+class RecordingSession(abc.ABC):
+    """A recording in progress: what is the same whatever is traced.
+
+    A side says what it records, and what ends it beside the user.
+    """
+
+    def __init__(
+        self, output_fd: int, options: SessionOptions, *, started_ns: int, say: Callable[[str], None]
+    ) -> None:
+        """`started_ns` is when the program was started (CLOCK_MONOTONIC), for the cost of attaching."""
+        self._output_fd = output_fd
+        self._options = options
+        self._say = say
+        self._started_ns = started_ns
+        self._attached_ns = time.monotonic_ns()
+        self._writer = RecordingWriter(output_fd)
+        self._wakeups = 0
+        self._records = 0
+
+    @abc.abstractmethod
+    def _metadata(self) -> dict[str, object]:
+        """What the recording says of itself, beside what `_common_metadata` tells."""
+
+    @abc.abstractmethod
+    def _look(self) -> None:
+        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+
+    @abc.abstractmethod
+    def _side_ending(self) -> Ending | None:
+        """Whether the side has a reason to end, at its last look."""
+
+    @abc.abstractmethod
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        """Detach, drain what is left, fill in the losses; returns the side's part of the end record."""
+
+    def _give_up(self, result: SessionResult) -> None:  # noqa: B027  (only the guest's side can tell)
+        """Say in `result` what cannot be written any more."""
+
+    @abc.abstractmethod
+    def _progress_line(self) -> str:
+        """The line a terminal shows."""
+
+    def _final_ending(self, ending: Ending) -> Ending:
+        """What a recording that ends for this reason is to be called."""
+        return ending
+
+    @property
+    @abc.abstractmethod
+    def _is_watched(self) -> bool:
+        """Whether to wake up often."""
+
+    @property
+    def _watched_fd(self) -> int | None:
+        """A descriptor that becomes readable when the side has a reason to end."""
+        return None
+
+    def write_start(self) -> None:
+        """Write the metadata: the recording now says what it is. Raises OSError."""
+        self._writer.write_metadata({**self._common_metadata(), **self._metadata()})
+
+    def run(self, greeting: str = "") -> SessionResult:
+        """Say `greeting`, record until something ends it, then write what is left.
+
+        Whoever waits for the greeting may send a signal at once: from then on one ends the recording in
+        order. Does not raise for output that fails.
+        """
+        result = SessionResult(Ending.INTERRUPTED)
+        try:
+            with _Signals() as signals:
+                if greeting:
+                    self._say(greeting)
+                result.ending = self._record_until_end(result, signals)
+            ended = clocks()  # before probes are detached one by one: all was seen until then
+            side = self._finish(result)
+            self._writer.write_end({**self._common_end(result), "ended": ended, **side})
+        except OSError as error:
+            closed = isinstance(error, BrokenPipeError)
+            result.ending, result.error = Ending.OUTPUT_CLOSED if closed else Ending.OUTPUT_FAILED, error
+            self._give_up(result)
+        result.records, result.bytes_written = self._records, self._writer.bytes_written
+        return result
+
+    def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
+        options = self._options
+        deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
+        # What the command writes to standard output is no part of a recording that goes there.
+        stdout_fd = _STDERR if self._output_fd == _STDOUT else None
+        with Workload(options.command, stdout_fd=stdout_fd) as workload:
+            poll = select.poll()
+            for fd in (signals.fd, workload.fd, self._watched_fd):
+                if fd is not None:
+                    poll.register(fd, select.POLLIN)
+            poll.register(self._output_fd, 0)  # what nobody reads any more reports an error or a hang-up
+            while True:
+                wait_s = _WAKE_UP_WATCHED_S if options.show_progress or self._is_watched else _WAKE_UP_S
+                if deadline is not None:
+                    wait_s = max(0.0, min(wait_s, deadline - time.monotonic()))
+                ready = dict(poll.poll(wait_s * 1000))
+                self._wakeups += 1
+                self._look()
+                if options.show_progress:
+                    self._say(f"\r\033[K{self._progress_line()}")
+                if workload.ended:
+                    result.command_status = workload.status
+                ending = self._ending(signals, workload, deadline, ready)
+                if ending is not None:
+                    return self._final_ending(ending)
+
+    def _ending(
+        self, signals: _Signals, workload: Workload, deadline: float | None, ready: dict[int, int]
+    ) -> Ending | None:
+        if signals.received is not None:
+            return Ending.INTERRUPTED if signals.received == signal.SIGINT else Ending.TERMINATED
+        if ready.get(self._output_fd, 0) & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        ending = self._side_ending()
+        if ending is not None:
+            return ending
+        if workload.ended:
+            return Ending.COMMAND
+        if deadline is not None and time.monotonic() >= deadline:
+            return Ending.DURATION
+        return None
+
+    def _common_metadata(self) -> dict[str, object]:
+        return {
+            "recording_id": os.urandom(_ID_BYTES).hex(),
+            "tool_version": balloontrace.__version__,
+            "format": list(FORMAT_VERSION),
+            "label": self._options.label,
+            "command_line": sys.argv,
+            "clock": "CLOCK_MONOTONIC",
+            "started": clocks(),
+            "machine": read_machine(),
+        }
+
+    def _common_end(self, result: SessionResult) -> dict[str, object]:
+        return {
+            "clean": result.ending.clean,
+            "reason": str(result.ending),
+            "command_status": result.command_status,
+            "losses": result.losses,
+        }
+
+    def _own_cost(self, loaded: Loaded, programs: list[dict[str, object]]) -> dict[str, object]:
+        return {
+            "bpf": programs,
+            "cpu_ns": time.process_time_ns(),
+            "peak_memory_bytes": _peak_memory_bytes(),
+            "setup_cpu_ns": loaded.setup_cpu_ns,
+            "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
+            "wakeups": self._wakeups,
+            "bytes_written": self._writer.bytes_written,
+            "attach_s": (self._attached_ns - self._started_ns) / 1e9,
+        }
+
+
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP end a recording; a second SIGINT raises KeyboardInterrupt and drops it."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, self._on_signal)
+        signal.set_wakeup_fd(self._write_fd)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The handlers stay: writing the end must not be torn by the signal that asked for it.
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # dropping it must not be torn by a third
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def clocks() -> dict[str, int]:
+    """Now, by the clock of the spans and by that of the wall."""
+    return {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
+
+
+def _peak_memory_bytes() -> int | None:
+    """VmHWM; ru_maxrss would count the process that started this one, before it became ours."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None

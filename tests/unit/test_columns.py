@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from balloontrace.analysis.columns import decode_counters, decode_spans, span_dtype
+from balloontrace.errors import RecordingError
+from balloontrace.format import guest_layout
+from balloontrace.format.vocabulary import Function, SpanFlag
+
+HEADER = Path(__file__).parents[2] / "bpf" / "balloon_events.h"
+TODAY = guest_layout.parse_span_layout(None)
+
+TABLES = {
+    "bt_span": guest_layout.SPAN_FIELDS,
+    "bt_payload": guest_layout.PAYLOAD_FIELDS,
+    "bt_function_counters": guest_layout.FUNCTION_COUNTER_FIELDS,
+    "bt_device_state": guest_layout.DEVICE_STATE_FIELDS,
+    "bt_live_device": guest_layout.LIVE_DEVICE_FIELDS,
+    "bt_live": guest_layout.LIVE_FIELDS,
+}
+
+
+def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> tuple[int, ...]:
+    return (start_ns, duration_ns, 7, 1, function, 0, *([0] * 11))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
+    lines = [
+        f'printf("{struct_name} {name} %zu %zu\\n", offsetof(struct {struct_name}, {name}), '
+        f"sizeof(((struct {struct_name} *)0)->{name}));"
+        for struct_name, fields in TABLES.items()
+        for name, _, _ in fields
+    ]
+    lines += [f'printf("size {name} %zu\\n", sizeof(struct {name}));' for name in (*TABLES, "bt_counters")]
+    lines.append('printf("devices %zu\\n", offsetof(struct bt_counters, devices));')
+    lines += [
+        f'printf("live {member} %zu\\n", offsetof(struct bt_live, {member}));'
+        for member in ("devices", "buckets")
+    ]
+    lines += [f'printf("function {f.name} %d\\n", BT_{f.name});' for f in Function]
+    lines += [f'printf("flag {f.name} %d\\n", BT_HAS_{f.name});' for f in SpanFlag]
+    source = tmp_path / "layout.c"
+    source.write_text(
+        f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\nint main(void) {{\n'
+        + "\n".join(lines)
+        + "\nreturn 0; }\n"
+    )
+    program = tmp_path / "layout"
+    subprocess.run(["cc", "-Wall", "-Werror", "-o", program, source], check=True)
+    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
+    expected = [
+        f"{struct_name} {name} {offset} {guest_layout.TYPE_BYTES[kind]}"
+        for struct_name, fields in TABLES.items()
+        for name, kind, offset in fields
+    ]
+    counters_bytes = (
+        guest_layout.FUNCTIONS * guest_layout.FUNCTION_COUNTER_BYTES
+        + guest_layout.DEVICES * guest_layout.DEVICE_STATE_BYTES
+    )
+    sizes = (
+        guest_layout.SPAN_BYTES,
+        guest_layout.PAYLOAD_BYTES,
+        guest_layout.FUNCTION_COUNTER_BYTES,
+        guest_layout.DEVICE_STATE_BYTES,
+        guest_layout.LIVE_DEVICE_BYTES,
+        guest_layout.LIVE_BYTES,
+        counters_bytes,
+    )
+    expected += [f"size {name} {size}" for name, size in zip((*TABLES, "bt_counters"), sizes, strict=True)]
+    expected.append(f"devices {guest_layout.COUNTERS_LAYOUT['devices_offset_bytes']}")
+    expected.append(f"live devices {guest_layout.LIVE_DEVICES_OFFSET}")
+    expected.append(f"live buckets {guest_layout.LIVE_BUCKETS_OFFSET}")
+    expected += [f"function {f.name} {f.value}" for f in Function]
+    expected += [f"flag {f.name} {f.value}" for f in SpanFlag]
+    assert said == expected
+
+
+def test_numpy_sees_each_field_behind_the_ring_header() -> None:
+    kinds = span_dtype(TODAY)
+    assert kinds.itemsize == 72
+    assert kinds.fields is not None
+    assert kinds.fields["config_ns"][1] == 8 + 48
+
+
+def test_spans_come_back_in_order_of_start_the_outer_call_first() -> None:
+    raw = [span(50), span(10, 5), span(10, 30), span(1)]
+    spans = decode_spans([synthetic.pack_spans(raw[:1]), synthetic.pack_spans(raw[1:])], TODAY)
+    assert spans.int64("start_ns").tolist() == [1, 10, 10, 50]
+    assert spans.int64("duration_ns").tolist() == [10, 30, 5, 10]
+    assert spans.damaged == spans.unknown == 0
+
+
+@pytest.mark.parametrize("ring", [64 | 1 << 31, 64 | 1 << 30, 56, 65, 0])
+def test_records_with_an_odd_ring_header_are_counted_not_decoded(ring: int) -> None:
+    raw = bytearray(synthetic.pack_spans([span(1), span(2), span(3)]))
+    struct.pack_into("<I", raw, 72, ring)
+    spans = decode_spans([bytes(raw)], TODAY)
+    assert spans.int64("start_ns").tolist() == [1, 3]
+    assert spans.damaged == 1
+
+
+def test_impossible_times_torn_ends_and_unknown_functions_are_counted() -> None:
+    raw = synthetic.pack_spans([span(1), span(2**63), span(3, 2**60), span(4, function=99)])
+    spans = decode_spans([raw + b"torn"], TODAY)
+    assert spans.int64("start_ns").tolist() == [1]
+    assert (spans.damaged, spans.unknown) == (3, 1)
+
+
+def test_no_pieces_are_no_spans() -> None:
+    assert len(decode_spans([], TODAY)) == 0
+
+
+def test_a_later_layout_with_appended_fields_is_understood() -> None:
+    later = {
+        "stride_bytes": 80,
+        "header_bytes": 8,
+        "fields": [*(list(field) for field in guest_layout.SPAN_FIELDS), ["order", "u64", 64]],
+    }
+    record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
+    spans = decode_spans([record * 2], guest_layout.parse_span_layout(later))
+    assert spans.int64("start_ns").tolist() == [5, 5]
+    assert spans.damaged == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride_bytes": 0},
+        {"stride_bytes": 2**40},
+        {"stride_bytes": "64"},
+        {"header_bytes": -8},
+        {"header_bytes": 16},
+        {"fields": None},
+        {"fields": [["start_ns", "u64", 68]]},
+        {"fields": [["start_ns", "u64", -8]]},
+        {"fields": [["start_ns", "double", 0]]},
+        {"fields": [["start_ns", "u64", 0], ["duration_ns", "u64", 4]]},
+        {"fields": [["start_ns", "u64", 0], ["start_ns", "u64", 8]]},
+    ],
+)
+def test_layouts_that_cannot_be_meant_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(RecordingError):
+        guest_layout.parse_span_layout({**guest_layout.SPAN_LAYOUT, **change})
+
+
+def test_counters_are_rows_by_function_and_device() -> None:
+    raw = synthetic.pack_counters([span(1), span(2)], lost=3)
+    functions, devices = decode_counters(raw, guest_layout.parse_counters_layout(None))
+    assert functions[Function.TELL_HOST]["entries"] == 2
+    assert functions[Function.TELL_HOST]["lost"] == 3
+    assert len(functions) == guest_layout.FUNCTIONS
+    assert [device["moving"] for device in devices] == [0] * guest_layout.DEVICES
+    assert decode_counters(raw[:100], guest_layout.parse_counters_layout(None)) == (functions[:1], [])

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Buffers that are no sends: page reports, discards for disks, trimming; never taken for one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import Flow, Times
+from synthetic_host import Batch, batches, host_recording, pack_batch
+from test_both_sides_report import flow_of, guest_recording, other_flow
+from test_operations import assert_adds_up
+
+from balloontrace.analysis.make_report import analyse
+from balloontrace.errors import RecordingError
+from balloontrace.format.guest_layout import RING_HEADER_BYTES
+from balloontrace.format.host_layout import BATCH_FIELDS
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import BatchFlag, Call, Queue, SpanFlag
+from balloontrace.results.report import Report
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+VMM, WORKER = 4242, 4300
+MIB = 1 << 20
+OFFSETS = {name: (offset, kind) for name, kind, offset in BATCH_FIELDS}
+
+
+def case(name: str) -> Recording:
+    with (CASES / name).open("rb") as stream:
+        return read_recording(stream)
+
+
+def discard(
+    at_ns: int,
+    *,
+    calls: int,
+    size: int,
+    kind: Call = Call.MADVISE_DONTNEED,
+    tid: int = VMM,
+    kicked: bool = True,
+) -> bytes:
+    """A buffer that is no send: so many calls of so many bytes each, in 50 us."""
+    flags = BatchFlag.DONE_SEEN | (BatchFlag.KICK_SEEN if kicked else 0)
+    raw = bytearray(pack_batch(Batch(at_ns, at_ns + 50_000, 20_000, 0, Queue.INFLATE), flags=flags, tid=tid))
+    sizes = {"madvise_bytes": 0, "fallocate_bytes": 0}
+    sizes["fallocate_bytes" if kind == Call.FALLOCATE_PUNCH_HOLE else "madvise_bytes"] = calls * size
+    for name, value in {**sizes, f"calls_{int(kind)}": calls}.items():
+        offset, type_ = OFFSETS[name]
+        struct.pack_into("<Q" if type_ == "u64" else "<I", raw, RING_HEADER_BYTES + offset, value)
+    return bytes(raw)
+
+
+def reports(at_ns: int) -> bytes:
+    return discard(at_ns, calls=13, size=4 * MIB)
+
+
+def small_reports(at_ns: int) -> bytes:
+    """With page_reporting_order 3: as many pages as a send has, in fewer calls."""
+    return discard(at_ns, calls=32, size=32 << 10)
+
+
+def disk_of_main_loop(at_ns: int) -> bytes:
+    return discard(at_ns, calls=1, size=MIB, kind=Call.FALLOCATE_PUNCH_HOLE)
+
+
+def disk_of_workers(at_ns: int) -> bytes:
+    kind = Call.FALLOCATE_PUNCH_HOLE
+    return discard(at_ns, calls=1, size=MIB, kind=kind, tid=WORKER + at_ns % 3, kicked=False)
+
+
+def trimming(at_ns: int) -> bytes:
+    return discard(at_ns, calls=1, size=MIB, tid=WORKER, kicked=False)
+
+
+def page_wise_worker(at_ns: int) -> bytes:
+    return discard(at_ns, calls=256, size=4096, tid=WORKER)
+
+
+KINDS = [reports, small_reports, disk_of_main_loop, disk_of_workers, trimming, page_wise_worker]
+
+
+def between(found: list[Batch], make: Callable[[int], bytes], *, every: int = 7) -> tuple[bytes, int]:
+    """All batches with others right after each few of them, and 1.5 s later; and how many those are."""
+    others = [make(batch.done_ns + 100_000) for batch in found[3::every]]
+    others += [make(found[-1].done_ns + 1_500_000_000 + number * 1_000_000) for number in range(4)]
+    return b"".join(map(pack_batch, found)) + b"".join(others), len(others)
+
+
+def report_with(flow: Flow, make: Callable[[int], bytes], found: list[Batch] | None = None) -> Report:
+    found = batches(flow) if found is None else found
+    return analyse(guest_recording(flow), host_recording(found, raw=between(found, make)[0]))
+
+
+def test_a_disk_and_page_reports_beside_a_balloon() -> None:
+    report = analyse(case("n2-guest.bt"), case("n2-host.bt"))
+    assert_adds_up(report)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert (report.host.pairing.pairs, report.host.pairing.batches) == (96, 96)
+    assert [operation.served and operation.served.calls for operation in report.operations] == [16384, 8192]
+    for operation in report.operations:
+        assert {"b", "c", "d"} <= {row.stage for row in operation.stages if row.total_ns is not None}
+    (note,) = [note for note in report.host.pairing.notes if "no sends" in note]
+    assert note.startswith("54 served buffers are no sends of this guest: 48 were served by other threads")
+    assert "6 name other numbers of pages (352 MiB)" in note
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_what_is_no_send_is_left_out(make: Callable[[int], bytes]) -> None:
+    flow = flow_of()
+    found = batches(flow)
+    report, whole = report_with(flow, make), analyse(guest_recording(flow), host_recording(found))
+    assert [each.stages for each in report.operations] == [each.stages for each in whole.operations]
+    assert [each.served for each in report.operations] == [each.served for each in whole.operations]
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == report.host.pairing.batches == len(found)
+    others = between(found, make)[1]
+    assert any(f"{others} served buffers are no sends" in note for note in report.host.pairing.notes)
+
+
+def test_all_kinds_at_once() -> None:
+    flow = flow_of()
+    kinds = [reports, disk_of_workers, trimming]
+
+    def make(at_ns: int) -> bytes:
+        return b"".join(kind(at_ns + number * 60_000) for number, kind in enumerate(kinds))
+
+    report = report_with(flow, make)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == len(batches(flow))
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found[:50] + found[51:],
+        lambda found: [replace(batch, pages=batch.pages + 1) for batch in found],
+        lambda _: batches(other_flow()),
+        lambda found: found[:3],
+    ],
+    ids=["a lost batch", "other pages", "another guest", "few"],
+)
+def test_what_does_not_belong_together_is_refused_with_others_too(
+    make: Callable[[int], bytes], spoil: Callable[[list[Batch]], list[Batch]]
+) -> None:
+    flow = flow_of()
+    with pytest.raises(RecordingError):
+        report_with(flow, make, spoil(batches(flow)))
+
+
+def test_a_guest_that_cannot_tell_its_queues() -> None:
+    flow = Flow(times=Times(send=1_500_000))
+    flow.resize(100 * 256)
+    flow.spans = [(*span[:5], span[5] & ~SpanFlag.QUEUE, *span[6:]) for span in flow.spans]
+    report = report_with(flow, reports)
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == len(batches(flow))
+
+
+def test_what_nothing_tells_from_a_send_is_refused() -> None:
+    flow = flow_of()
+
+    def make(at_ns: int) -> bytes:
+        return discard(at_ns, calls=256, size=4096)
+
+    with pytest.raises(RecordingError):
+        report_with(flow, make)
+
+
+@pytest.mark.parametrize("make", [disk_of_workers, page_wise_worker], ids=lambda make: make.__name__)
+def test_a_discard_is_not_taken_for_a_send_whose_buffer_is_missing(make: Callable[[int], bytes]) -> None:
+    flow = Flow(times=Times(send=1_500_000))
+    flow.resize(21 * 256)
+    found = batches(flow)
+    # The host's recording ended early; discards went on until then, some where a send could have been.
+    cut = found[:17]
+    raw = b"".join(map(pack_batch, cut)) + b"".join(make(batch.kick_ns + 400_000) for batch in cut)
+    with pytest.raises(RecordingError):
+        analyse(guest_recording(flow), host_recording(cut, raw=raw, ended_ns=cut[-1].done_ns + 1000))
+
+
+def test_a_busy_guest_is_no_slow_host() -> None:
+    for operation in analyse(case("h2-hogs.bt")).operations:
+        assert not any("slow" in sentence for sentence in operation.verdict)
+    (first, *_) = analyse(case("h2-hogs.bt")).operations
+    assert any(
+        sentence.endswith("between sending and going on: host, transport or the guest's own scheduling")
+        for sentence in first.verdict
+    )
