@@ -214,6 +214,6 @@ def _not_measured(header: Header, batches: Batches, delimited: int, freed: str |
         yield freed
     if delimited < len(batches):
         yield (
-            f"host: when {format_count(len(batches) - delimited)} of {format_count(len(batches))} buffers "
+            f"host: when {format_count(len(batches) - delimited)} of {format_things(len(batches), 'buffer')} "
             "were kicked or completed: this VMM learns of it, or tells it, in a way that is not traced"
         )

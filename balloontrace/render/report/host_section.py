@@ -46,8 +46,9 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     )
     if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
-            f"from kick to completion {format_duration_ns(host.served_ns)} in {format_count(host.delimited)} "
-            f"buffers: c {format_duration_ns(host.served_ns - host.calls_ns)}, "
+            f"from kick to completion {format_duration_ns(host.served_ns)} "
+            f"in {format_things(host.delimited, 'buffer')}: "
+            f"c {format_duration_ns(host.served_ns - host.calls_ns)}, "
             f"d {format_duration_ns(host.calls_ns)} ({format_share(_part(host.calls_ns, host.served_ns))})"
         )
     if host.pairing is not None:
