@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tracing import (
+    GONE,
     MIB_PAGES,
     PAGE_BYTES,
     Json,
@@ -450,6 +451,9 @@ def untyped(small: lab.Guest, story: Story, tmp_path_factory: pytest.TempPathFac
     for mib in (FIRST_MIB, SECOND_MIB):
         move(small, SMALL_MIB - mib)
     unload(small)
+    for recorder in recorders.values():
+        recorder.process.wait_for(GONE, 60)  # it would wait for the driver to come back
+        recorder.process.signal(signal.SIGINT)
     stderr = {name: recorder.wait().stderr for name, recorder in recorders.items()}
     paths = {name: recorder.pull(folder) for name, recorder in recorders.items()}
     assert_no_trace(small)

@@ -14,6 +14,7 @@ from tracing import (
     ATTACH_S,
     ATTACHED,
     FULL_MIB,
+    GONE,
     MIB_PAGES,
     Json,
     assert_no_trace,
@@ -39,7 +40,6 @@ import lab
 FIRST_MIB = 1009  # prime
 MOVED_MIB = 211  # prime
 SMALL_PRIME_MIB = 59
-GONE = b"is gone: waiting for it to come back"
 BACK = b"is back, and traced again"
 SECOND_CPU = "/sys/devices/system/cpu/cpu1/online"
 # An inflate of 7 GiB fills more than 900 kB: whatever is cut to less is cut in the middle of it.

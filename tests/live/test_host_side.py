@@ -222,7 +222,7 @@ def test_a_process_killed_in_the_middle_ends_the_recording(
     server.process.signal(signal.SIGKILL)
     done = recorder.wait()
     assert done.status == 0, done.describe()
-    assert "balloontrace: process exited: 1 batches" in done.stderr
+    assert "balloontrace: process exited: 1 batch," in done.stderr
     found = read(recorder, tmp_path)
     assert found.recording.complete
     assert (found.end["clean"], found.end["reason"], found.end["memory"]) == (True, "process exited", None)

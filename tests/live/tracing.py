@@ -19,6 +19,7 @@ MIB_PAGES = 256
 PAGE_BYTES = 4096
 FULL_MIB = 8192
 ATTACHED = b"probes attached"
+GONE = b"is gone: waiting for it to come back"
 # Set-up takes 8 to 20 s under emulation; several at once on a busy machine have taken 150 s.
 ATTACH_S = 400
 
