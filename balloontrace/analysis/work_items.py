@@ -28,8 +28,12 @@ UNKNOWN_DEVICE = -1
 PAGES_PER_WORK_ITEM = 256
 """VIRTIO_BALLOON_ARRAY_PFNS_MAX in drivers/virtio/virtio_balloon.c: what one fill or leak moves at most."""
 
-FAILED_ALLOCATION_SLEEP_NS = 200_000_000
-"""fill_balloon calls msleep(200) when it gets no page; used only where target or progress is unknown."""
+FAILED_ALLOCATION_SLEEP_NS = 180_000_000
+"""fill_balloon calls msleep(200) when it gets no page; used only where target or progress is unknown.
+
+msleep counts ticks, and the one under way when it begins is the first: with 100 ticks a second it can be
+10 ms short. 199.2 ms were seen in a guest with 250.
+"""
 
 
 @dataclass(frozen=True, slots=True)
