@@ -57,12 +57,18 @@ def touch_memory(guest: lab.Guest) -> None:
     )
 
 
+def start_bpftrace(host: lab.Guest, program: str, *options: str) -> lab.GuestProcess:
+    """A program under way that prints `counting` when it does."""
+    tracer = host.start(["bpftrace", "-f", "json", *options, "-e", program])
+    tracer.wait_for(b"counting", 300, stream="stdout")
+    return tracer
+
+
 @contextmanager
 def bpftraced(host: lab.Guest, program: str) -> Iterator[dict[str, Any]]:
     """The maps of a program that prints `counting` when it does; there when the block has ended."""
     maps: dict[str, Any] = {}
-    counter = host.start(["bpftrace", "-f", "json", "-e", program])
-    counter.wait_for(b"counting", 120, stream="stdout")
+    counter = start_bpftrace(host, program)
     yield maps
     counter.signal(signal.SIGINT)
     lines = counter.wait(60, check=True).stdout.splitlines()
