@@ -82,13 +82,13 @@ def cli() -> None:
       sudo balloontrace record -o inflate.bt --operations 1
       balloontrace report inflate.bt
 
-    Completion of verbs, options and recordings in bash (likewise zsh_source in zsh, fish_source in fish):
+    Completion of verbs, options and recordings in bash (zsh_source in zsh, fish_source in fish):
 
     \b
       eval "$(_BALLOONTRACE_COMPLETE=bash_source balloontrace)"
 
-    Exit status: 0 ok, 1 failure, 2 usage, 3 cannot trace here, 4 a required probe is missing,
-    5 data lost beyond --max-lost, 6 slower than compare --fail-on-regression allows, 130 interrupted.
+    Exit status: 0 ok; 1 failure; 2 usage; 3 cannot trace here; 4 a required probe is missing;
+    5 data lost beyond --max-lost; 6 slower than compare --fail-on-regression allows; 130 interrupted.
     """
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Errors a user can mend: one sentence each, and the exit code that goes with it."""
+"""Errors a user can fix: one sentence each, and the exit code that goes with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BalloontraceError(Exception):
 
 
 class UsageError(BalloontraceError):
-    """The command line asks for something that cannot be meant, or names a file that cannot be read."""
+    """The command line is invalid, or names a file that cannot be read."""
 
     exit_code = ExitCode.USAGE
 

@@ -329,7 +329,7 @@ def tiny_pieces(size_bytes: int) -> Iterator[Piece]:
 
 
 def empty_pieces(size_bytes: int) -> Iterator[Piece]:
-    """Pieces of nothing, of types and order no one knows."""
+    """Empty pieces, of unknown types and in no order."""
     yield _described()
     for number in range(size_bytes // 24):
         yield b"X%03d" % (number % 1000), b""

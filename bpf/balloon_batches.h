@@ -29,9 +29,9 @@ enum bt_call {
 /* How a batch was delimited. */
 enum bt_batch_flags {
 	BT_KICK_SEEN = 1 << 0,         /* kick_ns was measured: an eventfd was read */
-	BT_KICK_VCPU = 1 << 1,         /* likewise: a vCPU thread left the guest, which also does for other reasons */
+	BT_KICK_VCPU = 1 << 1,         /* a vCPU thread left the guest, which also does for other reasons */
 	BT_DONE_SEEN = 1 << 2,         /* done_ns was measured: an eventfd was written */
-	BT_DONE_IOCTL = 1 << 3,        /* likewise: an interrupt was sent by ioctl */
+	BT_DONE_IOCTL = 1 << 3,        /* an interrupt was sent by ioctl */
 	BT_UNFINISHED = 1 << 4,        /* recording ended inside this batch */
 };
 
@@ -43,7 +43,7 @@ struct bt_batch {
 	bt_u64 done_ns;            /* about to write the completion; 0: not seen */
 	bt_u64 calls_ns;           /* inside the calls, summed */
 	bt_u64 madvise_bytes;      /* lengths of madvise, bytes advised by process_madvise; failed calls count 0 */
-	bt_u64 fallocate_bytes;    /* likewise of fallocate: VMMs that do both do both for the same memory */
+	bt_u64 fallocate_bytes;    /* by fallocate; VMMs that call both call both for the same memory */
 	bt_u32 calls[BT_CALLS];    /* failed ones too, indexed by enum bt_call */
 	bt_u32 tid;                /* thread, as the kernel's pid */
 	bt_u32 errors;             /* calls that failed */
@@ -66,13 +66,13 @@ struct bt_call_sums {
 
 /*
  * A slot for the threads of equal number modulo BT_SLOTS: what is under way, and sums. A VMM's threads have
- * numbers close together, so that two seldom meet.
+ * numbers close together, so that two rarely meet.
  */
 struct bt_thread {
 	bt_u64 id;                 /* process and thread at work here, the former in the upper half */
 	bt_u64 entry_ns;           /* of the call it is inside; 0: inside none */
 	bt_u64 length;             /* bytes that call names, unless its return tells */
-	bt_u32 call;               /* enum bt_call, likewise */
+	bt_u32 call;               /* enum bt_call */
 	bt_u32 in_run;             /* inside KVM_RUN */
 	struct bt_batch batch;     /* under way once first_call_ns is not 0 */
 	bt_u64 batches;            /* finished */

@@ -26,7 +26,7 @@ enum bt_function {
 	BT_VIRTIO_BALLOON_OOM_NOTIFY = 6,
 	BT_VIRTBALLOON_MIGRATEPAGE = 7,
 	BT_CONFIG_GET = 8,                /* counted only, never a span of its own */
-	BT_CONFIG_SET = 9,                /* likewise */
+	BT_CONFIG_SET = 9,                /* the same */
 	BT_SEND_RESP_DATA = 10,           /* page-bitmap patch: one send of records */
 	BT_SET_PAGE_BITMAP = 11,          /* page-bitmap patch: pages into bitmaps, records and sends */
 	BT_EXTEND_PAGE_BITMAP = 12,       /* page-bitmap patch: memory for the bitmaps */
@@ -135,7 +135,7 @@ struct bt_live {
 	bt_u64 requeue_ns;          /* between work items on the way to one target */
 	bt_u64 sends;               /* by whomever */
 	bt_u64 inflated_pages;      /* of sends whose queue and pages are known */
-	bt_u64 deflated_pages;      /* likewise */
+	bt_u64 deflated_pages;      /* the same */
 	bt_u64 unknown_sends;       /* sends of which they are not */
 	bt_u64 failed_allocations;  /* work items that got fewer pages than they asked for */
 	bt_u64 padding;

@@ -2,7 +2,7 @@
 /*
  * Guest side: one span per completed call of a balloon function, and sums read by mapping.
  *
- * Everything here runs once per send or seldomer, never once per page, and wakes nobody. A call's state
+ * Everything here runs at most once per send, never once per page, and wakes nobody. A call's state
  * is kept per thread between its entry and its return: the functions sleep and may change CPU.
  */
 #include <uapi/linux/ptrace.h>
@@ -46,7 +46,7 @@ struct item_state {
 	u64 bitmap_send_ns;   /* of send_ns, inside that */
 	u64 sent_ns;          /* the last of these returned; 0: there was none */
 	u32 pages;
-	u8 sends;             /* whether there were any, likewise below */
+	u8 sends;             /* whether there were any; the flags below say the same */
 	u8 bodies;
 	u8 bitmaps;
 	u8 unknown;           /* sends of unknown pages */
@@ -68,11 +68,11 @@ struct thread_state {
 	u32 target_pages;
 	u32 actual_pages;
 	u32 pages;            /* of the send in flight */
-	u32 bytes;            /* likewise */
-	u16 queue;            /* likewise */
+	u32 bytes;            /* of that send */
+	u16 queue;            /* of that send */
 	u16 device;
 	u16 passes;           /* of the set_page_bitmap in flight */
-	u16 bitmaps;          /* likewise */
+	u16 bitmaps;          /* of that call */
 	u8 flags;             /* of the device, target and actual: BT_HAS_* */
 	u8 send_flags;        /* of the send in flight */
 	u16 padding;

@@ -543,7 +543,7 @@ static __always_inline int on_truncate_folio_entry(u64 mapping, u64 page)
 	return thread ? let_go(thread, page, 4 + read_u32(page, FOLIO__MAPCOUNT)) : 0;
 }
 
-/* delete_from_page_cache_batch(mapping, batch): likewise many pages, of files on a disk; the batch begins with their number. */
+/* delete_from_page_cache_batch(mapping, batch): also many pages, of files on a disk; the batch begins with their number. */
 static __always_inline int on_delete_batch_entry(u64 mapping, u64 batch)
 {
 	struct bt_thread *thread = find_caller();

@@ -139,7 +139,7 @@ class Guest:
     # ---- balloon and device ----
 
     def set_balloon(self, *, target_mib: int | None = None, target_bytes: int | None = None) -> None:
-        """Sets how much memory the balloon shall leave to the guest; does not wait. Raises VMLost."""
+        """Sets how much memory the balloon should leave to the guest; does not wait. Raises VMLost."""
         if (target_mib is None) == (target_bytes is None):
             raise LabError("set_balloon takes target_mib or target_bytes.")
         self._target_bytes = target_bytes if target_bytes is not None else (target_mib or 0) * MIB_BYTES

@@ -32,7 +32,7 @@ def record_moves(
     recorder = guest.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
     for target_mib in targets_mib:
-        say(f"outside: the balloon shall leave {target_mib} MiB to the guest")
+        say(f"outside: the balloon is told to leave {target_mib} MiB to the guest")
         guest.set_balloon(target_mib=target_mib)
         guest.wait_balloon(timeout_s=timeout_s)
     say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])

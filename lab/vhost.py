@@ -161,7 +161,7 @@ class BackendClient:
             self._connection = None
 
     def set_target_pages(self, pages: int) -> None:
-        """How many pages the balloon shall hold; the guest is told at once. Raises LabError."""
+        """Sets how many pages the balloon should hold; the guest is told at once. Raises LabError."""
         self.command(f"target {pages}")
 
     def set_extra_time(self, extra: ExtraTime) -> None:

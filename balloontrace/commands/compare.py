@@ -26,13 +26,13 @@ FORMATS = ("table", "csv", "json", "markdown", "html")
 @click.argument("before", shell_complete=complete_recordings)
 @click.argument("after", shell_complete=complete_recordings)
 @click.option("--kind", type=click.Choice((INFLATE, DEFLATE)), help="Compare only these.  [default: both]")
-@click.option("--guest-only", is_flag=True, help="Leave all recordings of hosts aside.")
+@click.option("--guest-only", is_flag=True, help="Ignore all recordings of hosts.")
 @click.option(
     "--fail-on-regression",
     "allowed",
     metavar="PCT",
-    help="Exit with 6 if AFTER is slower by more than this: if all of the 95 % interval of the ratio of "
-    "wall times lies above 1 + PCT/100, for any kind and size. Exit with 1 if there is no interval.",
+    help="Exit with 6 if AFTER is slower by more than this, for any kind and size: if the whole 95 % "
+    "interval of the ratio of wall times is above 1 + PCT/100. Exit with 1 if there is no interval.",
 )
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
@@ -52,8 +52,8 @@ def compare(
     """Show what changed from BEFORE to AFTER, in which stage, and whether the data can tell.
 
     Each is a recording (- reads it from stdin), a guest's and its host's as GUEST,HOST, or a folder of
-    recordings. Operations of the same kind and size are compared; each complete one is a replicate. For an
-    interval take 4 of each at least, for verdicts 5; 10 are good. Make them in turn (before, after, after,
+    recordings. Operations of the same kind and size are compared; each complete one is a run. An interval
+    needs at least 4 runs on each side, a verdict 5; 10 are good. Make them in turn (before, after, after,
     before): neighbours are then compared in pairs, and a drift of the machine cancels.
 
     \b

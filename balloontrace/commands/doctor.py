@@ -42,7 +42,7 @@ _INDENT = 17
 )
 @verbose_option
 def doctor(form: str, side: str) -> None:
-    r"""Say whether the balloon of this machine can be traced, with what, and what mends what is missing.
+    r"""Say whether the balloon of this machine can be traced, with what, and how to install what is missing.
 
     \b
     Example:
@@ -101,7 +101,7 @@ def _host_text(diagnosis: HostDiagnosis) -> str:
 
 def _described_findings(findings: Sequence[Finding]) -> list[dict[str, str | None]]:
     return [
-        {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.mend}
+        {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.fix}
         for finding in findings
     ]
 
@@ -140,8 +140,8 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     lines = []
     for finding in findings:
         lines += _wrap(f"{_MARKS[finding.state]}  {finding.name:<9}  ", finding.text, _INDENT)
-        if finding.mend:
-            lines += _wrap(" " * _INDENT + "-> ", finding.mend, _INDENT + 3)
+        if finding.fix:
+            lines += _wrap(" " * _INDENT + "-> ", finding.fix, _INDENT + 3)
     return lines
 
 

@@ -53,9 +53,9 @@ _FILES = ("spans.csv", "payloads.csv", "counters.csv", "batches.csv", _METADATA,
 def export(recording: Path, host_recording: Path | None, form: str, output: str, *, force: bool) -> None:
     r"""Write the single events of RECORDING: each traced call of a guest, each buffer a host served.
 
-    With a recording of the host made at the same time, each buffer names the send it was, and a time line
-    shows both sides by one clock. Names have their units, times are integers in nanoseconds (in a time line
-    microseconds), what was not measured is empty or null; docs/export.schema.json describes every field.
+    With a recording of the host made at the same time, each buffer names its send. A time line then shows
+    both sides on one clock. Names have their units. Times are integers in nanoseconds, in a time line in
+    microseconds. What was not measured is empty or null. docs/export.schema.json describes every field.
 
     \b
     Examples:

@@ -111,7 +111,7 @@ _MOST_BUFFER_BYTES = 256 << 20
 @click.option(
     "--count-freed",
     is_flag=True,
-    help="On the host, count what calls free; costs a program run for each page that anybody frees.",
+    help="On the host, count what calls free. A BPF program then runs for each page that any process frees.",
 )
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
 @verbose_option

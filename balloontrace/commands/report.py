@@ -73,8 +73,8 @@ def parse_max_lost(text: str) -> MaxLost:
 @click.option(
     "--max-lost",
     metavar="N|PCT",
-    help="Exit with 5 if more events, or a larger share of them, were lost while recording; pages that moved "
-    "unseen by the probes are an event each 256, and a share of all that moved.",
+    help="Exit with 5 if more events, or a larger share of them, were lost while recording. Pages that no "
+    "probe saw count as one event for each 256, and as a share of all pages that moved.",
 )
 @verbose_option
 def report(
@@ -88,7 +88,7 @@ def report(
 ) -> None:
     r"""Show where the time of each inflate and deflate in RECORDING went (- reads it from stdin).
 
-    With a recording of the host made at the same time, b, c and d are told apart.
+    With a recording of the host made at the same time, b, c and d are shown apart.
 
     \b
     Examples:

@@ -54,7 +54,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
 )
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="COUNT", help="Stop after so many looks.")
 @click.option("-d", "--duration", "duration_s", type=DURATION, metavar="TIME", help="Stop after so long.")
-@click.option("--plain", is_flag=True, help="Lines and no screen, as where standard output is no terminal.")
+@click.option("--plain", is_flag=True, help="Write lines, as when standard output is not a terminal.")
 @click.option(
     "--missing-probes",
     type=click.Choice(["error", "warn"]),
@@ -81,7 +81,7 @@ def top(
     missing_probes: str,
     attach: str,
 ) -> None:
-    r"""Show what a balloon does while it does it: its size, target and rate, the time left, where time goes.
+    r"""Show a balloon live: its size, target and rate, the time left, and where the time goes.
 
     Ends with q, Ctrl-C, or the given end. Nothing is recorded.
 

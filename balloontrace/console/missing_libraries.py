@@ -23,12 +23,12 @@ def explain_import_error(error: ImportError) -> str | None:
     library = _library(error)
     if library is None:
         return None
-    mend = f"install {_DEBIAN_PACKAGES[library]} (Debian, Ubuntu) or {library} (pip)"
+    fix = f"install {_DEBIAN_PACKAGES[library]} (Debian, Ubuntu) or {library} (pip)"
     if isinstance(error, ModuleNotFoundError):
-        return f"this needs {library}, which is not installed for this python3: {mend}"
+        return f"this needs {library}, which is not installed for this python3: {fix}"
     # It is there, and too old, or broken: by its first line, for numpy writes a page.
     reason = (str(error).strip() or "no reason given").splitlines()[0]
-    return f"this needs {library}, which cannot be used ({reason}): {mend}"
+    return f"this needs {library}, which cannot be used ({reason}): {fix}"
 
 
 def _library(error: ImportError) -> str | None:

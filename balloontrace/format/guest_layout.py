@@ -174,7 +174,7 @@ class CountersLayout:
 
 
 def parse_span_layout(value: object) -> SpanLayout:
-    """Check a recording's `span_layout`; a missing one means today's. RecordingError when it cannot be meant.
+    """Check a recording's `span_layout`; a missing one means today's. RecordingError when it is invalid.
 
     Fields of unknown names are kept out: a later version appended them and this one has no use for them.
     """

@@ -40,7 +40,7 @@ class CallSums:
     no_bytes: int
     freed_nothing: int  # 0 unless that was counted
     buckets: tuple[int, ...]
-    freed_bytes: int = 0  # likewise
+    freed_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from balloontrace.units import format_count
+from balloontrace.units import format_count, name_of_many
 
 Vmstat = Mapping[str, int]
 
@@ -73,8 +73,10 @@ def describe_unseen(unseen: Unseen, reason: str) -> str:
     """The sentence that says how many pages are not in the recording, and why."""
     least = "at least " if unseen.under_way_pages else ""
     moved = unseen.moved
+    are = "is" if unseen.pages == 1 else "are"
     return (
-        f"{least}{format_count(unseen.pages)} of {format_count(moved.pages)} pages that moved by "
-        f"/proc/vmstat ({format_count(moved.inflated)} inflated, {format_count(moved.deflated)} deflated) "
-        f"are not in this recording: {reason}"
+        f"{least}{format_count(unseen.pages)} of {format_count(moved.pages)} "
+        f"{name_of_many(moved.pages, 'page')} that moved by /proc/vmstat "
+        f"({format_count(moved.inflated)} inflated, {format_count(moved.deflated)} deflated) "
+        f"{are} not in this recording: {reason}"
     )

@@ -7,7 +7,7 @@
               payload crc32 u32  crc32 of those 20 bytes u32, then the payload
 
 All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
-buffer), PAYL (records of captured payloads, likewise), BTCH (batches of the host's side, likewise), CNTR
+buffer), PAYL (the same of captured payloads), BTCH (the same of the host's batches), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
 struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), ENDR (JSON, last).
 
@@ -112,11 +112,11 @@ class RecordingWriter:
         self._write_records(b"SPAN", raw, self._span_stride_bytes)
 
     def write_payloads(self, raw: bytes | memoryview) -> None:
-        """Append records of captured payloads as drained, likewise."""
+        """Append records of captured payloads as drained."""
         self._write_records(b"PAYL", raw, self._payload_stride_bytes)
 
     def write_batches(self, raw: bytes | memoryview) -> None:
-        """Append batches as drained, likewise."""
+        """Append batches as drained."""
         self._write_records(b"BTCH", raw, self._batch_stride_bytes)
 
     def write_driver(self, event: Mapping[str, object]) -> None:
@@ -446,7 +446,7 @@ class _PieceReader:
             return None
 
     def _note(self, *sentences: str) -> None:
-        """Remember what is wrong; a file of nothing but damage must not fill the memory with sentences."""
+        """Remember what is wrong; a file that is damaged all over must not fill the memory with sentences."""
         room = max(0, _MAX_SENTENCES - len(self.damage))
         self.damage += sentences[:room]
         self.unsaid += len(sentences) - len(sentences[:room])
@@ -517,9 +517,7 @@ def _name(kind: bytes) -> str:
 def _encode_json(value: Mapping[str, object]) -> bytes:
     payload = json.dumps(dict(value), separators=(",", ":"), allow_nan=False).encode()
     if len(payload) > MAX_JSON_BYTES:
-        raise RecordingError(
-            f"the recording's metadata would take {len(payload)} bytes; that cannot be meant"
-        )
+        raise RecordingError(f"the recording's metadata would take {len(payload)} bytes, which is too many")
     return payload
 
 

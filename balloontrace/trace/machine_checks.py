@@ -44,12 +44,12 @@ class Finding:
     name: str
     state: State
     text: str
-    mend: str | None = None  # what to do about it
+    fix: str | None = None  # what to do about it
 
     @property
     def sentence(self) -> str:
-        """The finding and its mend in one sentence."""
-        return f"{self.text}: {self.mend}" if self.mend else self.text
+        """The finding and its fix in one sentence."""
+        return f"{self.text}: {self.fix}" if self.fix else self.text
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ def check_firing(firing: Firing, rows: Iterable[ProbedRow]) -> Finding | None:
     ran = f"tried, and ran: {', '.join(firing.fired)}" if firing.fired else ""
     if needed:
         text = f"{firing.causes}, so required probes would not run: {needed}"
-        return Finding("firing", State.PROBLEM, text, firing.mend)
+        return Finding("firing", State.PROBLEM, text, firing.fix)
     if others:
         text = f"{firing.causes}, so not all probes would run: {others}"
-        return Finding("firing", State.WARNING, text, firing.mend)
-    if firing.mend:
+        return Finding("firing", State.WARNING, text, firing.fix)
+    if firing.fix:
         return Finding(
-            "firing", State.WARNING, f"{firing.causes}, so not every kind of probe runs", firing.mend
+            "firing", State.WARNING, f"{firing.causes}, so not every kind of probe runs", firing.fix
         )
     text = "; ".join(filter(None, (ran, firing.causes)))
     return Finding("firing", State.OK, text) if text else None
@@ -196,14 +196,14 @@ def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
 
 
 def _check_bcc(bcc: Bcc) -> Finding:
-    mend = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora) and use the distribution's python3"
+    fix = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora) and use the distribution's python3"
     if bcc.foreign:
         return Finding(
-            "bcc", State.PROBLEM, "the installed Python package bcc is not the BPF Compiler Collection", mend
+            "bcc", State.PROBLEM, "the installed Python package bcc is not the BPF Compiler Collection", fix
         )
     if not bcc.found:
         return Finding(
-            "bcc", State.PROBLEM, "the BPF Compiler Collection is not installed for this python3", mend
+            "bcc", State.PROBLEM, "the BPF Compiler Collection is not installed for this python3", fix
         )
     return Finding("bcc", State.OK, f"bcc {'.'.join(map(str, bcc.version)) or 'of unknown version'}")
 

@@ -12,7 +12,7 @@ class Mechanism(enum.StrEnum):
     FENTRY = "fentry"  # fentry/fexit: a third of the cost, needs BTF and an exact name
     KPROBE = "kprobe"  # kprobe/kretprobe: any symbol, by address
     TRACEPOINT = "tracepoint"  # of system calls, on the host's side only
-    RAW_TRACEPOINT = "raw_tracepoint"  # with the arguments as the kernel has them, likewise
+    RAW_TRACEPOINT = "raw_tracepoint"  # the same, with the arguments as the kernel has them
 
     def program(self, *, returns: bool) -> str:
         """The kernel's word for the program at the function's entry or return, e.g. `kretprobe`."""

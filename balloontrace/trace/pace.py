@@ -79,7 +79,7 @@ class _TimedCalls(Generic[_Name]):
 
 
 class TimingPace:
-    """When the kernel shall time the programs, which costs some 100 instructions a run.
+    """When the kernel should time the programs, which costs some 100 instructions a run.
 
     Off as soon as all functions that are being called have been timed enough. On again while the balloon
     rests, if there is one that has not been and may be called next.

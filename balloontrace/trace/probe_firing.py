@@ -24,7 +24,7 @@ class Firing:
 
     unusable: Mapping[Mechanism, str] = field(default_factory=dict)
     fired: tuple[Mechanism, ...] = ()  # seen to run
-    mend: str | None = None
+    fix: str | None = None
 
     @property
     def causes(self) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One recording from attach to end: joins a collector with a recording file.
 
-Wakes up seldom, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
+Wakes up rarely, decodes nothing, and ends in order whatever ends it: a signal, a duration, a number of
 operations, a command, a closed pipe, a full disk. A driver that goes away is waited for.
 """
 

@@ -8,7 +8,7 @@
  * completion), and any of them once more for memory that it has just been done to, as twice-KIND. `exit` ends it.
  *
  * MADV_DONTNEED of other memory than pages of its own: huge (in huge pages), shared (of a memfd), file (of a private mapping
- * of it, read only), copied (likewise, written to), zero (never written to), forked (shared with a child), held (lying in a
+ * of it, read only), copied (the same, written to), zero (never written to), forked (shared with a child), held (lying in a
  * pipe).
  */
 #define _GNU_SOURCE

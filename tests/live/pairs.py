@@ -125,7 +125,7 @@ def top_sum_ns(operation: Json) -> int:
 
 
 def host_calls(found: Json, call: Call) -> Json:
-    """The sums of one kind of call, none of which failed or was of nothing."""
+    """The sums of one kind of call, none of which failed or was zero-length."""
     (row,) = [row for row in found["host"]["calls"] if row["call"] == call.name.lower()]
     assert (row["errors"], row["no_bytes"]) == (0, 0)
     assert sum(row["buckets"]) == row["calls"]

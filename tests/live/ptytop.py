@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs several `balloontrace top` in a guest, each on a terminal of its own, and says how each left it.
 
-Argument: a file that appears when the balloon has moved and they shall end, each in its own way.
+Argument: a file that appears when the balloon has moved and they must end, each in its own way.
 """
 
 from __future__ import annotations

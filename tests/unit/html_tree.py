@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""HTML into a tree that tests can ask; what a browser would silently mend is an error here."""
+"""HTML into a tree that tests can ask; what a browser would silently repair is an error here."""
 
 from __future__ import annotations
 

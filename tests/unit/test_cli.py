@@ -74,8 +74,8 @@ def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:
     assert (found["schema_version"], found["can_trace"]) == (1, False)
     states = {finding["name"]: finding["state"] for finding in found["findings"]}
     assert states["bcc"] == "problem"
-    mends = {finding["name"]: finding["mend"] for finding in found["findings"]}
-    assert all(mends[name] for name, state in states.items() if state == "problem")
+    fixes = {finding["name"]: finding["mend"] for finding in found["findings"]}
+    assert all(fixes[name] for name, state in states.items() if state == "problem")
 
 
 def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_the_help_shows_an_example_that_works(
     assert code == 0
     assert "Inflate of 7.00 GiB: 1 before, 1 after." in out
     assert "one run each: no interval is possible" in out
-    assert "differs as meant: driver: stock before, patched after" in out
+    assert "expected difference: driver: stock before, patched after" in out
 
 
 def test_real_pairs_are_compared_in_four_stages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_an_empty_machine_names_every_problem_and_never_raises(tmp_path: Path) -
     assert {"privilege", "kernel", "symbols", "headers", "device", "driver"} <= {
         found.name for found in diagnosis.problems
     }
-    assert all(found.mend for found in diagnosis.problems)
+    assert all(found.fix for found in diagnosis.problems)
     assert diagnosis.driver_kind is DriverKind.NONE
 
 
@@ -79,7 +79,7 @@ def test_no_device(system: FakeSystem) -> None:
     found = only_problem(system)
     assert found.name == "device"
     assert "no virtio balloon" in found.text
-    assert "virtio-balloon-pci" in (found.mend or "")
+    assert "virtio-balloon-pci" in (found.fix or "")
 
 
 def test_size_and_target(system: FakeSystem) -> None:
@@ -101,8 +101,8 @@ def test_no_headers(system: FakeSystem) -> None:
     shutil.rmtree(system.root / "lib")
     found = only_problem(system)
     assert found.name == "headers"
-    assert f"linux-headers-{RELEASE}" in (found.mend or "")
-    assert f"kernel-devel-{RELEASE}" in (found.mend or "")
+    assert f"linux-headers-{RELEASE}" in (found.fix or "")
+    assert f"kernel-devel-{RELEASE}" in (found.fix or "")
 
 
 @pytest.mark.parametrize("mask", [0, 1 << 39, 1 << 38, 0x1FFFFFFFFFF & ~(1 << 21 | 1 << 38)])
@@ -154,14 +154,14 @@ def bare_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Path | 
 def test_no_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = only_problem(bare_system(tmp_path, monkeypatch, None))
     assert "not installed for this python3" in found.text
-    assert "python3-bpfcc" in (found.mend or "")
+    assert "python3-bpfcc" in (found.fix or "")
 
 
 def test_foreign_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = lay_out_foreign_bcc(tmp_path / "python")
     found = only_problem(bare_system(tmp_path, monkeypatch, python))
     assert "is not the BPF Compiler Collection" in found.text
-    assert "python3-bpfcc" in (found.mend or "")
+    assert "python3-bpfcc" in (found.fix or "")
 
 
 def test_a_folder_that_happens_to_be_called_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_required_function_missing(system: FakeSystem, name: str) -> None:
     found = finding(diagnosis, "probes")
     assert found.state is State.WARNING
     assert name in found.text
-    assert "--missing-probes warn" in (found.mend or "")
+    assert "--missing-probes warn" in (found.fix or "")
 
 
 def test_target_not_measured(system: FakeSystem) -> None:

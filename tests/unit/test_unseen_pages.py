@@ -16,7 +16,7 @@ from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.commands.record import _tell
 from balloontrace.commands.report import report
 from balloontrace.errors import BalloontraceError, DataLostError
-from balloontrace.format.moved_pages import Moved, Unseen
+from balloontrace.format.moved_pages import Moved, Unseen, describe_unseen
 from balloontrace.format.recording import read_recording
 from balloontrace.render.report.html import render_html
 from balloontrace.render.report.markdown import render_markdown
@@ -128,3 +128,10 @@ def test_record_says_it_first_and_fails(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("pages", [0, None])
 def test_record_is_content_with_what_it_saw_or_cannot_tell(pages: int | None) -> None:
     _tell(SessionResult(Ending.INTERRUPTED, unseen=Unseen(Moved(500, 12, 0), pages, 256)), "balloon.bt")
+
+
+def test_one_page_is_called_one() -> None:
+    said = describe_unseen(Unseen(Moved(inflated=1, deflated=0, migrated=0), 1, 0), "reason")
+    assert said == (
+        "1 of 1 page that moved by /proc/vmstat (1 inflated, 0 deflated) is not in this recording: reason"
+    )

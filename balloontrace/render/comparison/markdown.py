@@ -48,7 +48,7 @@ def _sides(comparison: Comparison) -> Iterator[str]:
         yield f"* **{name}:** {escape(side.given)}: {escape(describe_side(side))}"
     for difference in comparison.differences:
         if difference.expected:
-            yield f"* differs as meant: {escape(difference.text)}"
+            yield f"* expected difference: {escape(difference.text)}"
 
 
 def _group(group: Group) -> str:

@@ -61,7 +61,7 @@ def render_comparison(comparison: Comparison) -> str:
     sections = [
         "\n".join(
             [*_side("BEFORE", comparison.before), *_side("AFTER", comparison.after)]
-            + [wrap(f"differs as meant: {each.text}") for each in comparison.differences if each.expected]
+            + [wrap(f"expected difference: {each.text}") for each in comparison.differences if each.expected]
         ),
         "\n".join(wrap(f"WARNING: {warning}") for warning in comparison.warnings),
         *map(_group, comparison.groups),

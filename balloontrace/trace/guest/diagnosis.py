@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Can a balloon be traced here: what is found, what is missing, and what mends it."""
+"""Can a balloon be traced here: what is found, what is missing, and how to fix it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _system_call(name: str, yields: str, *, required: bool = False) -> HostPoint
 
 TABLE = (
     _system_call("madvise", "pages given back to the host, or wanted back from it", required=True),
-    _system_call("process_madvise", "likewise, for another process"),
+    _system_call("process_madvise", "the same for another process"),
     _system_call("fallocate", "holes punched into the file behind guest memory", required=True),
     HostPoint(
         "eventfd_read", ("eventfd_read",), "batch", "a kick seen, where the device has an eventfd for it",
