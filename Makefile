@@ -6,6 +6,8 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # One process more than processors, for some tests wait; a file stays with one, for its tests share what they read.
 UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist loadfile tests/unit
+# Most guests have one emulated CPU, and most tests wait for theirs: two files at a time take little more than half.
+LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile tests/live
 
 .DEFAULT_GOAL := help
 .PHONY: help demo compare test check bench examples screenshots clean
@@ -21,7 +23,7 @@ compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUND
 
 test: $(READY) lint  ## all tests, those in real guests included
 	$(UNIT_TESTS)
-	$(PYTHON) -m pytest tests/live
+	$(LIVE_TESTS)
 
 check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
 	$(UNIT_TESTS)

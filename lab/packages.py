@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.cache import cache_folder, locked
 from lab.errors import LabError
 from lab.progress import Progress
 
@@ -91,6 +92,12 @@ def root_prefix(by_hand: str) -> list[str]:
 
 
 def _apt(command: Sequence[str], aim: str) -> None:
+    """Runs apt-get, one at a time: tests that run beside each other may want packages in the same moment."""
+    with locked(cache_folder() / "apt.lock"):
+        _run_apt(command, aim)
+
+
+def _run_apt(command: Sequence[str], aim: str) -> None:
     settings = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     if command[0] == "sudo":
         # sudo gives away the environment, so it is set behind it.
