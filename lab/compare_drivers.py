@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make compare`: two drivers in turn on one device of one guest, one operation each, and what that proves.
 
-Before, after, after, before: what the machine does meanwhile meets both alike, and in pairs of neighbours a
-steady drift cancels. Each turn loads its driver
-anew and records one inflate and one deflate of the same size, into a file of its own in before/ or after/.
+Before, after, after, before: what the machine does meanwhile affects both alike, and in pairs of neighbours
+a steady drift cancels. Each turn loads its driver anew. It records one inflate and one deflate of one size
+into its own file, in before/ or after/.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Plan:
     rounds: int
     size_mib: int
     out: Path | None
+    options: Sequence[str] = CAPTURE  # of `balloontrace record`
 
     @property
     def memory_mib(self) -> int:
@@ -148,7 +149,7 @@ def record_turn(guest: Guest, plan: Plan, turn: Turn) -> Path:
     """One inflate and one deflate. Raises LabError."""
     targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib)
     label = f"{plan.drivers[turn.side]} {turn.number}"
-    options = (*CAPTURE, "--label", label)
+    options = (*plan.options, "--label", label)
     return record_moves(guest, f"{turn.name}.bt", targets_mib, options=options)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`make examples`: record the examples anew, and the reports beside them; ONLY=name takes some of them."""
+"""`make examples`: record the examples anew, and what they say beside them; ONLY=name takes some of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from lab.aging import fragmented
+from lab.compare_drivers import AFTER, BEFORE, ROUNDS, SIDES, Plan, prepare_folder, record_in_turn
 from lab.errors import LabError
 from lab.guest import Guest
 from lab.patched_driver import load_patched
@@ -28,6 +30,8 @@ FRAGMENTED_LEFT_MIB = 4096
 NESTED_QEMU_MIB = 2048
 NESTED_QEMU_LEFT_MIB = 1024
 NESTED_S = 10 * BALLOON_S
+# Ten recordings of each driver, and each of them small.
+IN_TURN_MIB = 128
 
 CAPTURE = ("--capture", "payload")
 
@@ -81,7 +85,20 @@ def record_nested_bitmap() -> None:
         _record_both(pair, "nested-bitmap", LEFT_MIB, *CAPTURE)
 
 
+def record_before_after() -> None:
+    """Ten runs with Debian's driver and ten with the page-bitmap driver, made in turn on one device."""
+    plan = Plan({BEFORE: "stock", AFTER: "bitmap"}, ROUNDS, IN_TURN_MIB, out=None, options=())
+    with tempfile.TemporaryDirectory() as name:
+        folder = prepare_folder(Path(name))
+        record_in_turn(plan, folder)
+        for side in SIDES:
+            shutil.rmtree(EXAMPLES / side, ignore_errors=True)
+            shutil.copytree(folder / side, EXAMPLES / side)
+    write_output(EXAMPLES / "before-after.txt", "compare", *SIDES)
+
+
 RECORDED: dict[str, Callable[[], None]] = {
+    "before-after": record_before_after,
     "stock": record_stock,
     "bitmap": record_bitmap,
     "nested-bitmap": record_nested_bitmap,
@@ -93,7 +110,7 @@ RECORDED: dict[str, Callable[[], None]] = {
 def _record(guest: Guest, name: str, target_mib: int, *options: str) -> None:
     recording = record_moves(guest, f"{name}.bt", (target_mib,), options=options, say=_say)
     shutil.copyfile(recording, EXAMPLES / recording.name)
-    write_report(EXAMPLES / f"{name}.txt", recording.name)
+    write_output(EXAMPLES / f"{name}.txt", "report", recording.name)
 
 
 def _record_both(pair: Nested, name: str, target_mib: int, *options: str) -> None:
@@ -110,13 +127,13 @@ def _record_both(pair: Nested, name: str, target_mib: int, *options: str) -> Non
     _say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
     shutil.copyfile(guest_file, EXAMPLES / guest_name)
     shutil.copyfile(pair.host.io / host_name, EXAMPLES / host_name)
-    write_report(EXAMPLES / f"{name}.txt", guest_name, host_name)
+    write_output(EXAMPLES / f"{name}.txt", "report", guest_name, host_name)
 
 
-def write_report(target: Path, *recordings: str) -> None:
-    """The report of some recordings beside them, as `balloontrace report` in that folder gives it."""
+def write_output(target: Path, *words: str) -> None:
+    """What `balloontrace WORDS` says in the folder of `target`."""
     done = subprocess.run(
-        [sys.executable, "-m", "balloontrace", "report", *recordings],
+        [sys.executable, "-m", "balloontrace", *words],
         cwd=target.parent,
         stdout=subprocess.PIPE,
         check=True,

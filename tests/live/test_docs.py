@@ -127,10 +127,13 @@ def test_command_shows_what_the_page_says(
 
 
 @pytest.mark.parametrize("text", sorted((ROOT / "examples").glob("*.txt")), ids=lambda path: path.stem)
-def test_examples_have_their_reports(text: Path, folder: Path) -> None:
-    sides = [f"{text.stem}-{side}.bt" for side in ("guest", "host")]
-    names = [f"{text.stem}.bt"] if text.with_suffix(".bt").exists() else sides
-    assert balloontrace_in(folder / "examples", f"balloontrace report {' '.join(names)}") == text.read_text()
+def test_examples_say_what_lies_beside_them(text: Path, folder: Path) -> None:
+    words = f"report {text.stem}-guest.bt {text.stem}-host.bt"
+    if text.with_suffix(".bt").exists():
+        words = f"report {text.stem}.bt"
+    elif text.stem == "before-after":
+        words = "compare before after"
+    assert balloontrace_in(folder / "examples", f"balloontrace {words}") == text.read_text()
 
 
 def test_every_example_has_a_report() -> None:
