@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
@@ -31,7 +32,40 @@ _PAYLOAD = struct.Struct("<QIIIHBx")
 _RING = struct.Struct("<II")
 PAGES_PER_SEND = 256
 
-Span = tuple[int, ...]
+
+class Span(NamedTuple):
+    """The fields of a `struct bt_span`, in its order."""
+
+    start_ns: int = 0
+    duration_ns: int = 0
+    tid: int = 0
+    cpu: int = 0
+    function: int = 0
+    flags: int = 0
+    device: int = 0
+    queue: int = 0
+    pages: int = 0
+    result: int = 0
+    config_calls: int = 0
+    target_pages: int = 0
+    actual_pages: int = 0
+    config_ns: int = 0
+    bytes: int = 0
+    passes: int = 0
+    bitmaps: int = 0
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + self.duration_ns
+
+
+class Payload(NamedTuple):
+    """What one send carried."""
+
+    start_ns: int
+    tid: int
+    function: Function
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -100,41 +134,44 @@ class Flow:
         self.spans: list[Span] = []
         self.expected: list[Expected] = []
         self.vmstat = {"balloon_inflate": 0, "balloon_deflate": 0, "balloon_migrate": 0}
-        self.payloads: list[tuple[int, int, Function, bytes]] = []
+        self.payloads: list[Payload] = []
         self._items = 0
 
     def span(self, function: Function, start_ns: int, tid: int | None = None, **fields: int) -> None:
         """Record a call that returns now."""
         flags = SpanFlag.DEVICE
-        for name, flag in _FLAG_OF.items():
-            if name in fields:
-                flags |= flag
+        for name in fields:
+            flags |= _FLAG_OF.get(name, SpanFlag(0))
         self.spans.append(
-            (
-                start_ns,
-                self.now - start_ns,
-                self.tid if tid is None else tid,
-                0,
-                int(function),
-                int(flags),
-                self.device,
-                fields.get("queue", 0),
-                fields.get("pages", 0),
-                fields.get("result", 0),
-                fields.get("config_calls", 0),
-                fields.get("target_pages", 0),
-                fields.get("actual_pages", 0),
-                fields.get("config_ns", 0),
-                fields.get("bytes", 0),
-                fields.get("passes", 0),
-                fields.get("bitmaps", 0),
+            Span(
+                start_ns=start_ns,
+                duration_ns=self.now - start_ns,
+                tid=self.tid if tid is None else tid,
+                function=int(function),
+                flags=int(flags),
+                device=self.device,
+                **fields,
             )
         )
 
+    def drop(self, function: Function) -> None:
+        """None of its calls was traced."""
+        self.spans = [span for span in self.spans if span.function != function]
+
+    def silence(self, flags: SpanFlag, *functions: Function) -> None:
+        """The calls of those functions, or all, do not tell what these flags stand for."""
+        unsaid = {name: 0 for name, flag in _FLAG_OF.items() if flag & flags}
+        self.spans = [
+            span._replace(flags=span.flags & ~flags, **unsaid)
+            if not functions or span.function in functions
+            else span
+            for span in self.spans
+        ]
+
     def carry(self, function: Function, data: bytes, *, tid: int | None = None) -> None:
         """What the send that returns now carried."""
-        start_ns = self.spans[-1][0]
-        self.payloads.append((start_ns, self.tid if tid is None else tid, function, data))
+        start_ns = self.spans[-1].start_ns
+        self.payloads.append(Payload(start_ns, self.tid if tid is None else tid, function, data))
 
     def interrupt(self, target_pages: int) -> None:
         """The host asks for another size; the interrupt lands on some other thread."""
@@ -362,6 +399,7 @@ class PatchedFlow(Flow):
 
 
 _FLAG_OF = {
+    "device": SpanFlag.DEVICE,
     "queue": SpanFlag.QUEUE,
     "pages": SpanFlag.PAGES,
     "result": SpanFlag.RESULT,
@@ -377,7 +415,7 @@ def pack_spans(spans: Iterable[Span]) -> bytes:
     return b"".join(_RING.pack(_SPAN.size, 0) + _SPAN.pack(*span) for span in spans)
 
 
-def pack_payloads(payloads: Iterable[tuple[int, int, Function, bytes]]) -> bytes:
+def pack_payloads(payloads: Iterable[Payload]) -> bytes:
     """Payloads as the recorder drains them, in pieces of 1 KiB."""
     records = []
     for start_ns, tid, function, data in payloads:
@@ -392,11 +430,11 @@ def pack_counters(spans: Iterable[Span], *, lost: int = 0) -> bytes:
     """A `struct bt_counters` for these spans, with `lost` sends that found no room."""
     rows = [[0] * 8 for _ in range(FUNCTIONS)]
     for span in spans:
-        row = rows[span[4]]
+        row = rows[span.function]
         row[0] += 1
         row[1] += 1
-        row[6] += span[1]
-        row[7] += span[8]
+        row[6] += span.duration_ns
+        row[7] += span.pages
     rows[Function.TELL_HOST][3] = lost
     return b"".join(struct.pack("<8Q", *row) for row in rows) + bytes(DEVICES * 32)
 
@@ -471,7 +509,7 @@ def end_record(flows: Iterable[Flow], **changes: object) -> dict[str, object]:
     calls: dict[int, int] = {}
     for flow in flows:
         for span in flow.spans:
-            calls[span[4]] = calls.get(span[4], 0) + 1
+            calls[span.function] = calls.get(span.function, 0) + 1
     zero = dict.fromkeys(("unmatched_returns", "lost", "no_state", "overwritten", "missed"), 0)
     return {
         "clean": True,
@@ -508,8 +546,8 @@ def recording_bytes(
 
     `end` changes its end record.
     """
-    spans = sorted((span for flow in flows for span in flow.spans), key=lambda span: span[0] + span[1])
-    read_fd, write_fd = os.memfd_create("synthetic"), -1
+    spans = sorted((span for flow in flows for span in flow.spans), key=lambda span: span.end_ns)
+    read_fd = os.memfd_create("synthetic")
     write_fd = os.dup(read_fd)
     try:
         writer = RecordingWriter(write_fd)

@@ -67,7 +67,7 @@ def batches(flow: Flow, times: HostTimes | None = None, *, offset_ns: int = OFFS
     sending = Function.SEND_RESP_DATA if isinstance(flow, PatchedFlow) else Function.TELL_HOST
     found = []
     for span in flow.spans:
-        start_ns, function, queue, pages = span[0], span[4], span[7], span[8]
+        start_ns, function, queue, pages = span.start_ns, span.function, span.queue, span.pages
         if function != sending:
             continue
         # Some way to the host differs from send to send, so that they can be told apart.

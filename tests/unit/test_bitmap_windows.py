@@ -77,7 +77,7 @@ def test_waiting_for_memory_is_seen_whatever_the_size() -> None:
 def test_without_send_resp_data_the_windows_stand_in_for_sends() -> None:
     flow = PatchedFlow(sends_of_windows=(2, 1))
     flow.resize(GIB_PAGES)
-    flow.spans = [span for span in flow.spans if span[4] != Function.SEND_RESP_DATA]
+    flow.drop(Function.SEND_RESP_DATA)
     report = report_of(flow)
     assert_adds_up(report)
     (operation,) = report.operations
@@ -91,7 +91,7 @@ def test_without_send_resp_data_the_windows_stand_in_for_sends() -> None:
 def test_without_extend_page_bitmap_its_time_is_in_a_all_the_same() -> None:
     flow = PatchedFlow()
     flow.resize(GIB_PAGES)
-    flow.spans = [span for span in flow.spans if span[4] != Function.EXTEND_PAGE_BITMAP]
+    flow.drop(Function.EXTEND_PAGE_BITMAP)
     (operation,) = report_of(flow).operations
     assert [row.stage for row in operation.stages][:2] == ["a", "b.build"]
     assert operation.stages[0].total_ns == flow.expected[0].a_ns
@@ -100,17 +100,14 @@ def test_without_extend_page_bitmap_its_time_is_in_a_all_the_same() -> None:
 def test_pages_that_nothing_tells_are_not_measured() -> None:
     flow = PatchedFlow()
     flow.resize(GIB_PAGES)
-    flow.spans = [
-        (*span[:5], span[5] & ~(SpanFlag.PAGES | SpanFlag.RESULT), *span[6:8], 0, *span[9:])
-        for span in flow.spans
-    ]
+    flow.silence(SpanFlag.PAGES | SpanFlag.RESULT)
     (operation,) = report_of(flow).operations
     assert (operation.pages, operation.rate_bytes_per_s, operation.actual_before_pages) == (None, None, None)
     assert operation.actual_after_pages == GIB_PAGES
 
 
 def without_the_first_send(flow: PatchedFlow) -> PatchedFlow:
-    first = next(span for span in flow.spans if span[4] == Function.SEND_RESP_DATA)
+    first = next(span for span in flow.spans if span.function == Function.SEND_RESP_DATA)
     flow.spans.remove(first)
     return flow
 

@@ -27,8 +27,8 @@ TABLES = {
 }
 
 
-def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> tuple[int, ...]:
-    return (start_ns, duration_ns, 7, 1, function, 0, *([0] * 11))
+def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> synthetic.Span:
+    return synthetic.Span(start_ns, duration_ns, tid=7, cpu=1, function=function)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -72,7 +72,7 @@ def test_without_the_gap_they_would_be_one() -> None:
 def test_an_operation_whose_start_no_probe_saw_is_told_apart() -> None:
     flow, gone_ns, back_ns = interrupted()
     changed = Function.VIRTBALLOON_CHANGED
-    flow.spans = [span for span in flow.spans if not (span[4] == changed and span[0] > gone_ns)]
+    flow.spans = [span for span in flow.spans if not (span.function == changed and span.start_ns > gone_ns)]
     assert len(flow.spans) < len(interrupted()[0].spans)
     events = [event("gone", gone_ns, gone_ns), event("back", back_ns, gone_ns, reattached=True)]
     found = with_events(flow, *events).operations

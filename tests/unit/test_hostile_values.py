@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import synthetic
 from mutations import change_fields, join, split
-from synthetic import Flow, PatchedFlow, Times
+from synthetic import Flow, PatchedFlow, Span, Times
 from synthetic_host import batches, host_stream
 from test_schema import hold, validator
 
@@ -35,12 +35,11 @@ from balloontrace.render.report.html import render_html
 from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Report
 
+Fields = dict[str, int]
 MUTATIONS = 80
 # Signed on purpose: how far a size moved, clocks against each other, and what a function returned.
 SIGNED = {"spans", "independent", "clock_offset_ns", "clock_drift_ppm", "result"}
 _SIGNED_LINES = ("actual of", "rss_")
-START, DURATION, TID, CPU, FUNCTION, FLAGS = range(6)
-CONFIG_NS = 13
 
 
 def negative(value: Any, name: str = "") -> Iterator[str]:
@@ -125,55 +124,55 @@ def test_nothing_negative_comes_out_of_values_that_cannot_be(part: int) -> None:
 
 
 def changed(change: Any) -> Report:
-    """The report of a typical flow after a change of its list of spans, each a list of fields."""
+    """The report of a typical flow after a change of its list of spans, each its fields by name."""
     flow = synthetic.typical_flow()
-    spans = [list(span) for span in flow.spans]
+    spans = [span._asdict() for span in flow.spans]
     change(spans)
-    flow.spans = [tuple(span) for span in spans]
+    flow.spans = [Span(**span) for span in spans]
     return assert_sound(synthetic.recording(flow))
 
 
-def work(spans: list[list[int]]) -> list[list[int]]:
-    return [span for span in spans if span[FUNCTION] == Function.UPDATE_BALLOON_SIZE_FUNC]
+def work(spans: list[Fields]) -> list[Fields]:
+    return [span for span in spans if span["function"] == Function.UPDATE_BALLOON_SIZE_FUNC]
 
 
-def sends(spans: list[list[int]]) -> list[list[int]]:
-    return [span for span in spans if span[FUNCTION] == Function.TELL_HOST]
+def sends(spans: list[Fields]) -> list[Fields]:
+    return [span for span in spans if span["function"] == Function.TELL_HOST]
 
 
-def longer_config(spans: list[list[int]]) -> None:
-    work(spans)[3][CONFIG_NS] = work(spans)[3][DURATION] + 1
+def longer_config(spans: list[Fields]) -> None:
+    work(spans)[3]["config_ns"] = work(spans)[3]["duration_ns"] + 1
 
 
-def config_beside_sends(spans: list[list[int]]) -> None:
-    work(spans)[3][CONFIG_NS] = work(spans)[3][DURATION]
+def config_beside_sends(spans: list[Fields]) -> None:
+    work(spans)[3]["config_ns"] = work(spans)[3]["duration_ns"]
 
 
-def late_end(spans: list[list[int]]) -> None:
-    sends(spans)[4][DURATION] = 10**13
+def late_end(spans: list[Fields]) -> None:
+    sends(spans)[4]["duration_ns"] = 10**13
 
 
-def early_start(spans: list[list[int]]) -> None:
-    sends(spans)[0][START] = 2**62 - 1
+def early_start(spans: list[Fields]) -> None:
+    sends(spans)[0]["start_ns"] = 2**62 - 1
 
 
-def sums_beyond(spans: list[list[int]]) -> None:
+def sums_beyond(spans: list[Fields]) -> None:
     for span in spans:
-        span[DURATION] = 2**53 - 1
+        span["duration_ns"] = 2**53 - 1
 
 
-def past_send(spans: list[list[int]]) -> None:
-    sends(spans)[4][DURATION] = 2 * work(spans)[4][DURATION]
+def past_send(spans: list[Fields]) -> None:
+    sends(spans)[4]["duration_ns"] = 2 * work(spans)[4]["duration_ns"]
 
 
-def overlapping_items(spans: list[list[int]]) -> None:
-    first, other = work(spans)[4], list(work(spans)[4])
-    other[START], other[TID] = first[START] + 10, 4711
+def overlapping_items(spans: list[Fields]) -> None:
+    first, other = work(spans)[4], dict(work(spans)[4])
+    other["start_ns"], other["tid"] = first["start_ns"] + 10, 4711
     spans.append(other)
 
 
-def too_far(spans: list[list[int]]) -> None:
-    work(spans)[-1][START] = 2**61
+def too_far(spans: list[Fields]) -> None:
+    work(spans)[-1]["start_ns"] = 2**61
 
 
 @pytest.mark.parametrize(
@@ -216,9 +215,9 @@ def test_metadata_that_cannot_be_is_not_measured() -> None:
 
 
 def test_flags_that_say_nothing_measure_nothing() -> None:
-    def unflag(spans: list[list[int]]) -> None:
+    def unflag(spans: list[Fields]) -> None:
         for span in spans:
-            span[FLAGS] &= ~int(SpanFlag.CONFIG)
-            span[CONFIG_NS] = 2**64 - 1
+            span["flags"] &= ~int(SpanFlag.CONFIG)
+            span["config_ns"] = 2**64 - 1
 
     assert not [each for each in itertools.chain(changed(unflag).warnings) if "left out" in each]

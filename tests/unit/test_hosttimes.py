@@ -94,7 +94,7 @@ def test_c_is_never_less_than_what_is_proved(
     flow = Flow(times=synthetic.Times(send=longest_ns + back_ns))
     flow.resize(256 * sends)
     found, served_ns = [], []
-    starts = [span[0] for span in flow.spans if span[4] == Function.TELL_HOST]
+    starts = [span.start_ns for span in flow.spans if span.function == Function.TELL_HOST]
     for number, batch in enumerate(batches(flow, times, offset_ns=0)):
         start_ns = starts[number]
         # A tenth of the kicks were for the buffer before, a tenth of the interrupts came too late.

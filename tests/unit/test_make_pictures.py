@@ -102,9 +102,9 @@ def test_clocks_not_known_leave_b_in_one() -> None:
 def sizes_of(flow: Flow, line: TimeLine, start_ns: int) -> list[tuple[int, int]]:
     """When the driver's own count changed within an operation, one by one, and to what."""
     changes = [
-        (span[0] + span[1], span[12])
+        (span.end_ns, span.actual_pages)
         for span in flow.spans
-        if span[4] == Function.UPDATE_BALLOON_SIZE_FUNC and span[5] & SpanFlag.ACTUAL
+        if span.function == Function.UPDATE_BALLOON_SIZE_FUNC and span.flags & SpanFlag.ACTUAL
     ]
     return [(at, pages) for at, pages in changes if start_ns <= at <= start_ns + line.wall_ns]
 
@@ -173,7 +173,7 @@ def test_sends_tell_where_work_items_do_not() -> None:
 def test_where_nothing_tells_pages_there_is_no_curve() -> None:
     flow = synthetic.typical_flow(config_traced=False)
     silent = SpanFlag.PAGES | SpanFlag.RESULT
-    flow.spans = [(*span[:5], span[5] & ~silent, *span[6:]) for span in flow.spans]
+    flow.silence(silent)
     for line in pictured(flow)[1].time_lines:
         assert line.curve is None
         assert line.moved_pages is None
@@ -221,7 +221,9 @@ def test_targets_have_the_times_they_were_read() -> None:
     (line,) = pictures.time_lines
     assert tuple(target.pages for target in line.targets) == report.operations[0].targets_pages
     assert line.targets[0].from_ns == 0
-    starts = sorted(span[0] for span in flow.spans if span[4] == Function.UPDATE_BALLOON_SIZE_FUNC)
+    starts = sorted(
+        span.start_ns for span in flow.spans if span.function == Function.UPDATE_BALLOON_SIZE_FUNC
+    )
     began_ns = report.operations[0].started_ns
     assert [target.from_ns for target in line.targets[1:]] == [starts[5] - began_ns, starts[12] - began_ns]
 
@@ -241,7 +243,7 @@ def test_buckets_are_powers_of_two() -> None:
     flow = Flow(times=Times(send=65_530))
     flow.resize(20 * 256)
     (sends,) = (each for each in pictured(flow)[1].histograms if each.function == "tell_host")
-    durations_ns = [span[1] for span in flow.spans if span[4] == Function.TELL_HOST]
+    durations_ns = [span.duration_ns for span in flow.spans if span.function == Function.TELL_HOST]
     assert Counter({index: count for index, count in enumerate(sends.buckets) if count}) == Counter(
         duration_ns.bit_length() - 1 for duration_ns in durations_ns
     )

@@ -213,7 +213,7 @@ def test_memory_shortage_during_an_operation_is_told() -> None:
 def test_a_recording_that_starts_in_the_middle_says_so() -> None:
     flow = Flow()
     flow.resize(2048)
-    cut = [span for span in flow.spans if span[4] != Function.VIRTBALLOON_CHANGED][6:]
+    cut = [span for span in flow.spans if span.function != Function.VIRTBALLOON_CHANGED][6:]
     flow.spans = cut
     (operation,) = report_of(flow).operations
     assert operation.started_before_recording is True
@@ -225,7 +225,7 @@ def test_a_recording_that_starts_in_the_middle_says_so() -> None:
 def test_without_the_interrupt_probe_nobody_knows_when_it_started() -> None:
     flow = Flow()
     flow.resize(512)
-    flow.spans = [span for span in flow.spans if span[4] != Function.VIRTBALLOON_CHANGED]
+    flow.drop(Function.VIRTBALLOON_CHANGED)
     probes = [{"function": "tell_host", "status": "attached"}]
     assert report_of(flow, probes=probes).operations[0].started_before_recording is None
 
@@ -295,14 +295,8 @@ def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> No
     flow = Flow()
     flow.resize(7 * 256 + 100)
     flow.resize(256)
-    unsaid = ~int(SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.PAGES)
-    sends = int(Function.TELL_HOST)
-    flow.spans = [
-        (*span[:5], span[5] & unsaid, 0, 0, 0, *span[9:])
-        if span[4] == sends
-        else (*span[:5], span[5] & ~SpanFlag.DEVICE, 0, *span[7:])
-        for span in flow.spans
-    ]
+    flow.silence(SpanFlag.DEVICE)
+    flow.silence(SpanFlag.QUEUE | SpanFlag.PAGES, Function.TELL_HOST)
     report = report_of(flow, devices=[{"name": "virtio4", "index": 4}])
     assert [(o.kind, o.outcome, o.short_work_items) for o in report.operations] == [
         ("inflate", "reached", 0),
@@ -320,7 +314,7 @@ def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> No
 def test_lost_sends_are_no_lack_of_memory() -> None:
     flow = Flow()
     flow.resize(2048, max_items=3)
-    flow.spans = [span for span in flow.spans if span[4] != Function.TELL_HOST]
+    flow.drop(Function.TELL_HOST)
     (operation,) = report_of(flow).operations
     assert (operation.outcome, operation.short_work_items, operation.short_ns) == ("in progress", 0, 0)
     assert operation.pages == 2 * 256  # of the first item nothing tells
@@ -343,11 +337,7 @@ def test_a_total_of_pages_that_are_not_all_known_is_none() -> None:
     flow.resize(512, max_items=1)
     for target in (0, 2048):
         flow.resize(target)
-    unsaid = ~int(SpanFlag.QUEUE | SpanFlag.PAGES)
-    flow.spans = [
-        (*span[:5], span[5] & unsaid, span[6], 0, 0, *span[9:]) if span[4] == Function.TELL_HOST else span
-        for span in flow.spans
-    ]
+    flow.silence(SpanFlag.QUEUE | SpanFlag.PAGES, Function.TELL_HOST)
     report = report_of(flow)
     assert [operation.pages for operation in report.operations] == [None, 256, 2048]
     assert [(total.kind, total.pages) for total in report.totals] == [("inflate", None), ("deflate", 256)]
@@ -357,7 +347,7 @@ def test_a_total_of_pages_that_are_not_all_known_is_none() -> None:
 def test_sends_that_lost_their_work_item_stay_visible() -> None:
     flow = Flow()
     flow.resize(1024)
-    works = [span for span in flow.spans if span[4] == Function.UPDATE_BALLOON_SIZE_FUNC]
+    works = [span for span in flow.spans if span.function == Function.UPDATE_BALLOON_SIZE_FUNC]
     flow.spans.remove(works[1])
     report = report_of(flow)
     assert report.operations[0].sends == 3
@@ -379,7 +369,7 @@ def test_sends_of_unknown_queue_are_held_against_nothing() -> None:
     flow = Flow()
     flow.resize(1024)
     flow.resize(0)
-    flow.spans = [(*span[:5], span[5] & ~SpanFlag.QUEUE, span[6], 0, *span[8:]) for span in flow.spans]
+    flow.silence(SpanFlag.QUEUE)
     report = report_of(flow)
     assert [each.kind for each in report.operations] == ["inflate", "deflate"]
     assert {check.agrees for check in report.checks if check.name != "balloon_migrate"} == {None}
@@ -388,7 +378,7 @@ def test_sends_of_unknown_queue_are_held_against_nothing() -> None:
 def test_untraced_sends_leave_the_stages_unsplit() -> None:
     flow = Flow()
     flow.resize(1024)
-    flow.spans = [span for span in flow.spans if span[4] != Function.TELL_HOST]
+    flow.drop(Function.TELL_HOST)
     report = report_of(flow, probes=[])
     assert report.operations[0].sends is None
     first, second = report.operations[0].stages[:2]
@@ -430,7 +420,7 @@ def test_stages_always_add_up_to_the_wall_time(
                 flow.now += number * 100_000
             case _:
                 flow.remove_driver()
-    pages = sum(span[8] for span in flow.spans if span[4] == Function.TELL_HOST)
+    pages = sum(span.pages for span in flow.spans if span.function == Function.TELL_HOST)
     kept = [span for index, span in enumerate(flow.spans) if index not in lost]
     whole = len(kept) == len(flow.spans)
     flow.spans = kept
@@ -449,7 +439,7 @@ def test_a_target_between_two_pages_of_the_kernel_is_reached_with_the_next() -> 
     flow = Flow()
     flow.resize(1616)
     flow.spans = [
-        (*span[:11], 1601, *span[12:]) if span[4] == Function.UPDATE_BALLOON_SIZE_FUNC else span
+        span._replace(target_pages=1601) if span.function == Function.UPDATE_BALLOON_SIZE_FUNC else span
         for span in flow.spans
     ]
     machine = {**synthetic.metadata()["machine"], "page_size_bytes": 65536}  # type: ignore[dict-item]

@@ -185,7 +185,7 @@ def test_without_capture_it_is_not_measured() -> None:
 
 def test_pieces_are_joined_up_to_the_first_gap() -> None:
     data = bytes(range(256)) * 10
-    raw = synthetic.pack_payloads([(5, 7, Function.SEND_RESP_DATA, data)])
+    raw = synthetic.pack_payloads([synthetic.Payload(5, 7, Function.SEND_RESP_DATA, data)])
     stride = int(str(PAYLOAD_LAYOUT["stride_bytes"]))
     pieces = [raw[start : start + stride] for start in range(0, len(raw), stride)]
     (whole,) = decode_payloads([b"".join(pieces)], LAYOUT).found
@@ -198,7 +198,7 @@ def test_pieces_are_joined_up_to_the_first_gap() -> None:
 
 
 def test_later_bytes_than_a_piece_holds_are_damage() -> None:
-    raw = bytearray(synthetic.pack_payloads([(5, 7, Function.TELL_HOST, b"1234")]))
+    raw = bytearray(synthetic.pack_payloads([synthetic.Payload(5, 7, Function.TELL_HOST, b"1234")]))
     struct.pack_into("<H", raw, 8 + 20, 1025)
     found = decode_payloads([bytes(raw)], LAYOUT)
     assert (found.found, found.damaged) == ((), 1)
@@ -214,7 +214,7 @@ def test_results_are_plain() -> None:
 def test_a_window_that_sends_nothing_leaves_the_rest_response_data() -> None:
     flow = NamingFlow([None, run(BASE_PFN, 6), run(BASE_PFN + 64, 6)], sends_of_windows=(1, 1, 1))
     flow.resize(129)
-    flow.spans.remove(next(span for span in flow.spans if span[4] == Function.SEND_RESP_DATA))
+    flow.spans.remove(next(span for span in flow.spans if span.function == Function.SEND_RESP_DATA))
     found = statistics(report_of(flow))
     assert (found.encoding, found.sends, found.payloads_whole) == ("response data", 2, 2)
     assert (found.pages_named, found.distinct.pfn_first) == (128, BASE_PFN)

@@ -291,8 +291,8 @@ def test_what_was_not_measured_is_no_counter() -> None:
 def test_calls_that_a_thread_cannot_have_made_are_left_out() -> None:
     flow = Flow()
     flow.resize(2048)
-    start_ns, duration_ns, *rest = flow.spans[-1]
-    flow.spans += [(start_ns + 1000, duration_ns, *rest), (start_ns + 2000, duration_ns, *rest)]
+    last = flow.spans[-1]
+    flow.spans += [last._replace(start_ns=last.start_ns + later_ns) for later_ns in (1000, 2000)]
     guest = examine(synthetic.recording(flow))
     lanes = {name.partition(", ")[2] for name in rendered(guest).tracks.values() if "thread" in name}
     assert lanes == {""}
@@ -310,7 +310,7 @@ def test_idle_tasks_are_told_apart_by_their_cpu() -> None:
     flow = Flow(tid=0)
     flow.resize(256)
     (first, *others) = flow.spans
-    flow.spans = [first, *((*span[:3], 1, *span[4:]) for span in others)]
+    flow.spans = [first, *(span._replace(cpu=1) for span in others)]
     flow.migrate(tid=0)
     names = set(rendered(examine(synthetic.recording(flow))).tracks.values())
     assert any("idle task of CPU 0" in name for name in names)

@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back(whole: bytes, tmp_path: Path) -> None:
     path.write_bytes(whole)
     recording = read_recording(path)
     flow = synthetic.typical_flow()
-    spans = sorted(flow.spans, key=lambda span: span[0] + span[1])
+    spans = sorted(flow.spans, key=lambda span: span.end_ns)
     assert b"".join(recording.spans) == synthetic.pack_spans(spans)
     assert recording.counters == synthetic.pack_counters(spans)
     assert recording.metadata == synthetic.metadata([flow])

@@ -285,7 +285,7 @@ def test_export_writes_every_span(recording: Path, tmp_path: Path) -> None:
     spans = pd.read_csv(folder / "spans.csv")
     assert len(spans) == len(flow.spans)
     sends = spans[spans.function == "tell_host"]
-    assert sends.duration_ns.sum() == sum(span[1] for span in flow.spans if span[4] == 4)
+    assert sends.duration_ns.sum() == sum(span.duration_ns for span in flow.spans if span.function == 4)
     assert set(sends.queue) == {"inflate", "deflate"}
     assert sends.target_pages.isna().all()
     counters = pd.read_csv(folder / "counters.csv").set_index("function")

@@ -94,7 +94,7 @@ def test_payloads_beyond_the_most_runs_count_as_missing() -> None:
 def test_a_time_line_of_more_threads_than_can_be_shown_is_refused() -> None:
     flow = Flow()
     flow.resize(5000 * 256)
-    flow.spans = [(*span[:2], 1000 + number, *span[3:]) for number, span in enumerate(flow.spans)]
+    flow.spans = [span._replace(tid=1000 + number) for number, span in enumerate(flow.spans)]
     examined = examine(synthetic.recording(flow))
     with pytest.raises(RecordingError, match="threads would show nothing"):
         build_timeline(examined)
