@@ -132,10 +132,12 @@ def _render(result: Comparison, form: str) -> str:
 
             return render_comparison_html(result)
         case "markdown":
-            from balloontrace.render.comparison.markdown import render_comparison_markdown
+            from balloontrace.render.blocks_markdown import write_markdown
+            from balloontrace.render.comparison.sections import describe_comparison
 
-            return render_comparison_markdown(result)
+            return write_markdown(describe_comparison(result))
         case _:
-            from balloontrace.render.comparison.table import render_comparison
+            from balloontrace.render.blocks_text import write_text as write_table
+            from balloontrace.render.comparison.sections import describe_comparison
 
-            return render_comparison(result)
+            return write_table(describe_comparison(result))

@@ -90,9 +90,10 @@ def _texts(examined: Examined, form: str) -> Iterator[str]:
 
             return render_perfetto(build_timeline(examined))
         case _:
-            from balloontrace.render.report.markdown import render_markdown
+            from balloontrace.render.blocks_markdown import write_markdown
+            from balloontrace.render.report.sections import describe_report
 
-            return iter([render_markdown(examined.report)])
+            return iter([write_markdown(describe_report(examined.report))])
 
 
 def _export_csv(sources: Sequence[Recording], examined: Examined, output: Path, *, force: bool) -> None:

@@ -180,13 +180,15 @@ def _render(result: Report, form: str) -> str:
 
             return render_json(result)
         case "markdown":
-            from balloontrace.render.report.markdown import render_markdown
+            from balloontrace.render.blocks_markdown import write_markdown
+            from balloontrace.render.report.sections import describe_report
 
-            return render_markdown(result)
+            return write_markdown(describe_report(result))
         case _:
-            from balloontrace.render.report.table import render_table
+            from balloontrace.render.blocks_text import write_text as write_table
+            from balloontrace.render.report.sections import describe_report
 
-            return render_table(result)
+            return write_table(describe_report(result))
 
 
 def _hold_to(allowed: MaxLost | None, result: Report) -> None:

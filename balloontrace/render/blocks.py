@@ -36,6 +36,19 @@ class Term:
     text: str
 
 
+class Name(str):
+    """A cell that names its row; `aside` is a remark at its end, which stays where the name is cut."""
+
+    __slots__ = ("aside",)
+    aside: str
+
+    def __new__(cls, name: str, aside: str = "") -> Name:
+        """Words as in any cell: the name, then the remark."""
+        self = super().__new__(cls, name + aside)
+        self.aside = aside
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows under their names; `alignment` has l or r for each column.

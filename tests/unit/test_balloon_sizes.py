@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import synthetic
+from people import render_table
 
 from balloontrace.analysis.balloon_sizes import DRIVER, LAST_READ
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.recording import read_recording
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Balloon, Check, GivenBack, Report
 from balloontrace.units import format_standing, off_target_pages
 

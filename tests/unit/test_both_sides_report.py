@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import synthetic
+from people import render_table
 from synthetic import Flow, PatchedFlow
 from synthetic_host import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
 from test_operations import assert_adds_up, stage
@@ -22,7 +23,6 @@ from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Queue
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Report
 
 MIB_PAGES = 256

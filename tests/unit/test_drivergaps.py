@@ -9,12 +9,12 @@ import json
 import pytest
 import synthetic
 from mutations import join, split
+from people import render_table
 from synthetic import Flow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import MAX_DRIVER_EVENTS, read_recording
 from balloontrace.format.vocabulary import Function
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import DriverGap, Report
 
 Event = dict[str, object]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from collection import ROOT
+from people import render_table
 from synthetic_host import FREED_NOTHING, host_recording
 
 from balloontrace.analysis.make_report import analyse
@@ -20,7 +21,6 @@ from balloontrace.format.host_layout import (
 )
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import HostCalls, Report
 
 CALLS, FREED_BYTES = 1009, 37 << 12

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import synthetic
 from mutations import change_fields, join, split
+from people import render_table
 from synthetic import Flow, PatchedFlow, Span, Times
 from synthetic_host import batches, host_stream
 from test_schema import hold, validator
@@ -32,7 +33,6 @@ from balloontrace.render.export.perfetto import render_perfetto
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.render.report.html import render_html
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Report
 
 Fields = dict[str, int]

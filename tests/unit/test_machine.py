@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from fake_system import FakeSystem
+from people import render_table
 from synthetic import metadata, recording, typical_flow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Machine
 from balloontrace.system.machine import decide_initialisation, parse_switch, read_machine
 

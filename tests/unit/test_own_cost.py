@@ -7,10 +7,10 @@ import io
 from pathlib import Path
 
 import synthetic
+from people import render_table
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import read_recording
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import OwnCost, Report
 
 CASES = Path(__file__).parents[1] / "data" / "cases"

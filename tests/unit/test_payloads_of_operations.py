@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from people import render_table
 from synthetic import Flow, PatchedFlow
 from test_operations import report_of
 
@@ -21,7 +22,6 @@ from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, parse_payload_layou
 from balloontrace.format.vocabulary import Function, Queue
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import PayloadStatistics, Report
 
 BASE_PFN = 1 << 20

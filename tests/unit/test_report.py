@@ -16,6 +16,7 @@ import pytest
 import synthetic
 import synthetic_host
 from click.testing import CliRunner
+from people import render_table
 from runs import HOST_TIMES, Setup, make_run
 
 from balloontrace.analysis.make_report import analyse
@@ -23,10 +24,9 @@ from balloontrace.commands.export import export
 from balloontrace.commands.report import MaxLost, parse_max_lost, report
 from balloontrace.errors import DataLostError, RecordingError, UsageError
 from balloontrace.format.recording import read_recording
+from balloontrace.render.blocks_text import WIDTH_COLUMNS
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
-from balloontrace.render.report.table import render_table
-from balloontrace.render.text import WIDTH_COLUMNS
 from balloontrace.results.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -329,7 +329,8 @@ def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
         "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 0)\n"
         "from balloontrace.commands.report import report\n"
         # The interpreter may lie where nobody else may read, so its modules are loaded before.
-        "import balloontrace.analysis.make_report, balloontrace.render.report.table\n"
+        "import balloontrace.analysis.make_report, balloontrace.render.report.sections\n"
+        "import balloontrace.render.blocks_text\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "report.main(['-'], standalone_mode=False)"
     )

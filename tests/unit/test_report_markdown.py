@@ -8,11 +8,12 @@ import re
 import pytest
 import synthetic
 from collection import NAMES, examined
+from people import render_markdown
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.render.blocks import Table, Title
-from balloontrace.render.report.markdown import markdown_of, render_markdown
-from balloontrace.render.report.table import describe_report
+from balloontrace.render.blocks import Line, Table, Title
+from balloontrace.render.blocks_markdown import write_markdown
+from balloontrace.render.report.sections import describe_report
 
 RULE = re.compile(r"\|(:?-+:?\|)+")
 CELLS = re.compile(r"(?<!\\)\|")
@@ -67,6 +68,10 @@ def test_what_strangers_wrote_is_no_markup() -> None:
     assert "update_balloon_size_func" in text
 
 
+def test_a_line_that_begins_like_a_heading_is_none() -> None:
+    assert write_markdown([[Line("# 1"), Line("#1")]]) == "- \\# 1\n- #1\n"
+
+
 def test_a_bar_in_a_cell_stays_in_it() -> None:
-    text = markdown_of([[Table(("a", "b"), [("x|y", "z")], "lr")]])
+    text = write_markdown([[Table(("a", "b"), [("x|y", "z")], "lr")]])
     assert tables(text) == [[["a", "b"], ["x|y", "z"]]]

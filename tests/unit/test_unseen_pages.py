@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 from click.testing import CliRunner
+from people import render_markdown, render_table
 
 from balloontrace.analysis.make_pictures import depict
 from balloontrace.analysis.make_report import analyse, examine
@@ -19,8 +20,6 @@ from balloontrace.errors import BalloontraceError, DataLostError
 from balloontrace.format.moved_pages import Moved, Unseen, describe_unseen
 from balloontrace.format.recording import read_recording
 from balloontrace.render.report.html import render_html
-from balloontrace.render.report.markdown import render_markdown
-from balloontrace.render.report.table import render_table
 from balloontrace.results.report import Report
 from balloontrace.trace.session import Ending, SessionResult
 

@@ -15,6 +15,7 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutate
+from people import render_markdown, render_table
 
 from balloontrace.analysis.columns import decode_spans
 from balloontrace.analysis.make_pictures import depict
@@ -30,8 +31,6 @@ from balloontrace.render.export.perfetto import render_perfetto
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.render.report.html import render_html
-from balloontrace.render.report.markdown import render_markdown
-from balloontrace.render.report.table import render_table
 
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000

@@ -6,7 +6,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from balloontrace.render.comparison.pictures_svg import draw_both, draw_ratios, draw_runs
-from balloontrace.render.comparison.table import (
+from balloontrace.render.comparison.sections import (
     describe_side,
     format_p_value,
     format_ratio,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from balloontrace.render.axis_ticks import time_ticks
-from balloontrace.render.comparison.table import format_interval, format_ratio, name_of
+from balloontrace.render.comparison.sections import format_interval, format_ratio, name_of
 from balloontrace.render.stage_bars import STAGE_CLASSES, Bar, Segment, draw_bars
 from balloontrace.render.svg import Drawing
 from balloontrace.results.comparison import FASTER, FEWER, MORE, SLOWER, WALL, Group, Replicate, Row

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from balloontrace.render.text import clip
+from balloontrace.render.blocks_text import clip
 from balloontrace.results.live_view import GuestView, HostView, Spread
 from balloontrace.units import (
     format_count,

@@ -17,7 +17,7 @@ from balloontrace.render.report.pictures_svg import (
     draw_time_line,
     segments_of,
 )
-from balloontrace.render.report.table import explain_no_operation
+from balloontrace.render.report.sections import explain_no_operation
 from balloontrace.render.stage_bars import Bar, draw_bars
 from balloontrace.results.pictures import Pictures, TimeLine
 from balloontrace.results.report import Header, Operation, Report, StageRow, Total, longest

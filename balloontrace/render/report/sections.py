@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
+from balloontrace.render.blocks_text import NAME_COLUMNS, clip
 from balloontrace.render.report.balloons_section import describe_balloons
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.render.report.payload_section import describe_bitmaps, describe_payload
-from balloontrace.render.text import NAME_COLUMNS, clip, render_sections
 from balloontrace.results.report import Check, Header, Operation, OwnCost, Report, StageRow, Total, longest
 from balloontrace.units import (
     NOT_MEASURED,
@@ -55,11 +55,6 @@ _SHORT_PLACES = {
     "host user space": "VMM",
     "host kernel": "host",
 }
-
-
-def render_table(report: Report) -> str:
-    """The whole report, sections separated by an empty line."""
-    return render_sections(describe_report(report))
 
 
 def describe_report(report: Report) -> list[Section]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Text for people: tables and paragraphs of at most 80 columns."""
+"""Blocks as text for people: tables and paragraphs of at most 80 columns, no pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FORMAT = TableFormat(
 )
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
     """Rows under their names; `alignment` has l or r for each column."""
     words = {"l": "left", "r": "right"}
     text = tabulate(
@@ -45,7 +45,7 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def render_sections(sections: Iterable[blocks.Section]) -> str:
+def write_text(sections: Iterable[blocks.Section]) -> str:
     """Sections separated by an empty line; those with nothing in them are left out."""
     shown = ("\n".join(_show(block) for block in section) for section in sections)
     return "\n\n".join(text for text in shown if text) + "\n"
@@ -55,16 +55,22 @@ def _show(block: blocks.Title | blocks.Line | blocks.Item | blocks.Term | blocks
     match block:
         case blocks.Table(names, rows, alignment, most_columns):
             cut = [
-                [clip(cell, most_columns.get(place, len(cell))) for place, cell in enumerate(row)]
+                [_cut(cell, most_columns.get(place, len(cell))) for place, cell in enumerate(row)]
                 for row in rows
             ]
-            return table(names, cut, alignment)
+            return _table(names, cut, alignment)
         case blocks.Item(text):
             return wrap(f"- {text}")
         case blocks.Term(name, text):
             return wrap(f"{name:{_TERM_COLUMNS}}{text}", " " * _TERM_COLUMNS)
         case blocks.Title(text) | blocks.Line(text):
             return wrap(text)
+
+
+def _cut(cell: str, columns: int) -> str:
+    """A cell cut to its column's width, but for a remark at its end."""
+    aside = cell.aside if isinstance(cell, blocks.Name) else ""
+    return clip(cell.removesuffix(aside), columns - len(aside)) + aside
 
 
 def wrap(text: str, indent: str = "  ") -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A comparison as text for people: 80 columns, "-" where nothing was measured, `~` where nobody can tell."""
+"""A comparison for people: "-" where nothing was measured, `~` where nobody can tell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from balloontrace.render.text import clip, table, wrap
+from balloontrace.render.blocks import Item, Line, Name, Section, Table, Title
 from balloontrace.results.comparison import (
     FASTER,
     SAME,
@@ -56,19 +56,19 @@ _SHORT_NAMES = {
 }
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """All of it, sections separated by an empty line."""
-    sections = [
-        "\n".join(
-            [*_side("BEFORE", comparison.before), *_side("AFTER", comparison.after)]
-            + [wrap(f"expected difference: {each.text}") for each in comparison.differences if each.expected]
-        ),
-        "\n".join(wrap(f"WARNING: {warning}") for warning in comparison.warnings),
-        *map(_group, comparison.groups),
-        "\n".join(wrap(line) for line in left_out(comparison.left_out)),
-        wrap(method(comparison.method)),
+def describe_comparison(comparison: Comparison) -> list[Section]:
+    """All of it; sections with nothing in them are those that do not apply."""
+    return [
+        [
+            _side("BEFORE", comparison.before),
+            _side("AFTER", comparison.after),
+            *(Line(f"expected difference: {each.text}") for each in comparison.differences if each.expected),
+        ],
+        [Line(f"WARNING: {warning}") for warning in comparison.warnings],
+        *(section for group in comparison.groups for section in _group(group)),
+        [Line(sentence) for sentence in left_out(comparison.left_out)],
+        [Line(method(comparison.method))],
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def title(group: Group) -> str:
@@ -186,27 +186,23 @@ def method(used: Method) -> str:
     )
 
 
-def _side(name: str, side: Side) -> Iterator[str]:
-    yield wrap(f"{name}: {side.given}: {describe_side(side)}")
+def _side(name: str, side: Side) -> Line:
+    return Line(f"{name}: {side.given}: {describe_side(side)}")
 
 
-def _group(group: Group) -> str:
+def _group(group: Group) -> list[Section]:
     shown = title(group)
-    lines = [
-        wrap(f"{shown[0].upper()}{shown[1:]}. {headline(group)}."),
-        *(wrap(f"- {note}") for note in group.notes),
-        "",
+    return [
+        [Title(f"{shown[0].upper()}{shown[1:]}. {headline(group)}."), *map(Item, group.notes)],
         _rows("time", group.times, group),
-        "",
         _rows("count", [row for row in group.counts if is_measured(row)], group),
     ]
-    return "\n".join(lines).rstrip()
 
 
-def _rows(name: str, rows: Sequence[Row], group: Group) -> str:
+def _rows(name: str, rows: Sequence[Row], group: Group) -> Section:
     cells = [
         (
-            clip(name_of(row), _NAME_COLUMNS - len(_fewer_runs(row, group))) + _fewer_runs(row, group),
+            Name(name_of(row), _fewer_runs(row, group)),
             format_value(row.before.median, row.unit),
             format_value(row.after.median, row.unit),
             format_ratio(row.ratio),
@@ -216,11 +212,8 @@ def _rows(name: str, rows: Sequence[Row], group: Group) -> str:
         )
         for row in rows
     ]
-    return (
-        table((name, "before", "after", "ratio", "95 % interval", "p", "verdict"), cells, "lrrrrrl")
-        if cells
-        else ""
-    )
+    names = (name, "before", "after", "ratio", "95 % interval", "p", "verdict")
+    return [Table(names, cells, "lrrrrrl", {0: _NAME_COLUMNS})] if cells else []
 
 
 def _fewer_runs(row: Row, group: Group) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A report as Markdown that GitHub renders: the same tables and sentences as on a terminal, nothing cut."""
+"""Blocks as Markdown that GitHub renders: the same tables and sentences as on a terminal, nothing cut."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ from collections.abc import Iterable
 from tabulate import tabulate
 
 from balloontrace.render.blocks import Item, Line, Section, Table, Term, Title
-from balloontrace.render.report.table import describe_report
-from balloontrace.results.report import Report
 
-# What would be read as markup: anywhere, or at the edge of a word, so that tell_host stays what it is.
-_MARKUP = re.compile(r"[\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# What would be read as markup: anywhere, at the edge of a word (tell_host stays what it is), or as a heading.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^#+(?= )")
 
 
-def render_markdown(report: Report) -> str:
-    """The whole report."""
-    return markdown_of(describe_report(report))
-
-
-def markdown_of(sections: Iterable[Section]) -> str:
+def write_markdown(sections: Iterable[Section]) -> str:
     """Sections as Markdown, the first title as the document's; those with nothing in them are left out."""
     texts: list[str] = []
     for section in sections:
