@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracing import FULL_MIB, assert_no_trace, put_back
+from hostserve import Server, build_hostserve
+from tracing import FULL_MIB, assert_no_trace, put_back, shell
 
 import lab
 
@@ -37,3 +38,15 @@ def _left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
         used.check_alive()
         assert_no_trace(used)
         put_back(used)
+
+
+@pytest.fixture(scope="session")
+def _hostserve(guest: lab.Guest) -> None:
+    build_hostserve(guest)
+
+
+@pytest.fixture
+def server(guest: lab.Guest, _hostserve: None) -> Iterator[Server]:
+    started = Server(guest, "traced")
+    yield started
+    guest.run(shell(f"kill -KILL {started.pid}; rm -f {started.orders}"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hostserve import WARM_UP, Server, build_hostserve
 from pairs import (
     COUNTERS,
     DONTNEED,
@@ -29,7 +30,6 @@ from pairs import (
     top_sum_ns,
     touch_memory,
 )
-from test_host_side import SOURCE, WARM_UP, Server
 from tracing import (
     ATTACHED,
     MIB_PAGES,
@@ -114,8 +114,7 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
     host, guest = pair.host, pair.guest
     folder = tmp_path_factory.mktemp("sides")
     vmm = str(pair.vmm_pid)
-    source = host.push(SOURCE)
-    host.run(["gcc", "-O2", "-pthread", "-o", "/tmp/hostserve", source], timeout_s=120, check=True)
+    build_hostserve(host)
     touch_memory(guest)
     # One after the other: both setting up at once in one emulated CPU takes far longer.
     in_host = start_recording(host, "/root/host.bt", "--side", "host", "-p", vmm).wait_attached()

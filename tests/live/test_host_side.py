@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hostserve import WARM_UP, Server
 from tracing import ATTACH_S, Recorder, report, shell, start_recording
 
 import lab
@@ -18,7 +18,6 @@ from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call
 
-SOURCE = Path(__file__).with_name("hostserve.c")
 PAGE_BYTES = 4096
 MECHANISMS = {
     "auto": "fentry+fexit",
@@ -39,33 +38,6 @@ ORDERS: tuple[tuple[str, dict[Call, int], int, int, int], ...] = (
     ("normal 1", {Call.MADVISE_OTHER: 1}, 1, 0, 0),
     ("dontneed 2 1024", {Call.MADVISE_DONTNEED: 2}, 2048, 0, 0),
 )
-WARM_UP = "none 0"  # a read of the kick that began before probes were attached is not seen
-
-
-class Server:
-    """`hostserve` in a guest, obeying orders."""
-
-    def __init__(self, guest: lab.Guest, name: str) -> None:
-        self.guest = guest
-        self.orders = f"/tmp/{name}.orders"
-        guest.run(["mkfifo", self.orders], check=True)
-        self.process = guest.start(shell(f"exec /tmp/hostserve <> {self.orders}"))
-        self.process.wait_for(b"serving", 60, stream="stdout")
-        self.pid = self.process.pid
-        self._done = 0
-
-    def serve(self, *orders: str) -> None:
-        """Has it serve one buffer per order."""
-        lines = "".join(f"{order}\\n" for order in orders)
-        self.guest.run(shell(f"printf '{lines}' > {self.orders}"), check=True)
-        self._done += len(orders)
-        wanted = b"done\n" * self._done
-        self.process.wait_for(wanted, 60, stream="stdout")
-
-    def end(self) -> None:
-        self.guest.run(shell(f"echo exit > {self.orders}"), check=True)
-        self.process.wait(30)
-        self.guest.run(["rm", self.orders], check=True)
 
 
 @dataclass
@@ -90,19 +62,6 @@ def read(recorder: Recorder, folder: Path) -> Found:
     return Found(
         recording, decode_batches(recording.batches, layout), parse_host_counters(recording.counters)
     )
-
-
-@pytest.fixture(scope="module")
-def _hostserve(guest: lab.Guest) -> None:
-    source = guest.push(SOURCE)
-    guest.run(["gcc", "-O2", "-Wall", "-pthread", "-o", "/tmp/hostserve", source], timeout_s=120, check=True)
-
-
-@pytest.fixture
-def server(guest: lab.Guest, _hostserve: None) -> Iterator[Server]:
-    started = Server(guest, "traced")
-    yield started
-    guest.run(shell(f"kill -KILL {started.pid}; rm -f {started.orders}"))
 
 
 @pytest.mark.parametrize("attach", MECHANISMS)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_host_side import Server, _hostserve, server  # noqa: F401  # fixtures
+from hostserve import Server
 from tracing import (
     ATTACH_S,
     ATTACHED,
@@ -162,7 +162,7 @@ def test_the_terminal_is_left_as_it_was(guest: lab.Guest) -> None:
 # ---- the host's side ----
 
 
-def test_buffers_and_calls_of_a_process(guest: lab.Guest, server: Server) -> None:  # noqa: F811
+def test_buffers_and_calls_of_a_process(guest: lab.Guest, server: Server) -> None:
     top = Top(guest, "-p", str(server.pid), "-i", "300ms").wait_attached()
     server.serve("none 0", "dontneed 257", "remove 11", "both 7", "fail 3")
     wait_lines(guest, top, 2)

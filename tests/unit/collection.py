@@ -6,12 +6,11 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import synthetic
 from synthetic import Flow, PatchedFlow
-from synthetic_host import batches, host_recording
+from synthetic_both import sides
 
 from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.format.recording import Recording, read_recording
@@ -57,19 +56,6 @@ def _windows() -> Flow:
     flow.migrate()
     flow.resize(4096)
     return flow
-
-
-def sides(flow: Flow | None = None) -> Sources:
-    """A guest and its host, whose clocks differ by `synthetichost.OFFSET_NS`."""
-    if flow is None:
-        flow = Flow(times=synthetic.Times(send=1_500_000))
-        flow.resize(100 * 256)
-        flow.now += 3_000_000_000
-        flow.resize(0)
-    guest = synthetic.recording(flow)
-    assert guest.end is not None
-    guest = replace(guest, end={**guest.end, "ended": {"monotonic_ns": flow.now + 2_000_000_000}})
-    return guest, host_recording(batches(flow))
 
 
 def _damaged() -> Recording:

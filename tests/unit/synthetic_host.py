@@ -8,29 +8,30 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from synthetic import PAGES_PER_SEND, Flow, PatchedFlow
 
-from balloontrace.format.guest_layout import BUCKETS
 from balloontrace.format.host_layout import (
     BATCH_BYTES,
+    BATCH_FIELDS,
     BATCH_LAYOUT,
     CALL_BUCKETS_OFFSET,
     CALL_SUMS_BYTES,
+    CALL_SUMS_FIELDS,
     COUNTERS_LAYOUT,
+    THREAD_BATCH_OFFSET,
     THREAD_BYTES,
+    THREAD_FIELDS,
     THREAD_SUMS_OFFSET,
 )
 from balloontrace.format.recording import Recording, RecordingWriter, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue
 
-_BATCH = struct.Struct("<7Q8IIIIHH")
-_RING = struct.Struct("<II")
+_CODES = {"u16": "<H", "u32": "<I", "u64": "<Q"}
 OFFSET_NS = 77_000_000_000_000
 FREED_NOTHING = 3
 REALTIME_NS = 1_700_000_000_000_000_000
-
-assert _BATCH.size == BATCH_BYTES
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,24 @@ def batches(flow: Flow, times: HostTimes | None = None, *, offset_ns: int = OFFS
     return found
 
 
+def _pack(fields: tuple[tuple[str, str, int], ...], size_bytes: int, values: Mapping[str, int]) -> bytearray:
+    raw = bytearray(size_bytes)
+    assert set(values) <= {name for name, _, _ in fields}
+    for name, kind, offset in fields:
+        struct.pack_into(_CODES[kind], raw, offset, values.get(name, 0))
+    return raw
+
+
+def batch(**fields: int) -> bytes:
+    """A `struct bt_batch`."""
+    return bytes(_pack(BATCH_FIELDS, BATCH_BYTES, fields))
+
+
+def record(**fields: int) -> bytes:
+    """The same as it lies in the kernel's ring buffer."""
+    return struct.pack("<II", BATCH_BYTES, 0) + batch(**fields)
+
+
 def pack_batch(
     batch: Batch,
     *,
@@ -91,47 +110,57 @@ def pack_batch(
     first_call_ns: int | None = None,
     last_return_ns: int | None = None,
 ) -> bytes:
-    """A batch as it lies in the kernel's ring buffer."""
-    calls = [0] * len(Call)
-    calls[Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED] = batch.pages
-    first_ns = first_call_ns or batch.kick_ns + batch.lead_ns
-    last_ns = last_return_ns or batch.done_ns - batch.tail_ns
-    record = _BATCH.pack(
-        batch.kick_ns, first_ns, last_ns, batch.done_ns, batch.calls_ns, batch.pages * 4096, 0, *calls,
-        tid, 0, 0, 0, flags,
-    )  # fmt: skip
-    return _RING.pack(BATCH_BYTES, 0) + record
+    """A buffer as it lies there."""
+    call = Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED
+    return record(
+        kick_ns=batch.kick_ns,
+        first_call_ns=first_call_ns or batch.kick_ns + batch.lead_ns,
+        last_return_ns=last_return_ns or batch.done_ns - batch.tail_ns,
+        done_ns=batch.done_ns,
+        calls_ns=batch.calls_ns,
+        madvise_bytes=batch.pages * 4096,
+        tid=tid,
+        flags=flags,
+        **{f"calls_{int(call)}": batch.pages},
+    )
+
+
+class CallSums(NamedTuple):
+    """Calls of one kind, all of the same duration."""
+
+    call: Call
+    calls: int
+    bytes: int
+    duration_ns: int
+    freed_nothing: int = 0
+
+
+def slot(thread: int, *sums: CallSums, batches: int = 1, under_way: bytes = b"") -> bytes:
+    """A thread's slot with these sums, and the buffer it is serving."""
+    raw = _pack(THREAD_FIELDS, THREAD_BYTES, {"id": thread, "batches": batches})
+    raw[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + len(under_way)] = under_way
+    for each in sums:
+        fields = {name: value for name, value in each._asdict().items() if name not in ("call", "calls")}
+        at = THREAD_SUMS_OFFSET + each.call * CALL_SUMS_BYTES
+        raw[at : at + CALL_SUMS_BYTES] = _pack(CALL_SUMS_FIELDS, CALL_SUMS_BYTES, fields)
+        bucket = (each.duration_ns // max(1, each.calls)).bit_length() - 1
+        struct.pack_into("<I", raw, at + CALL_BUCKETS_OFFSET + 4 * max(0, bucket), each.calls)
+    return bytes(raw)
 
 
 def pack_counters(found: list[Batch]) -> bytes:
     """One slot in use, with the sums of the calls."""
-    slot = bytearray(THREAD_BYTES)
-    struct.pack_into("<Q", slot, 0, 4242 << 32 | 4242)
+    sums = []
     for call, queue in ((Call.MADVISE_DONTNEED, Queue.INFLATE), (Call.MADVISE_WILLNEED, Queue.DEFLATE)):
-        mine = [batch for batch in found if batch.queue == queue]
-        at = THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES
-        pages = sum(batch.pages for batch in mine)
-        sums = (pages * 4096, sum(batch.calls_ns for batch in mine), 0, 0, FREED_NOTHING)
-        struct.pack_into("<QQIII", slot, at, *sums)
-        struct.pack_into("<I", slot, at + CALL_BUCKETS_OFFSET + 4 * 9, pages)
-    assert BUCKETS > 9
-    return bytes(slot)
+        mine = [each for each in found if each.queue == queue]
+        pages = sum(each.pages for each in mine)
+        sums.append(CallSums(call, pages, pages * 4096, sum(each.calls_ns for each in mine), FREED_NOTHING))
+    return slot(4242 << 32 | 4242, *sums, batches=0)
 
 
-def host_recording(
-    found: list[Batch],
-    *,
-    raw: bytes | None = None,
-    started_ns: int | None = None,
-    ended_ns: int | None = None,
-    changes: Mapping[str, object] | None = None,
-    label: str = "host",
-) -> Recording:
-    """A whole recording of these batches; `raw` in their place, for those of other flags or threads."""
-    stream = host_stream(
-        found, raw=raw, started_ns=started_ns, ended_ns=ended_ns, changes=changes, label=label
-    )
-    return read_recording(stream)
+def host_recording(found: list[Batch], **options: Any) -> Recording:
+    """A whole recording of these batches, with the options of `host_stream`."""
+    return read_recording(host_stream(found, **options))
 
 
 def host_stream(
@@ -144,7 +173,10 @@ def host_stream(
     end: Mapping[str, object] | None = None,
     label: str = "host",
 ) -> io.BytesIO:
-    """The same as it lies in a file; `end` changes its end record."""
+    """A whole file of these batches; `raw` in their place, for those of other flags or threads.
+
+    `changes` are made to its metadata, `end` to its end record.
+    """
     first_ns = found[0].kick_ns if found else OFFSET_NS
     last_ns = found[-1].done_ns if found else OFFSET_NS
     started_ns = first_ns - 2_000_000_000 if started_ns is None else started_ns

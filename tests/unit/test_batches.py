@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from synthetic_host import CallSums, batch, record, slot
 
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.format import guest_layout, host_layout
@@ -27,32 +28,6 @@ TABLES = {
     "bt_live_batches": host_layout.LIVE_BATCHES_FIELDS,
 }  # fmt: skip
 TODAY = host_layout.parse_batch_layout(None)
-
-
-def batch(**fields: int) -> bytes:
-    raw = bytearray(host_layout.BATCH_BYTES)
-    for name, kind, offset in host_layout.BATCH_FIELDS:
-        struct.pack_into({"u16": "<H", "u32": "<I", "u64": "<Q"}[kind], raw, offset, fields.pop(name, 0))
-    assert not fields
-    return bytes(raw)
-
-
-def record(**fields: int) -> bytes:
-    return struct.pack("<II", host_layout.BATCH_BYTES, 0) + batch(**fields)
-
-
-def slot(thread: int, calls: tuple[tuple[Call, int, int], ...] = (), under_way: bytes = b"") -> bytes:
-    """A slot with sums of `calls`: kind, how many of 1024 ns each, their bytes."""
-    raw = bytearray(host_layout.THREAD_BYTES)
-    struct.pack_into("<Q", raw, 0, thread)
-    struct.pack_into("<Q", raw, 136, 1)  # batches
-    start = host_layout.THREAD_BATCH_OFFSET
-    raw[start : start + len(under_way)] = under_way
-    for call, count, size in calls:
-        at = host_layout.THREAD_SUMS_OFFSET + call * host_layout.CALL_SUMS_BYTES
-        struct.pack_into("<QQ", raw, at, size, 1024 * count)
-        struct.pack_into("<I", raw, at + host_layout.CALL_BUCKETS_OFFSET + 4 * 10, count)
-    return bytes(raw)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -97,8 +72,16 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
 
 
 def test_sums_of_threads_add_up() -> None:
-    raw = slot(0) + slot(7, ((Call.MADVISE_DONTNEED, 3, 12288),)) + bytes(host_layout.THREAD_BYTES)
-    raw += slot(8, ((Call.MADVISE_DONTNEED, 2, 8192), (Call.FALLOCATE_PUNCH_HOLE, 1, 4096)))
+    raw = (
+        slot(0)
+        + slot(7, CallSums(Call.MADVISE_DONTNEED, 3, 12288, 3 * 1024))
+        + bytes(host_layout.THREAD_BYTES)
+    )
+    raw += slot(
+        8,
+        CallSums(Call.MADVISE_DONTNEED, 2, 8192, 2 * 1024),
+        CallSums(Call.FALLOCATE_PUNCH_HOLE, 1, 4096, 1024),
+    )
     used = used_slots(raw)
     assert len(used) == 2 * host_layout.THREAD_BYTES
     found = parse_host_counters(used)
@@ -110,7 +93,7 @@ def test_sums_of_threads_add_up() -> None:
 
 
 def test_a_slot_cut_short_is_left_out() -> None:
-    raw = slot(7, ((Call.MADVISE_FREE, 3, 0),))
+    raw = slot(7, CallSums(Call.MADVISE_FREE, 3, 0, 3 * 1024))
     assert parse_host_counters(raw + raw[:100]).all_calls == 3
     assert parse_host_counters(b"").all_calls == 0
 

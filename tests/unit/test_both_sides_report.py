@@ -10,45 +10,27 @@ from dataclasses import replace
 import pytest
 import synthetic
 from people import render_table
+from report_checks import assert_adds_up, stage
 from synthetic import Flow, PatchedFlow
+from synthetic_both import MIB_PAGES, flow_of, guest_recording, other_flow
 from synthetic_host import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
-from test_operations import assert_adds_up, stage
 
 from balloontrace.analysis.both_sides import join, window_of
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import described_events
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Queue
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.results.report import Report
 
-MIB_PAGES = 256
 TIMES = HostTimes()
 DONE_NS_OFFSET = 24
 
 
-def flow_of(mib: int = 100) -> Flow:
-    """An inflate and a deflate, with sends long enough for what the host does."""
-    flow = Flow(times=synthetic.Times(send=1_500_000))
-    flow.resize(mib * MIB_PAGES)
-    flow.now += 3_000_000_000
-    flow.resize(0)
-    return flow
-
-
-def guest_recording(flow: Flow) -> Recording:
-    ended_ns = flow.now + 2_000_000_000
-    recording = synthetic.recording(flow)
-    assert recording.end is not None
-    end = {**recording.end, "ended": {"monotonic_ns": ended_ns}}
-    return replace(recording, end=end)
-
-
 def report_of(flow: Flow, found: list[Batch], **changes: object) -> Report:
-    return analyse(guest_recording(flow), host_recording(found, **changes))  # type: ignore[arg-type]
+    return analyse(guest_recording(flow), host_recording(found, **changes))
 
 
 def test_four_stages_add_up_and_are_what_they_were() -> None:
@@ -347,14 +329,6 @@ def test_lost_batches_are_the_reason_given() -> None:
     losses = {"batches": {"entries": 200, "lost": 11}}
     with pytest.raises(RecordingError, match="11 buffers that the host served were lost"):
         analyse(guest_recording(flow), replace(host, end={**host.end, "losses": losses}))
-
-
-def other_flow() -> Flow:
-    flow = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
-    flow.resize(100 * MIB_PAGES)
-    flow.now += 2_000_000_000
-    flow.resize(0)
-    return flow
 
 
 def test_two_of_one_side_are_refused() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from test_batches import batch, record, slot
+from synthetic_host import CallSums, batch, record, slot
 
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.console.progress import host_progress_line
@@ -54,7 +54,11 @@ class ScriptedCollector:
         return count
 
     def read_counters(self) -> bytes:
-        return slot(7, ((Call.MADVISE_DONTNEED, 2000, 4096),), batch(first_call_ns=9, calls_0=1))
+        return slot(
+            7,
+            CallSums(Call.MADVISE_DONTNEED, 2000, 4096, 2000 * 1024),
+            under_way=batch(first_call_ns=9, calls_0=1),
+        )
 
     def read_missed(self) -> int:
         return 11
@@ -142,6 +146,6 @@ def test_the_line_a_terminal_shows() -> None:
 
     nothing = parse_host_counters(b"")
     assert host_progress_line(nothing, nothing, 1) == "waiting for the process to serve its balloon"
-    now = parse_host_counters(slot(7, ((Call.MADVISE_DONTNEED, 1000, 3 << 30),)))
+    now = parse_host_counters(slot(7, CallSums(Call.MADVISE_DONTNEED, 1000, 3 << 30, 1000 * 1024)))
     line = host_progress_line(nothing, now, 4_096_000)
     assert line == "1 buffer served, 1000 calls (+1000) on 3.00 GiB; time in calls: 25 %"

@@ -11,10 +11,10 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_checks import assert_adds_up, stage
 from synthetic import Flow
+from synthetic_both import guest_recording
 from synthetic_host import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, host_recording
-from test_both_sides_report import guest_recording
-from test_operations import assert_adds_up, stage
 
 from balloontrace.analysis.clocks import MAX_DRIFT, fit_clock
 from balloontrace.analysis.make_report import analyse, examine

@@ -14,8 +14,8 @@ import synthetic
 from click.testing import CliRunner
 from html_tree import Element, assert_sound, exactly, parse
 from synthetic import Flow, PatchedFlow
+from synthetic_both import flow_of, guest_recording
 from synthetic_host import batches, host_recording
-from test_both_sides_report import flow_of, guest_recording
 
 from balloontrace.analysis.make_pictures import depict
 from balloontrace.analysis.make_report import examine

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Holds the rules of the imports, by folder: one way only, light where `record` runs, bcc in one place."""
+"""Holds the rules of the imports, by folder: one way only, light where `record` runs, bcc in one place.
+
+No test imports another: what they share is in modules of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "balloontrace"
+TESTS = Path(__file__).parents[1]
+PACKAGE = TESTS.parent / "balloontrace"
 
 # What a room may import from, beside itself. A module directly in the package is a room of its own.
 BASE = "errors untrusted format units"
@@ -188,3 +192,8 @@ def test_what_renders_reads_and_writes_nothing(module: str) -> None:
     path = modules()[module]
     assert not others(imports(path)) & IO_MODULES
     assert not {call.rpartition(".")[2] for call in calls(path)} & IO_CALLS
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_another(path: Path) -> None:
+    assert not [name for name in imports(path) if name.startswith("test_")]

@@ -13,9 +13,9 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import Flow, PatchedFlow, Times
+from synthetic_both import flow_of, guest_recording
 from synthetic_host import HostTimes, batches, host_recording
-from test_both_sides_report import flow_of, guest_recording
-from test_payloads_of_operations import ArrayFlow, NamingFlow, run, word
+from synthetic_payloads import ArrayFlow, NamingFlow, run, word
 
 from balloontrace.analysis.make_pictures import (
     CURVE_COLUMNS,

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from report_checks import assert_adds_up
 from synthetic import Flow, Times
+from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import Batch, batches, host_recording, pack_batch
-from test_both_sides_report import flow_of, guest_recording, other_flow
-from test_operations import assert_adds_up
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.errors import RecordingError

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import synthetic
 from click.testing import CliRunner
-from collection import NAMES, ROOT, sides
+from collection import NAMES, ROOT
 from synthetic import Flow, PatchedFlow
+from synthetic_both import sides
 from synthetic_host import OFFSET_NS, Batch, batches, host_recording, pack_batch
 
 from balloontrace.analysis.columns import Spans

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -21,8 +20,7 @@ import synthetic
 from click.testing import CliRunner
 from collection import NAMES, examined
 from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import best_match
-from jsonschema.protocols import Validator
+from schemas import DOCS, Schema, closed, hold, load, objects, validator
 
 from balloontrace.commands.compare import compare
 from balloontrace.export.event_rows import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
@@ -30,51 +28,9 @@ from balloontrace.render.export.ndjson import render_ndjson
 from balloontrace.render.json import render_json
 from balloontrace.results import comparison, report
 
-DOCS = Path(__file__).parents[2] / "docs"
 SCHEMAS = ("report", "export", "compare")
 # A field of one of these names says its unit in its description.
 UNITS = {"_ns": "nanoseconds", "_bytes": "bytes", "_pages": "4 KiB", "_pfn": "4 KiB", "_ppm": "per million"}
-Schema = dict[str, Any]
-
-
-def load(name: str) -> Schema:
-    schema: Schema = json.loads((DOCS / f"{name}.schema.json").read_text())
-    return schema
-
-
-def objects(schema: Any) -> Iterator[Schema]:
-    """Every description of an object with fields."""
-    if isinstance(schema, dict):
-        if "properties" in schema:
-            yield schema
-        for value in schema.values():
-            yield from objects(value)
-    elif isinstance(schema, list):
-        for value in schema:
-            yield from objects(value)
-
-
-def closed(schema: Schema) -> Schema:
-    """The same, but a field it does not know is an error; published it is not, as fields may be added."""
-    strict = copy.deepcopy(schema)
-    for each in objects(strict):
-        each["additionalProperties"] = False
-    return strict
-
-
-@functools.cache
-def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(closed(load(name)))  # no registry: each file is whole by itself
-
-
-def hold(validator: Validator, described: Any) -> None:
-    """ValidationError with what is wrong deepest down, not with all of what it is wrong in."""
-    error = best_match(validator.iter_errors(described))
-    while error is not None and error.context:
-        # Of "this or null" it is not null.
-        error = max(error.context, key=lambda each: len(each.absolute_path))
-    if error is not None:
-        raise error
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

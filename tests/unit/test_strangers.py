@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import synthetic
 from mutations import join, split
+from sound_reports import assert_sound
 from synthetic import Flow
-from test_hostile_values import assert_sound
 
 from balloontrace.analysis import operations
 from balloontrace.analysis.make_report import examine

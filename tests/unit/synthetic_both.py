@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest and its host, recorded at the same time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import synthetic
+from synthetic import Flow
+from synthetic_host import batches, host_recording
+
+from balloontrace.format.recording import Recording
+
+MIB_PAGES = 256
+
+
+def flow_of(mib: int = 100) -> Flow:
+    """An inflate and a deflate, with sends long enough for what the host does."""
+    flow = Flow(times=synthetic.Times(send=1_500_000))
+    flow.resize(mib * MIB_PAGES)
+    flow.now += 3_000_000_000
+    flow.resize(0)
+    return flow
+
+
+def other_flow() -> Flow:
+    flow = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
+    flow.resize(100 * MIB_PAGES)
+    flow.now += 2_000_000_000
+    flow.resize(0)
+    return flow
+
+
+def guest_recording(flow: Flow) -> Recording:
+    ended_ns = flow.now + 2_000_000_000
+    recording = synthetic.recording(flow)
+    assert recording.end is not None
+    end = {**recording.end, "ended": {"monotonic_ns": ended_ns}}
+    return replace(recording, end=end)
+
+
+def sides(flow: Flow | None = None) -> tuple[Recording, Recording]:
+    """A guest and its host, whose clocks differ by `synthetic_host.OFFSET_NS`."""
+    flow = flow or flow_of()
+    return guest_recording(flow), host_recording(batches(flow))
