@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lab.errors import LabError
 
 
 def cache_folder() -> Path:
@@ -30,6 +33,16 @@ def run_folder() -> Path:
     folder = cache_folder() / "run"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def check_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises LabError where there is less."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise LabError(
+            f"{what} needs {needed_bytes >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are free; "
+            "set XDG_CACHE_HOME to a place with more."
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.build import build_tree
-from lab.cache import images_folder, locked, try_lock
+from lab.cache import check_space, images_folder, locked, try_lock
 from lab.errors import LabError
 from lab.packages import TO_BUILD, TO_BUILD_WITHOUT_ROOT, ensure_packages
 from lab.progress import Progress
@@ -114,7 +114,7 @@ def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
             return
         ensure_packages(TO_BUILD if os.geteuid() == 0 else TO_BUILD_WITHOUT_ROOT, progress)
         remove_leftovers()
-        _check_space(images_folder())
+        check_space(images_folder(), NEEDED_BYTES, "Building the image")
         partial = Path(tempfile.mkdtemp(prefix="new-", suffix=_PARTIAL, dir=images_folder()))
         try:
             build_tree(spec.suite, spec.packages, SOURCES, partial, progress)
@@ -160,15 +160,6 @@ def remove_unused(keep: Path | None = None) -> list[Path]:
         remove_tree(folder)
         os.close(lock)
     return in_use
-
-
-def _check_space(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < NEEDED_BYTES:
-        raise LabError(
-            f"Building the image needs {NEEDED_BYTES >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are "
-            "free; set XDG_CACHE_HOME to a place with more."
-        )
 
 
 def image_size_bytes(image: Image) -> int:

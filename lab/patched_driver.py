@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.build import guard
-from lab.cache import locked
+from lab.cache import check_space, locked
 from lab.errors import LabError
 from lab.guest import Guest
 from lab.image import Image, ImageSpec, remove_tree, using_image
@@ -107,7 +107,7 @@ def unload(guest: Guest) -> None:
 
 def build_driver(image: Image, files: DriverFiles, sources: Path = SOURCES) -> None:
     """Builds in a copy of the guest's file system; call with a lock held. Raises LabError."""
-    _check_space(image.folder)
+    check_space(image.folder, NEEDED_BYTES, "Building the driver")
     tree = image.folder / "driver-build"
     remove_tree(tree)  # an interrupted build's
     try:
@@ -154,13 +154,4 @@ def _run(command: Sequence[str], aim: str) -> None:
     if done.returncode:
         raise LabError(
             f"The lab could not {aim} (status {done.returncode}):\n{tail_lines(done.stdout, _TAIL_LINES)}"
-        )
-
-
-def _check_space(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < NEEDED_BYTES:
-        raise LabError(
-            f"Building the driver needs {NEEDED_BYTES >> 20} MiB in {folder}, "
-            f"and {free_bytes >> 20} MiB are free."
         )

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.build import guard, run_mmdebstrap
-from lab.cache import cache_folder, locked, try_lock
+from lab.cache import cache_folder, check_space, locked, try_lock
 from lab.errors import LabError
 from lab.image import use_lock
 from lab.packages import (
@@ -115,7 +115,7 @@ def build_qemu_tree(folder: Path, progress: Progress, *, why: str = "") -> None:
     with locked(trees_folder() / "build.lock"):
         if folder.exists():
             return
-        _check_space(trees_folder())
+        check_space(trees_folder(), NEEDED_BYTES, "A newer QEMU")
         progress.stage(f"{why}; getting one from Debian")
         ensure_packages(TO_BUILD if os.geteuid() == 0 else TO_BUILD_WITHOUT_ROOT, progress)
         for leftover in trees_folder().glob("*" + _PARTIAL):
@@ -184,12 +184,3 @@ def _extract(tar: Path, result: Path) -> None:
 def _check_program(folder: Path) -> None:
     if not has_vhost_device(tree_program(folder)):
         raise LabError(f"The QEMU unpacked in {folder} does not run here, or has no {VHOST_DEVICE}.")
-
-
-def _check_space(folder: Path) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < NEEDED_BYTES:
-        raise LabError(
-            f"A newer QEMU needs {NEEDED_BYTES >> 20} MiB in {folder}, and {free_bytes >> 20} MiB are free; "
-            "set XDG_CACHE_HOME to a place with more."
-        )

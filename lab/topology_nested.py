@@ -11,10 +11,11 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from lab import folders
 from lab.boot_retries import await_guest, boot, retry_panics
@@ -27,9 +28,8 @@ from lab.nested_inner_vm import MOUNTS, QEMU_PID, READY, inner_command
 from lab.progress import Progress
 from lab.qemu import Hosting, VmConfig
 from lab.signals import sigterm_raises
-from lab.topology_solo import Device, guest_config
+from lab.topology_solo import GuestOptions, guest_config
 from lab.tunnel import outer_command
-from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 from lab.vm import Vm
 from lab.vm_processes import (
     BACKEND_TAG,
@@ -91,39 +91,18 @@ class Nested:
 @contextmanager
 def nested(
     *,
-    memory_mib: int = 2048,
-    cpus: int = GUEST_CPUS,
-    device: Device = "qemu",
-    balloons: int | Sequence[Mapping[str, str]] | None = None,
-    page_bitmap: bool = False,
-    dump: bool = False,
-    sanitize: bool = False,
-    backend_args: Sequence[str] = (),
-    extra: ExtraTime = NO_EXTRA,
-    kernel_args: Sequence[str] = (),
-    init_on_alloc: bool = False,
-    extra_args: Sequence[str] = (),
     host_extra_mib: int = HOST_EXTRA_MIB,
     host_cpus: int = HOST_CPUS,
     spec: ImageSpec | None = None,
     boot_timeout_s: float = 300,
     progress: Progress | None = None,
+    **options: Unpack[GuestOptions],
 ) -> Iterator[Nested]:
     """Boots a host VM and a guest in it, both from the same image; ends both in any case.
 
-    All but the last five describe the guest, as `solo` does. The host has so much more memory than the
-    guest. Raises LabError.
+    The guest has 2 GiB and 1 CPU; the host has so much more memory than the guest. Raises LabError.
     """
-    config = guest_config(
-        memory_mib=memory_mib,
-        cpus=cpus,
-        device=device,
-        balloons=balloons,
-        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args), extra),
-        kernel_args=kernel_args,
-        init_on_alloc=init_on_alloc,
-        extra_args=extra_args,
-    )
+    config = guest_config(cpus=GUEST_CPUS, memory_mib=2048, options=options)
     with sigterm_raises():
         pair = boot_nested(
             config,

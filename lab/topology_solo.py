@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, TypedDict, Unpack
 
 from lab.boot_retries import boot
 from lab.errors import LabError
@@ -19,44 +20,42 @@ from lab.vhost import NO_EXTRA, BackendOptions, ExtraTime
 Device = Literal["qemu", "backend"]
 
 
+class GuestOptions(TypedDict, total=False):
+    """What kind of guest. `device` says which balloon `guest` moves: QEMU's, or the lab's own.
+
+    The lab's own takes `page_bitmap`, `dump`, `sanitize`, `backend_args` and `extra` (`BackendOptions`).
+    `balloons` are QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1,
+    with `device="backend"` 0. `extra_args` go to QEMU.
+    """
+
+    memory_mib: int
+    cpus: int
+    device: Device
+    balloons: int | Sequence[Mapping[str, str]]
+    page_bitmap: bool
+    dump: bool
+    sanitize: bool
+    backend_args: Sequence[str]
+    extra: ExtraTime
+    kernel_args: Sequence[str]
+    init_on_alloc: bool
+    extra_args: Sequence[str]
+
+
 @contextmanager
 def solo(
     *,
-    memory_mib: int = 8192,
-    cpus: int | None = None,
     icount: bool = False,
-    device: Device = "qemu",
-    balloons: int | Sequence[Mapping[str, str]] | None = None,
-    page_bitmap: bool = False,
-    dump: bool = False,
-    sanitize: bool = False,
-    backend_args: Sequence[str] = (),
-    extra: ExtraTime = NO_EXTRA,
-    kernel_args: Sequence[str] = (),
-    init_on_alloc: bool = False,
-    extra_args: Sequence[str] = (),
     spec: ImageSpec | None = None,
     boot_timeout_s: float = 180,
     progress: Progress | None = None,
+    **options: Unpack[GuestOptions],
 ) -> Iterator[Guest]:
     """Boots a guest and yields it when its agent answers; ends it and removes its folder in any case.
 
-    `cpus` is 2, with `icount` 1. `device` says which balloon `guest` moves: QEMU's, or the lab's own, with
-    the options `page_bitmap`, `dump`, `sanitize`, `backend_args` and `extra` (`BackendOptions`).
-    `balloons` are QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1,
-    with `device="backend"` 0. `extra_args` go to QEMU. Raises LabError.
+    It has 8 GiB and 2 CPUs, with `icount` 1. Raises LabError.
     """
-    config = guest_config(
-        memory_mib=memory_mib,
-        cpus=cpus,
-        icount=icount,
-        device=device,
-        balloons=balloons,
-        options=BackendOptions(page_bitmap, dump, sanitize, tuple(backend_args), extra),
-        kernel_args=kernel_args,
-        init_on_alloc=init_on_alloc,
-        extra_args=extra_args,
-    )
+    config = replace(guest_config(cpus=1 if icount else 2, memory_mib=8192, options=options), icount=icount)
     with sigterm_raises():
         guest = boot(config, spec=spec, boot_timeout_s=boot_timeout_s, progress=progress)
         try:
@@ -65,30 +64,25 @@ def solo(
             guest.stop()
 
 
-def guest_config(
-    *,
-    memory_mib: int,
-    cpus: int | None,
-    device: Device,
-    balloons: int | Sequence[Mapping[str, str]] | None,
-    options: BackendOptions,
-    icount: bool = False,
-    kernel_args: Sequence[str] = (),
-    init_on_alloc: bool = False,
-    extra_args: Sequence[str] = (),
-) -> VmConfig:
-    """The configuration that `solo` describes. Raises LabError."""
-    if device == "qemu" and options != BackendOptions():
+def guest_config(*, memory_mib: int, cpus: int, options: GuestOptions) -> VmConfig:
+    """The configuration of a guest, with this memory and these CPUs where none are given. Raises LabError."""
+    device = options.get("device", "qemu")
+    backend = BackendOptions(
+        page_bitmap=options.get("page_bitmap", False),
+        dump=options.get("dump", False),
+        sanitize=options.get("sanitize", False),
+        arguments=tuple(options.get("backend_args", ())),
+        extra=options.get("extra", NO_EXTRA),
+    )
+    if device == "qemu" and backend != BackendOptions():
         raise LabError('QEMU\'s own balloon has none of these options; device="backend" has them.')
-    if balloons is None:
-        balloons = 1 if device == "qemu" else 0
+    balloons = options.get("balloons", 1 if device == "qemu" else 0)
     return VmConfig(
-        memory_mib=memory_mib,
-        cpus=cpus if cpus is not None else (1 if icount else 2),
-        icount=icount,
+        memory_mib=options.get("memory_mib", memory_mib),
+        cpus=options.get("cpus", cpus),
         balloons=tuple({} for _ in range(balloons)) if isinstance(balloons, int) else tuple(balloons),
-        backend=options if device == "backend" else None,
-        kernel_args=tuple(kernel_args),
-        init_on_alloc=init_on_alloc,
-        extra_args=tuple(extra_args),
+        backend=backend if device == "backend" else None,
+        kernel_args=tuple(options.get("kernel_args", ())),
+        init_on_alloc=options.get("init_on_alloc", False),
+        extra_args=tuple(options.get("extra_args", ())),
     )
