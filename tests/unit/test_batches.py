@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
+from c_layout import assert_is_c
 from synthetic_host import CallSums, batch, record, slot
 
 from balloontrace.analysis.columns import decode_batches
@@ -17,7 +17,6 @@ from balloontrace.format import guest_layout, host_layout
 from balloontrace.format.host_counters import parse_host_counters, unfinished_batches, used_slots
 from balloontrace.format.vocabulary import BatchFlag, Call, Queue
 
-HEADER = Path(__file__).parents[2] / "bpf" / "balloon_batches.h"
 TABLES = {
     "bt_batch": tuple(
         (re.sub(r"^calls_(\d+)$", r"calls[\1]", name), kind, offset)
@@ -32,17 +31,6 @@ TODAY = host_layout.parse_batch_layout(None)
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
-    lines = [
-        f'printf("{struct_name} {name} %zu %zu\\n", offsetof(struct {struct_name}, {name}), '
-        f"sizeof(((struct {struct_name} *)0)->{name}));"
-        for struct_name, fields in TABLES.items()
-        for name, _, _ in fields
-    ]
-    expected = [
-        f"{struct_name} {name} {offset} {guest_layout.TYPE_BYTES[kind]}"
-        for struct_name, fields in TABLES.items()
-        for name, kind, offset in fields
-    ]
     numbers = {
         "sizeof(struct bt_batch)": host_layout.BATCH_BYTES,
         "sizeof(struct bt_thread)": host_layout.THREAD_BYTES,
@@ -51,24 +39,13 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         "offsetof(struct bt_thread, batch)": host_layout.THREAD_BATCH_OFFSET,
         "offsetof(struct bt_thread, sums)": host_layout.THREAD_SUMS_OFFSET,
         "offsetof(struct bt_call_sums, buckets)": host_layout.CALL_BUCKETS_OFFSET,
-        "(size_t)BT_BUCKETS": guest_layout.BUCKETS,
+        "BT_BUCKETS": guest_layout.BUCKETS,
         "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES_BYTES,
         "sizeof(struct bt_live_slots)": host_layout.LIVE_SLOTS_BYTES,
-        **{f"(size_t)BT_{call.name}": call.value for call in Call},
-        **{f"(size_t)BT_{flag.name}": flag.value for flag in BatchFlag},
+        **{f"BT_{call.name}": call.value for call in Call},
+        **{f"BT_{flag.name}": flag.value for flag in BatchFlag},
     }
-    lines += [f'printf("%zu\\n", {number});' for number in numbers]
-    expected += [str(value) for value in numbers.values()]
-    source = tmp_path / "layout.c"
-    source.write_text(
-        f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\nint main(void) {{\n'
-        + "\n".join(lines)
-        + "\nreturn 0; }\n"
-    )
-    program = tmp_path / "layout"
-    subprocess.run(["cc", "-Wall", "-Werror", "-o", program, source], check=True)
-    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert said == expected
+    assert_is_c(tmp_path, "balloon_batches.h", TABLES, numbers)
 
 
 def test_sums_of_threads_add_up() -> None:

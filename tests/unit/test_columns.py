@@ -3,18 +3,17 @@ from __future__ import annotations
 
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 import synthetic
+from c_layout import assert_is_c
 
 from balloontrace.analysis.columns import decode_counters, decode_spans, span_dtype
 from balloontrace.errors import RecordingError
 from balloontrace.format import guest_layout
 from balloontrace.format.vocabulary import Function, SpanFlag
 
-HEADER = Path(__file__).parents[2] / "bpf" / "balloon_events.h"
 TODAY = guest_layout.parse_span_layout(None)
 
 TABLES = {
@@ -33,54 +32,27 @@ def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> synthetic.S
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
-    lines = [
-        f'printf("{struct_name} {name} %zu %zu\\n", offsetof(struct {struct_name}, {name}), '
-        f"sizeof(((struct {struct_name} *)0)->{name}));"
-        for struct_name, fields in TABLES.items()
-        for name, _, _ in fields
-    ]
-    lines += [f'printf("size {name} %zu\\n", sizeof(struct {name}));' for name in (*TABLES, "bt_counters")]
-    lines.append('printf("devices %zu\\n", offsetof(struct bt_counters, devices));')
-    lines += [
-        f'printf("live {member} %zu\\n", offsetof(struct bt_live, {member}));'
-        for member in ("devices", "buckets")
-    ]
-    lines += [f'printf("function {f.name} %d\\n", BT_{f.name});' for f in Function]
-    lines += [f'printf("flag {f.name} %d\\n", BT_HAS_{f.name});' for f in SpanFlag]
-    source = tmp_path / "layout.c"
-    source.write_text(
-        f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\nint main(void) {{\n'
-        + "\n".join(lines)
-        + "\nreturn 0; }\n"
-    )
-    program = tmp_path / "layout"
-    subprocess.run(["cc", "-Wall", "-Werror", "-o", program, source], check=True)
-    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
-    expected = [
-        f"{struct_name} {name} {offset} {guest_layout.TYPE_BYTES[kind]}"
-        for struct_name, fields in TABLES.items()
-        for name, kind, offset in fields
-    ]
-    counters_bytes = (
-        guest_layout.FUNCTIONS * guest_layout.FUNCTION_COUNTER_BYTES
-        + guest_layout.DEVICES * guest_layout.DEVICE_STATE_BYTES
-    )
-    sizes = (
-        guest_layout.SPAN_BYTES,
-        guest_layout.PAYLOAD_BYTES,
-        guest_layout.FUNCTION_COUNTER_BYTES,
-        guest_layout.DEVICE_STATE_BYTES,
-        guest_layout.LIVE_DEVICE_BYTES,
-        guest_layout.LIVE_BYTES,
-        counters_bytes,
-    )
-    expected += [f"size {name} {size}" for name, size in zip((*TABLES, "bt_counters"), sizes, strict=True)]
-    expected.append(f"devices {guest_layout.COUNTERS_LAYOUT['devices_offset_bytes']}")
-    expected.append(f"live devices {guest_layout.LIVE_DEVICES_OFFSET}")
-    expected.append(f"live buckets {guest_layout.LIVE_BUCKETS_OFFSET}")
-    expected += [f"function {f.name} {f.value}" for f in Function]
-    expected += [f"flag {f.name} {f.value}" for f in SpanFlag]
-    assert said == expected
+    sizes = {
+        "bt_span": guest_layout.SPAN_BYTES,
+        "bt_payload": guest_layout.PAYLOAD_BYTES,
+        "bt_function_counters": guest_layout.FUNCTION_COUNTER_BYTES,
+        "bt_device_state": guest_layout.DEVICE_STATE_BYTES,
+        "bt_live_device": guest_layout.LIVE_DEVICE_BYTES,
+        "bt_live": guest_layout.LIVE_BYTES,
+        "bt_counters": guest_layout.FUNCTIONS * guest_layout.FUNCTION_COUNTER_BYTES
+        + guest_layout.DEVICES * guest_layout.DEVICE_STATE_BYTES,
+    }
+    numbers = {
+        **{f"sizeof(struct {name})": size for name, size in sizes.items()},
+        "offsetof(struct bt_counters, devices)": int(
+            str(guest_layout.COUNTERS_LAYOUT["devices_offset_bytes"])
+        ),
+        "offsetof(struct bt_live, devices)": guest_layout.LIVE_DEVICES_OFFSET,
+        "offsetof(struct bt_live, buckets)": guest_layout.LIVE_BUCKETS_OFFSET,
+        **{f"BT_{function.name}": function.value for function in Function},
+        **{f"BT_HAS_{flag.name}": flag.value for flag in SpanFlag},
+    }
+    assert_is_c(tmp_path, "balloon_events.h", TABLES, numbers)
 
 
 def test_numpy_sees_each_field_behind_the_ring_header() -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lab.compare_drivers import AFTER, BEFORE, Plan, main, parse_plan, prepare_folder, turns
+from lab import compare_drivers, compare_same_driver
+from lab.compare_drivers import AFTER, BEFORE, Plan, parse_plan, prepare_folder, turns
 from lab.errors import LabError
 
 REPO = Path(__file__).parents[3]
@@ -26,19 +28,26 @@ def test_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("main", "words", "said"),
     [
-        ({"ROUNDS": "0"}, "ROUNDS=0"),
-        ({"ROUNDS": "-1"}, "ROUNDS=-1"),
-        ({"ROUNDS": "ten"}, "ROUNDS=ten"),
-        ({"SIZE": "1.5K"}, "whole number of MiB"),
-        ({"SIZE": "much"}, "is not a size"),
-        ({"BEFORE": "pfn"}, "BEFORE=pfn: the lab's drivers are stock and bitmap"),
-        ({"AFTER": "Bitmap"}, "AFTER=Bitmap"),
+        (compare_drivers.main, {"ROUNDS": "0"}, "ROUNDS=0"),
+        (compare_drivers.main, {"ROUNDS": "-1"}, "ROUNDS=-1"),
+        (compare_drivers.main, {"ROUNDS": "ten"}, "ROUNDS=ten"),
+        (compare_drivers.main, {"SIZE": "1.5K"}, "whole number of MiB"),
+        (compare_drivers.main, {"SIZE": "much"}, "is not a size"),
+        (compare_drivers.main, {"BEFORE": "pfn"}, "BEFORE=pfn: the lab's drivers are stock and bitmap"),
+        (compare_drivers.main, {"AFTER": "Bitmap"}, "AFTER=Bitmap"),
+        (compare_same_driver.main, {"SELF": "1"}, "SELF=1"),
+        (compare_same_driver.main, {"SELF": "stock", "COMPARISONS": "0"}, "COMPARISONS=0"),
+        (compare_same_driver.main, {"SELF": "stock", "ROUNDS": "x"}, "ROUNDS=x"),
     ],
 )
 def test_what_cannot_be_meant(
-    words: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[[], int],
+    words: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, value in words.items():
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from balloontrace.results.report import Operation, Report
-from lab.compare_same_driver import KINDS, deal, judge, main, parse_self, read_report, render
+from lab.compare_same_driver import KINDS, deal, judge, parse_self, read_report, render
 from lab.errors import LabError
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -35,20 +35,6 @@ def test_what_is_asked_for() -> None:
     assert comparisons == 20
     plan, comparisons = parse_self({"SELF": "stock", "SIZE": "1G", "ROUNDS": "7", "COMPARISONS": "3"})
     assert (plan.size_mib, plan.rounds, comparisons) == (1024, 7, 3)
-
-
-@pytest.mark.parametrize(
-    "words", [{"SELF": "1"}, {"SELF": "stock", "COMPARISONS": "0"}, {"SELF": "stock", "ROUNDS": "x"}]
-)
-def test_what_cannot_be_meant(
-    words: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in words.items():
-        monkeypatch.setenv(name, value)
-    assert main() == 1
-    message = capsys.readouterr().err
-    assert message.startswith("compare: ")
-    assert message.count("\n") == 1
 
 
 # ---- judged ----
