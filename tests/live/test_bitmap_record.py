@@ -19,7 +19,6 @@ from tracing import (
     assert_sums,
     assert_whole,
     balloontrace,
-    change,
     loss,
     migrate_pages,
     move,
@@ -28,6 +27,7 @@ from tracing import (
     start_recording,
     traces,
 )
+from witness import QUEUES, Witness, difference
 
 import lab
 from balloontrace.analysis.columns import Payload, decode_payloads
@@ -43,44 +43,8 @@ SMALL_MIB = 2048
 # Prime, so that counts that come out right are not right by accident.
 FIRST_MIB, SECOND_MIB, MIGRATED_MIB = 509, 1123, 11
 COUNTERS = ("balloon_inflate", "balloon_deflate")
-QUEUES = ("inflate", "deflate")
 HEADER_BYTES = {"response data": 8, "PFN array": 0}
 CAPTURE = ("--capture", "payload")
-
-
-# ---- what others say of the time of a recording ----
-
-
-def difference(before: Json, after: Json) -> Json:
-    return {name: after[name] - before[name] for name in after}
-
-
-class Witness:
-    """What kernel and device have counted since this was made."""
-
-    def __init__(self, guest: lab.Guest) -> None:
-        self._guest = guest
-        self._vmstat = guest.vmstat()
-        self._status = guest.backend.status()
-        self._known = len(guest.backend.buffers())
-
-    def vmstat(self) -> list[int]:
-        """Pages inflated and deflated, as the kernel counts them."""
-        return change(self._vmstat, self._guest.vmstat(), COUNTERS)
-
-    def migrated(self) -> int:
-        return change(self._vmstat, self._guest.vmstat(), ["balloon_migrate"])[0]
-
-    def totals(self) -> Json:
-        """The device's counts, by queue."""
-        now = self._guest.backend.status()
-        return {queue: difference(self._status[queue], now[queue]) for queue in QUEUES}
-
-    def buffers(self) -> list[Json]:
-        """The device's log of each buffer, with its bytes as `raw`."""
-        device = self._guest.backend
-        both = zip(device.buffers()[self._known :], device.payloads()[self._known :], strict=True)
-        return [{**event, "raw": raw} for event, raw in both]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tracing import MIB_PAGES, PAGE_BYTES, change, migrate_pages, move, shell
+from tracing import MIB_PAGES, PAGE_BYTES, migrate_pages, move, shell
+from witness import QUEUES, Witness
 
 import lab
 from lab.aging import fragmented
@@ -23,40 +22,9 @@ from bitmap_reference import decode
 FULL_MIB = 2048
 GIB_PAGES = 1 << 18
 PRIME_MIB = (509, 613, 307)
-COUNTERS = ("balloon_inflate", "balloon_deflate")
 MOST_WORDS = 4048
 SINGLE_PAGES = 211
 COMPLAINTS = ("BUG", "WARNING", "Oops", "general protection", "page_fault", "cannot queue", "list_")
-
-Totals = dict[str, int]
-
-
-class Moves:
-    """What happened in a guest since it was made, as kernel and device tell it."""
-
-    def __init__(self, guest: lab.Guest) -> None:
-        self._guest = guest
-        self._vmstat = guest.vmstat()
-        self._status = guest.backend.status()
-        self._buffers = len(guest.backend.buffers())
-
-    def vmstat(self) -> list[int]:
-        return change(self._vmstat, self._guest.vmstat(), COUNTERS)
-
-    def migrated(self) -> int:
-        return change(self._vmstat, self._guest.vmstat(), ["balloon_migrate"])[0]
-
-    def device(self, queue: str) -> Totals:
-        now = self._guest.backend.status()[queue]
-        return {name: now[name] - self._status[queue][name] for name in now}
-
-    def buffers(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """Each buffer as the device logged it, and the words of its payload without the header."""
-        found = zip(self._guest.backend.buffers(), self._guest.backend.payloads(), strict=True)
-        words = [(event, list(struct.unpack(f"<{len(raw) // 8}Q", raw))) for event, raw in found]
-        for _, (head, *payload) in words[self._buffers :]:
-            assert head == len(payload) * 8 << 32
-        return [(event, payload) for event, (_, *payload) in words[self._buffers :]]
 
 
 @pytest.fixture(scope="module")
@@ -73,30 +41,28 @@ def bitmap(booted: lab.Guest) -> Iterator[lab.Guest]:
     move(booted, FULL_MIB)
     status = booted.backend.status()
     assert (status["actual_pages"], status["ballooned_pages"]) == (0, 0)
-    assert [status[queue][count] for queue in ("inflate", "deflate") for count in ("refused", "errors")] == [
-        0
-    ] * 4
+    assert [status[queue][count] for queue in QUEUES for count in ("refused", "errors")] == [0] * 4
     lines = booted.run(["dmesg"], check=True).stdout.splitlines()
     assert [line for line in lines if any(word in line for word in COMPLAINTS)] == []
 
 
 def test_a_gibibyte_is_one_send(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     move(bitmap, FULL_MIB - 1024)
     assert bitmap.backend.status()["ballooned_pages"] == GIB_PAGES
     move(bitmap, FULL_MIB)
     assert moves.vmstat() == [GIB_PAGES, GIB_PAGES]
-    for queue in ("inflate", "deflate"):
-        done = moves.device(queue)
+    for queue in QUEUES:
+        done = moves.totals()[queue]
         assert (done["buffers"], done["pages"], done["already"]) == (1, GIB_PAGES, 0)
-    assert moves.device("inflate")["discarded_bytes"] == GIB_PAGES * PAGE_BYTES
+    assert moves.totals()["inflate"]["discarded_bytes"] == GIB_PAGES * PAGE_BYTES
 
 
 def test_what_is_sent_twice_is_what_the_device_has_already(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     for target_mib in (FULL_MIB - PRIME_MIB[0], FULL_MIB - PRIME_MIB[0] - PRIME_MIB[1]):
         move(bitmap, target_mib)
-    done = moves.device("inflate")
+    done = moves.totals()["inflate"]
     new = sum(PRIME_MIB[:2]) * MIB_PAGES
     assert moves.vmstat() == [new, 0]
     assert done["pages"] == new + done["already"]
@@ -105,10 +71,10 @@ def test_what_is_sent_twice_is_what_the_device_has_already(bitmap: lab.Guest) ->
 
 
 def test_the_device_decodes_what_the_format_says(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     for mib in PRIME_MIB:
         move(bitmap, FULL_MIB - mib)
-    for event, payload in moves.buffers():
+    for event, payload in moves.sent_words():
         pages = Counter(page for record in decode(payload) for page in record.pages())
         assert event["pages"] == len(pages)
         assert set(pages.values()) == {1}
@@ -116,22 +82,22 @@ def test_the_device_decodes_what_the_format_says(bitmap: lab.Guest) -> None:
 
 @pytest.mark.parametrize("keep_percent", [10, 50])
 def test_a_fragmented_guest_needs_several_sends(bitmap: lab.Guest, keep_percent: int) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     with fragmented(bitmap, mib=1500, keep_percent=keep_percent):
         move(bitmap, FULL_MIB - PRIME_MIB[0])
         move(bitmap, FULL_MIB - PRIME_MIB[1])
         move(bitmap, FULL_MIB - PRIME_MIB[2])
     inflated, deflated = PRIME_MIB[1] * MIB_PAGES, (PRIME_MIB[1] - PRIME_MIB[2]) * MIB_PAGES
     assert moves.vmstat() == [inflated, deflated]
-    assert moves.device("inflate")["pages"] - moves.device("inflate")["already"] == inflated
-    assert moves.device("deflate")["pages"] == deflated
-    words = [len(payload) for _, payload in moves.buffers()]
+    assert moves.totals()["inflate"]["pages"] - moves.totals()["inflate"]["already"] == inflated
+    assert moves.totals()["deflate"]["pages"] == deflated
+    words = [len(payload) for _, payload in moves.sent_words()]
     assert len(words) >= 6
     assert 4032 < max(words) <= MOST_WORDS
 
 
 def test_compaction_while_the_balloon_moves(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     with fragmented(bitmap, mib=700, keep_percent=30):
         compacting = bitmap.start(shell("while :; do echo 1 > /proc/sys/vm/compact_memory; done"))
         for mib in PRIME_MIB * 3:
@@ -149,29 +115,29 @@ def test_compaction_while_the_balloon_moves(bitmap: lab.Guest) -> None:
 def test_a_migrated_page_is_two_sends_of_one_record(bitmap: lab.Guest) -> None:
     with fragmented(bitmap, mib=300):
         move(bitmap, FULL_MIB - 1399)
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     migrate_pages(bitmap)
     migrated = moves.migrated()
     assert migrated > 0
-    assert {len(payload) for _, payload in moves.buffers()} == {1}
-    for queue in ("inflate", "deflate"):
-        done = moves.device(queue)
+    assert {len(payload) for _, payload in moves.sent_words()} == {1}
+    for queue in QUEUES:
+        done = moves.totals()[queue]
         assert (done["buffers"], done["plain_runs"], done["pages"]) == (migrated, migrated, migrated)
     assert bitmap.backend.status()["ballooned_pages"] == 1399 * MIB_PAGES
 
 
 def test_a_lone_page_on_a_multiple_of_64_is_lost(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     for count in range(1, SINGLE_PAGES + 1):
         bitmap.set_balloon(target_bytes=(FULL_MIB << 20) - count * PAGE_BYTES)
         bitmap.wait_balloon()
     assert moves.vmstat() == [SINGLE_PAGES, 0]
-    lost = SINGLE_PAGES - moves.device("inflate")["buffers"]
+    lost = SINGLE_PAGES - moves.totals()["inflate"]["buffers"]
     assert 0 < lost < SINGLE_PAGES // 8
 
 
 def test_unload_and_reload(bitmap: lab.Guest) -> None:
-    moves = Moves(bitmap)
+    moves = Witness(bitmap)
     move(bitmap, FULL_MIB - PRIME_MIB[0])
     unload(bitmap)
     assert moves.vmstat() == [PRIME_MIB[0] * MIB_PAGES] * 2
@@ -188,11 +154,9 @@ def test_without_bit_3_it_sends_what_the_stock_driver_sends() -> None:
         counts = []
         for load in (load_stock, load_patched):
             load(guest)
-            moves = Moves(guest)
+            moves = Witness(guest)
             move(guest, 512 - 211)
             move(guest, 512)
-            counts.append(
-                [(moves.device(q)["buffers"], moves.device(q)["pages"]) for q in ("inflate", "deflate")]
-            )
+            counts.append([(moves.totals()[q]["buffers"], moves.totals()[q]["pages"]) for q in QUEUES])
             assert moves.vmstat() == [211 * MIB_PAGES] * 2
         assert counts == [[(211, 211 * MIB_PAGES)] * 2] * 2
