@@ -23,8 +23,9 @@ from tabulate import tabulate
 from balloontrace.compare.inputs import read_side
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.errors import BalloontraceError
+from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import SAME, UNDECIDED, Row
-from balloontrace.results.report import DEFLATE, INFLATE, Report
+from balloontrace.results.report import Report
 from lab.compare_drivers import DRIVERS, EITHER_DRIVER, Plan, check_device, parse_plan, warm_up
 from lab.errors import LabError
 from lab.scenario import record_moves
@@ -33,7 +34,7 @@ from lab.topology_solo import solo
 COMPARISONS = 20
 SIZE = "256M"
 RECORDING = "self.bt"
-KINDS = (INFLATE, DEFLATE)
+KINDS = tuple(Kind)
 _CLAIMS_NOTHING = (None, UNDECIDED, SAME)
 T = TypeVar("T")
 

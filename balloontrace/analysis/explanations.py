@@ -19,10 +19,10 @@ from balloontrace.analysis.stages import (
     STAGE_D,
     STAGE_OTHER,
 )
+from balloontrace.format.vocabulary import Kind, Side
 from balloontrace.results.report import (
     DRIVER_REMOVED,
     IN_PROGRESS,
-    INFLATE,
     STALLED,
     SUPERSEDED,
     BitmapUse,
@@ -38,6 +38,16 @@ from balloontrace.units import (
 
 DOMINANT_SHARE = 0.5
 OTHER_SHARE = 0.05
+
+_DOING = {Kind.INFLATE: "allocating", Kind.DEFLATE: "releasing"}
+_STALLED = {
+    Kind.INFLATE: "stalled, waiting on allocation",
+    Kind.DEFLATE: "stalled, nothing left to release",
+}
+_SHORT = {
+    Kind.INFLATE: "waiting on allocation: {} got fewer pages than asked",
+    Kind.DEFLATE: "{} found fewer pages to release than asked",
+}
 
 
 def explain(
@@ -81,9 +91,7 @@ def _unfinished(found: FoundOperation) -> str | None:
     if found.targets_pages:
         where += f" of {format_pages_as_bytes(found.targets_pages[-1])}"
     how = {
-        STALLED: "stalled, waiting on allocation"
-        if found.kind == INFLATE
-        else "stalled, nothing left to release",
+        STALLED: _STALLED[found.kind],
         IN_PROGRESS: "the recording ended before the target was reached,",
         SUPERSEDED: "given up for the opposite direction",
         DRIVER_REMOVED: "the driver was removed or frozen",
@@ -91,25 +99,23 @@ def _unfinished(found: FoundOperation) -> str | None:
     return f"{how} {where}"
 
 
-def _waiting(kind: str, short_work_items: int, short_ns: int) -> str | None:
+def _waiting(kind: Kind, short_work_items: int, short_ns: int) -> str | None:
     if not short_work_items:
         return None
     items = f"{format_count(short_work_items)} work item{'s' if short_work_items != 1 else ''}"
-    if kind == INFLATE:
-        return f"waiting on allocation: {items} got fewer pages than asked, {format_duration_ns(short_ns)}"
-    return f"{items} found fewer pages to release than asked, {format_duration_ns(short_ns)}"
+    return f"{_SHORT[kind].format(items)}, {format_duration_ns(short_ns)}"
 
 
-def _dominant(kind: str, rows: Sequence[StageRow]) -> str | None:
+def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
     """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting."""
     shares = {row.stage: row.share for row in rows if row.share is not None}
     if STAGE_B in shares:  # which building is a part of
         shares[STAGE_B] -= shares.get(STAGE_BUILD, 0.0)
     slow = {
-        STAGE_A: ("guest", f"{'allocating' if kind == INFLATE else 'releasing'} pages"),
-        STAGE_BUILD: ("guest", "building bitmaps and records"),
-        STAGE_C: ("host", "in the VMM's translation"),
-        STAGE_D: ("host", "in madvise"),
+        STAGE_A: (Side.GUEST, f"{_DOING[kind]} pages"),
+        STAGE_BUILD: (Side.GUEST, "building bitmaps and records"),
+        STAGE_C: (Side.HOST, "in the VMM's translation"),
+        STAGE_D: (Side.HOST, "in madvise"),
     }
     for stage, (who, where) in slow.items():
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:

@@ -12,7 +12,7 @@ from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_en
 from balloontrace.format.host_counters import CallSums, parse_host_counters
 from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import BatchFlag, Call
+from balloontrace.format.vocabulary import BatchFlag, Call, Status
 from balloontrace.results.report import Header, HostCalls, HostMemory, HostSide, Loss
 from balloontrace.units import format_count, format_things
 
@@ -21,7 +21,6 @@ _MEMORY = ("rss_anon_bytes", "rss_file_bytes", "rss_shmem_bytes", _HUGETLB)
 _MAX_FILES = 64
 _MAX_SUM = 1 << 62
 _SPLIT_PROBE = "split_huge_pmd"
-_ATTACHED = "attached"
 _FREES = frozenset({Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE})
 # What leaves a file is free, so that where only unmapping was counted, these were counted rightly.
 _FREES_FILES = _FREES - {Call.MADVISE_DONTNEED}
@@ -64,7 +63,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
     freed = _freed(recording)
     counts_splits = any(
-        probe.function == _SPLIT_PROBE and probe.status == _ATTACHED for probe in header.probes
+        probe.function == _SPLIT_PROBE and probe.status == Status.ATTACHED for probe in header.probes
     )
     side = HostSide(
         header=header,
@@ -207,7 +206,7 @@ def _warnings(
 
 
 def _not_measured(header: Header, batches: Batches, delimited: int, freed: str | None) -> Iterator[str]:
-    missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, "not needed")]
+    missing = [probe for probe in header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)]
     for probe in missing:
         yield f"host: {probe.function}: {probe.status or 'not attached'}"
     if freed is not None:

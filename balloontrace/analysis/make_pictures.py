@@ -26,7 +26,7 @@ from balloontrace.analysis.stages import (
     HostTimes,
 )
 from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED
-from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.pictures import (
     BALLOON_SIZE,
     PAGES_MOVED,
@@ -43,7 +43,7 @@ from balloontrace.results.pictures import (
     Target,
     TimeLine,
 )
-from balloontrace.results.report import INFLATE, Operation, longest
+from balloontrace.results.report import Operation, longest
 
 MOST_OPERATIONS = 12
 CURVE_COLUMNS = 720
@@ -200,7 +200,7 @@ def _steps(part: _Part, shown: Operation) -> _Steps | None:
     told = np.cumsum(sent[order])
     if before is None:
         return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
-    sizes = before + (1 if part.found.kind == INFLATE else -1) * told
+    sizes = before + part.found.kind.direction * told
     if (sizes < 0).any():  # more than it held was told of: pages twice over
         return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
     return _Steps(PAGES_TOLD, ends_ns[order], sizes, before)
@@ -249,11 +249,11 @@ def _optional(values: Column, known: Mask) -> tuple[int | None, ...]:
     )
 
 
-def _moved(steps: _Steps, edges: Column, kind: str) -> tuple[int | None, ...]:
+def _moved(steps: _Steps, edges: Column, kind: Kind) -> tuple[int | None, ...]:
     """Progress in each column; a step at the very end counts in the last one."""
     values, known = steps.at(edges)
-    grows = kind == INFLATE or steps.what == PAGES_MOVED
-    return _optional(np.diff(values) if grows else -np.diff(values), known[:-1] & known[1:])
+    way = 1 if steps.what == PAGES_MOVED else kind.direction
+    return _optional(way * np.diff(values), known[:-1] & known[1:])
 
 
 def _targets(part: _Part, steps: _Steps | None) -> tuple[Target, ...]:

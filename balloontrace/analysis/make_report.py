@@ -31,12 +31,12 @@ from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import (
     End,
+    is_of_host,
     parse_balloons,
     parse_driver_gaps,
     parse_end,
     parse_header,
     parse_vmstat,
-    text,
 )
 from balloontrace.analysis.operations import (
     MOST_OPERATIONS,
@@ -54,10 +54,8 @@ from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_counters_layout, parse_payload_layout, parse_span_layout
 from balloontrace.format.moved_pages import Unseen, describe_unseen
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import Function, untraced_features
+from balloontrace.format.vocabulary import DriverKind, Function, Kind, Side, Status, untraced_features
 from balloontrace.results.report import (
-    DEFLATE,
-    INFLATE,
     SCHEMA_VERSION,
     BitmapUse,
     DriverGap,
@@ -72,13 +70,8 @@ from balloontrace.results.report import (
 )
 from balloontrace.units import format_count, format_duration_ns, format_things, rate_bytes_per_s
 
-HOST = "host"
-
 _LISTED = 8
 _MOST_BALLOONS = 64
-_ATTACHED = "attached"
-_NOT_NEEDED = "not needed"
-_PATCHED = "patched"
 
 # Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
@@ -115,11 +108,12 @@ def analyse(recording: Recording, host_recording: Recording | None = None) -> Re
 def examine(recording: Recording, host_recording: Recording | None = None) -> Examined:
     """The same, with the single events. Errors as `analyse`."""
     sides = [recording] if host_recording is None else [recording, host_recording]
-    hosts = [each for each in sides if text(each.metadata, "side") == HOST]
-    guests = [each for each in sides if text(each.metadata, "side") != HOST]
+    hosts = [each for each in sides if is_of_host(each)]
+    guests = [each for each in sides if not is_of_host(each)]
     if len(hosts) > 1 or len(guests) > 1:
         raise RecordingError(
-            f"both recordings are of a {HOST if hosts else 'guest'}: give one of a guest and one of its host"
+            f"both recordings are of a {Side.HOST if hosts else Side.GUEST}: "
+            "give one of a guest and one of its host"
         )
     host = analyse_host(hosts[0]) if hosts else None
     if guests:
@@ -379,17 +373,17 @@ def device_name(index: int, names: Mapping[int, str]) -> str:
 
 
 def _totals(
-    shown: Sequence[Operation], rows_of_kind: Mapping[str, tuple[StageRow, ...]]
+    shown: Sequence[Operation], rows_of_kind: Mapping[Kind, tuple[StageRow, ...]]
 ) -> tuple[Total, ...]:
     """The operations of each kind that occurred, summed up."""
     return tuple(
         _total(kind, [operation for operation in shown if operation.kind == kind], rows_of_kind[kind])
-        for kind in (INFLATE, DEFLATE)
+        for kind in Kind
         if kind in rows_of_kind
     )
 
 
-def _total(kind: str, chosen: Sequence[Operation], rows: tuple[StageRow, ...]) -> Total:
+def _total(kind: Kind, chosen: Sequence[Operation], rows: tuple[StageRow, ...]) -> Total:
     counts = [operation.pages for operation in chosen]
     # Of some of them only: the rate would be of fewer pages than the time.
     pages = None if None in counts else sum(count or 0 for count in counts)
@@ -474,7 +468,7 @@ def _missing_batches(side: HostSide) -> int | None:
 
 def _traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:
     """Functions that were attached, by the metadata, or else that evidently left something."""
-    attached = {probe.function for probe in header.probes if probe.status == _ATTACHED}
+    attached = {probe.function for probe in header.probes if probe.status == Status.ATTACHED}
     counted = {loss.function for loss in losses if loss.entries}
     present = set(np.unique(spans.columns["function"]).tolist())
     return frozenset(
@@ -630,7 +624,7 @@ def _not_measured(
         sentences.append("reading the target: its probe was not attached")
     if not operations.items.measured.any() and len(operations.items):
         sentences.append("targets and outcomes: the target was not seen being read")
-    missing = [probe for probe in header.probes if probe.status not in (_ATTACHED, _NOT_NEEDED)]
+    missing = [probe for probe in header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)]
     stand_ins = _stand_ins(header.probes)
     sentences += [_missing_probe(probe, stand_ins.get(probe.function)) for probe in missing]
     if end is None or end.own_cost is None:
@@ -642,7 +636,7 @@ def _untraced(header: Header, *, with_host: bool) -> Iterator[str]:
     """Pages that went to the host in ways that no probe shows."""
     names: dict[tuple[str, str], list[str]] = {}
     for device in header.devices:
-        for found in untraced_features(device.feature_bits, patched=header.driver_kind == _PATCHED):
+        for found in untraced_features(device.feature_bits, patched=header.driver_kind == DriverKind.PATCHED):
             names.setdefault(found, []).append(device.name)
     for (word, feature), devices in names.items():
         listed = " and ".join(devices[:_LISTED])
@@ -676,7 +670,7 @@ def _stand_ins(probes: Sequence[Probe]) -> Mapping[str, str]:
     """For each function that was not attached itself the first that was attached in its place."""
     found: dict[str, str] = {}
     for probe in probes:
-        if probe.status == _ATTACHED:
+        if probe.status == Status.ATTACHED:
             for name in (probe.stands_in_for or "").split(", "):
                 found.setdefault(name, probe.function)
     return found

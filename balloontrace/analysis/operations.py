@@ -22,12 +22,10 @@ from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.consistency import understand
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED, UNKNOWN_DEVICE, Nesting, WorkItems
-from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.report import (
-    DEFLATE,
     DRIVER_REMOVED,
     IN_PROGRESS,
-    INFLATE,
     REACHED,
     STALLED,
     SUPERSEDED,
@@ -50,7 +48,7 @@ class FoundOperation:
     """What an operation was; times in ns of the recording's clock, pages in 4 KiB units."""
 
     device: int
-    kind: str
+    kind: Kind
     outcome: str | None
     start_ns: int
     end_ns: int
@@ -281,7 +279,7 @@ def _describe_one(
     actual_first = _optional(items.actual_pages[first])
     return FoundOperation(
         device=device,
-        kind=INFLATE if direction > 0 else DEFLATE,
+        kind=Kind.of_direction(direction),
         outcome=_outcome(items, last, following, events),
         start_ns=start_ns,
         end_ns=end_ns,

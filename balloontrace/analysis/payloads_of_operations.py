@@ -30,8 +30,8 @@ from balloontrace.analysis.payload_statistics import (
     summarise_payloads,
 )
 from balloontrace.analysis.work_items import NO_SPAN
-from balloontrace.format.vocabulary import Function, Queue, SpanFlag
-from balloontrace.results.report import INFLATE, PayloadSends, PayloadStatistics
+from balloontrace.format.vocabulary import Function, Kind, Queue, SpanFlag
+from balloontrace.results.report import PayloadSends, PayloadStatistics
 
 _MIGRATION = -2
 _OTHER = -3
@@ -119,7 +119,7 @@ class _Device:
         """Which sends are on the inflate queue; None when neither they nor an operation says."""
         if self.spans.has(SpanFlag.QUEUE)[sends].all():
             return np.asarray(self.spans.columns["queue"][sends] == Queue.INFLATE)
-        return np.full(len(sends), self.operations.found[group].kind == INFLATE) if group >= 0 else None
+        return np.full(len(sends), self.operations.found[group].kind is Kind.INFLATE) if group >= 0 else None
 
     def captured(self, sends: NDArray[np.intp]) -> Captured:
         payloads = [self.of_span.get(index) for index in sends.tolist()]
@@ -186,7 +186,7 @@ def _follow(device: _Device, carried: Carried, effort: _Effort) -> None:
 def _count_new(carried: Carried, queue: Queue, named: Named) -> None:
     """Adds what sends of a queue named for the first time; of a deflate that is everything it named."""
     so_far, statistics = carried.new_pages[queue], named.statistics
-    held = statistics.pages_in_balloon_before if queue is Queue.INFLATE else 0
+    held = {Queue.INFLATE: statistics.pages_in_balloon_before, Queue.DEFLATE: 0}[queue]
     if so_far is None or held is None or statistics.payloads_whole < statistics.sends:
         carried.new_pages[queue] = None
     else:

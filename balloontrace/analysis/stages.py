@@ -25,8 +25,8 @@ from balloontrace.analysis.columns import Column, Spans
 from balloontrace.analysis.group_statistics import Distribution, distributions, sums
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
 from balloontrace.errors import RecordingError
-from balloontrace.format.vocabulary import Function
-from balloontrace.results.report import INFLATE, StageRow
+from balloontrace.format.vocabulary import Function, Kind
+from balloontrace.results.report import StageRow
 
 STAGE_A = "a"
 STAGE_BUILD = "b.build"
@@ -41,6 +41,8 @@ GUEST_KERNEL = "guest kernel"
 GUEST_AND_HOST = "guest and host"
 HOST_USER = "host user space"
 HOST_KERNEL = "host kernel"
+
+_VERBS = {Kind.INFLATE: "allocate", Kind.DEFLATE: "release"}
 
 NOT_SERVED = -1
 
@@ -109,13 +111,13 @@ class StageTables:
         """The stage rows of every operation, in the order of `Operations.found`."""
         return self._tables(np.arange(len(self._kinds)), self._kinds)
 
-    def of_kinds(self) -> dict[str, tuple[StageRow, ...]]:
+    def of_kinds(self) -> dict[Kind, tuple[StageRow, ...]]:
         """The stage rows of all operations of one kind together, for each kind that occurred."""
         kinds = sorted(set(self._kinds))
         group = np.array([kinds.index(kind) for kind in self._kinds], dtype=np.int64)
         return dict(zip(kinds, self._tables(group, kinds), strict=True))
 
-    def _tables(self, group_of_operation: Column, kinds: list[str]) -> list[tuple[StageRow, ...]]:
+    def _tables(self, group_of_operation: Column, kinds: list[Kind]) -> list[tuple[StageRow, ...]]:
         """One table a group of operations; `kinds[g]` is what the operations of group g do."""
         parts, groups = self._parts, len(kinds)
         spreads = {
@@ -223,7 +225,7 @@ def _extend(spans: Spans, operations: Operations) -> _Series:
 
 
 def _rows(
-    kind: str,
+    kind: Kind,
     wall_ns: int,
     spreads: Mapping[str, Distribution],
     *,
@@ -246,7 +248,7 @@ def _rows(
     def part(of: str, stage: str, label: str, name: str, *, measured: bool) -> StageRow:
         return _row((f"{of}.{stage}", label, GUEST_KERNEL, of), spreads[name], wall_ns, measured=measured)
 
-    verb = "allocate" if kind == INFLATE else "release"
+    verb = _VERBS[kind]
     first = (
         (STAGE_A, verb, GUEST_KERNEL) if sends_traced else (STAGE_UNSPLIT, f"{verb}..madvise", GUEST_AND_HOST)
     )

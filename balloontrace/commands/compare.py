@@ -14,7 +14,7 @@ from balloontrace.commands.report import write_text
 from balloontrace.console.option_types import complete_recordings, output_options
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
-from balloontrace.results.report import DEFLATE, INFLATE
+from balloontrace.format.vocabulary import Kind
 
 if TYPE_CHECKING:
     from balloontrace.results.comparison import Comparison
@@ -25,7 +25,7 @@ FORMATS = ("table", "csv", "json", "markdown", "html")
 @click.command("compare")
 @click.argument("before", shell_complete=complete_recordings)
 @click.argument("after", shell_complete=complete_recordings)
-@click.option("--kind", type=click.Choice((INFLATE, DEFLATE)), help="Compare only these.  [default: both]")
+@click.option("--kind", type=click.Choice([*map(str, Kind)]), help="Compare only these.  [default: both]")
 @click.option("--guest-only", is_flag=True, help="Ignore all recordings of hosts.")
 @click.option(
     "--fail-on-regression",
@@ -114,7 +114,7 @@ def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Com
     from balloontrace.compare.make_comparison import compare as compare_recordings
 
     first, second = (read_side(given, sys.stdin.buffer, guest_only=guest_only) for given in (before, after))
-    return compare_recordings(first, second, (INFLATE, DEFLATE) if kind is None else (kind,))
+    return compare_recordings(first, second, tuple(Kind) if kind is None else (Kind(kind),))
 
 
 def _render(result: Comparison, form: str) -> str:

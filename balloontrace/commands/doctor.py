@@ -14,6 +14,7 @@ import click
 from balloontrace.console.standard_streams import write_stdout
 from balloontrace.console.stderr import note, verbose_option
 from balloontrace.errors import CannotTraceError
+from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from balloontrace.trace.guest.diagnosis import Diagnosis
@@ -35,8 +36,8 @@ _INDENT = 17
 )
 @click.option(
     "--side",
-    type=click.Choice(["guest", "host"]),
-    default="guest",
+    type=click.Choice([*map(str, Side)]),
+    default=Side.GUEST.value,
     show_default=True,
     help="guest: this machine's own balloon; host: processes here that serve one.",
 )
@@ -48,7 +49,7 @@ def doctor(form: str, side: str) -> None:
     Example:
       sudo balloontrace doctor
     """  # fmt: skip
-    if side == "host":
+    if side == Side.HOST:
         _doctor_host(form)
         return
     from balloontrace.trace.guest.diagnosis import diagnose
@@ -82,7 +83,7 @@ def _host_json(diagnosis: HostDiagnosis) -> str:
     return json.dumps(
         {
             "schema_version": 1,
-            "side": "host",
+            "side": Side.HOST,
             "can_trace": not diagnosis.problems,
             "findings": _described_findings(diagnosis.findings),
             "vmms": [asdict(vmm) for vmm in diagnosis.vmms],

@@ -108,6 +108,7 @@ def _export_csv(sources: Sequence[Recording], examined: Examined, output: Path, 
 
 def _tables(sources: Sequence[Recording], examined: Examined) -> Iterator[tuple[str, Iterator[str]]]:
     """Each table there is, with its text."""
+    from balloontrace.analysis.metadata import is_of_host
     from balloontrace.export import event_rows
     from balloontrace.render.csv_rows import render_chunks
 
@@ -116,7 +117,7 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> Iterator[tuple[
         yield "spans", render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest.spans))
         if guest.payloads.found:
             yield "payloads", render_chunks(event_rows.PAYLOAD_COLUMNS, event_rows.payload_rows(guest))
-        source = next(each for each in sources if each.metadata.get("side") != "host")
+        source = next(each for each in sources if not is_of_host(each))
         yield "counters", render_chunks(event_rows.COUNTER_COLUMNS, event_rows.counter_rows(source))
     if host is not None:
         rows = event_rows.batch_rows(host.batches, examined.both)
@@ -130,10 +131,12 @@ def _write_folder(
 
     With `force` no table of an earlier export stays beside them.
     """
+    from balloontrace.analysis.metadata import is_of_host
+
     files = {f"{name}.csv": texts for name, texts in tables.items()}
     for source in sources:
         described = {"metadata": source.metadata, "end": source.end, "damage": list(source.damage)}
-        of_host = source.metadata.get("side") == "host" and len(sources) > 1
+        of_host = is_of_host(source) and len(sources) > 1
         name = _HOST_METADATA if of_host else _METADATA
         files[name] = iter([json.dumps(described, indent=1) + "\n"])
     if folder.exists() and not folder.is_dir():

@@ -19,6 +19,7 @@ from balloontrace.console.option_types import DURATION, SIZE
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import note, say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from balloontrace.console.output_file import OutputFile
@@ -45,7 +46,7 @@ _MOST_BUFFER_BYTES = 256 << 20
 @click.option("-f", "--force", is_flag=True, help="Replace an existing recording.")
 @click.option(
     "--side",
-    type=click.Choice(["guest", "host", "auto"]),
+    type=click.Choice([*map(str, Side), "auto"]),
     default="auto",
     show_default=True,
     help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
@@ -158,7 +159,7 @@ def record(
         capture=capture == "payload",
         offsets=parse_offsets(layout) if layout else {},
     )
-    if choose_side(side, pid) == "host":
+    if choose_side(side, pid) is Side.HOST:
         _check_host_options(operations, capture, layout)
         how = replace(how, host=True, pid=pid, count_freed=count_freed)
     elif count_freed:

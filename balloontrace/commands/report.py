@@ -16,6 +16,7 @@ from balloontrace.console.option_types import RECORDING, output_options
 from balloontrace.console.standard_streams import write_stdout
 from balloontrace.console.stderr import note, verbose_option, warn
 from balloontrace.errors import BalloontraceError, DataLostError, UsageError
+from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,7 @@ def describe_source(path: Path, source: Recording) -> Iterator[str]:
         for name, found in pieces.items()
         if found
     )
-    yield f"{path}: {side or 'guest'}, format {major}.{minor}, written by {written_by or 'unknown'}"
+    yield f"{path}: {side or Side.GUEST}, format {major}.{minor}, written by {written_by or 'unknown'}"
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
 
 
@@ -198,11 +199,10 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     """
     if allowed is None:
         return
-    from balloontrace.analysis.make_report import HOST
     from balloontrace.units import name_of_many
 
     # A host's recording alone is its own report.
-    host = None if result.host is None or result.header.side == HOST else result.host
+    host = None if result.host is None or result.header.is_of_host else result.host
     sides: list[Report | HostSide] = [result] if host is None else [result, host]
     losses = [side.events_lost for side in sides if side.events_lost is not None]
     if len(losses) < len(sides) or any(side.ended is None for side in sides):

@@ -14,6 +14,7 @@ import click
 from balloontrace.console.option_types import DURATION, Duration
 from balloontrace.console.stderr import note, say, verbose_option
 from balloontrace.errors import BalloontraceError
+from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from balloontrace.console.terminal import Terminal
@@ -29,7 +30,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
 @click.command("top")
 @click.option(
     "--side",
-    type=click.Choice(["guest", "host", "auto"]),
+    type=click.Choice([*map(str, Side), "auto"]),
     default="auto",
     show_default=True,
     help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
@@ -96,7 +97,7 @@ def top(
     from balloontrace.trace.session import protect_from_oom_killer
     from balloontrace.units import name_of_many
 
-    host = choose_side(side, pid) == "host"
+    host = choose_side(side, pid) is Side.HOST
     # Until probes are attached there is nothing to put back: both signals end it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     protect_from_oom_killer()

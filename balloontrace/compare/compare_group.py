@@ -46,6 +46,7 @@ from balloontrace.compare.significance import (
     size_of,
     weigh,
 )
+from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import (
     FASTER,
     FEWER,
@@ -121,7 +122,7 @@ _COUNTS = (
 
 
 def compare_group(
-    kind: str, pages: int, before: Sequence[Found], after: Sequence[Found], *, judged: bool = True
+    kind: Kind, pages: int, before: Sequence[Found], after: Sequence[Found], *, judged: bool = True
 ) -> Group:
     """Compare the operations of one kind and size; unless `judged`, show their medians and ratios only."""
     sides = (before, after)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from balloontrace.compare.replicates import Found
+from balloontrace.format.vocabulary import Side, Status
 from balloontrace.results.comparison import Difference
 from balloontrace.results.report import Machine, Report
 from balloontrace.units import format_bytes, format_count, format_pages_as_bytes
@@ -20,7 +21,6 @@ PAGE_BITMAP_BIT = 3
 
 UNKNOWN = "unknown"
 _NONE = "none"
-_ATTACHED = "attached"
 _ALL_DRIVERS = ("update_balloon_size_func", "leak_balloon", "tell_host")
 
 
@@ -34,7 +34,7 @@ class _Trait:
     told_lately: bool = False  # recordings of before format 1.2 do not tell: unknown differs from nothing
 
 
-def _settings(side: str, machine: Callable[[Report], Machine]) -> tuple[_Trait, ...]:
+def _settings(side: Side, machine: Callable[[Report], Machine]) -> tuple[_Trait, ...]:
     """What of a machine's settings changes how long its pages take."""
 
     def switch(name: str) -> Callable[[Report], str | None]:
@@ -69,7 +69,7 @@ _TRAITS = (
     _Trait("page size", lambda report: _bytes(report.header.machine.page_size_bytes)),
     _Trait("CPUs of the guest", lambda report: _count(report.header.machine.cpus)),
     _Trait("memory of the guest", lambda report: _bytes(report.header.machine.memory_bytes)),
-    *_settings("guest", lambda report: report.header.machine),
+    *_settings(Side.GUEST, lambda report: report.header.machine),
     _Trait("way of attaching probes", lambda report: _mechanisms(report)),
     _Trait("capture of payloads", lambda report: _capture(report)),
 )
@@ -78,7 +78,7 @@ _HOST_TRAITS = (
     _Trait("kernel of the host", lambda report: _host_machine(report).kernel_release),
     _Trait("CPUs of the host", lambda report: _count(_host_machine(report).cpus)),
     _Trait("memory of the host", lambda report: _bytes(_host_machine(report).memory_bytes), told_lately=True),
-    *_settings("host", lambda report: _host_machine(report)),
+    *_settings(Side.HOST, lambda report: _host_machine(report)),
     _Trait("process that serves", lambda report: _process(report), deliberate=True),
 )
 
@@ -196,7 +196,7 @@ def _mechanisms(report: Report) -> str | None:
     used = {
         probe.mechanism
         for probe in report.header.probes
-        if probe.function in _ALL_DRIVERS and probe.status == _ATTACHED and probe.mechanism
+        if probe.function in _ALL_DRIVERS and probe.status == Status.ATTACHED and probe.mechanism
     }
     return " and ".join(sorted(used)) or None
 

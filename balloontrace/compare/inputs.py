@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from balloontrace.analysis.make_report import HOST, analyse
-from balloontrace.analysis.metadata import parse_end, parse_header, text
+from balloontrace.analysis.make_report import analyse
+from balloontrace.analysis.metadata import is_of_host, parse_end, parse_header
 from balloontrace.compare.make_comparison import Recordings
 from balloontrace.errors import RecordingError, UsageError
 from balloontrace.format.recording import Recording, printable, read_recording
+from balloontrace.format.vocabulary import Side
 from balloontrace.results.report import Report
 
 SUFFIX = ".bt"
@@ -38,8 +39,8 @@ def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recor
     recording or a host's recording belongs to no guest's, or to one of several.
     """
     recordings = _read_all(given, stdin)
-    guests = [each for each in recordings if not _is_host(each)]
-    hosts = [] if guest_only else [each for each in recordings if _is_host(each)]
+    guests = [each for each in recordings if not is_of_host(each)]
+    hosts = [] if guest_only else [each for each in recordings if is_of_host(each)]
     if not guests:
         raise RecordingError(
             f"{printable(given)} holds the host's side only, and the operations are in the guest's; "
@@ -61,18 +62,14 @@ def _read_all(given: str, stdin: BinaryIO) -> Sequence[Recording]:
     return [read_recording(path)] if is_name else _read_pair(given)
 
 
-def _is_host(recording: Recording) -> bool:
-    return text(recording.metadata, "side") == HOST
-
-
 def _read_pair(given: str) -> list[Recording]:
     names = given.split(",")
     if len(names) != 2 or not all(names):
         raise UsageError(f"{printable(given)} is no file, no folder and no pair GUEST,HOST")
     recordings = [read_recording(Path(name)) for name in names]
-    hosts = [_is_host(each) for each in recordings]
+    hosts = [is_of_host(each) for each in recordings]
     if sum(hosts) != 1:
-        side = HOST if all(hosts) else "guest"
+        side = Side.HOST if all(hosts) else Side.GUEST
         raise RecordingError(
             f"both recordings of {printable(given)} are of a {side}: give one of a guest and one of its host"
         )

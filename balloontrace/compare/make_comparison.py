@@ -16,8 +16,9 @@ from balloontrace.compare.copied_runs import tell_copies
 from balloontrace.compare.replicates import Found, Refused, find_replicates
 from balloontrace.compare.significance import LEVEL
 from balloontrace.errors import BalloontraceError
+from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import COMPARISON_VERSION, Comparison, Difference, LeftOut, Method, Side
-from balloontrace.results.report import DEFLATE, INFLATE, Report
+from balloontrace.results.report import Report
 from balloontrace.units import format_count, format_pages_as_bytes
 
 METHOD = Method(
@@ -48,7 +49,7 @@ class ComparisonError(BalloontraceError):
     """Two sets of recordings hold nothing that could be compared."""
 
 
-def compare(before: Recordings, after: Recordings, kinds: Sequence[str] = (INFLATE, DEFLATE)) -> Comparison:
+def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple(Kind)) -> Comparison:
     """Compare all operations of the same kind and size; only those of `kinds`.
 
     ComparisonError when there are none, or when hosts were recorded on one side only.
@@ -93,7 +94,7 @@ class _Replicates:
     others: tuple[Refused, ...]
 
 
-def _replicates(side: Recordings, kinds: Sequence[str]) -> _Replicates:
+def _replicates(side: Recordings, kinds: Sequence[Kind]) -> _Replicates:
     counting: list[Found] = []
     others: list[Refused] = []
     for report in side.reports:
@@ -115,15 +116,16 @@ def _each_once(
     return once, (*told[0].warnings, *told[1].warnings)
 
 
-def _common(found: Sequence[_Replicates]) -> list[tuple[str, int]]:
+def _common(found: Sequence[_Replicates]) -> list[tuple[Kind, int]]:
     """The kinds and sizes that both sides have."""
     after = set(_keys(found[1].counting))
     return [key for key in _keys(found[0].counting) if key in after]
 
 
-def _keys(found: Iterable[Found]) -> list[tuple[str, int]]:
+def _keys(found: Iterable[Found]) -> list[tuple[Kind, int]]:
     """Kinds and sizes, inflates first and small ones first."""
-    return sorted({(each.kind, each.pages) for each in found}, key=lambda key: (key[0] != INFLATE, key[1]))
+    order = list(Kind)
+    return sorted({(each.kind, each.pages) for each in found}, key=lambda key: (order.index(key[0]), key[1]))
 
 
 def _require_same_sides(before: Recordings, after: Recordings) -> None:
@@ -147,7 +149,7 @@ def _require_same_sides(before: Recordings, after: Recordings) -> None:
 
 
 def _nothing_common(
-    sides: tuple[Recordings, Recordings], found: Sequence[_Replicates], kinds: Sequence[str]
+    sides: tuple[Recordings, Recordings], found: Sequence[_Replicates], kinds: Sequence[Kind]
 ) -> str:
     """Why no operation has its like on the other side."""
     for side, each in zip(sides, found, strict=True):

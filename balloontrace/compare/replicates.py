@@ -21,10 +21,9 @@ from balloontrace.analysis.stages import (
     STAGE_D,
     STAGE_UNSPLIT,
 )
+from balloontrace.format.vocabulary import DriverKind, Kind
 from balloontrace.results.comparison import WALL, Replicate
 from balloontrace.results.report import REACHED, Header, Operation, PayloadStatistics, Report
-
-STOCK = "stock"
 
 SEND_PART = f"{STAGE_BCD}.send"
 
@@ -36,7 +35,7 @@ class Found:
     `run` is what no two runs have in common: copies of a recording, cut or renamed, have the same.
     """
 
-    kind: str
+    kind: Kind
     pages: int
     operation: Operation
     replicate: Replicate
@@ -49,7 +48,7 @@ class Refused:
 
     recording: str
     operation: int
-    kind: str
+    kind: Kind
     reason: str
 
 
@@ -161,7 +160,7 @@ def _sent_bytes(report: Report, operation: Operation, pages: int) -> int | None:
         headers_bytes = RESPONSE_HEADER_BYTES * operation.sends
         bytes_sent = operation.bitmap.bytes_sent
         return None if bytes_sent is None else bytes_sent + headers_bytes
-    if report.header.driver_kind == STOCK and operation.sends is not None:
+    if report.header.driver_kind == DriverKind.STOCK and operation.sends is not None:
         return PFN_BYTES * pages
     return None
 

@@ -22,7 +22,7 @@ from balloontrace.analysis.operations import NO_OPERATION, FoundOperation, Opera
 from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
-from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Function
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Function, Side
 from balloontrace.results.report import Header, Operation, Report
 from balloontrace.results.time_line import Arguments, Counter, Instant, Process, Slice, Timeline, Track
 from balloontrace.units import rate_bytes_per_s
@@ -62,7 +62,7 @@ def build_timeline(examined: Examined) -> Timeline:
         processes.append(_guest_process(report, guest, examined.both, origin_ns))
     if host is not None and times is not None:
         processes.append(_host_process(host, times, examined.both, origin_ns))
-    clock = f"{report.header.clock or 'clock'} of the {report.header.side or 'guest'}"
+    clock = f"{report.header.clock or 'clock'} of the {report.header.side or Side.GUEST}"
     return Timeline(tuple(processes), clock, origin_ns, _about(report))
 
 

@@ -10,6 +10,52 @@ import enum
 from collections.abc import Collection
 
 
+class Side(enum.StrEnum):
+    """Which side of the boundary something is of, as recordings say it."""
+
+    GUEST = "guest"
+    HOST = "host"
+
+
+class Kind(enum.StrEnum):
+    """What an operation does to a balloon, in the words of every output."""
+
+    INFLATE = "inflate"
+    DEFLATE = "deflate"
+
+    @property
+    def direction(self) -> int:
+        """Which way the balloon's size goes: 1 or -1."""
+        return _DIRECTIONS[self]
+
+    @classmethod
+    def of_direction(cls, direction: int) -> Kind:
+        """The kind that goes this way."""
+        return next(kind for kind, way in _DIRECTIONS.items() if way == direction)
+
+
+_DIRECTIONS = {Kind.INFLATE: 1, Kind.DEFLATE: -1}
+
+
+class DriverKind(enum.StrEnum):
+    """Which driver runs, by its symbols and members: feature bit 3 means two things."""
+
+    STOCK = "stock"
+    PATCHED = "patched"
+    NONE = "none"
+
+
+class Status(enum.StrEnum):
+    """What becomes of a probe point, as recordings say it."""
+
+    ATTACH = "attach"
+    ATTACHED = "attached"
+    INLINED = "inlined"  # every driver has the function, this kernel has no symbol for it
+    ABSENT = "absent"
+    NOT_NEEDED = "not needed"
+    FAILED = "failed"  # the kernel refused it
+
+
 class Function(enum.IntEnum):
     """Traced functions, by their kernel names; numbers as in `bpf/balloon_events.h`."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from balloontrace.format.vocabulary import Kind
+
 COMPARISON_VERSION = 1
 
 FASTER = "faster"
@@ -75,7 +77,7 @@ class LeftOut:
     recording: str
     operations: tuple[int, ...]
     reason: str
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class Group:
     `design` is a word above; `order` tells how the sides followed each other: pairs, mixed, apart, unknown.
     """
 
-    kind: str
+    kind: Kind
     pages: int
     times: tuple[Row, ...]
     counts: tuple[Row, ...]

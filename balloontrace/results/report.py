@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-SCHEMA_VERSION = 1
+from balloontrace.format.vocabulary import Kind, Side
 
-INFLATE = "inflate"
-DEFLATE = "deflate"
+SCHEMA_VERSION = 1
 
 REACHED = "reached"
 IN_PROGRESS = "in progress"
@@ -105,6 +104,11 @@ class Header:
     boundaries: Mapping[str, str] = field(default_factory=dict)
     recording_id: str | None = None
 
+    @property
+    def is_of_host(self) -> bool:
+        """Old recordings name no side, and are of guests."""
+        return self.side == Side.HOST
+
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
@@ -187,7 +191,7 @@ class Operation:
 
     number: int
     device: str
-    kind: str
+    kind: Kind
     outcome: str | None
     started_ns: int
     wall_ns: int
@@ -223,7 +227,7 @@ def longest(operations: Sequence[Operation], most: int) -> list[Operation]:
 class Total:
     """All operations of one kind together."""
 
-    kind: str
+    kind: Kind
     operations: int
     pages: int | None
     wall_ns: int

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from balloontrace.console.stderr import say
 from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
 from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system.kernel import read_balloon_devices
 from balloontrace.system.vmm import find_vmms
 from balloontrace.trace.guest.collector import Collector
@@ -24,20 +24,20 @@ from balloontrace.units import format_standing, format_things, off_target_pages
 _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
 
 
-def choose_side(side: str, pid: int | None) -> str:
-    """Guest or host, of `guest`, `host` or `auto`. UsageError when a process is given for a guest."""
+def choose_side(side: str, pid: int | None) -> Side:
+    """The side that `guest`, `host` or `auto` means here. UsageError when a process is given for a guest."""
     if pid is not None:
-        if side == "guest":
+        if side == Side.GUEST:
             raise UsageError("-p names a process of the host; leave it out, or leave --side guest out")
-        return "host"
+        return Side.HOST
     if side != "auto":
-        return side
+        return Side(side)
     vmms = find_vmms()
     if not read_balloon_devices():
-        return "host" if vmms else "guest"
+        return Side.HOST if vmms else Side.GUEST
     if vmms:
         say("balloontrace: this machine has a balloon and runs VMs too; tracing its own, as a guest does\n")
-    return "guest"
+    return Side.GUEST
 
 
 def hold_to_problems(diagnosis: Diagnosis | HostDiagnosis) -> None:

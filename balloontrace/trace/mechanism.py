@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a function is hooked, and what became of a probe point: the same words for both sides."""
+"""How a function is hooked: the same words for both sides."""
 
 from __future__ import annotations
 
@@ -23,14 +23,3 @@ class Mechanism(enum.StrEnum):
         if self is Mechanism.RAW_TRACEPOINT:
             return "raw"
         return "kretprobe" if returns else "kprobe"
-
-
-class Status(enum.StrEnum):
-    """What becomes of a probe point."""
-
-    ATTACH = "attach"
-    ATTACHED = "attached"
-    INLINED = "inlined"  # every driver has the function, this kernel has no symbol for it
-    ABSENT = "absent"
-    NOT_NEEDED = "not needed"
-    FAILED = "failed"  # the kernel refused it

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from fake_system import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_foreign_bcc
 
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import DriverKind, Function, Status
 from balloontrace.system.kernel import Layout
-from balloontrace.trace.guest.diagnosis import Diagnosis, DriverKind, diagnose
+from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
 from balloontrace.trace.machine_checks import Finding, State
-from balloontrace.trace.mechanism import Status
 
 RELEASE = platform.release()
 

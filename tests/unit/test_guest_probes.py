@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from balloontrace.errors import MissingProbeError
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.guest.probes import TABLE, Plan, PlannedProbe, describe, make_plan
-from balloontrace.trace.mechanism import Mechanism, Status
+from balloontrace.trace.mechanism import Mechanism
 
 MODULE = "virtio_balloon"
 DRIVER_FUNCTIONS = (

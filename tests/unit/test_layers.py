@@ -7,10 +7,13 @@ No test imports another: what they share is in modules of its own.
 from __future__ import annotations
 
 import ast
+import enum
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from balloontrace.format import vocabulary
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "balloontrace"
@@ -20,7 +23,7 @@ BASE = "errors untrusted format units"
 ROOMS: dict[str, str] = {
     "errors": "",
     "untrusted": "",
-    "results": "",
+    "results": "format",
     "format": "errors untrusted units",
     "units": "errors format",
     "console": BASE,
@@ -30,7 +33,7 @@ ROOMS: dict[str, str] = {
     "analysis": f"{BASE} results",
     "compare": f"{BASE} results analysis",
     "export": f"{BASE} results analysis",
-    "render": "untrusted units results",
+    "render": "untrusted units format results",
     "commands": f"{BASE} console system trace live results analysis compare export render",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
@@ -197,3 +200,11 @@ def test_what_renders_reads_and_writes_nothing(module: str) -> None:
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_test_imports_another(path: Path) -> None:
     assert not [name for name in imports(path) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("words", [vocabulary.Side, vocabulary.Kind])
+def test_words_that_recordings_use_are_compared_by_their_enums(words: type[enum.StrEnum]) -> None:
+    for module, path in modules().items():
+        nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare))
+        spelled = {word.value for node in nodes for word in ast.walk(node) if isinstance(word, ast.Constant)}
+        assert not spelled & set(words), module

@@ -20,6 +20,7 @@ from balloontrace.analysis.make_report import analyse
 from balloontrace.commands.compare import hold_to
 from balloontrace.compare.make_comparison import ComparisonError, Recordings, compare
 from balloontrace.errors import RegressionError
+from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import Comparison, Group, Row
 from balloontrace.results.report import Machine, Operation, Report, StageRow
 
@@ -366,7 +367,7 @@ def test_each_kind_and_size_is_a_group_of_its_own() -> None:
         ("after", "after-2-guest.bt", (1,), "the other side has none of its kind and size"),
     ]
     assert comparison.before.operations == 6
-    alone = compare(side("before", before), side("after", after), ("deflate",))
+    alone = compare(side("before", before), side("after", after), (Kind.DEFLATE,))
     assert [each.kind for each in alone.groups] == ["deflate"]
     assert alone.left_out == ()
 
@@ -412,7 +413,7 @@ def test_what_is_no_whole_operation_is_left_out(spoil: Callable[[synthetic.Flow]
     assert (comparison.left_out[0].side, comparison.left_out[0].reason) == ("before", reason)
     assert len(only_group(comparison).before) == 1
     with pytest.raises(ComparisonError, match=f"^bad holds no complete inflate to compare: {reason}"):
-        compare(Recordings("bad", (spoilt_report(spoil),)), Recordings("after", (good,)), ("inflate",))
+        compare(Recordings("bad", (spoilt_report(spoil),)), Recordings("after", (good,)), (Kind.INFLATE,))
 
 
 def test_a_target_that_was_not_seen() -> None:
@@ -564,7 +565,7 @@ def test_a_recording_is_known_by_its_id_or_by_when_it_began() -> None:
         assert (left_out.recording, left_out.operations, left_out.kinds) == (
             "runs-3-guest.bt",
             (1,),
-            ("inflate",),
+            (Kind.INFLATE,),
         )
         assert left_out.reason == "a copy: the same run counts already"
 
@@ -634,7 +635,7 @@ def test_a_deflate_is_not_compared_with_an_inflate() -> None:
         "y.bt inflates of 16.0 MiB"
     )
     with pytest.raises(ComparisonError, match=r"y\.bt holds no complete deflate to compare"):
-        compare(Recordings("x.bt", (deflate,)), Recordings("y.bt", (inflate,)), ("deflate",))
+        compare(Recordings("x.bt", (deflate,)), Recordings("y.bt", (inflate,)), (Kind.DEFLATE,))
 
 
 def test_other_sizes_are_not_compared() -> None:

@@ -11,6 +11,7 @@ from html_tree import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
 from balloontrace.render.report.pictures_svg import draw_buckets, draw_page_map, draw_time_line, segments_of
 from balloontrace.render.stage_bars import Bar, Segment, draw_bars
@@ -116,7 +117,7 @@ LINE = TimeLine(
 
 
 def test_a_curve_rises_where_it_did() -> None:
-    tree = parse(str(draw_time_line("line", "inflate", LINE)))
+    tree = parse(str(draw_time_line("line", Kind.INFLATE, LINE)))
     (curve,) = tree.all("path", lambda path: path.attributes["class"] == "curve")
     box = next(each for each in tree.all("svg") if "0 0 4 " in each.attributes.get("viewbox", ""))
     top = float(box.attributes["viewbox"].split()[3])
@@ -128,7 +129,7 @@ def test_a_curve_rises_where_it_did() -> None:
 
 def test_a_line_without_a_curve_has_its_strip() -> None:
     bare = replace(LINE, curve=None, targets=(), moved_pages=None)
-    tree = parse(str(draw_time_line("line", "inflate", bare)))
+    tree = parse(str(draw_time_line("line", Kind.INFLATE, bare)))
     assert {path.attributes["class"] for path in tree.all("path")} == {"s-a", "s-other"}
 
 

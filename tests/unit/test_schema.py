@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import enum
 import io
 import json
 import os
@@ -202,6 +203,8 @@ def json_types(annotation: Any) -> set[str]:
         return {"array"}
     if origin is Mapping or dataclasses.is_dataclass(annotation):
         return {"object"}
+    if issubclass(annotation, enum.StrEnum):
+        return {"string"}
     return {{int: "integer", float: "number", str: "string", bool: "boolean"}[annotation]}
 
 

@@ -78,7 +78,7 @@ def _title(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
-    if report.header.side == "host":
+    if report.header.is_of_host:
         return "What the host did"
     if not report.operations:
         return "The balloon did not move" if report.pages_moved == 0 else "No operation"

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
 from balloontrace.render.stage_bars import LABEL_PX, STAGE_CLASSES, Segment
 from balloontrace.render.svg import Drawing, number, steps_path
 from balloontrace.results.pictures import PAGES_MOVED, Curve, PageMap, TimeLine
-from balloontrace.results.report import DEFLATE, StageRow
+from balloontrace.results.report import StageRow
 from balloontrace.units import (
     NS_PER_S,
     format_count,
@@ -46,7 +47,7 @@ def segments_of(rows: Sequence[StageRow]) -> tuple[Segment, ...]:
     return tuple(segment for segment in segments if segment.total_ns > 0)
 
 
-def draw_time_line(ident: str, kind: str, line: TimeLine) -> Markup:
+def draw_time_line(ident: str, kind: Kind, line: TimeLine) -> Markup:
     """Pages against time, the stage that each moment went to, and the rate; times below."""
     curve_px, strip_px, rate_px = (170 if line.curve else 0), 44, 44
     moved = line.moved_pages if line.curve and line.curve.steps >= _STEPS_FOR_RATE else None
@@ -78,7 +79,7 @@ def _draw_time_axis(
 
 
 def _draw_curve(
-    drawing: Drawing, line: TimeLine, curve: Curve, place: tuple[float, float], kind: str
+    drawing: Drawing, line: TimeLine, curve: Curve, place: tuple[float, float], kind: Kind
 ) -> None:
     top_px, height_px = place
     known = [pages for pages in curve.high_pages if pages is not None]
@@ -97,7 +98,7 @@ def _draw_curve(
     for index, pause in enumerate(line.pauses or (), start=1):
         tip = f"pause {index}: {format_duration_ns(pause.until_ns - pause.from_ns)}, mostly {pause.stage}"
         _draw_band(drawing, "pause", (pause.from_ns / wall_ns, pause.until_ns / wall_ns), place, tip)
-    aside = kind == DEFLATE and curve.what != PAGES_MOVED
+    aside = kind is Kind.DEFLATE and curve.what != PAGES_MOVED
     for pages, words in size_ticks(most, 4):
         drawing.line("grid", (0, y(pages)), (1, y(pages)))
         if all(abs(y(pages) - y(target.pages)) > _LABELS_PX for target in line.targets):

@@ -59,7 +59,7 @@ _SHORT_PLACES = {
 
 def describe_report(report: Report) -> list[Section]:
     """The whole report; sections with nothing in them are those that do not apply."""
-    of_guest = report.header.side != "host"
+    of_guest = not report.header.is_of_host
     return [
         _header(report),
         [Line(f"WARNING: {sentence}") for sentence in report.warnings],
@@ -70,7 +70,7 @@ def describe_report(report: Report) -> list[Section]:
         _outside(report),
         _checks(report.checks),
         _losses(report) if of_guest else [],
-        [Line(f"Cost of recording: {describe_cost(report.own_cost, report.header.side)}")]
+        [Line(f"Cost of recording: {describe_cost(report.own_cost, of_host=report.header.is_of_host)}")]
         if report.own_cost
         else [],
         [Line(f"Not measured: {sentence}") for sentence in report.not_measured],
@@ -90,11 +90,11 @@ def _header(report: Report) -> Section:
         "; ".join(part for part in parts if part),
         describe_machine(machine),
         f"{_started(header)}{_ended(report)}"
-        + ("" if header.side == "host" else f"; {format_things(report.spans, 'span')}"),
+        + ("" if header.is_of_host else f"; {format_things(report.spans, 'span')}"),
         *(f"boundary of {stage}: {function}" for stage, function in header.boundaries.items()),
     ]
     which = f"Recording {header.recording}"
-    if report.host is not None and header.side != "host" and not report.host.complete:
+    if report.host is not None and not header.is_of_host and not report.host.complete:
         which += f" with {report.host.header.recording}"  # either may be cut; the warnings say which
     title = which + ("" if report.complete else ", INCOMPLETE")
     return [Title(title), *(Line(line) for line in lines if line)]
@@ -256,20 +256,20 @@ def _losses(report: Report) -> Section:
     return [Title(title), Table(names, rows, "lrrrrrr", {0: _PROBE_COLUMNS})]
 
 
-def describe_cost(cost: OwnCost, side: str | None) -> str:
+def describe_cost(cost: OwnCost, *, of_host: bool) -> str:
     """What recording cost, as one sentence without its subject."""
     return (
-        f"BPF {describe_bpf(cost, side)}; CPU {format_duration_ns(cost.cpu_ns)} "
+        f"BPF {describe_bpf(cost, of_host=of_host)}; CPU {format_duration_ns(cost.cpu_ns)} "
         f"(and {format_duration_ns(cost.setup_cpu_ns)} to set up); memory at most "
         f"{format_bytes(cost.peak_memory_bytes)} (setting up {format_bytes(cost.setup_peak_memory_bytes)}); "
         f"{format_count(cost.wakeups)} wake-ups; {format_bytes(cost.bytes_written)} written"
     )
 
 
-def describe_bpf(cost: OwnCost, side: str | None) -> str:
+def describe_bpf(cost: OwnCost, *, of_host: bool) -> str:
     """What the BPF programs cost, and of how many of their runs that is known."""
     least = "at least " if cost.bpf_never_timed and cost.bpf_time_ns is not None else ""
-    most = "at most " if side == "host" else ""
+    most = "at most " if of_host else ""
     never = f", none of {', '.join(cost.bpf_never_timed)}" if cost.bpf_never_timed else ""
     count = len(cost.bpf_not_counted)
     without = f"; without {count} program{'s' * (count != 1)} whose runs are not counted" if count else ""

@@ -14,13 +14,12 @@ from balloontrace.errors import MissingProbeError
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_counters import COUNTERS_BYTES, Counters, FunctionCounts
 from balloontrace.format.guest_layout import LIVE_BYTES, PAYLOAD_BYTES, RING_HEADER_BYTES, SPAN_BYTES
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import Layout, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
 from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, Plan, PlannedProbe
 from balloontrace.trace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
-from balloontrace.trace.mechanism import Status
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
-from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, Function, untraced_features
+from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, DriverKind, Function, untraced_features
 from balloontrace.system import kernel
 from balloontrace.system.kernel import BalloonDevice, Layout
 from balloontrace.system.read_balloon_size import fill_in_size, read_balloon_sizes
@@ -33,14 +32,6 @@ from balloontrace.trace.probe_trial import Trial
 from balloontrace.units import format_standing
 
 _NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtqueue", "index")}
-
-
-class DriverKind(enum.StrEnum):
-    """Which driver runs, by its symbols and members: feature bit 3 means two things."""
-
-    NONE = "none"
-    STOCK = "stock"
-    PATCHED = "patched"
 
 
 @dataclass(frozen=True)

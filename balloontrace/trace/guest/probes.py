@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from balloontrace.errors import MissingProbeError
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.kernel import Layout, Symbol
-from balloontrace.trace.mechanism import Mechanism, Status
+from balloontrace.trace.mechanism import Mechanism
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.guest_counters import Counters, parse_counters
 from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system import kernel
 from balloontrace.system.read_balloon_size import read_balloon_sizes
 from balloontrace.trace.guest.collector import Collector, summarise_losses
@@ -220,7 +220,7 @@ class Session(RecordingSession):
     def _metadata(self) -> dict[str, object]:
         diagnosis, plan, loaded = self._diagnosis, self._collector.plan, self._collector.loaded
         return {
-            "side": "guest",
+            "side": Side.GUEST,
             "driver": {
                 "kind": str(diagnosis.driver_kind),
                 "module": plan.driver_module or None,

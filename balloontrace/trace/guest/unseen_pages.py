@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from balloontrace.format.guest_counters import Counters
 from balloontrace.format.guest_layout import RING_HEADER_BYTES, SPAN_BYTES, SPAN_FIELDS
 from balloontrace.format.moved_pages import Moved
-from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, Function, SpanFlag
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, Function, SpanFlag, Status
 from balloontrace.system.kernel import Layout
 from balloontrace.trace.guest.probes import Plan
-from balloontrace.trace.mechanism import Status
 
 UNIT_PAGES = max(1, os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES)
 """Balloon pages in one page of this kernel, which is what /proc/vmstat counts."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
-from balloontrace.trace.mechanism import Mechanism, Status
+from balloontrace.trace.mechanism import Mechanism
 
 KVM_MODULE = "kvm"
 

@@ -14,7 +14,7 @@ from balloontrace.console.progress import host_progress_line
 from balloontrace.errors import UsageError
 from balloontrace.format.host_counters import HostCounters, parse_host_counters, unfinished_batches
 from balloontrace.format.host_layout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS
-from balloontrace.format.vocabulary import Call
+from balloontrace.format.vocabulary import Call, Side
 from balloontrace.system import kernel
 from balloontrace.system.vmm import Memory, Process, has_hugetlb_pages, read_memory
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
@@ -126,7 +126,7 @@ class HostSession(RecordingSession):
     def _metadata(self) -> dict[str, object]:
         plan, loaded = self._collector.plan, self._collector.loaded
         return {
-            "side": "host",
+            "side": Side.HOST,
             "process": asdict(self._process),
             "calls": {str(int(call)): call.name.lower() for call in Call},
             "batch_layout": dict(BATCH_LAYOUT),
