@@ -62,7 +62,7 @@ SEND_PAGES = 256
 OTHER_SENDS = 61
 FEW = 10
 # Four recorders that set up at once in two emulated CPUs have taken 340 s on a busy machine.
-LATE_S = 900
+LATE_S = 1800
 # In the host: the time of the calls that give pages back. At the function, not at the tracepoints around it,
 # as the recorder's programs are: either then sees a half of the other's cost. `__unused` is what the kernel's
 # type information calls the registers.

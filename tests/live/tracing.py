@@ -20,8 +20,8 @@ PAGE_BYTES = 4096
 FULL_MIB = 8192
 ATTACHED = b"probes attached"
 GONE = b"is gone: waiting for it to come back"
-# Set-up takes 8 to 20 s under emulation; several at once on a busy machine have taken 150 s.
-ATTACH_S = 400
+# Set-up takes 8 to 20 s under emulation, on a busy machine 400 s. A recorder that has died is seen at once.
+ATTACH_S = 1200
 
 Json = dict[str, Any]
 
