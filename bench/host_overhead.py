@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What tracing costs a process that gives its memory back page by page, in instructions per call.
 
-As in `overhead` the guest's clock counts instructions. Beside our programs stand empty ones attached the same
-way, a process that is not the traced one, and bpftrace with the histogram script one would write instead.
+As in `overhead` the guest's clock counts instructions. Our programs are compared with empty ones
+attached the same way, and with bpftrace and a histogram script. The calls of a process that is not traced are
+measured too.
 
 Two looks at the clock take 104 instructions, two questions who is running 34: of the 154 that half an empty
 fentry pair leaves, 16 would remain for all that is counted.

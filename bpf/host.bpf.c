@@ -504,9 +504,9 @@ static __always_inline int on_mm_page_free_entry(u64 page, u64 order)
 }
 
 /*
- * A page loses its last mapping, or its file. If nobody uses it any more but for `references`, of which one is a CPU's list
- * of new pages, it is free once that list has been worked off, which happens by itself, later, maybe inside another call.
- * Such a page is counted here, and not again then.
+ * A page loses its last mapping, or its file. If only `references` are left, of which one is a CPU's list of new pages, it
+ * becomes free when that CPU empties the list: later, maybe inside another call. Such a page is counted here, and not
+ * again then.
  */
 static __always_inline int let_go(struct bt_thread *thread, u64 page, u32 references)
 {

@@ -17,8 +17,8 @@ _TRIALS = 3
 def clock_arguments() -> tuple[str, ...]:
     """Words for the kernel of an emulated guest, so that it need not measure the counter itself.
 
-    It would against an emulated timer, in 50 ms; on a busy machine it found 592 MHz where there were 2 596,
-    then distrusted the counter, and a KVM in it gave its own guest a clock that was wrong by as much.
+    It would against an emulated timer, in 50 ms. On a busy machine it found 592 MHz instead of 2 596. It then
+    distrusted the counter, and a KVM in it gave its own guest an equally wrong clock.
     """
     khz = measure_tsc_khz()
     return () if khz is None else (f"tsc_early_khz={khz}", "tsc=reliable")

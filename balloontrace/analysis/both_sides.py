@@ -213,8 +213,8 @@ def _served(batches: Batches, window: Window) -> Calls:
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))
     failed = batches.int64("errors") > 0
     return Calls(
-        # Not the kick: one that came while the device was still busy with the buffer before may be read,
-        # found to be settled, and the next buffer be there a moment later, before its own.
+        # Not the kick: it may be one for a buffer that the device has already served. The next buffer may
+        # then come a moment later, before its own kick.
         batches.int64("first_call_ns"),
         # Not the interrupt: the guest may have seen before it that its buffer was used.
         batches.int64("last_return_ns"),

@@ -3,8 +3,8 @@
 
 A call that was made on one side bounds the offset of the clocks from above, one that was answered bounds it
 from below. Clocks that go at steady rates differ by a line; all lines between the bounds, none steeper than
-MAX_DRIFT, are what the bounds leave possible. They are kept as the corners of the area they fill in the
-plane of drift and offset, so that what holds for all of them at a given time is exact.
+MAX_DRIFT, are what the bounds leave possible. The area they fill in the plane of drift and offset is
+kept by its corners. So what holds for all of them at a given time is exact.
 """
 
 from __future__ import annotations

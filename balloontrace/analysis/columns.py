@@ -72,9 +72,9 @@ class Spans:
     """Completed calls as columns of equal length, in order of start; a longer call before the one inside it.
 
     `columns` holds every field of `struct bt_span` under its own name, of the type in `COLUMN_TYPES`.
-    `damaged` counts records that could not be decoded or say what cannot be, `unknown` those of functions a
-    newer version traces, `contradictory` those left out since because others contradict them, `beyond` those
-    left out because there are too many.
+    `damaged` counts records that could not be decoded or have impossible values, `unknown` those of functions
+    that only a newer version traces. `contradictory` counts those left out because others contradict them,
+    `beyond` those left out because there are too many.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
@@ -139,10 +139,10 @@ def decode_spans(
 ) -> Spans:
     """Decode the SPAN pieces of a recording.
 
-    Records whose ring buffer header is odd, or which say what cannot be, are counted as damaged; so are the
-    bytes at the end of a piece that make no whole record. What cannot be are times that no clock shows or
-    that lie outside the recording, a configuration access longer than its call, and calls that together take
-    longer than 64 bits hold.
+    Records with a wrong ring buffer header or impossible values are counted as damaged; so are the bytes at
+    the end of a piece that make no whole record. Impossible are times that no clock shows or that lie outside
+    the recording, and a configuration access longer than its call. So are calls that together take longer
+    than 64 bits hold.
     """
     records, torn = _record_table(pieces, layout)
     whole = _whole_records(records, layout)

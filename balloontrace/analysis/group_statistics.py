@@ -53,7 +53,9 @@ def sums(values: Int64s, groups: Int64s, group_count: int) -> Int64s:
     if len(values) and max(abs(int(values.min())), abs(int(values.max()))) >= _MOST // len(values):
         rough = np.bincount(groups, weights=np.abs(values.astype(np.float64)), minlength=group_count)
         if rough.max() >= _MOST:
-            raise RecordingError("the recording's times or counts add up to what cannot be; it is unusable")
+            raise RecordingError(
+                "the recording's times or counts add up to impossible values; it is unusable"
+            )
     totals = np.zeros(group_count, dtype=np.int64)
     np.add.at(totals, groups, values)
     return totals

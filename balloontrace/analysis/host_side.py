@@ -119,7 +119,7 @@ def _freed(recording: Recording) -> _Freed:
         return _Freed(missing="memory of hugetlbfs goes back to its pool by functions that are not probed")
     asked = text(metadata, "freed_counts") == FREED_COUNTS
     if not text(metadata, "freed_by"):
-        why = "not all of what tells it could be probed" if asked else "record --count-freed tells it"
+        why = "not all functions that show it could be probed" if asked else "record --count-freed counts it"
         return _Freed(missing=why)
     if asked:
         return _Freed(_FREES, has_bytes=True)
@@ -192,10 +192,10 @@ def _warnings(
     yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
     if batches.damaged:
         damaged = format_things(batches.damaged, "batch", "batches")
-        yield f"host: {damaged} could not be decoded or say what cannot be; they were left out"
+        yield f"host: {damaged} could not be decoded or have impossible values; they were left out"
     if impossible:
         kinds = format_things(impossible, "kind of call", "kinds of calls")
-        yield f"host: the sums of {kinds} cannot be; they were left out"
+        yield f"host: the sums of {kinds} are impossible; they were left out"
     if end is None:
         yield "host: the recording has no end record: it was cut off, and what came after is unknown"
     elif end.clean is False:

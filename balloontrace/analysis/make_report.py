@@ -504,7 +504,7 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     sentences = [*recording.notes]
     if spans.damaged:
         damaged = format_things(spans.damaged, "record")
-        sentences.append(f"{damaged} could not be decoded or say what cannot be; they were left out")
+        sentences.append(f"{damaged} could not be decoded or have impossible values; they were left out")
     if spans.contradictory:
         contradictory = format_things(spans.contradictory, "record contradicts", "records contradict")
         sentences.append(
@@ -566,7 +566,7 @@ def _payload_warnings(payloads: Payloads, losses: Sequence[Loss], left_out: int)
     if left_out:
         sentences.append(
             f"the payloads of {format_things(left_out, 'send')} were left out: they name more runs of pages, "
-            "or belong to more operations, than are gone through"
+            "or belong to more operations, than are examined"
         )
     if payloads.damaged:
         sentences.append(f"{format_things(payloads.damaged, 'piece')} of payloads could not be decoded")
@@ -658,7 +658,7 @@ def _unsplit(operations: Operations, both: BothSides) -> list[str]:
         listed = ", ".join(str(index + 1) for index in alone[:_LISTED].tolist())
         more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
         sentences.append(
-            f"b, c and d apart of operation {listed}{more}: not each of its sends was seen being served"
+            f"b, c and d apart of operation {listed}{more}: not every one of its sends was seen being served"
         )
     if not both.pairing.clocks_known:
         bound = format_duration_ns(both.pairing.clock_error_ns)

@@ -2,17 +2,17 @@
 """Sends of a guest with the buffers its host served: which is which, and how far apart their clocks are.
 
 A balloon has one buffer in flight, so the k-th send on a queue is the k-th buffer served of it. Where one
-of the recordings begins later or ends earlier, several ways to lay them side by side may be thought of; one
-is taken only if it alone agrees with
+of the recordings begins later or ends earlier, there are several ways to align them. One is taken only if
+it alone agrees with
 
 * the queues, and the number of pages of each send where both sides know it;
-* causality: the host cannot make a call for a send before the guest made it, nor the guest go on before the
-  host was done with its last call. Each pair bounds the offset of the two clocks from both sides; an offset,
-  and a drift, must lie between them all;
+* causality: the host cannot make a call for a send before the guest made it. The guest cannot go on before
+  the host has finished its last call. Each pair bounds the offset of the two clocks from both sides; an
+  offset, and a drift, must lie between them all;
 * the times of recording: what has no partner happened when the other side was not recording.
 
-Those bounds also say how well the offset is known. Wall clocks may be wrong, and a guest's often is: where
-many calls agree, that they differ is said and no reason to refuse, but for a fit that is at its limit anyway.
+Those bounds also say how well the offset is known. Wall clocks may be wrong, and a guest's often is. Where
+many calls agree, a difference is reported but does not reject the match, unless the drift is at its limit.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
             found.append((shift, clock))
         if len(found) > 1:
             raise TooManyWaysError(
-                f"the recordings cannot be matched: at least {len(found)} ways to lay "
-                f"{format_things(len(guest), 'send')} beside {format_things(len(batches), 'served buffer')} "
+                f"the recordings cannot be matched: at least {len(found)} ways to align "
+                f"{format_things(len(guest), 'send')} with {format_things(len(batches), 'served buffer')} "
                 "agree with all times"
             )
     if not found:
@@ -219,16 +219,16 @@ def _why_not(guest: Calls, host: Calls) -> str:
     shifts = {0, len(host) - len(guest)}
     if not any(_counts_agree(guest, host, *overlap(len(guest), len(host), shift)) for shift in shifts):
         return (
-            f"the recordings do not belong together: {counts}, and the numbers of their pages do not agree "
-            "however they are laid side by side"
+            f"the recordings do not belong together: {counts}, and their page counts do not agree in any "
+            "alignment"
         )
     for shift in shifts:
         if (clock := _try_times(guest, host, shift)) is not None:
             return _why_not_by_wall_clocks(guest, host, counts, clock)
     taken = format_duration_ns(float((guest.end_ns - guest.start_ns).mean()))
     return (
-        f"the recordings do not belong together: {counts}, which no offset of the clocks reconciles (a send "
-        f"takes {taken} at the mean); are they of one guest, one boot and one time, and was it never paused?"
+        f"the recordings do not belong together: {counts} agree by no offset of the clocks (a send takes "
+        f"{taken} on average); are they of one guest, one boot and one time, and was it never paused?"
     )
 
 
@@ -240,16 +240,16 @@ def _why_not_by_wall_clocks(guest: Calls, host: Calls, counts: str, clock: Clock
     if apart_ns is not None and _pairs(guest, host, 0) >= _MANY_PAIRS and not _strained(clock, apart_ns):
         return (
             f"the recordings cannot be matched: {counts} are so regular that their times prove nothing, and "
-            f"the wall clocks of both sides {apart}; are they of one time?"
+            f"the wall clocks of the sides {apart}; were they made at the same time?"
         )
     if _strained(clock, apart_ns):
         return (
             f"the recordings cannot be matched: {counts} agree only if one clock goes "
             f"{abs(clock.drift) * 1e6:.0f} ppm faster than the other, the most that is possible, and the "
-            f"wall clocks of both sides {apart}; are they of one time?"
+            f"wall clocks of the sides {apart}; were they made at the same time?"
         )
     return (
-        f"the recordings cannot be matched: {counts} are too few to be told by their times alone, and the "
-        f"wall clocks of both sides {apart}, where {may} would do; set the clocks (NTP), or record for "
-        "longer before and after"
+        f"the recordings cannot be matched: {counts} are too few to be matched by their times alone, and the "
+        f"wall clocks of the sides {apart}, which must be at most {may}; set the clocks (NTP), or record "
+        "for longer before and after"
     )

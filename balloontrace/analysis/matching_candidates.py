@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which of a process's buffers can be a guest's sends: a VMM gives memory back for other reasons too.
 
-It serves page reports, discards for its disks, trims its own heap. What is left out here is left out because
-the data tell it from a send: by numbers of pages that no send has, or because all that pairs is of one
-thread, of one sort of call, or goes page by page, and the rest is not. Each set that may be the sends' is
-then held to the full proof of `matching`. One answer has to remain, whatever sets it comes from.
+It serves page reports, discards for its disks, trims its own heap. A buffer is left out here only because the
+data distinguish it from a send: no send has its page count, or its thread, kind of call or page-by-page order
+differ from those of all buffers that pair. Each set that may be the sends' then needs the full proof of
+`matching`. One answer has to remain, whatever sets it comes from.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class _Effort:
 
 def _indistinct() -> TooManyWaysError:
     return TooManyWaysError(
-        "the recordings cannot be matched: the process made calls for other reasons too, and too many sets "
-        "of them would have to be tried to tell which are for the sends"
+        "the recordings cannot be matched: the process made calls for other reasons too, and there are too "
+        "many sets of calls to try"
     )
 
 
@@ -225,12 +225,12 @@ def _others(batches: Batches, host: Calls, rest: _Rows, taken: _Rows) -> Iterato
         f"{format_count(int(which.sum()))} {words} ({_bytes(host, rest[which])})"
         for which, words in (
             (elsewhere, "were served by other threads"),
-            (other_sizes, "name other numbers of pages"),
+            (other_sizes, "have other page counts"),
             (remaining, "were served by other calls"),
         )
         if which.any()
     ]
-    plural = "s are no sends" if len(rest) > 1 else " is no send"
+    plural = "s are not sends" if len(rest) > 1 else " is not a send"
     yield f"{format_count(len(rest))} served buffer{plural} of this guest: {', '.join(parts)}"
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways to lay sends beside served buffers that are not excluded at a glance: all of them looked at together.
+"""Ways to align sends with served buffers that quick tests do not exclude: all of them tested together.
 
-Send i may be buffer i + shift, for any shift that leaves a pair. Each look excludes only what the full proof
-would exclude as well, and takes about as long as both sides are long: the nearest calls without a partner
-against the times of recording, a few pairs against each other, and the numbers of pages of all pairs at once
-as a correlation.
+Send i may be buffer i + shift, for any shift that leaves a pair. Each test excludes only what the full proof
+would exclude as well, and its time grows with the length of both sides. The tests: the nearest calls without
+a partner against the times of recording; a few pairs against each other; the page counts of all pairs at
+once, as a correlation.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def too_many(guest: Calls, host: Calls) -> RecordingError:
     """Why nothing is tried any more."""
     return RecordingError(
         f"the recordings cannot be matched: {format_count(len(guest))} sends and {format_count(len(host))} "
-        "served buffers are so much alike that too many ways to lay them side by side would have to be tried"
+        "served buffers are so similar that there are too many ways to align them"
     )
 
 

@@ -36,8 +36,8 @@ def check_counts(
     """Each identity that ought to hold, and whether it does; `agrees` is None where one side is unknown.
 
     `vmstats` are /proc/vmstat before and after. The kernel counts BALLOON_INFLATE and BALLOON_DEFLATE where
-    a page enters or leaves a balloon, and BALLOON_MIGRATE apart from both (mm/balloon_compaction.c and
-    virtballoon_migratepage), each in its own page size. `named_pages` are those that payloads name, each
+    a page enters or leaves a balloon, in its own page size. BALLOON_MIGRATE is counted separately
+    (mm/balloon_compaction.c and virtballoon_migratepage). `named_pages` are those that payloads name, each
     once.
     """
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.

@@ -6,8 +6,8 @@ in 52-57, bmap_len in 58-63. With bmap_len 8 a word follows, whose bit i names p
 record names 2^(page_shift - 12) pages from start_pfn. What is refused, and whether decoding goes on behind
 it, is what the lab's device does (lab/backend/decode.c); a unit test compares the two.
 
-Many payloads are decoded at once. The memory that takes is in proportion to their bytes, for runs of pages at
-worst some 50 times as much (words of every other bit): whoever has many takes them by `batches`.
+Many payloads are decoded at once. That takes memory in proportion to their bytes, for runs of pages at worst
+some 50 times as much (words of every other bit). So many payloads are taken by `batches`.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ _REASON_WORDS = {
     Reason.RECORD_CUT: "record cut short",
     Reason.WORD_CUT: "bitmap word cut short",
     Reason.BITMAP_LENGTH: "bitmap length neither 0 nor 8",
-    Reason.PAGE_SHIFT: "page shift cannot be",
+    Reason.PAGE_SHIFT: "impossible page shift",
     Reason.BEYOND: "pages beyond 2^52",
-    Reason.ARRAY_LENGTH: "length is no multiple of 4",
+    Reason.ARRAY_LENGTH: "length is not a multiple of 4",
 }
 
 
@@ -166,7 +166,7 @@ def decode_response_data(payloads: Sequence[Data], sent_bytes: Int64s | None = N
     the device takes 32 KiB, but what a longer payload names is worth knowing.
 
     `sent_bytes` says how long each payload was when it was sent. Where that is more than what is here, the
-    capture was cut short, and a record cut at its end is left out without a refusal.
+    capture is incomplete, and a record cut at its end is left out without a refusal.
     """
     lengths = _lengths(payloads)
     words = np.frombuffer(_joined(payloads, WORD_BYTES), dtype="<u8")

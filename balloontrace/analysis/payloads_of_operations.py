@@ -2,8 +2,8 @@
 """What the sends of each operation carried, and which of the pages they named the host had already.
 
 A payload belongs to the span of the same thread, function and start. The balloon's content is followed over
-all sends of a device in their order, those of compaction and of memory shortage included, from where it is
-known to be empty on; it is unknown again once a payload is missing.
+all sends of a device in their order, also those of compaction and of memory shortage. It is known from the
+time when the balloon is known to be empty, until a payload is missing.
 """
 
 from __future__ import annotations

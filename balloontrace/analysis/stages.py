@@ -8,9 +8,9 @@ split; `other` is the wall time less all those, and the rows below it say where 
 traced, a cannot be told from b+c+d either, and their sum stands as `a+b+c+d`.
 
 With the host's side, where every send of an operation has its served buffer: `c+d` is from when the host
-had seen the kick until it wrote the completion, `d` the part of it inside the calls that give memory back,
-`c` the rest, and `b` is `b.build` and what of the sends is not c or d. Where the clocks are known well
-enough, `b.to_host` and `b.back` split that. Each row says where it ran.
+had seen the kick until it wrote the completion. `d` is the part of it inside the calls that give memory back,
+`c` the rest. `b` is `b.build` and the part of the sends that is neither c nor d. Where the clocks are known
+well enough, `b.to_host` and `b.back` split that. Each row says where it ran.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ A send is a call of `send_resp_data`, or of `tell_host` where it sends page numb
 the page-bitmap patch `tell_host` is otherwise a window of bitmaps, with `send_resp_data` inside; or without,
 where the patch as posted loses the only page of a window.
 
-Nesting comes from time and thread alone. A send that `virtballoon_migratepage` made (compaction may
-run it inside the work item's own allocation) or that an out-of-memory notification made is no send of the
-work item; its time stays in whatever the work item was doing.
+Nesting comes from time and thread alone. A send made by `virtballoon_migratepage` (compaction may run
+it inside the work item's own allocation) or by an out-of-memory notification is not a send of the work item.
+Its time stays in whatever the work item was doing.
 """
 
 from __future__ import annotations
@@ -61,14 +61,13 @@ class WorkItems:
     """One row a work item, ordered by device, then start. Pages are 4 KiB units, NOT_MEASURED is -1.
 
     `body` is `fill_balloon` or `leak_balloon` where that was traced. Where it is inlined, an inflate's body
-    is the work item up to the end of its last send, which is the last thing `fill_balloon` does in every
+    is the work item up to the end of its last send. That is the last thing `fill_balloon` does in every
     driver; what follows writes `actual` and queues the next item. A deflate releases its pages after the
-    send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end
-    before they do. `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or
-    tried to. `goal_pages` is the target in whole pages of the kernel, as the driver takes it. `pages` is 0
-    where nothing says how many, which `pages_known` tells. `short` ones got fewer
-    pages than they asked for. `build_ns`, of the patched driver only, is the time of making bitmaps and
-    records; it is part of the body.
+    send, so there the whole work item stands in. `body_bounded` tells items whose body is known to end before
+    they do. `direction` is 1 inflate, -1 deflate, 0 nothing to do; `active` items moved pages or tried to.
+    `goal_pages` is the target in whole pages of the kernel, as the driver takes it. `pages` is 0 where
+    nothing says how many, which `pages_known` tells. `short` ones got fewer pages than they asked for.
+    `build_ns`, of the patched driver only, is the time of making bitmaps and records; it is part of the body.
     """
 
     span: Column

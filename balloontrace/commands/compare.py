@@ -105,7 +105,7 @@ def hold_to(percent: float, comparison: Comparison) -> None:
     if unknown:
         runs = f"{len(unknown[0].before)} {unknown[0].kind} before and {len(unknown[0].after)} after"
         raise BalloontraceError(
-            f"--fail-on-regression cannot be held: {runs} give no interval; take 4 of each, or more"
+            f"--fail-on-regression cannot be checked: {runs} give no interval; take 4 of each, or more"
         )
 
 

@@ -49,7 +49,7 @@ _FILES = ("spans.csv", "payloads.csv", "counters.csv", "batches.csv", _METADATA,
     help="A file, or - for stdout. With csv, a folder for all tables: spans.csv, payloads.csv, batches.csv, "
     "counters.csv and metadata.json; a .csv file or - holds spans alone, or a host's batches.",
 )
-@click.option("-f", "--force", is_flag=True, help="Let -o replace files, in a folder all tables.")
+@click.option("-f", "--force", is_flag=True, help="Let -o replace files; in a folder, all tables.")
 def export(recording: Path, host_recording: Path | None, form: str, output: str, *, force: bool) -> None:
     r"""Write the single events of RECORDING: each traced call of a guest, each buffer a host served.
 

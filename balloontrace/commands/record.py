@@ -329,7 +329,7 @@ def _open_destination(output: str, *, force: bool) -> Iterator[tuple[int, Output
     """Standard output for `-`, else a file that takes its name once probes are attached."""
     if output == "-":
         if sys.stdout.isatty():
-            raise UsageError("standard output is a terminal; send the recording into a file or a pipe")
+            raise UsageError("standard output is a terminal; send the recording to a file or a pipe")
         yield sys.stdout.fileno(), None
         return
     from balloontrace.console.output_file import open_output

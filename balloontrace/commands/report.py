@@ -207,7 +207,7 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
     losses = [side.events_lost for side in sides if side.events_lost is not None]
     if len(losses) < len(sides) or any(side.ended is None for side in sides):
         whose = "the recording does" if host is None else "one of the recordings does"
-        raise DataLostError(f"{whose} not say how much was lost, so --max-lost cannot be held")
+        raise DataLostError(f"{whose} not say how much was lost, so --max-lost cannot be checked")
     lost, missing = sum(losses), result.spans_missing or 0
     seen = (result.events_seen or 0) + sum(calls.calls for calls in (host.calls if host else ()))
     if allowed.exceeded_by(lost + missing, seen):

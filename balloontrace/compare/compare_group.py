@@ -275,7 +275,7 @@ def _two_kinds(rows: Sequence[Row]) -> Iterator[str]:
     """Of which rows the ratio lies outside its interval, and why."""
     labels = [row.label for row in rows if row.part_of is None and row.is_of_two_kinds]
     if labels:
-        yield f"{', '.join(labels)}: the runs of a side are of two kinds, so that medians and pairs disagree"
+        yield f"{', '.join(labels)}: the runs of one side fall into two groups, so medians and pairs disagree"
 
 
 def _too_few(before: int, after: int) -> Iterator[str]:
@@ -302,13 +302,13 @@ def _order_in_words(
             yield f"made in turn: compared in {format_count(len(order.pairs))} pairs of neighbours{without}"
         case Turns.MIXED:
             yield (
-                "the sides took turns, but not in pairs that either side begins as often: compared as two "
-                "samples; before, after, after, before tells more"
+                "the sides took turns, but one side began more pairs than the other: compared as two "
+                "samples; before, after, after, before shows more"
             )
         case Turns.APART:
             yield _apart(order)
         case Turns.UNKNOWN:
-            yield "when the runs were made is not known, so a drift of the machine is not excluded"
+            yield "when the runs were made is not known, so a drift of the machine cannot be excluded"
     for name, drift in zip(("before", "after"), drifts, strict=True):
         if is_found(drift):
             yield f"{name} gets {_change(drift)} from run to run (p {drift.p_value or 0:.2g})"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the machine changed while the runs were made, and whether that explains what was found.
 
-Kendall's tau tells a trend within a side, exactly for few runs; von Neumann's ratio tells that neighbours
-are more alike than others, as when a machine wanders. Where neither is seen in runs whose sides were not
-made in turn, nothing is taken out: that would cost a real difference its proof. A trend is looked for with
-a low threshold (both sides together: 20 %), because one too small to be sure of still fakes a difference.
+Kendall's tau shows a trend within a side, exactly for few runs. Von Neumann's ratio shows that neighbours are
+more alike than others, as when a machine wanders. Where neither is seen in runs whose sides were not made in
+turn, nothing is removed: that would hide a real difference. The threshold for a trend is low (both sides
+together: 20 %), because one too small to be sure of can still fake a difference.
 
 What is left without the drift is estimated in up to three ways, all of which must find a difference: with
-one trend for both sides, with a trend for each, compared halfway between them, and, if the machine wanders,
+one trend for both sides; with a trend for each, compared halfway between them; and, if the machine wanders,
 with the random walk that the steps between neighbours suggest.
 """
 

@@ -2,9 +2,9 @@
 """What a person gives as one side of a comparison, read and analysed.
 
 That is a recording; a guest's and its host's with a comma between them; or a folder with any number of `.bt`
-files. In a folder a host's recording belongs to the guest's whose name differs in nothing but `guest` and
-`host`; names apart, to each guest's with which it can be matched, if it is the only one of which that is so,
-or the only one that was made at the same time.
+files. In a folder a host's recording belongs to the guest's with the same name but for `guest` and `host`.
+Without such a name it belongs to each guest's that it matches, if no other host's does, or no other one made
+at the same time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _read_all(given: str, stdin: BinaryIO) -> Sequence[Recording]:
 def _read_pair(given: str) -> list[Recording]:
     names = given.split(",")
     if len(names) != 2 or not all(names):
-        raise UsageError(f"{printable(given)} is no file, no folder and no pair GUEST,HOST")
+        raise UsageError(f"{printable(given)} is neither a file, a folder nor a pair GUEST,HOST")
     recordings = [read_recording(Path(name)) for name in names]
     hosts = [is_of_host(each) for each in recordings]
     if sum(hosts) != 1:
@@ -120,8 +120,8 @@ def _with_host(guest: Recording, hosts: Sequence[Recording], *, alone: bool) -> 
         matched = at_the_time if len(at_the_time) == 1 else matched
     if len(matched) > 1:
         raise RecordingError(
-            f"{guest.label} matches several recordings of hosts; name the one that belongs to it alike, "
-            "with host for guest"
+            f"{guest.label} matches several recordings of hosts; give the right one the guest's name, with "
+            "host in place of guest"
         )
     return matched[0] if matched else (None, analyse(guest))
 

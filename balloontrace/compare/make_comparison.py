@@ -23,14 +23,14 @@ from balloontrace.units import format_count, format_pages_as_bytes
 
 METHOD = Method(
     confidence=1 - LEVEL,
-    interval="all ratios that no test refuses (of more than a million pairs of runs, by the normal "
+    interval="all ratios that no test rejects (of more than a million pairs of runs, by the normal "
     "approximation)",
-    test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t of "
-    "less than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with less than 10 on a side also "
+    test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t for "
+    "fewer than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with fewer than 10 on a side also "
     "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "
     "machine changed, the difference must remain without that drift",
-    correction="none for the wall time; Holm over its stages, at 5 % if it changed and else at what its test "
-    "leaves of 5 %; Holm over the counts; not over parts of stages",
+    correction="none for the wall time; Holm over its stages, at 5 % if it changed, else at what its test "
+    "leaves of 5 %; Holm over the counts; none for parts of stages",
 )
 
 

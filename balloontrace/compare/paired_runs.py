@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What pairs of neighbouring runs prove: whatever the machine did meanwhile, it did to both of a pair.
+"""What pairs of neighbouring runs prove: whatever the machine did meanwhile affected both of a pair.
 
-From 8 pairs on Wilcoxon's signed ranks are asked, exactly up to 50, and the interval holds the means of any
-two logarithms of ratios that they do not refuse (Hodges and Lehmann, Annals of Mathematical Statistics 34,
-1963). Fewer pairs cannot carry 95 % that way (5 have a smallest p value of 0.06), so Student's t is asked on
-the logarithms; also of more than 1 000, where both say the same and ranks of means take too much memory.
+From 8 pairs on Wilcoxon's signed ranks are used, exactly up to 50. The interval holds the means of any two
+logarithms of ratios that they do not reject (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963).
+Fewer pairs cannot give 95 % that way (5 have a smallest p value of 0.06), so Student's t of the logarithms is
+used. So it is for more than 1 000, where both say the same and ranks of means take too much memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which operations of a report count in a comparison, and what was measured of each.
 
-A replicate is an operation that was seen from its beginning until it had reached its one target, in a
-recording of which nothing is missing.
+A replicate is an operation that was seen from its beginning until it reached its one target. Nothing may be
+missing from its recording.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """In which order the runs of both sides were made, and what that order allows.
 
-A machine that gets slower with time makes whatever ran later look slower. Where each run has one of the
-other side next to it, and either side is first as often, the two of a pair met the same machine, and a
-steady drift cancels: before, after, after, before does that. Before, after, before, after does not: each
-pair has the later run on the same side. Such runs are compared as two samples, in which a drift only
+A machine that gets slower with time makes whatever ran later look slower. In before, after, after, before
+each run has one of the other side next to it, and either side is first equally often. So both of a pair met
+the same machine, and a steady drift cancels. In before, after, before, after it does not: each pair has the
+later run on the same side. Such runs are compared as two samples, in which a drift only
 widens the interval. Where one side ran earlier as a whole, drift and difference look alike.
 """
 

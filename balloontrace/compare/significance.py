@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What two samples prove: an interval for the ratio of their medians, a test, and verdicts of many tests.
 
-Runs made in pairs of neighbours are compared in pairs (`pairs`). Others are two samples, of which up to
-three tests are asked, and the data can tell only if all say so. Mann and Whitney's in its exact form holds
-its level for any number of runs and any distribution, provided that it is the same on both sides; where the
-sides scatter differently it claims too much. Brunner and Munzel's (Biometrical Journal 42, 2000) is for
-just that, and claims too much for few runs. Below 10 runs on a side Welch's t of the logarithms is asked
-too, which is for few runs that scatter differently. From 10 runs on it is not: the others are ranks, for
-which a run that the machine held up is no worse than any slow run.
+Runs made in pairs of neighbours are compared in pairs (`paired_runs`). Others are two samples. Up to three
+tests are made of them, and the data can tell only if all say so. Mann and Whitney's exact test holds its
+level for any number of runs and any distribution that is the same on both sides; where the sides scatter
+differently it claims too much. Brunner and Munzel's (Biometrical Journal 42, 2000) is for that case, and
+claims too much for few runs. Below 10 runs on a side Welch's t of the logarithms is used too, which is for
+few runs that scatter differently. From 10 runs on it is not: the other tests use ranks, for which a run that
+the machine delayed is no worse than any slow run.
 
 Measured with 4 000 draws a case (`make bench ONLY=coverage`): the interval covers the true ratio in 93 % or
-more, for 4 to 30 runs a side, equal or not, also where one side scatters by 20 % and the other by 2 %, and
-in pairs with a drift. Without Welch's t it covered 86 % to 93 % of 4 to 7 runs that scatter more than the
+more, for 4 to 30 runs a side, equal or not. So it does where one side scatters by 20 % and the other by 2 %,
+and in pairs with a drift. Without Welch's t it covered 86 % to 93 % of 4 to 7 runs that scatter more than the
 other side's 10 to 30. Where one side has a long tail instead, 90 % remain for 4 runs against 30.
 
-The interval is all ratios that the tests do not refuse (as Hodges and Lehmann, Annals of Mathematical
+The interval is all ratios that the tests do not reject (as Hodges and Lehmann, Annals of Mathematical
 Statistics 34, 1963, on a logarithmic scale): of the ratios of each run after to each run before, in order,
 those that are neither too low nor too high. Fewer than 4 runs on either side get no interval, and fewer
 than 5 no verdict. Of more than a million such ratios the bounds are found by the normal approximation.
 
-Where one side was made earlier than the other, and the machine drifts, the interval and the p value are also
-those of what is left without the drift (`drift`): the wider, and the larger.
+Where one side was made earlier than the other, and the machine drifts, `drift` gives an interval and a p
+value without the drift too. The wider interval and the larger p value count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The events of one or both sides on one time line: the guest's clock, or the host's where that is alone.
 
-Where two calls of one thread overlap without one being inside the other, which only a damaged recording
-has, the later one goes to another track of that thread, so that the slices of a track always nest.
+In a damaged recording two calls of one thread may overlap without one being inside the other. Then the later
+one goes to another track of that thread, so that the slices of a track always nest.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ def _grouped(keys: Column, rows: Rows, most: str | None = None) -> Iterator[tupl
 def _hold_to_tracks(count: int, what: str) -> None:
     if count > _MOST_TRACKS:
         raise RecordingError(
-            f"a time line of {count} {what} would show nothing: it has {_MOST_TRACKS} at most; "
+            f"a time line of {count} {what} cannot be shown: the most is {_MOST_TRACKS}; "
             "--format csv or ndjson has every call"
         )
 

@@ -237,7 +237,9 @@ def parse_fields(
     end_bytes = 0
     for name, kind, offset in fields:
         if offset < end_bytes or offset + TYPE_BYTES[kind] > room_bytes:
-            raise RecordingError(f"the recording puts its field {name} where it cannot be; it is unusable")
+            raise RecordingError(
+                f"the recording puts its field {name} at an impossible place; it is unusable"
+            )
         end_bytes = offset + TYPE_BYTES[kind]
     if len({name for name, _, _ in fields}) != len(fields):
         raise RecordingError("the recording names a field of its records twice; it is unusable")

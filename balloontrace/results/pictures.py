@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What pictures of a recording show, as plain numbers: time lines, histograms, maps of page numbers.
 
-What is too fine for a picture is summed up, with its lowest and highest value, in columns of equal time or
-cells of equally many pages, so that nothing that stands out is left out. None always means "not measured".
+What is too fine for a picture is summed up in columns of equal time or cells of equally many pages. Each has
+its lowest and highest value, so that no outlier is lost. None always means "not measured".
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Histogram:
 class PageMap:
     """Which page numbers an operation's sends named, cell by cell from `first_pfn` on, in rows.
 
-    A cell stands for `cell_pages` page numbers, a power of two; `pages` is how many of them were named and
-    `run_pages` how long the run is that such a page lies in, at the mean over them; None for an empty cell.
+    A cell stands for `cell_pages` page numbers, a power of two. `pages` is how many of them were named.
+    `run_pages` is the mean length of the runs that these pages are in; None for an empty cell.
     """
 
     number: int

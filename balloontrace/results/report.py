@@ -58,7 +58,7 @@ class DriverGap:
     """A time in which `devices` had no driver: unbound, unplugged or unloaded. Times are of the clock.
 
     It began between `last_seen_ns` and `gone_ns`, which is None where the driver went and came between two
-    looks, and was over by `back_ns`, None if never. `reattached`: probes had gone with the module and were
+    looks. It had ended by `back_ns`, None if never. `reattached`: probes had gone with the module and were
     attached to it anew; what moved before `back_ns` was not seen then.
     """
 
@@ -389,8 +389,8 @@ class Contiguity:
 class RecordStatistics:
     """What the records of response data consist of.
 
-    A bitmap word carries 64 bits and names a page for each that is set, so that `pages_by_words` is the
-    number of bits set, and `bits_set_share` their share of `bits_carried`. A plain run has no word and names
+    A bitmap word carries 64 bits and names a page for each that is set. So `pages_by_words` is the number of
+    bits set, and `bits_set_share` their share of `bits_carried`. A plain run has no word and names
     2^order pages.
     """
 
@@ -492,9 +492,9 @@ class HostMemory:
 class HostSide:
     """What a recording of the host tells: one process, the buffers it served and the calls it made for them.
 
-    `served_ns` is the time of the batches that have both a kick and a completion, `delimited` their number,
-    `calls_ns` the part of it inside the calls; None where there is none. `thp_splits` are huge pages split
-    inside the calls, None where their probe was not attached.
+    `served_ns` is the time of the batches that have both a kick and a completion, `delimited` their number.
+    `calls_ns` is the part of that time inside the calls; None where there is none. `thp_splits` are huge
+    pages split inside the calls, None where their probe was not attached.
     """
 
     header: Header

@@ -132,7 +132,7 @@ def parse_offsets(text: str) -> dict[str, int]:
         name, _, number = (part.strip() for part in pair.partition("="))
         if name not in KNOWN_MEMBERS:
             raise UsageError(
-                f"no offset of {name or 'nothing'} is wanted, but of: {', '.join(KNOWN_MEMBERS)}"
+                f"{name or 'an empty name'} is none of the members needed: {', '.join(KNOWN_MEMBERS)}"
             )
         try:
             offsets[name] = int(number, 0)

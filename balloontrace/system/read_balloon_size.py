@@ -3,10 +3,10 @@
 
 A balloon's configuration space holds both: `num_pages` is the target the host sets, `actual` the size that
 the driver reported last. Linux shows it to no program, so it is read the way the virtio standard (1.2,
-section 4.1) describes for PCI: the I/O ports of a device that also speaks the old interface, else the
-window VIRTIO_PCI_CAP_PCI_CFG, which is there for programs that cannot map the device's memory. (Mapping it
-is refused where CONFIG_IO_STRICT_DEVMEM is set, as in Debian.) No driver of Linux uses that window. It takes
-root, and is refused under lockdown; virtio-mmio has nothing like it. What cannot be read is None.
+section 4.1) describes for PCI: the I/O ports of a device that also has the old interface, else the window
+VIRTIO_PCI_CAP_PCI_CFG. That window is for programs that cannot map the device's memory;
+CONFIG_IO_STRICT_DEVMEM refuses to map it, as in Debian. No Linux driver uses the window. It takes root, and
+is refused under lockdown; virtio-mmio has nothing like it. What cannot be read is None.
 """
 
 from __future__ import annotations

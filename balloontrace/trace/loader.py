@@ -84,7 +84,7 @@ def load(request: LoadRequest) -> Loaded:
     """Compile and attach in a child.
 
     Raises CannotTraceError when bcc, the headers or the kernel do not allow it, AttachError when a required
-    probe was refused, each with the line of the compiler or the kernel that says why; `-v` shows the rest.
+    probe was refused. Each has the line of the compiler or the kernel that says why; `-v` shows the rest.
     """
     # SEQPACKET keeps request and answer in one piece each; an empty answer is a child that died.
     parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

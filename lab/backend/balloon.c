@@ -134,7 +134,7 @@ static void take_run(struct job *job, uint64_t pfn, uint64_t pages)
 static void take_pfns(struct job *job, const uint8_t *bytes, size_t length)
 {
 	if (length % PFN_BYTES) {
-		refuse(job, "length is no multiple of 4", length);
+		refuse(job, "length is not a multiple of 4", length);
 		return;
 	}
 	for (size_t offset = 0; offset < length; offset += PFN_BYTES) {

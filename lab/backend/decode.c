@@ -118,7 +118,7 @@ const char *record_error_text(enum record_error error)
 	case RECORD_BITMAP_LENGTH:
 		return "bitmap length neither 0 nor 8";
 	case RECORD_PAGE_SHIFT:
-		return "page shift cannot be";
+		return "impossible page shift";
 	case RECORD_BEYOND:
 		return "pages beyond 2^52";
 	}

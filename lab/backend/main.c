@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * A virtio memory balloon as a vhost-user backend. One thread: it waits for the frontend, the control socket and
- * the guest's kicks, and serves one after the other, so that the order of the log is the order of what happened.
+ * the guest's kicks, and serves one after the other. So the order of the log is the order of what happened.
  */
 #include "balloon.h"
 #include "control.h"

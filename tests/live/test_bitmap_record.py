@@ -386,7 +386,7 @@ class Untyped:
 
 
 WRONG_LAYOUTS = {
-    "virtio_balloon.rsp_data=8": "no offset of virtio_balloon.rsp_data is wanted, but of: ",
+    "virtio_balloon.rsp_data=8": "virtio_balloon.rsp_data is none of the members needed: ",
     "virtio_balloon.pfns=many": "virtio_balloon.pfns takes a number of bytes, such as 316 or 0x13c, not ",
     "virtio_balloon.pfns=-4": "no structure has a member at byte -4 (virtio_balloon.pfns)",
 }

@@ -219,8 +219,8 @@ def faulty(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for recorder in (killed, full, overflown):
         recorder.wait_attached()
     cut.wait_for(ATTACHED, ATTACH_S)
-    # Probes are detached while the driver runs through them. Emulation is not up to code that changes under
-    # another CPU (the kernel then trips over a breakpoint it has just removed), so there is only one.
+    # Probes are detached while the driver runs through them. Emulation cannot run code that another CPU
+    # changes (the kernel then meets a breakpoint it has just removed), so there is only one CPU.
     guest.run(shell(f"echo 0 > {SECOND_CPU}"), check=True)
     empty_bytes = size_bytes(guest, killed.path)
     move(guest, FULL_MIB - FIRST_MIB)

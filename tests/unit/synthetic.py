@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Recordings with known answers: walks through the driver's flow with chosen times and writes what it did.
 
-No kernel is imitated. A `Flow` keeps a clock; each call of a work item, a send, a notification advances it
-by exactly the stated time and leaves the span a tracer would have left. What it added up along the way is
-what the analysis must come back with.
+No kernel is imitated. A `Flow` keeps a clock; each call of a work item, a send or a notification advances it
+by exactly the stated time. It leaves the span that a tracer would have left. The analysis must find the sums
+that it kept.
 """
 
 from __future__ import annotations

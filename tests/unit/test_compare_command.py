@@ -383,7 +383,7 @@ def lay_out(place: Path) -> None:
             1,
             "both recordings of pair-guest.bt,inflate.bt are of a guest: give one of",
         ),
-        (["a,b,c", "inflate.bt"], 2, "a,b,c is no file, no folder and no pair GUEST,HOST"),
+        (["a,b,c", "inflate.bt"], 2, "a,b,c is neither a file, a folder nor a pair GUEST,HOST"),
         (["garbage", "inflate.bt"], 1, "garbage/x.bt is not a recording; "),
         (["void.bt", "inflate.bt"], 1, "void.bt is empty: nothing was recorded"),
         (
@@ -490,7 +490,7 @@ def test_a_regression_nobody_can_tell_is_no_pass(
     assert code == 1
     assert "Inflate of 16.0 MiB" in out
     assert err == (
-        f"balloontrace: --fail-on-regression cannot be held: {count} inflate before and {count} after "
+        f"balloontrace: --fail-on-regression cannot be checked: {count} inflate before and {count} after "
         "give no interval; take 4 of each, or more\n"
     )
 

@@ -73,8 +73,8 @@ def test_what_was_counted_is_told_of_calls_that_are_there_to_free() -> None:
 @pytest.mark.parametrize(
     ("said", "memory", "why"),
     [
-        ({}, None, "record --count-freed tells it"),
-        ({**COUNTED, "freed_by": None}, None, "not all of what tells it could be probed"),
+        ({}, None, "record --count-freed counts it"),
+        ({**COUNTED, "freed_by": None}, None, "not all functions that show it could be probed"),
         (COUNTED, {"hugetlb_bytes": 2 << 20}, "memory of hugetlbfs goes back to its pool"),
         (
             {**COUNTED, "memory": {"hugetlb_bytes": 2 << 20}},

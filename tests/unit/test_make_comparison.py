@@ -327,7 +327,7 @@ def test_runs_of_two_kinds(
     assert wall.p_adjusted is not None
     assert wall.p_adjusted < 0.05
     assert wall.verdict == verdict
-    assert "wall: the runs of a side are of two kinds, so that medians and pairs disagree" in group.notes
+    assert "wall: the runs of one side fall into two groups, so medians and pairs disagree" in group.notes
     with pytest.raises(RegressionError) if fails else nullcontext():
         hold_to(0, comparison)
 

@@ -118,19 +118,19 @@ def test_a_buffer_lost_in_the_middle_is_refused() -> None:
 def test_another_operation_of_the_same_size_is_refused() -> None:
     guest, _ = both_sides(500, seed=1)
     _, host = both_sides(500, seed=2)
-    assert "no offset of the clocks" in refusal(guest, host)
+    assert "by no offset of the clocks" in refusal(guest, host)
 
 
 def test_another_size_is_refused() -> None:
     guest, host = both_sides(500)
-    assert "pages do not agree" in refusal(guest, replace(host, pages=host.pages + 1))
+    assert "page counts do not agree" in refusal(guest, replace(host, pages=host.pages + 1))
 
 
 def test_what_times_alone_cannot_tell_is_refused() -> None:
     guest, host = both_sides(300, jitter_ns=1, latency_jitter_ns=1)
     same = np.full(300, 256)
     guest, host = replace(guest, pages=same), replace(host, pages=same)
-    assert "ways to lay" in refusal(part(guest, 0, 200), part(host, 50, 250))
+    assert "ways to align" in refusal(part(guest, 0, 200), part(host, 50, 250))
 
 
 def test_what_is_as_regular_as_a_clock_needs_wall_clocks_that_agree() -> None:
@@ -155,7 +155,7 @@ def test_no_file_keeps_matching_busy() -> None:
     guest = replace(guest, pages=same, window=shut[0])
     host = replace(host, pages=same, end_ns=late, window=shut[1])
     started_s = time.process_time()
-    assert "so much alike" in refusal(guest, host)
+    assert "so similar" in refusal(guest, host)
     assert time.process_time() - started_s < 60
 
 
@@ -172,9 +172,9 @@ def test_one_send_needs_wall_clocks_that_agree() -> None:
     assert match(guest, host).sends.tolist() == [0]
     day_before = REALTIME_NS - OFFSET_NS - 86400 * S
     other_day = replace(host, window=replace(host.window, realtime_offset_ns=day_before))
-    assert "wall clocks of both sides differ by 86400 s" in refusal(guest, other_day)
+    assert "wall clocks of the sides differ by 86400 s" in refusal(guest, other_day)
     unknown = replace(host, window=replace(host.window, realtime_offset_ns=None))
-    assert "wall clocks of both sides are not both known" in refusal(guest, unknown)
+    assert "wall clocks of the sides are not both known" in refusal(guest, unknown)
 
 
 def on_another_day(calls: Calls) -> Calls:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Buffers that are no sends: page reports, discards for disks, trimming; never taken for one."""
+"""Buffers that are not sends: page reports, discards for disks, trimming; never taken for one."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_a_disk_and_page_reports_beside_a_balloon() -> None:
     assert [operation.served and operation.served.calls for operation in report.operations] == [16384, 8192]
     for operation in report.operations:
         assert {"b", "c", "d"} <= {row.stage for row in operation.stages if row.total_ns is not None}
-    (note,) = [note for note in report.host.pairing.notes if "no sends" in note]
-    assert note.startswith("54 served buffers are no sends of this guest: 48 were served by other threads")
-    assert "6 name other numbers of pages (352 MiB)" in note
+    (note,) = [note for note in report.host.pairing.notes if "not sends" in note]
+    assert note.startswith("54 served buffers are not sends of this guest: 48 were served by other threads")
+    assert "6 have other page counts (352 MiB)" in note
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
@@ -119,7 +119,7 @@ def test_what_is_no_send_is_left_out(make: Callable[[int], bytes]) -> None:
     assert report.host.pairing is not None
     assert report.host.pairing.pairs == report.host.pairing.batches == len(found)
     others = between(found, make)[1]
-    assert any(f"{others} served buffers are no sends" in note for note in report.host.pairing.notes)
+    assert any(f"{others} served buffers are not sends" in note for note in report.host.pairing.notes)
 
 
 def test_all_kinds_at_once() -> None:

@@ -96,7 +96,7 @@ def test_a_time_line_of_more_threads_than_can_be_shown_is_refused() -> None:
     flow.resize(5000 * 256)
     flow.spans = [span._replace(tid=1000 + number) for number, span in enumerate(flow.spans)]
     examined = examine(synthetic.recording(flow))
-    with pytest.raises(RecordingError, match="threads would show nothing"):
+    with pytest.raises(RecordingError, match="threads cannot be shown"):
         build_timeline(examined)
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A report as one CSV table: units in the header, integers in ns, empty = not measured.
 
-`level` says what a row is: `operation` and `total` sum up, `stage` and `total_stage` are the rows of their
-stage tables (`part_of` marks a row that is part of another), `warning` carries in `note` what is damaged,
-lost or missing. Of captured payloads, `payload` sums up an operation, `send` is one of its sends
-(`payload`: how much of it is known), `run_order` counts the runs of 2^order pages and up that the named
-pages lie in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
+`level` says what a row is: `operation` and `total` sum up. `stage` and `total_stage` are the rows of their
+stage tables; `part_of` marks a row that is part of another. `warning` has in `note` what is damaged, lost or
+missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends (`payload`: how
+much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages are in, and
+`record_order` the records of 2^order pages. Every other number of the JSON report is a row
 `value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
 field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
 without options; `value` is a column of floats then, and an integer too large for one has all of its digits

@@ -157,7 +157,7 @@ class HostPlan:
     def counting_freed(self) -> HostPlan:
         """The same plan with what tells what calls freed: all of it or, where some cannot be had, nothing."""
         telling = [probe for probe in self.probes if probe.point.tells_freed and probe.symbol]
-        status, note = Status.NOT_NEEDED, "of no use without the others"
+        status, note = Status.NOT_NEEDED, "useless without the others"
         if not self.page_layout:
             status, note = Status.ABSENT, _NO_TYPES
         elif len(telling) == len(_TELLS_FREED):
@@ -244,7 +244,7 @@ def _plan_probe(
                 mechanism = Mechanism.RAW_TRACEPOINT
             if point.tells_freed:
                 return HostProbe(
-                    point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed takes it"
+                    point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed uses it"
                 )
             return HostProbe(point, Status.ATTACH, found[0], mechanism)
     if point.tracepoint and tracepoints:

@@ -49,7 +49,7 @@ def _decode_one(payload: bytes, at: int, found: Decoded) -> int:
 
 def _decode_plain(found: Decoded, at: int, pfn: int, shift: int) -> int:
     if shift < 12:
-        return _bad(found, at, "page shift cannot be", at + 8)
+        return _bad(found, at, "impossible page shift", at + 8)
     pages = 2 ** (shift - 12)
     if pfn + pages > PFN_END:
         return _bad(found, at, "pages beyond 2^52", at + 8)
@@ -62,7 +62,7 @@ def _decode_plain(found: Decoded, at: int, pfn: int, shift: int) -> int:
 def _decode_word(found: Decoded, at: int, pfn: int, shift: int, bits: int) -> int:
     pages = [pfn + i for i in range(64) if bits >> i & 1]
     if shift != 12:
-        return _bad(found, at, "page shift cannot be", at + 16)
+        return _bad(found, at, "impossible page shift", at + 16)
     if pages and pages[-1] >= PFN_END:
         return _bad(found, at, "pages beyond 2^52", at + 16)
     found.words += 1

@@ -376,7 +376,7 @@ NONSENSE_RINGS: dict[str, tuple[Nonsense, str]] = {
 }  # fmt: skip
 
 NONSENSE_PFNS = {
-    "odd": (buffer_of(b"\0" * 6), "length is no multiple of 4", 0),
+    "odd": (buffer_of(b"\0" * 6), "length is not a multiple of 4", 0),
     "outside": (buffer_of(pfns(PFN, NOWHERE, PFN + 1)), "pages outside memory", 2),
     "last": (buffer_of(pfns(2**32 - 1)), "pages outside memory", 0),
 }
@@ -390,8 +390,8 @@ NONSENSE_BITMAPS = {
     "cut": (buffer_of(*response(plain(PFN, 0) + word(PFN + 1, 1)[:15])), "bitmap word cut short", 1),
     "tail": (buffer_of(*response(plain(PFN, 0) + b"\0")), "record cut short", 1),
     "width": (buffer_of(*response(plain(PFN, 0) + pack64(4 << 58) * 2)), "bitmap length neither 0 nor 8", 1),
-    "shift": (buffer_of(*response(word(PFN, 1, 13) + plain(PFN, 0))), "page shift cannot be", 1),
-    "small": (buffer_of(*response(plain(PFN, -1) + plain(PFN, 0))), "page shift cannot be", 1),
+    "shift": (buffer_of(*response(word(PFN, 1, 13) + plain(PFN, 0))), "impossible page shift", 1),
+    "small": (buffer_of(*response(plain(PFN, -1) + plain(PFN, 0))), "impossible page shift", 1),
     "run": (buffer_of(*response(plain(NOWHERE - 8, 4) + plain(PFN, 0))), "pages outside memory", 1),
     "bit": (buffer_of(*response(word(NOWHERE, 1) + word(PFN, 5))), "pages outside memory", 2),
     "end": (buffer_of(*response(plain(2**52 - 1, 1) + plain(PFN, 0))), "pages beyond 2^52", 1),
