@@ -78,7 +78,7 @@ def format_standing(size_pages: int | None, target_pages: int | None, unit_pages
 def off_target_pages(
     size_pages: int | None, target_pages: int | None, unit_pages: int = 1
 ) -> tuple[int | None, int | None]:
-    """How far a balloon is below its target, and above; None where nobody knows.
+    """How far a balloon is below its target, and above; None where it is not known.
 
     The driver takes its target up to whole pages of its kernel (towards_target in virtio_balloon.c).
     """

@@ -133,7 +133,7 @@ struct bt_live {
 	bt_u64 build_ns;            /* of item_ns: set_page_bitmap less its sends */
 	bt_u64 send_ns;             /* of item_ns: b+c+d */
 	bt_u64 requeue_ns;          /* between work items on the way to one target */
-	bt_u64 sends;               /* by whomever */
+	bt_u64 sends;               /* of all threads */
 	bt_u64 inflated_pages;      /* of sends whose queue and pages are known */
 	bt_u64 deflated_pages;      /* the same */
 	bt_u64 unknown_sends;       /* sends of which they are not */

@@ -387,7 +387,7 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 }
 
 /*
- * Keeps the device's standing: an operation ends when `actual` comes to the target. `moved` tells whether this
+ * Keeps the device's standing: an operation ends when `actual` reaches the target. `moved` tells whether this
  * work item did anything; one that found nothing to do ends no operation, whatever size the balloon had before.
  */
 static __always_inline void follow_device(struct thread_state *thread, int moved)
@@ -577,7 +577,7 @@ static __always_inline int on_send_resp_data_return(u64 result)
 
 /*
  * set_page_bitmap(vb, pages, vq): everything of an operation between its last page and its end. It walks the list
- * of pages once for each window; a window is as many bitmaps of 32 KiB (1 GiB of guest) as could be had.
+ * of pages once for each window; a window is as many bitmaps of 32 KiB (1 GiB of guest) as could be allocated.
  */
 #define BITMAP_PFNS (1ULL << 18)
 #define WORD_PFNS 64ULL

@@ -112,7 +112,7 @@ static __always_inline void hand_over(struct bt_thread *thread)
 }
 #endif
 
-/* Hands over the batch under way, and starts the next one. */
+/* Submits the batch under way, and starts the next one. */
 static __always_inline void finish_batch(struct bt_thread *thread)
 {
 	hand_over(thread);
@@ -467,7 +467,7 @@ static __always_inline struct bt_thread *find_caller(void)
 	return thread && thread->entry_ns ? thread : 0;
 }
 
-/* Whether a page that becomes free, by whomever, was counted when it had to wait for that; forgets it then. */
+/* Whether a page that becomes free, in any process, was counted when it had to wait for that; forgets it then. */
 static __always_inline int has_waited(u64 page)
 {
 	int zero = 0;

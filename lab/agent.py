@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 class AgentGone(LabError):  # noqa: N818
-    """The other end closed, or does not answer; whoever knows the VM turns this into VMLost."""
+    """The other end closed, or does not answer; callers that know the VM turn this into VMLost."""
 
 
 def encode_message(fields: Sequence[str]) -> bytes:

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class VmState:
-    """What `vm.json` says. Until QEMU runs, `qemu` is whoever starts it; a VM with an owner dies with it."""
+    """What `vm.json` says. Until QEMU runs, `qemu` is the process starting it; a VM ends with its owner."""
 
     qemu: ProcessIdentity
     owner: ProcessIdentity | None = None
@@ -53,7 +53,7 @@ def write_state(folder: Path, state: VmState) -> None:
 
 
 def create_folder(name: str | None, *, owned: bool) -> Path:
-    """A new folder, with its state in it from the start. Raises LabError when the name cannot be had."""
+    """A new folder, with its state in it from the start. Raises LabError when the name is taken."""
     if name is not None and not is_name(name):
         raise LabError(f"{name!r} cannot be the name of a VM; use letters, digits, dots and dashes.")
     me = own_identity()

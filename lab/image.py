@@ -84,7 +84,7 @@ class Image:
 def using_image(
     spec: ImageSpec | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Image, int]]:
-    """Builds the image if need be; yields it and a descriptor: whoever holds that keeps it from removal.
+    """Builds the image if need be; yields it and a descriptor: while that is open, it is not removed.
 
     Raises LabError when it cannot be built.
     """

@@ -26,7 +26,7 @@ class Requirement:
     evidence: str
 
     def is_met(self) -> bool:
-        """Whether the evidence is there, whoever installed it."""
+        """Whether the evidence is there, however it was installed."""
         if self.evidence.startswith("/"):
             return Path(self.evidence).exists()
         return find_tool(self.evidence) is not None

@@ -45,9 +45,9 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def using_new_qemu(progress: Progress | None = None) -> Iterator[tuple[QemuProgram, tuple[int, ...]]]:
-    """Yields the program, made if need be, and descriptors: whoever holds them keeps it from removal.
+    """Yields the program, made if need be, and descriptors: while they are open, it is not removed.
 
-    Raises LabError when there is none to be had.
+    Raises LabError when there is none.
     """
     if has_vhost_device(SYSTEM_QEMU):
         yield SYSTEM_QEMU, ()
@@ -62,7 +62,7 @@ def using_qemu_tree(
 ) -> Iterator[tuple[Path, int]]:
     """Yields the folder of the newer QEMU, made if need be, and a descriptor that keeps it from removal.
 
-    Raises LabError when there is none to be had.
+    Raises LabError when there is none.
     """
     folder = trees_folder() / tree_key()
     with locked(use_lock(folder), shared=True) as descriptor:

@@ -22,7 +22,7 @@ class QmpError(LabError):
 
 
 class QmpGone(LabError):  # noqa: N818
-    """The connection ended or QEMU does not answer; whoever knows the VM turns this into VMLost."""
+    """The connection ended or QEMU does not answer; callers that know the VM turn this into VMLost."""
 
 
 class QmpClient:

@@ -108,7 +108,7 @@ class Watched:
 
     @property
     def moved(self) -> Mask | None:
-        """Which moves are its own; None where nobody knows."""
+        """Which moves are its own; None where it is not known."""
         if self.moves is None:
             return None
         mine: Mask = self.mine[self.moves.spans]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's sends beside the host's batches: what both recordings together tell of each send."""
+"""The guest's sends beside the host's batches: what both recordings together show of each send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, 
 from balloontrace.results.report import Header, Pairing, Served
 from balloontrace.units import format_duration_ns, format_things
 
-# The split of b is shown where the bound of its error is at most this part of what is split, at the mean.
+# The split of b is shown where the bound of its error is on average at most this part of what is split.
 _KNOWN_WELL = 0.25
 # Up to this part of the buffers may have been completed unseen, and their c end with their last call. Where
 # it is more, the device completes otherwise than the programs know: what follows the last call is not known.

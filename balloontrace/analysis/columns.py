@@ -161,7 +161,7 @@ def decode_spans(
 
 
 def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded) -> None:
-    """Takes from `sane` the spans that say what cannot be."""
+    """Takes from `sane` the spans with impossible values."""
     start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
     sane &= recorded.holds(start_ns, start_ns + duration_ns)
     _leave_out_far(start_ns, sane)
@@ -281,7 +281,7 @@ class Batches:
 def decode_batches(
     pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
 ) -> Batches:
-    """Decode the BTCH pieces of a recording; what cannot be is counted as damaged, as for spans.
+    """Decode the BTCH pieces of a recording; impossible ones are counted as damaged, as for spans.
 
     A batch begins with its kick, if that was seen, and ends with its completion; its calls lie between its
     first and its last, one after the other.
@@ -304,7 +304,7 @@ def decode_batches(
 def _leave_out_impossible_batches(
     columns: Mapping[str, NDArray[np.generic]], sane: Mask, recorded: Recorded
 ) -> None:
-    """Takes from `sane` the batches that say what cannot be."""
+    """Takes from `sane` the batches with impossible values."""
     names = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns", "calls_ns")
     kick_ns, first_ns, last_ns, done_ns, calls_ns = (columns[name].astype(np.uint64) for name in names)
     flags = columns["flags"].astype(np.uint16)

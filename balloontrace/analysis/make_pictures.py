@@ -201,13 +201,13 @@ def _steps(part: _Part, shown: Operation) -> _Steps | None:
     if before is None:
         return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
     sizes = before + part.found.kind.direction * told
-    if (sizes < 0).any():  # more than it held was told of: pages twice over
+    if (sizes < 0).any():  # it was told of more than it held: pages twice
         return _Steps(PAGES_MOVED, ends_ns[order], told, 0)
     return _Steps(PAGES_TOLD, ends_ns[order], sizes, before)
 
 
 def _pages_of_sends(spans: Spans, sends: NDArray[np.intp], shown: Operation) -> Column | None:
-    """Pages that each send told of for the first time; None where one does not say."""
+    """Pages that each send named for the first time; None where one does not say."""
     if spans.has(SpanFlag.PAGES)[sends].all():
         return spans.int64("pages")[sends]
     carried = shown.payload_sends

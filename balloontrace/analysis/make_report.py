@@ -130,7 +130,7 @@ def examine(recording: Recording, host_recording: Recording | None = None) -> Ex
 
 
 def _report_of_host(host: HostRecording) -> Report:
-    """A report of the host's side alone: no operation can be told apart from there."""
+    """A report of the host's side alone: no operation can be seen from there."""
     return Report(
         schema_version=SCHEMA_VERSION,
         header=host.header,
@@ -649,7 +649,7 @@ def _untraced(header: Header, *, with_host: bool) -> Iterator[str]:
 
 
 def _unsplit(operations: Operations, both: BothSides) -> list[str]:
-    """Which operations the host's side does not split, and why the ways of b are not told apart."""
+    """Which operations the host's side does not split, and why the ways of b are not shown apart."""
     served = both.times.served_ns != NOT_SERVED
     of = operations.send_operation
     alone = np.unique(of[(of != NO_OPERATION) & ~served])

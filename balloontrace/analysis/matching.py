@@ -193,7 +193,7 @@ def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, cl
 
 
 def _wall_clocks_apart_ns(guest: Calls, host: Calls, clock: Clock) -> float | None:
-    """How far the times of day of both sides differ when their clocks are laid side by side so."""
+    """How far the times of day of both sides differ when their clocks are aligned so."""
     mine, theirs = guest.window.realtime_offset_ns, host.window.realtime_offset_ns
     return None if mine is None or theirs is None else abs(mine - theirs - clock.offset_ns)
 

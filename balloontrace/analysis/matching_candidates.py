@@ -51,7 +51,7 @@ _Rows = NDArray[np.intp]
 class Partners:
     """Batches that were taken for the guest's, how they pair with its sends, and notes on all others.
 
-    `matching.batches` are indices of `rows`; the notes tell of so many `others`.
+    `matching.batches` are indices of `rows`; the notes describe so many `others`.
     """
 
     rows: _Rows
@@ -179,7 +179,7 @@ def _may_be_sent(guest: Calls, host: Calls) -> Mask:
 
 
 def _alike(batches: Batches, rows: _Rows) -> Iterator[_Rows]:
-    """All of some batches, and those of one thread, of one sort of call, page by page or not."""
+    """All of some batches, and those of one thread, of one kind of call, page by page or not."""
     threads, sorts, single = batches.int64("tid")[rows], _sorts(batches)[rows], _page_by_page(batches)[rows]
     everything = np.ones(len(rows), dtype=np.bool_)
     of_thread = [everything, *(threads == each for each in _most(threads, _THREADS))]

@@ -93,8 +93,8 @@ def find_pages_unseen(
 ) -> Unseen | None:
     """Pages that moved while probes were attached, and are in no span; None where the kernel's count lacks.
 
-    Of a recording before format 1.2 nobody knows what moved between detaching and the kernel's count, unless
-    nothing was under way then.
+    Of a recording before format 1.2 it is not known what moved between detaching and the kernel's count,
+    unless nothing was under way then.
     """
     unit_pages = kernel_page_in_pages(header.machine.page_size_bytes)
     if end is None or unit_pages is None:
@@ -138,7 +138,7 @@ def _check_named(
     unit_pages: int | None,
     note: str | None,
 ) -> Check:
-    """Pages the host was told of, against those the kernel moved."""
+    """Pages the host was told of, compared with those the kernel moved."""
     moved = _change(vmstats, name, unit_pages)
     if note is None and pages is not None and moved is not None and pages < moved:
         note = f"{format_things(moved - pages, 'page was', 'pages were')} moved, and the host was not told"

@@ -201,8 +201,8 @@ def decode_response_data(payloads: Sequence[Data], sent_bytes: Int64s | None = N
 def decode_pfn_arrays(payloads: Sequence[Data], sent_bytes: Int64s | None = None) -> PfnArrays:
     """The pages that arrays of little-endian u32 page numbers name.
 
-    An array that was sent with a length that is no multiple of 4 is refused whole, as the device does. Where
-    `sent_bytes` is more than what is here, the capture was cut short, and its whole numbers are taken.
+    An array that was sent with a length that is not a multiple of 4 is refused whole, as the device does.
+    Where `sent_bytes` is more than what is here, the capture was cut short, and its whole numbers are taken.
     """
     lengths = _lengths(payloads)
     sent = lengths if sent_bytes is None else sent_bytes

@@ -280,7 +280,7 @@ def _fill_columns(sends: SendColumns, batch: _Batch, runs: NamedRuns) -> None:
     if isinstance(decoded, Records):
         assert sends.of_records is not None
         _fill_record_columns(sends.of_records, place, decoded, size)
-        # Added up as floats, so that what cannot be is large and not negative.
+        # Added up as floats, so that impossible sums are large and not negative.
         pages = np.bincount(decoded.payload, weights=decoded.pages, minlength=size)
         sends.pages[place] = np.minimum(pages, _MOST_PAGES)
     else:

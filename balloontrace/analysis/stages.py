@@ -86,7 +86,7 @@ class _Parts:
 
 
 def possible_times(host: HostTimes, spans: Spans) -> HostTimes:
-    """The same without what cannot be: a send is served within itself, and calls take no longer than that."""
+    """The same without impossible values: a send is served within itself, and its calls fit into that."""
     served_ns, duration_ns = host.served_ns, spans.int64("duration_ns")
     odd = (served_ns < 0) | (served_ns > duration_ns) | (host.calls_ns < 0) | (host.calls_ns > served_ns)
     for way_ns in (host.to_host_ns, host.back_ns):

@@ -302,7 +302,7 @@ def _open_host_session(
 
 
 def _warn_of_missing_payloads(diagnosis: Diagnosis) -> None:
-    """Say which payloads cannot be captured because nobody knows where they lie."""
+    """Say which payloads cannot be captured because it is not known where they are."""
     wanted = {"num_pfns", "pfns"} | ({"resp_data", "resp_pos"} if diagnosis.plan.patched else set())
     unknown = sorted(name for name in wanted if diagnosis.layout.get("virtio_balloon", name) is None)
     if unknown:

@@ -193,7 +193,7 @@ def _render(result: Report, form: str) -> str:
 
 
 def _hold_to(allowed: MaxLost | None, result: Report) -> None:
-    """Raise DataLostError when more was lost than the user allows, or nobody knows how much was.
+    """Raise DataLostError when more was lost than the user allows, or it is not known how much was.
 
     A recording that was cut off does not know what it lost last.
     """

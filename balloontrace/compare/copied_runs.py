@@ -20,7 +20,7 @@ _ON_BOTH = "the same run is on both sides"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The runs of one side that count, those that are told as copies, and sentences on these."""
+    """The runs of one side that count, those that are copies, and sentences on these."""
 
     counting: tuple[Found, ...]
     copies: tuple[Refused, ...]

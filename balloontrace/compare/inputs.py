@@ -33,7 +33,7 @@ _CLOCK_SLACK_NS = 3600 * 10**9
 
 
 def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recordings:
-    """Read and analyse one side; `guest_only` leaves all recordings of hosts aside.
+    """Read and analyse one side; `guest_only` ignores all recordings of hosts.
 
     UsageError when there is nothing of that name or it may not be read; RecordingError when a file is no
     recording or a host's recording belongs to no guest's, or to one of several.

@@ -2,7 +2,7 @@
 """Two sets of analysed recordings into a comparison: what changed, and whether the data can tell.
 
 Operations of one kind and size are compared with each other (`group`), each being one replicate and
-counting once. What is left out, or speaks against the comparison, is told.
+counting once. What is left out, or speaks against the comparison, is reported.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _replicates(side: Recordings, kinds: Sequence[Kind]) -> _Replicates:
 def _each_once(
     sides: tuple[Recordings, Recordings], found: Sequence[_Replicates], *, keep_shared: bool = False
 ) -> tuple[list[_Replicates], tuple[str, ...]]:
-    """Both sides without copies, and what is said of those."""
+    """Both sides without copies, and the sentences on those."""
     names = (sides[0].given, sides[1].given)
     told = tell_copies(found[0].counting, found[1].counting, names, keep_shared=keep_shared)
     once = [

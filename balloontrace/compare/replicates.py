@@ -116,7 +116,7 @@ def _replicate(report: Report, operation: Operation, pages: int) -> Replicate:
 
 
 def _stages(operation: Operation) -> dict[str, float]:
-    """Times by stage, finer and coarser ones: what one recording tells apart another may not.
+    """Times by stage, finer and coarser ones: what one recording shows apart another may not.
 
     `b+c+d` holds the making of bitmaps too, as b does where the three are apart.
     """

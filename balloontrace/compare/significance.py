@@ -68,7 +68,7 @@ _Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What samples tell of after to before; None where nothing can be said.
+    """What samples say of after to before; None where nothing can be said.
 
     `drift_explains` is True where there would be a difference if the machine had not changed meanwhile.
     """

@@ -18,7 +18,7 @@ LIBRARIES = frozenset(_DEBIAN_PACKAGES)
 
 def explain_import_error(error: ImportError) -> str | None:
     """One sentence on what to install; None when no library is to blame but this package itself."""
-    if isinstance(error.__cause__, ImportError):  # newer pandas tells of numpy so
+    if isinstance(error.__cause__, ImportError):  # newer pandas names numpy so
         return explain_import_error(error.__cause__)
     library = _library(error)
     if library is None:
@@ -32,7 +32,7 @@ def explain_import_error(error: ImportError) -> str | None:
 
 
 def _library(error: ImportError) -> str | None:
-    """The library to blame: by the module's name, else by the words, in which older pandas tells of numpy."""
+    """The library to blame: by the module's name, else by the words, in which older pandas names numpy."""
     named = (error.name or "").partition(".")[0]
     if named:
         return named if named in LIBRARIES else None

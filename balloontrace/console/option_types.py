@@ -27,7 +27,7 @@ _DURATION_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 36
 
 
 def parse_size_bytes(text: str) -> int | None:
-    """Bytes meant by `text`; K, M, G and T are powers of 1024. None when it is no size of at least a byte."""
+    """Bytes in `text`; K, M, G and T are powers of 1024. None if it is not a size of at least a byte."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         return None

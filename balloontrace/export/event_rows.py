@@ -145,7 +145,7 @@ def batch_values(batches: Batches, both: BothSides | None, rows: Rows) -> list[V
 def payload_rows(guest: GuestEvents) -> Iterator[Row]:
     """Every captured payload in order of start, with the values of PAYLOAD_COLUMNS.
 
-    What it names is told of sends that are part of an operation, as in the report.
+    What it names is shown for sends that are part of an operation, as in the report.
     """
     spans, operations = guest.spans, guest.operations
     span_of = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where each field lies in the bytes BPF hands over, as plain data: mirrored from bpf/balloon_events.h.
+"""Where each field lies in the bytes that BPF writes, as plain data: mirrored from bpf/balloon_events.h.
 
 A recording carries these tables (`span_layout`, `counters_layout`), so that any later reader decodes it by
 field name. `record` writes them and `analysis/columns` decodes with them; a unit test compares them with what

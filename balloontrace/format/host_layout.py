@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where each field lies in what the host's BPF program hands over: mirrored from bpf/balloon_batches.h.
+"""Where each field lies in what the host's BPF program writes: mirrored from bpf/balloon_batches.h.
 
 Plain data, as `format/guest_layout` has it for the guest's side; a unit test compares it with what a C
 compiler makes of the header. A recording carries both tables, as `batch_layout` and `counters_layout`.

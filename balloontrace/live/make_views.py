@@ -20,7 +20,7 @@ from balloontrace.results.live_view import CallView, GuestView, HostView, Share,
 from balloontrace.units import NS_PER_S, pages_to_bytes
 
 RATE_INTERVALS = 5
-"""The time left goes by the rate of so many intervals at most: a single one is too uneven to plan by."""
+"""The time left is computed from the rate of at most so many intervals: a single one is too uneven."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def sizes_of_move(sizes: Sequence[tuple[int, int | None]]) -> Sequence[tuple[int
 
 
 def _step(before: int | None, now: int | None) -> int:
-    """Which way it moved: 1, -1, or 0 where it did not or nobody knows."""
+    """Which way it moved: 1, -1, or 0 where it did not or it is not known."""
     return 0 if before is None or now is None else (now > before) - (now < before)
 
 

@@ -44,7 +44,7 @@ class Schedule:
 
 
 class Source(Protocol):
-    """What may end by itself: readable `fd` or `gone` tell of it."""
+    """What may end by itself: readable `fd` or `gone` show it."""
 
     @property
     def fd(self) -> int | None:

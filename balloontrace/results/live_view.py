@@ -33,7 +33,7 @@ class GuestView:
 
     interval_ns: int
     running_ns: int
-    device: int | None  # index modulo the number of devices that are told apart
+    device: int | None  # index modulo the number of devices that are kept apart
     size_pages: int | None
     target_pages: int | None
     rate_bytes_per_s: float | None  # positive while it inflates

@@ -412,7 +412,7 @@ class PayloadStatistics:
     `first_refusal` is a sentence). Unless all are whole, pages are those that could be decoded.
 
     `bytes_sent` is of payloads, `header_bytes` of the response headers before them. `bytes_per_page` is both
-    over `pages_named`, to be held against the 4 bytes of a PFN; None when something was not captured.
+    over `pages_named`, to be compared with the 4 bytes of a PFN; None when something was not captured.
 
     `runs_named` counts what a host meets that takes records as they come: each plain run, each stretch of
     bits set in a word; of PFN arrays, the stretches of consecutive numbers in each, once sorted.

@@ -111,7 +111,7 @@ _DRIVER_MEMBERS = (
 _VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
 
 
-# What tells of a page what it is and who uses it; before v5.16 there were no folios.
+# What shows what a page is and who uses it; before v5.16 there were no folios.
 _PAGE_MEMBERS = ("flags", "mapping", "_mapcount", "_refcount")
 _PAGE_FLAGS = ("PG_lru", "PG_uptodate", "PG_swapbacked")
 _PAGE_STRUCTS = ("folio", "page")

@@ -148,7 +148,7 @@ def _open_ports(folder: Path, capabilities: Capabilities) -> Iterator[_Read]:
 
 @contextmanager
 def _open_window(folder: Path, capabilities: Capabilities) -> Iterator[_Read]:
-    """The window: where it looks is written to it. Whoever looks has it alone, and leaves it closed."""
+    """The window: where it looks is written to it. One reader uses it at a time, and closes it."""
     window_at = capabilities.window_at
     if window_at is None:
         raise FileNotFoundError

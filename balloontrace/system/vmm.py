@@ -46,7 +46,7 @@ class SharedFile:
 
     name: str
     mapped_bytes: int
-    allocated_bytes: int | None  # what it takes, whoever uses it; None: not known
+    allocated_bytes: int | None  # what it takes, used by any process; None: not known
 
 
 @dataclass(frozen=True)

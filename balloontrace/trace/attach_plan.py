@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a diagnosis to the plan that is attached, and what is said of it: alike for all that trace."""
+"""From a diagnosis to the plan that is attached, and the messages about it; the same for all that trace."""
 
 from __future__ import annotations
 

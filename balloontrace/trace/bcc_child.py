@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The child of `trace/loader`: compiles and attaches BPF programs, hands over the descriptors and ends.
+"""The child of `trace/loader`: compiles and attaches BPF programs, passes the descriptors on and ends.
 
 The only importer of bcc. Run as `python -m balloontrace.trace.bcc_child SOCKET_FD`, in a process of its own
 so that nothing of the recorder weighs on top of LLVM; it imports as little as it can for the same reason.
@@ -102,7 +102,7 @@ class Attacher:
     def _put_map_descriptors(self, start: int, size_bytes: int) -> None:
         """Make map values that the program takes the address of known to the kernel.
 
-        bcc has no word for them: the source names a map by its place in the request, negative numbers and
+        bcc cannot express them: the source names a map by its place in the request, negative numbers and
         all others being descriptors already.
         """
         instructions = (_Instruction * (size_bytes // ctypes.sizeof(_Instruction))).from_address(start)

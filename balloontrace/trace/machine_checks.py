@@ -189,7 +189,7 @@ def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:
     if all(symbol.address == 0 for symbol in symbols):
         return Finding(
             "symbols", State.WARNING,
-            "/proc/kallsyms hides addresses, so functions of equal name cannot be told apart",
+            "/proc/kallsyms hides addresses, so functions of the same name cannot be distinguished",
             "run as root, with sysctl kernel.kptr_restrict=1 or 0",
         )  # fmt: skip
     return Finding("symbols", State.OK, "/proc/kallsyms shows functions and addresses")

@@ -12,7 +12,7 @@ from balloontrace.format.vocabulary import Function
 
 _Name = TypeVar("_Name", bound=Hashable)
 
-_OLDEST_S = 2.0  # spans wait no longer for being written, save for one wake-up
+_OLDEST_S = 2.0  # spans wait no longer to be written, except for one wake-up
 _FULL_PARTS = 4  # a ring filled to a quarter is drained at once
 _ENOUGH_CALLS = 1024  # timed, they tell what a run of a program costs
 

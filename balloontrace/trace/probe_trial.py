@@ -79,7 +79,7 @@ def _attachers(root: Path) -> Iterator[tuple[Mechanism, _Attach]]:
 
 
 def _fires(attach: _Attach) -> bool:
-    """Whether the program ran when the function was called, by whomever. OSError when it is refused."""
+    """Whether the program ran when the function was called, by any process. OSError when it is refused."""
     kernel = _Kernel()
     with ExitStack() as stack:
         counter = stack.enter_context(_owned(kernel.create_counter()))

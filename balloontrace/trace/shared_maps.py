@@ -2,7 +2,7 @@
 """Maps shared with the kernel, read without a system call or a callback per event.
 
 bcc offers one Python callback per event; at one call per send that costs an inflate 32 % (measured in an
-instruction-counted guest). Here the ring is copied out as it lies, and decoded when it is reported.
+instruction-counted guest). Here the ring is copied as it is, and decoded for the report.
 """
 
 from __future__ import annotations

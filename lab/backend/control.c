@@ -64,7 +64,7 @@ static void reply_status(struct control *control, struct client *client)
 {
 	char *text = status_line(control->vhost);
 
-	/* Whoever reads the log after this answer finds all in it that the answer counts. */
+	/* The log read after this answer has all that the answer counts. */
 	log_flush(&control->vhost->balloon->log);
 	if (control->vhost->balloon->dump)
 		fflush(control->vhost->balloon->dump);

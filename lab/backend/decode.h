@@ -22,7 +22,7 @@ enum record_error {
 	RECORD_OK,
 	RECORD_CUT_HEADER, /* fewer than 8 bytes are left; ends the payload */
 	RECORD_CUT_WORD, /* the word announced is not there; ends the payload */
-	RECORD_BITMAP_LENGTH, /* neither 0 nor 8: what follows cannot be told apart; ends the payload */
+	RECORD_BITMAP_LENGTH, /* neither 0 nor 8: what follows cannot be parsed; ends the payload */
 	RECORD_PAGE_SHIFT, /* a word of pages other than 4 KiB, or a run of less than a page; skipped */
 	RECORD_BEYOND, /* names pages past the last of 2^52; skipped whole */
 };

@@ -44,7 +44,7 @@ const char *ring_map(struct ring *ring, const struct memory *memory)
 	uint64_t size = ring->size;
 
 	if (!size || size > RING_MAX || (size & (size - 1)))
-		return "ring size is no power of two up to 32768";
+		return "ring size is not a power of two up to 32768";
 	ring->desc = map_part(memory, ring->desc_user, DESC_BYTES * size, 16);
 	ring->avail = map_part(memory, ring->avail_user, 4 + 2 * size, 2);
 	ring->used = map_part(memory, ring->used_user, 4 + USED_ENTRY_BYTES * size, 4);

@@ -176,7 +176,7 @@ _EDGES = (0, 1, 2**31, 2**32, 2**53, 2**61, 2**62, 2**63, 2**64)
 
 
 def change_fields(pieces: list[Piece], source: random.Random) -> list[Piece]:
-    """Fields of records that say what cannot be, in pieces that are whole: what a stranger would do."""
+    """Impossible values in records, in pieces that are whole: what a stranger would do."""
     pieces = list(pieces)
     for _ in range(source.choice((1, 1, 2, 5, 20))):
         index = source.randrange(len(pieces)) if pieces else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whole files whose records say what cannot be: that is told and left out, and nothing negative comes out."""
+"""Whole files with impossible records: these are reported and left out, and nothing negative comes out."""
 
 from __future__ import annotations
 

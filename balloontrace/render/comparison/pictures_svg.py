@@ -80,7 +80,7 @@ def _draw_dots(drawing: Drawing, runs: Sequence[Replicate], most_ns: float, top_
         wall_ns = run.values.get(WALL)
         if wall_ns is None:
             continue
-        # In three rows, so that dots close to each other can be told apart.
+        # In three rows, so that dots close to each other can be distinguished.
         y_px = top_px + 23 + 7 * (index % 3)
         tip = f"{run.recording}, operation {run.operation}: {format_duration_ns(wall_ns)}"
         drawing.dot("run", wall_ns / most_ns, y_px, 4, tip)

@@ -118,7 +118,7 @@ class PlannedProbe:
     def by_symbol(self) -> tuple[tuple[Symbol, Mechanism], ...]:
         """Each symbol with its mechanism: of equal names fentry reaches the one at the lowest address only.
 
-        (kallsyms_lookup_name, which fentry goes by, returns the first in the order of addresses.)
+        (kallsyms_lookup_name, which fentry uses, returns the first in the order of addresses.)
         """
         if self.mechanism is Mechanism.KPROBE:
             return tuple((symbol, Mechanism.KPROBE) for symbol in self.symbols)

@@ -39,7 +39,7 @@ def seen_by_probes(
 ) -> int | None:
     """Pages the programs have counted; None where the driver's structures do not show them.
 
-    A call that was seen in part, or that the kernel says it `missed`, is told as a lost event: it may have
+    A call that was seen in part, or that the kernel says it `missed`, counts as a lost event: it may have
     sent as much as a send does.
     """
     functions = counters.functions

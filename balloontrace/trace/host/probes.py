@@ -131,7 +131,7 @@ class HostPlan:
     """What will be attached on the host.
 
     `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
-    `asks_freed` whether that was asked for, be it to be had or not.
+    `asks_freed` whether that was asked for, possible or not.
     """
 
     probes: tuple[HostProbe, ...]
@@ -155,7 +155,7 @@ class HostPlan:
         )
 
     def counting_freed(self) -> HostPlan:
-        """The same plan with what tells what calls freed: all of it or, where some cannot be had, nothing."""
+        """The same plan with the probes that show what calls freed: all, or none if one is impossible."""
         telling = [probe for probe in self.probes if probe.point.tells_freed and probe.symbol]
         status, note = Status.NOT_NEEDED, "useless without the others"
         if not self.page_layout:

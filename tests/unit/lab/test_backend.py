@@ -597,7 +597,7 @@ def test_ring_sizes_that_cannot_be(build: Path, tmp_path: Path, size: int) -> No
         queue.stop()
         assert frontend.tell(SET_VRING_NUM, struct.pack("<II", 0, size))
         assert frontend.tell(SET_VRING_KICK, pack64(0), [queue.kick_fd])
-        assert device.events("ring-lost")[-1]["why"] == "ring size is no power of two up to 32768"
+        assert device.events("ring-lost")[-1]["why"] == "ring size is not a power of two up to 32768"
 
 
 def test_a_queue_that_is_not_enabled_waits(pfn_mode: tuple[Device, Frontend]) -> None:
