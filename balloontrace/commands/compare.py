@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from balloontrace.commands.report import write_text
+from balloontrace.commands.formats import Format, format_option
 from balloontrace.console.option_types import complete_recordings, output_options
+from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.format.vocabulary import Kind
 
 if TYPE_CHECKING:
     from balloontrace.results.comparison import Comparison
-
-FORMATS = ("table", "csv", "json", "markdown", "html")
 
 
 @click.command("compare")
@@ -34,16 +33,14 @@ FORMATS = ("table", "csv", "json", "markdown", "html")
     help="Exit with 6 if AFTER is slower by more than this, for any kind and size: if the whole 95 % "
     "interval of the ratio of wall times is above 1 + PCT/100. Exit with 1 if there is no interval.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
-)
+@format_option("compare", default="table")
 @output_options
 def compare(
     before: str,
     after: str,
     kind: str | None,
     allowed: str | None,
-    form: str,
+    form: Format,
     output: Path | None,
     *,
     guest_only: bool,
@@ -63,11 +60,12 @@ def compare(
       balloontrace compare stock/ patched/ --fail-on-regression 5
       balloontrace compare stock/ patched/ --format html -o compare.html
     """  # noqa: D301 - click looks for the character, not for a backslash
+    assert form.compare is not None  # it was offered
     percent = None if allowed is None else parse_percent(allowed)
     if before == after == "-":
         raise UsageError("only one of the recordings can come from standard input")
     result = _load(before, after, kind, guest_only=guest_only)
-    write_text(_render(result, form), output, force=force, for_people=form == "table")
+    write_output(form.compare(result), output, force=force, for_people=form.for_people)
     warn(result.warnings)
     if percent is not None:
         hold_to(percent, result)
@@ -115,29 +113,3 @@ def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Com
 
     first, second = (read_side(given, sys.stdin.buffer, guest_only=guest_only) for given in (before, after))
     return compare_recordings(first, second, tuple(Kind) if kind is None else (Kind(kind),))
-
-
-def _render(result: Comparison, form: str) -> str:
-    match form:
-        case "csv":
-            from balloontrace.render.comparison.csv import render_comparison_csv
-
-            return render_comparison_csv(result)
-        case "json":
-            from balloontrace.render.json import render_comparison_json
-
-            return render_comparison_json(result)
-        case "html":
-            from balloontrace.render.comparison.html import render_comparison_html
-
-            return render_comparison_html(result)
-        case "markdown":
-            from balloontrace.render.blocks_markdown import write_markdown
-            from balloontrace.render.comparison.sections import describe_comparison
-
-            return write_markdown(describe_comparison(result))
-        case _:
-            from balloontrace.render.blocks_text import write_text as write_table
-            from balloontrace.render.comparison.sections import describe_comparison
-
-            return write_table(describe_comparison(result))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from balloontrace.commands.formats import Format, format_option
 from balloontrace.console.option_types import RECORDING, output_options
-from balloontrace.console.standard_streams import write_stdout
+from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import note, verbose_option, warn
-from balloontrace.errors import BalloontraceError, DataLostError, UsageError
+from balloontrace.errors import DataLostError, UsageError
 from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from balloontrace.format.recording import Recording
     from balloontrace.results.report import HostSide, Report
 
 _SEND_PAGES = 256  # VIRTIO_BALLOON_ARRAY_PFNS_MAX, as `unseen` has it for the recorder
-
-FORMATS = ("table", "csv", "json", "markdown", "html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +64,7 @@ def parse_max_lost(text: str) -> MaxLost:
 @click.command("report")
 @click.argument("recording", type=RECORDING)
 @click.argument("host_recording", type=RECORDING, required=False)
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
-)
+@format_option("report", default="table")
 @output_options
 @click.option(
     "--max-lost",
@@ -81,7 +76,7 @@ def parse_max_lost(text: str) -> MaxLost:
 def report(
     recording: Path,
     host_recording: Path | None,
-    form: str,
+    form: Format,
     output: Path | None,
     *,
     force: bool,
@@ -97,12 +92,15 @@ def report(
       balloontrace report guest.bt host.bt
       balloontrace report examples/bitmap-inflate.bt --format html -o page.html
     """
+    from balloontrace.analysis.make_report import examine
+
+    assert form.report is not None  # it was offered
     allowed = None if max_lost is None else parse_max_lost(max_lost)
     recordings = read_recordings(recording, host_recording)
-    result, text = _analyse_and_render(recordings, form)
-    write_text(text, output, force=force, for_people=form == "table")
-    warn(result.warnings)
-    _hold_to(allowed, result)
+    examined = examine(*recordings)
+    write_output(form.report(examined), output, force=force, for_people=form.for_people)
+    warn(examined.report.warnings)
+    _hold_to(allowed, examined.report)
 
 
 def read_recordings(*paths: Path | None) -> list[Recording]:
@@ -133,63 +131,6 @@ def describe_source(path: Path, source: Recording) -> Iterator[str]:
     )
     yield f"{path}: {side or Side.GUEST}, format {major}.{minor}, written by {written_by or 'unknown'}"
     yield f"{path}: {counts or 'no events'}; {'whole' if source.complete else 'cut off or damaged'}"
-
-
-def write_text(text: str, output: Path | None, *, force: bool, for_people: bool) -> None:
-    """Write to a file that must not exist yet unless `force`, or to stdout for None and `-`."""
-    if output is None or str(output) == "-":
-        write_stdout([text], for_people=for_people)
-        return
-    from balloontrace.console.output_file import open_output
-
-    with open_output(output, force=force) as file:
-        try:
-            with open(file.fd, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
-                stream.write(text)
-        except OSError as error:
-            raise BalloontraceError(f"cannot write {output}: {error.strerror}") from error
-        file.publish()
-
-
-def _analyse_and_render(recordings: Sequence[Recording], form: str) -> tuple[Report, str]:
-    """The report, and how it is to be shown. Only pictures take more than the report itself."""
-    if form == "html":
-        return _render_html(recordings)
-    from balloontrace.analysis.make_report import analyse
-
-    result = analyse(*recordings)
-    return result, _render(result, form)
-
-
-def _render_html(recordings: Sequence[Recording]) -> tuple[Report, str]:
-    from balloontrace.analysis.make_pictures import depict
-    from balloontrace.analysis.make_report import examine
-    from balloontrace.render.report.html import render_html
-
-    examined = examine(*recordings)
-    return examined.report, render_html(examined.report, depict(examined))
-
-
-def _render(result: Report, form: str) -> str:
-    match form:
-        case "csv":
-            from balloontrace.render.report.csv import render_csv
-
-            return render_csv(result)
-        case "json":
-            from balloontrace.render.json import render_json
-
-            return render_json(result)
-        case "markdown":
-            from balloontrace.render.blocks_markdown import write_markdown
-            from balloontrace.render.report.sections import describe_report
-
-            return write_markdown(describe_report(result))
-        case _:
-            from balloontrace.render.blocks_text import write_text as write_table
-            from balloontrace.render.report.sections import describe_report
-
-            return write_table(describe_report(result))
 
 
 def _hold_to(allowed: MaxLost | None, result: Report) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
+from balloontrace.console.standard_streams import encoded, write_stdout
 from balloontrace.errors import BalloontraceError, UsageError
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,6 +71,14 @@ class OutputFile:
             self.discard()
         self.close()
 
+    def write(self, pieces: Iterable[str] | Iterable[bytes]) -> None:
+        """Write one after the other, text as UTF-8. BalloontraceError when the system refuses."""
+        try:
+            with open(self.fd, "wb", closefd=False) as stream:
+                stream.writelines(map(encoded, pieces))
+        except OSError as error:
+            raise BalloontraceError(f"cannot write {self.path}: {error.strerror}") from error
+
     def publish(self) -> None:
         """Give the file its final name; what is written later still goes there. Errors as `open_output`."""
         if self._published:
@@ -127,6 +137,26 @@ class OutputFile:
     def _rename(self, name: str) -> None:
         os.replace(self._name, name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
         self._name = name
+
+
+def write_output(
+    pieces: Iterable[str] | Iterable[bytes], path: Path | None, *, force: bool, for_people: bool = False
+) -> None:
+    """Write to a file as `write_files`, or to standard output for None and `-`."""
+    if path is None or str(path) == "-":
+        write_stdout(pieces, for_people=for_people)
+    else:
+        write_files({path: pieces}, force=force)
+
+
+def write_files(files: Mapping[Path, Iterable[str] | Iterable[bytes]], *, force: bool) -> None:
+    """Write files that get their names only when all are written. Errors as `open_output`."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_output(path, force=force)) for path in files]
+        for file, pieces in zip(opened, files.values(), strict=True):
+            file.write(pieces)
+        for file in opened:
+            file.publish()
 
 
 def _refuse_taken_name(path: Path, folder_fd: int, *, force: bool) -> None:

@@ -11,19 +11,24 @@ from contextlib import suppress
 STDOUT, STDERR = 1, 2
 
 
-def write_stdout(texts: Iterable[str], *, for_people: bool = False) -> None:
-    """Write as UTF-8, as files are written; `for_people` as their terminal has it, `?` for what it lacks.
+def write_stdout(pieces: Iterable[str] | Iterable[bytes], *, for_people: bool = False) -> None:
+    """Write text as files have it; `for_people` as their terminal has it, `?` for what it lacks.
 
     A reader who has seen enough ends the writing and is no error: what is checked afterwards still is.
     OSError for anything else, such as a full disk.
     """
     encoding = (for_people and sys.stdout.encoding) or "utf-8"
     try:
-        for text in texts:
-            sys.stdout.buffer.write(text.encode(encoding, errors="replace"))
+        for piece in pieces:
+            sys.stdout.buffer.write(encoded(piece, encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         drop(STDOUT)
+
+
+def encoded(piece: str | bytes, encoding: str = "utf-8") -> bytes:
+    """Text as bytes, `?` for what the encoding lacks; bytes as they are."""
+    return piece if isinstance(piece, bytes) else piece.encode(encoding, errors="replace")
 
 
 def drop(fd: int) -> None:

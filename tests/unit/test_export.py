@@ -17,6 +17,7 @@ from synthetic_host import batches, host_recording, pack_batch
 
 from balloontrace.analysis.make_report import examine
 from balloontrace.commands.export import export
+from balloontrace.commands.formats import offered
 from balloontrace.errors import RecordingError, UsageError
 from balloontrace.export.event_rows import (
     BATCH_COLUMNS,
@@ -216,7 +217,7 @@ def test_two_tables_do_not_go_into_one_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", ["csv", "ndjson", "perfetto", "markdown"])
+@pytest.mark.parametrize("form", offered("export"))
 def test_files_are_not_replaced_unasked(form: str, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     words = [EXAMPLES / "bitmap-inflate.bt", "--format", form, "-o", out]
@@ -227,7 +228,7 @@ def test_files_are_not_replaced_unasked(form: str, tmp_path: Path) -> None:
     assert out.read_bytes() == before == run(*words[:-2]).stdout.encode()
 
 
-@pytest.mark.parametrize("form", ["csv", "ndjson", "perfetto", "markdown"])
+@pytest.mark.parametrize("form", offered("export"))
 def test_recordings_that_do_not_belong_together(form: str, tmp_path: Path) -> None:
     words = [EXAMPLES / "stock-inflate.bt", EXAMPLES / "nested-qemu-host.bt", "--format", form]
     failure = run(*words, "-o", tmp_path / "out").exception

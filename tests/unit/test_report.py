@@ -330,7 +330,7 @@ def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
         "from balloontrace.commands.report import report\n"
         # The interpreter may lie where nobody else may read, so its modules are loaded before.
         "import balloontrace.analysis.make_report, balloontrace.render.report.sections\n"
-        "import balloontrace.render.blocks_text\n"
+        "import balloontrace.render.blocks_text, balloontrace.console.output_file\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "report.main(['-'], standalone_mode=False)"
     )

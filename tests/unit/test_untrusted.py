@@ -16,6 +16,7 @@ from mutations import join, split
 from synthetic_host import batches, host_stream
 
 from balloontrace import cli
+from balloontrace.commands.formats import offered
 from balloontrace.untrusted import made_printable, printable, spreadsheet_text
 
 # An escape sequence, one of 8 bits, a bidirectional override, ends of lines, and what is no character.
@@ -76,9 +77,9 @@ def assert_harmless(text: str) -> None:
     assert not {char for char in set(text) - {"\n", "\xa0"} if not char.isprintable()}
 
 
-REPORTS = tuple(("report", form) for form in ("table", "csv", "json", "markdown", "html"))
-EXPORTS = tuple(("export", form) for form in ("csv", "ndjson", "perfetto", "markdown"))
-COMPARISONS = tuple(("compare", form) for form in ("table", "csv", "json", "markdown", "html"))
+REPORTS, EXPORTS, COMPARISONS = (
+    tuple((verb, form) for form in offered(verb)) for verb in ("report", "export", "compare")
+)
 
 
 @pytest.mark.parametrize("command", [*REPORTS, *EXPORTS, *COMPARISONS], ids="-".join)

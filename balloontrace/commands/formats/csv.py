@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""CSV: a report or a comparison as one table, single events as one table for each sort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from balloontrace.commands.formats import Format, Pieces
+
+if TYPE_CHECKING:
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.format.recording import Recording
+    from balloontrace.results.comparison import Comparison
+
+
+def _report(examined: Examined) -> list[str]:
+    from balloontrace.render.report.csv import render_csv
+
+    return [render_csv(examined.report)]
+
+
+def _compare(comparison: Comparison) -> list[str]:
+    from balloontrace.render.comparison.csv import render_comparison_csv
+
+    return [render_comparison_csv(comparison)]
+
+
+def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Pieces]:
+    from balloontrace.analysis.metadata import is_of_host
+    from balloontrace.export import event_rows
+    from balloontrace.render.csv_rows import render_chunks
+
+    guest, host = examined.guest, examined.host
+    tables: dict[str, Pieces] = {}
+    if guest is not None:
+        tables["spans"] = render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest.spans))
+        if guest.payloads.found:
+            tables["payloads"] = render_chunks(event_rows.PAYLOAD_COLUMNS, event_rows.payload_rows(guest))
+        source = next(each for each in sources if not is_of_host(each))
+        tables["counters"] = render_chunks(event_rows.COUNTER_COLUMNS, event_rows.counter_rows(source))
+    if host is not None:
+        rows = event_rows.batch_rows(host.batches, examined.both)
+        tables["batches"] = render_chunks(event_rows.BATCH_COLUMNS, rows)
+    return tables
+
+
+FORMAT = Format(
+    "csv", ".csv", report=_report, compare=_compare, tables=_tables, export_help="a row for each event"
+)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One HTML page with pictures, which needs no other file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balloontrace.commands.formats import Format
+
+if TYPE_CHECKING:
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.results.comparison import Comparison
+
+
+def _report(examined: Examined) -> list[str]:
+    from balloontrace.analysis.make_pictures import depict
+    from balloontrace.render.report.html import render_html
+
+    return [render_html(examined.report, depict(examined))]
+
+
+def _compare(comparison: Comparison) -> list[str]:
+    from balloontrace.render.comparison.html import render_comparison_html
+
+    return [render_comparison_html(comparison)]
+
+
+FORMAT = Format("html", ".html", report=_report, compare=_compare)

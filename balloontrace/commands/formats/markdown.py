@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Markdown, to be pasted into a mail or a pull request: the words of the table, nothing cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balloontrace.commands.formats import Format
+
+if TYPE_CHECKING:
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.results.comparison import Comparison
+
+
+def _report(examined: Examined) -> list[str]:
+    from balloontrace.render.blocks_markdown import write_markdown
+    from balloontrace.render.report.sections import describe_report
+
+    return [write_markdown(describe_report(examined.report))]
+
+
+def _compare(comparison: Comparison) -> list[str]:
+    from balloontrace.render.blocks_markdown import write_markdown
+    from balloontrace.render.comparison.sections import describe_comparison
+
+    return [write_markdown(describe_comparison(comparison))]
+
+
+FORMAT = Format(
+    "markdown",
+    ".md",
+    report=_report,
+    compare=_compare,
+    export=_report,
+    export_help="the report's tables, as report --format markdown writes them",
+)

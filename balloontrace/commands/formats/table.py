@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Text for a terminal, at most 80 columns wide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balloontrace.commands.formats import Format
+
+if TYPE_CHECKING:
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.results.comparison import Comparison
+
+
+def _report(examined: Examined) -> list[str]:
+    from balloontrace.render.blocks_text import write_text
+    from balloontrace.render.report.sections import describe_report
+
+    return [write_text(describe_report(examined.report))]
+
+
+def _compare(comparison: Comparison) -> list[str]:
+    from balloontrace.render.blocks_text import write_text
+    from balloontrace.render.comparison.sections import describe_comparison
+
+    return [write_text(describe_comparison(comparison))]
+
+
+FORMAT = Format("table", ".txt", report=_report, compare=_compare, for_people=True)
