@@ -34,7 +34,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
-from scipy.stats import PermutationMethod, brunnermunzel, mannwhitneyu
+from scipy.stats import PermutationMethod, mannwhitneyu
 
 from balloontrace.compare.drift import without_drift
 from balloontrace.compare.paired_runs import estimate_middle, size_of_pairs
@@ -198,7 +198,7 @@ def size_of(before: int, after: int, order: Order) -> float:
     if max(before, after) > _EXACT_VALUES or min(before, after) < FEWEST_FOR_VERDICT:
         return LEVEL
     refused = _refused(before, after)
-    size = _exact_mann_whitney(*_sample_of(refused - 1, before, after)) if refused else 0.0
+    size = _p_value_of_u(refused - 1, before, after) if refused else 0.0
     return min(size, LEVEL - _LEFT_BY_THREE) if min(before, after) < _FEW else size
 
 
@@ -246,8 +246,17 @@ def _mann_whitney(before: _Values, after: _Values) -> float:
 
 
 def _exact_mann_whitney(before: _Values, after: _Values) -> float:
-    method = "exact" if max(len(before), len(after)) <= _EXACT_VALUES else "asymptotic"
-    return float(mannwhitneyu(after, before, method=method).pvalue)
+    """Of values without ties."""
+    above = int(np.searchsorted(np.sort(before), after).sum())
+    return _p_value_of_u(above, len(before), len(after))
+
+
+@cache
+def _p_value_of_u(u: int, before: int, after: int) -> float:
+    """Without ties it depends on U alone: in how many pairs the one after is above the one before."""
+    method = "exact" if max(before, after) <= _EXACT_VALUES else "asymptotic"
+    first, second = _sample_of(u, before, after)
+    return float(mannwhitneyu(second, first, method=method).pvalue)
 
 
 def _brunner_munzel(before: _Values, after: _Values) -> _Values:
@@ -261,8 +270,28 @@ def _brunner_munzel(before: _Values, after: _Values) -> _Values:
     p_values = np.where(tied, 1.0, 0.0)
     rest = ~(apart | tied)
     if rest.any():
-        p_values[rest] = brunnermunzel(before[rest], after[np.newaxis], axis=1).pvalue
+        p_values[rest] = _p_values_of_ranks(np.sort(before[rest], axis=1), np.sort(after))
     return p_values
+
+
+def _p_values_of_ranks(before: _Values, after: _Values) -> _Values:
+    """Of values in order: Welch's t of how many of the other side each exceeds, equal ones counting half."""
+    first = _exceeded(after, before)
+    second = np.stack([_exceeded(row, after) for row in before])
+    sizes = before.shape[1], len(after)
+    spreads = [size * each.var(axis=1, ddof=1) for size, each in zip(sizes, (first, second), strict=True)]
+    difference = second.mean(axis=1) - first.mean(axis=1) + (sizes[1] - sizes[0]) / 2
+    statistic = math.prod(sizes) / sum(sizes) * difference / np.sqrt(sum(spreads))
+    freedom = sum(spreads) ** 2 / sum(
+        spread**2 / (size - 1) for spread, size in zip(spreads, sizes, strict=True)
+    )
+    return np.asarray(2 * stdtr(freedom, -np.abs(statistic)))
+
+
+def _exceeded(others: _Values, values: _Values) -> _Values:
+    return np.asarray(
+        (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / 2
+    )
 
 
 def _interval(before: _Values, after: _Values) -> tuple[float, float] | None:
@@ -291,14 +320,10 @@ def _interval_of_many(before: _Values, after: _Values) -> tuple[float, float]:
     """
     middle = _ratio_at(before, after, 0.5)
     moved = before * middle
-    shares = [
-        np.searchsorted(one, other, "left") + np.searchsorted(one, other, "right")
-        for one, other in ((after, moved), (moved, after))
-    ]
+    shares = _exceeded(after, moved), _exceeded(moved, after)
     sizes = (len(after), len(before))
     spread = sum(
-        float((share / (2 * size)).var(ddof=1)) / len(share)
-        for share, size in zip(shares, sizes, strict=True)
+        float((share / size).var(ddof=1)) / len(share) for share, size in zip(shares, sizes, strict=True)
     )
     alike = (sum(sizes) + 1) / (12 * math.prod(sizes))
     reach = -float(ndtri(LEVEL / 2)) * math.sqrt(max(spread, alike))
@@ -342,7 +367,7 @@ def _refused(before: int, after: int) -> int:
     low, high = 0, before * after // 2
     while low < high:
         middle = (low + high) // 2
-        if _exact_mann_whitney(*_sample_of(middle, before, after)) <= LEVEL:
+        if _p_value_of_u(middle, before, after) <= LEVEL:
             low = middle + 1
         else:
             high = middle
