@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import multiprocessing
 import random
 import resource
@@ -39,12 +41,20 @@ FULL_REPORT_EVERY = 150
 HEADROOM_BYTES = 512 << 20
 
 
+@functools.cache
+def find_operations_in(pieces: tuple[bytes, ...], layout: str) -> None:
+    """Nothing may be raised but a refusal. Most damage leaves the same pieces as other damage."""
+    spans = decode_spans(pieces, parse_span_layout(json.loads(layout)))
+    find_operations(spans, interrupts_traced=True)
+
+
 def report_of(data: bytes, *, full: bool) -> str:
     """How one file is taken: `read`, or the sentence it is refused with. Anything else raised is a bug."""
     try:
         recording = read_recording(io.BytesIO(data))
-        spans = decode_spans(recording.spans, parse_span_layout(recording.metadata.get("span_layout")))
-        find_operations(spans, interrupts_traced=True)
+        find_operations_in(
+            tuple(map(bytes, recording.spans)), json.dumps(recording.metadata.get("span_layout"))
+        )
         if full:
             examined = examine(recording)
             report = examined.report
