@@ -10,15 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balloontrace.analysis.operations import FoundOperation
-from balloontrace.analysis.stages import (
-    STAGE_A,
-    STAGE_B,
-    STAGE_BCD,
-    STAGE_BUILD,
-    STAGE_C,
-    STAGE_D,
-    STAGE_OTHER,
-)
+from balloontrace.format.stages import BCD, BUILD, OTHER, A, B, C, D
 from balloontrace.format.vocabulary import Kind, Side
 from balloontrace.results.report import (
     DRIVER_REMOVED,
@@ -73,10 +65,10 @@ def explain(
 
 def explain_other(rows: Sequence[StageRow]) -> str | None:
     """Names the largest part of the time outside the stages, if that time is above its threshold."""
-    other = next((row for row in rows if row.stage == STAGE_OTHER), None)
+    other = next((row for row in rows if row.stage == OTHER.code), None)
     if other is None or other.share is None or other.share <= OTHER_SHARE:
         return None
-    parts = [row for row in rows if row.part_of == STAGE_OTHER and row.total_ns is not None]
+    parts = [row for row in rows if row.part_of == OTHER.code and row.total_ns is not None]
     largest = max(parts, key=lambda row: row.total_ns or 0)
     return (
         f"{format_share(other.share)} is outside the stages, most of it {largest.name}: "
@@ -109,20 +101,20 @@ def _waiting(kind: Kind, short_work_items: int, short_ns: int) -> str | None:
 def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
     """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting."""
     shares = {row.stage: row.share for row in rows if row.share is not None}
-    if STAGE_B in shares:  # which building is a part of
-        shares[STAGE_B] -= shares.get(STAGE_BUILD, 0.0)
+    if B.code in shares:  # which building is a part of
+        shares[B.code] -= shares.get(BUILD.code, 0.0)
     slow = {
-        STAGE_A: (Side.GUEST, f"{_DOING[kind]} pages"),
-        STAGE_BUILD: (Side.GUEST, "building bitmaps and records"),
-        STAGE_C: (Side.HOST, "in the VMM's translation"),
-        STAGE_D: (Side.HOST, "in madvise"),
+        A.code: (Side.GUEST, f"{_DOING[kind]} pages"),
+        BUILD.code: (Side.GUEST, "building bitmaps and records"),
+        C.code: (Side.HOST, "in the VMM's translation"),
+        D.code: (Side.HOST, "in madvise"),
     }
     for stage, (who, where) in slow.items():
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:
             return f"{who} slow: {format_share(shares[stage])} of the time {where}"
     between = {
-        STAGE_BCD: "sending and going on: host, transport or the guest's own scheduling",
-        STAGE_B: "guest and host: transport or the guest's own scheduling",
+        BCD.code: "sending and going on: host, transport or the guest's own scheduling",
+        B.code: "guest and host: transport or the guest's own scheduling",
     }
     for stage, what in between.items():
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:

@@ -14,18 +14,9 @@ from balloontrace.analysis.group_statistics import distributions, floor_log2
 from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.operations import FoundOperation, Operations, operation_of_spans
 from balloontrace.analysis.page_sets import PageSet
-from balloontrace.analysis.stages import (
-    STAGE_A,
-    STAGE_B,
-    STAGE_BCD,
-    STAGE_BUILD,
-    STAGE_C,
-    STAGE_D,
-    STAGE_OTHER,
-    STAGE_UNSPLIT,
-    HostTimes,
-)
+from balloontrace.analysis.stages import HostTimes
 from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED
+from balloontrace.format.stages import ABCD, BACK, BCD, BUILD, OTHER, TO_HOST, A, B, C, D
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.pictures import (
     BALLOON_SIZE,
@@ -54,8 +45,6 @@ ROW_CELLS = 64
 _LISTED_PAUSES = 5
 _LISTED_SHORTAGES = 100
 _STEPS_FOR_PAUSES = 32
-_STAGE_TO_HOST = f"{STAGE_B}.to_host"
-_STAGE_BACK = f"{STAGE_B}.back"
 
 Floats = NDArray[np.float64]
 
@@ -304,15 +293,15 @@ def _stage_clocks(part: _Part, stages: set[str]) -> dict[str, _Clockwork]:
     in_bitmap = sends[nesting.bitmap[sends] != NO_SPAN]
     build = _less(_Clockwork.of(starts_ns[bitmaps], ends_ns[bitmaps]), spans, in_bitmap)
     allocate = _less(_Clockwork.of(*bodies_ns), spans, in_body)
-    if STAGE_BUILD in stages:
+    if BUILD.code in stages:
         allocate = _Clockwork(*_subtract(allocate, build))
-    if STAGE_UNSPLIT in stages:
-        return {STAGE_UNSPLIT: allocate}
-    clocks = {STAGE_A: allocate}
-    if STAGE_BUILD in stages:
-        clocks[STAGE_BUILD] = build
-    if STAGE_C not in stages:
-        return {**clocks, STAGE_BCD: sent}
+    if ABCD.code in stages:
+        return {ABCD.code: allocate}
+    clocks = {A.code: allocate}
+    if BUILD.code in stages:
+        clocks[BUILD.code] = build
+    if C.code not in stages:
+        return {**clocks, BCD.code: sent}
     return {**clocks, **dict(_host_clocks(part, stages))}
 
 
@@ -354,11 +343,11 @@ def _host_clocks(part: _Part, stages: set[str]) -> Iterator[tuple[str, _Clockwor
     start_ns, duration_ns = spans.int64("start_ns")[sends], spans.int64("duration_ns")[sends]
     served_ns, calls_ns = host.served_ns[sends], host.calls_ns[sends]
     parts: dict[str, Column] = {}
-    if _STAGE_TO_HOST in stages and host.to_host_ns is not None and host.back_ns is not None:
-        parts |= {_STAGE_TO_HOST: host.to_host_ns[sends], _STAGE_BACK: host.back_ns[sends]}
+    if TO_HOST.code in stages and host.to_host_ns is not None and host.back_ns is not None:
+        parts |= {TO_HOST.code: host.to_host_ns[sends], BACK.code: host.back_ns[sends]}
     else:
-        parts[STAGE_B] = duration_ns - served_ns
-    parts |= {STAGE_C: served_ns - calls_ns, STAGE_D: calls_ns}
+        parts[B.code] = duration_ns - served_ns
+    parts |= {C.code: served_ns - calls_ns, D.code: calls_ns}
     for stage, part_ns in parts.items():
         yield stage, _Clockwork.of(start_ns, start_ns + duration_ns, part_ns / np.maximum(duration_ns, 1))
 
@@ -372,7 +361,7 @@ def _stages_over_time(clocks: Mapping[str, _Clockwork], edges: Column) -> tuple[
         ns = np.clip(ns, 0, rest)
         rest = rest - ns
         shown.append(StageOverTime(stage, tuple(ns.tolist())))
-    return (*shown, StageOverTime(STAGE_OTHER, tuple(rest.tolist())))
+    return (*shown, StageOverTime(OTHER.code, tuple(rest.tolist())))
 
 
 def _pauses(
@@ -399,7 +388,7 @@ def _pauses(
 def _mostly(clocks: Mapping[str, _Clockwork], bounds_ns: Column) -> str:
     """The stage that most of the time between two times went to."""
     spent = {stage: float(np.diff(clock.until(bounds_ns))[0]) for stage, clock in clocks.items()}
-    spent[STAGE_OTHER] = float(bounds_ns[1] - bounds_ns[0]) - sum(spent.values())
+    spent[OTHER.code] = float(bounds_ns[1] - bounds_ns[0]) - sum(spent.values())
     return max(spent, key=lambda stage: spent[stage])
 
 

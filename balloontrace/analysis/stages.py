@@ -15,7 +15,8 @@ well enough, `b.to_host` and `b.back` split that. Each row says where it ran.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,24 +26,29 @@ from balloontrace.analysis.columns import Column, Spans
 from balloontrace.analysis.group_statistics import Distribution, distributions, sums
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
 from balloontrace.errors import RecordingError
+from balloontrace.format.stages import (
+    ABCD,
+    BACK,
+    BCD,
+    BUILD,
+    CONFIG,
+    EXTEND,
+    INTERRUPT,
+    OTHER,
+    REQUEUE,
+    REST,
+    TO_HOST,
+    WORK_ITEM,
+    A,
+    B,
+    C,
+    D,
+    Stage,
+    finest_stages,
+    with_parts,
+)
 from balloontrace.format.vocabulary import Function, Kind
 from balloontrace.results.report import StageRow
-
-STAGE_A = "a"
-STAGE_BUILD = "b.build"
-STAGE_BCD = "b+c+d"
-STAGE_B = "b"
-STAGE_C = "c"
-STAGE_D = "d"
-STAGE_OTHER = "other"
-STAGE_UNSPLIT = "a+b+c+d"
-
-GUEST_KERNEL = "guest kernel"
-GUEST_AND_HOST = "guest and host"
-HOST_USER = "host user space"
-HOST_KERNEL = "host kernel"
-
-_VERBS = {Kind.INFLATE: "allocate", Kind.DEFLATE: "release"}
 
 NOT_SERVED = -1
 
@@ -66,22 +72,30 @@ class HostTimes:
     back_ns: Column | None
 
 
+class _Without(enum.Enum):
+    """What a row shows of an operation in which its series has nothing."""
+
+    ZERO = enum.auto()
+    NOT_MEASURED = enum.auto()
+    NO_ROW = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class _Series:
     """Durations of one stage, each with the operation it belongs to."""
 
     values_ns: Column
     operation: Column
+    without: _Without = _Without.ZERO
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the stages of all operations are made of."""
+    """What the stages of all operations are made of; `series` are by their code."""
 
     wall_ns: Column
     series: Mapping[str, _Series]
     config_calls: Column
-    config_measured: Column
     served: Column
 
 
@@ -105,7 +119,7 @@ class StageTables:
     ) -> None:
         self._sends_traced = sends_traced
         self._kinds = [operation.kind for operation in operations.found]
-        self._parts = _measure(spans, operations, host)
+        self._parts = _measure(spans, operations, host, sends_traced=sends_traced)
 
     def of_operations(self) -> list[tuple[StageRow, ...]]:
         """The stage rows of every operation, in the order of `Operations.found`."""
@@ -121,27 +135,78 @@ class StageTables:
         """One table a group of operations; `kinds[g]` is what the operations of group g do."""
         parts, groups = self._parts, len(kinds)
         spreads = {
-            name: distributions(series.values_ns, group_of_operation[series.operation], groups)
-            for name, series in parts.series.items()
+            code: distributions(series.values_ns, group_of_operation[series.operation], groups)
+            for code, series in parts.series.items()
         }
         wall_ns = sums(parts.wall_ns, group_of_operation, groups).tolist()
         calls = sums(parts.config_calls, group_of_operation, groups).tolist()
-        measured = (sums(parts.config_measured, group_of_operation, groups) > 0).tolist()
         unserved = sums(1 - parts.served, group_of_operation, groups).tolist()
         return [
-            _rows(
+            self._table(
                 kinds[group],
                 wall_ns[group],
-                {name: spread[group] for name, spread in spreads.items()},
-                sends_traced=self._sends_traced,
+                {code: spread[group] for code, spread in spreads.items()},
                 split=not unserved[group],
-                config_calls=calls[group] if measured[group] else None,
+                config_calls=calls[group],
             )
             for group in range(groups)
         ]
 
+    def _table(
+        self,
+        kind: Kind,
+        wall_ns: int,
+        spreads: Mapping[str, Distribution],
+        *,
+        split: bool,
+        config_calls: int,
+    ) -> tuple[StageRow, ...]:
+        """The rows of one table; `split` tells whether the host's side is known of all its sends."""
+        totals_ns = _sums_of_rows(wall_ns, spreads)
+        rows = []
+        for stage in _shown(sends_traced=self._sends_traced, split=split):
+            row = StageRow(stage.code, stage.name_for(kind), stage.where, stage.part_of)
+            code = A.code if stage == ABCD else stage.code
+            without = self._parts.series[code].without if code in spreads else _Without.NO_ROW
+            if stage.code in totals_ns:
+                rows.append(_sum_row(row, totals_ns[stage.code], wall_ns))
+            elif without is _Without.ZERO or (code in spreads and spreads[code].count):
+                rows.append(_row(row, spreads[code], wall_ns))
+            elif without is _Without.NOT_MEASURED:
+                rows.append(row)
+        # Quantiles are of the reads of one work item together; the count is of single ones.
+        return tuple(
+            replace(row, count=config_calls) if row.stage == CONFIG.code and row.count else row
+            for row in rows
+        )
 
-def _measure(spans: Spans, operations: Operations, host: HostTimes | None) -> _Parts:
+
+def _shown(*, sends_traced: bool, split: bool) -> Iterator[Stage]:
+    """The rows of a table that says as much as was told apart; others are left to coarse ones."""
+    for stage in finest_stages():
+        whole, *parts = with_parts(stage)
+        if split or stage.code not in BCD.instead_of:
+            yield ABCD if stage == A and not sends_traced else whole
+            yield from parts
+    if not split:
+        yield replace(BUILD, part_of=None)
+        yield BCD
+    yield from with_parts(OTHER)
+
+
+def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution]) -> dict[str, int]:
+    """What is a sum, or left over, and has no series of its own."""
+    apart = [stage for stage in finest_stages() if stage.code not in BCD.instead_of]
+    others = [part for part in with_parts(OTHER) if part.code in spreads]
+    other_ns = wall_ns - sum(spreads[stage.code].total_ns for stage in (*apart, BUILD, BCD))
+    rest_ns = other_ns - sum(spreads[part.code].total_ns for part in others)
+    totals_ns = {OTHER.code: other_ns, REST.code: rest_ns}
+    if spreads[BUILD.code].count:
+        totals_ns[B.code] = spreads[BUILD.code].total_ns + spreads[B.code].total_ns
+    return totals_ns
+
+
+def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, sends_traced: bool) -> _Parts:
     """Split every active work item and the gaps around them; the sums of one operation are its wall time."""
     items = operations.items
     rows = np.flatnonzero(operations.item_operation != NO_OPERATION)
@@ -168,20 +233,23 @@ def _measure(spans: Spans, operations: Operations, host: HostTimes | None) -> _P
     return _Parts(
         wall_ns=ends_ns - starts_ns,
         series={
-            "allocate": _Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
-            "extend": _extend(spans, operations),
-            "build": _Series(build_ns[built], operation[built]),
-            "send": _Series(send_ns, send_operation),
+            A.code: _Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
+            EXTEND.code: _extend(spans, operations),
+            BUILD.code: _Series(build_ns[built], operation[built], _Without.NO_ROW),
+            BCD.code: _Series(
+                send_ns, send_operation, _Without.ZERO if sends_traced else _Without.NOT_MEASURED
+            ),
             **_host_series(sends, send_operation, send_ns, host),
-            "config": _Series(config_ns[with_config], operation[with_config]),
-            "outside_body": _Series(outside_ns[bounded], operation[bounded]),
-            "requeue": _Series(gap_ns[same], operation[1:][same]),
-            "interrupt": _Series(
-                lead_ns[seen[operation[firsts]]], operation[firsts][seen[operation[firsts]]]
+            CONFIG.code: _Series(config_ns[with_config], operation[with_config], _Without.NOT_MEASURED),
+            WORK_ITEM.code: _Series(outside_ns[bounded], operation[bounded], _Without.NOT_MEASURED),
+            REQUEUE.code: _Series(gap_ns[same], operation[1:][same]),
+            INTERRUPT.code: _Series(
+                lead_ns[seen[operation[firsts]]],
+                operation[firsts][seen[operation[firsts]]],
+                _Without.NOT_MEASURED,
             ),
         },
         config_calls=sums(items.config_calls[rows], operation, count),
-        config_measured=sums(with_config.astype(np.int64), operation, count),
         served=_served(sends, send_operation, host, count),
     )
 
@@ -200,130 +268,39 @@ def _host_series(
     sends: NDArray[np.intp], operation: Column, send_ns: Column, host: HostTimes | None
 ) -> dict[str, _Series]:
     """The sends less the host's time, and that time in its parts; of sends that were seen being served."""
-    names = ("transport", "translate", "calls", "to_host", "back")
+    ways = ((TO_HOST.code, host.to_host_ns), (BACK.code, host.back_ns)) if host else ()
+    codes = (B.code, C.code, D.code)
+    nothing = np.empty(0, dtype=np.int64)
+    series = {code: _Series(nothing, nothing) for code in codes}
+    series |= {code: _Series(nothing, nothing, _Without.NOT_MEASURED) for code in (TO_HOST.code, BACK.code)}
     if host is None:
-        nothing = np.empty(0, dtype=np.int64)
-        return {name: _Series(nothing, nothing) for name in names}
+        return series
     which = host.served_ns[sends] != NOT_SERVED
     matched, of = sends[which], operation[which]
     served_ns, calls_ns = host.served_ns[matched], host.calls_ns[matched]
-    series = {
-        "transport": _Series(send_ns[which] - served_ns, of),
-        "translate": _Series(served_ns - calls_ns, of),
-        "calls": _Series(calls_ns, of),
+    values_ns = (send_ns[which] - served_ns, served_ns - calls_ns, calls_ns)
+    series |= {code: _Series(part_ns, of) for code, part_ns in zip(codes, values_ns, strict=True)}
+    return series | {
+        code: _Series(column[matched], of, _Without.NOT_MEASURED)
+        for code, column in ways
+        if column is not None
     }
-    for name, column in (("to_host", host.to_host_ns), ("back", host.back_ns)):
-        series[name] = _Series(of[:0], of[:0]) if column is None else _Series(column[matched], of)
-    return series
 
 
 def _extend(spans: Spans, operations: Operations) -> _Series:
     """Getting memory for bitmaps, in the operation of its work item."""
     operation = operation_of_spans(spans, operations)
     which = spans.of(Function.EXTEND_PAGE_BITMAP) & (operation != NO_OPERATION)
-    return _Series(spans.int64("duration_ns")[which], operation[which])
+    return _Series(spans.int64("duration_ns")[which], operation[which], _Without.NO_ROW)
 
 
-def _rows(
-    kind: Kind,
-    wall_ns: int,
-    spreads: Mapping[str, Distribution],
-    *,
-    sends_traced: bool,
-    split: bool,
-    config_calls: int | None,
-) -> tuple[StageRow, ...]:
-    """The rows of one table; `spreads` are the series of `_Parts` as they are in it.
-
-    `split` tells whether the host's side is known of all its sends.
-    """
-    stages = ("allocate", "build", "send")
-    other_ns = wall_ns - sum(spreads[name].total_ns for name in stages)
-    others = ("config", "outside_body", "requeue", "interrupt")
-    rest_ns = other_ns - sum(spreads[name].total_ns for name in others)
-
-    def row(stage: str, label: str, where: str, name: str, *, measured: bool) -> StageRow:
-        return _row((stage, label, where, None), spreads[name], wall_ns, measured=measured)
-
-    def part(of: str, stage: str, label: str, name: str, *, measured: bool) -> StageRow:
-        return _row((f"{of}.{stage}", label, GUEST_KERNEL, of), spreads[name], wall_ns, measured=measured)
-
-    verb = _VERBS[kind]
-    first = (
-        (STAGE_A, verb, GUEST_KERNEL) if sends_traced else (STAGE_UNSPLIT, f"{verb}..madvise", GUEST_AND_HOST)
-    )
-    rows = [row(*first, "allocate", measured=True)]
-    if spreads["extend"].count:
-        rows.append(part(STAGE_A, "extend", "memory for bitmaps", "extend", measured=True))
-    if split:
-        rows += _split_rows(wall_ns, spreads)
-    elif spreads["build"].count:
-        rows.append(row(STAGE_BUILD, "build", GUEST_KERNEL, "build", measured=True))
-    if not split:
-        rows.append(row(STAGE_BCD, "send..madvise, unsplit", GUEST_AND_HOST, "send", measured=sends_traced))
-    config = part(STAGE_OTHER, "config", "reading the target", "config", measured=config_calls is not None)
-    outside_measured = spreads["outside_body"].count > 0
-    outside = "rest of work item (actual written)"
-    rows += [
-        _sum_row((STAGE_OTHER, "outside the stages", GUEST_KERNEL, None), other_ns, wall_ns),
-        # Quantiles are of the reads of one work item together; the count is of single ones.
-        replace(config, count=config_calls),
-        part(STAGE_OTHER, "work_item", outside, "outside_body", measured=outside_measured),
-        part(STAGE_OTHER, "requeue", "between work items (re-queue)", "requeue", measured=True),
-        part(
-            STAGE_OTHER,
-            "interrupt",
-            "interrupt to first work item",
-            "interrupt",
-            measured=spreads["interrupt"].count > 0,
-        ),
-        _sum_row((f"{STAGE_OTHER}.rest", "remaining", GUEST_KERNEL, STAGE_OTHER), rest_ns, wall_ns),
-    ]
-    return tuple(rows)
-
-
-def _split_rows(wall_ns: int, spreads: Mapping[str, Distribution]) -> list[StageRow]:
-    """b, c and d of sends that were all seen being served."""
-
-    def row(
-        stage: str, label: str, where: str, name: str, part_of: str | None = None, *, measured: bool = True
-    ) -> StageRow:
-        return _row((stage, label, where, part_of), spreads[name], wall_ns, measured=measured)
-
-    build, transport = spreads["build"], spreads["transport"]
-    rows = [
-        _sum_row((STAGE_B, "send", GUEST_AND_HOST, None), build.total_ns + transport.total_ns, wall_ns)
-        if build.count
-        else row(STAGE_B, "send", GUEST_AND_HOST, "transport")
-    ]
-    if build.count:
-        rows.append(row(STAGE_BUILD, "build", GUEST_KERNEL, "build", STAGE_B))
-    clocks_known = spreads["to_host"].count > 0
-    return [
-        *rows,
-        row(f"{STAGE_B}.to_host", "guest to host", GUEST_AND_HOST, "to_host", STAGE_B, measured=clocks_known),
-        row(f"{STAGE_B}.back", "host to guest", GUEST_AND_HOST, "back", STAGE_B, measured=clocks_known),
-        row(STAGE_C, "translate", HOST_USER, "translate"),
-        row(STAGE_D, "madvise", HOST_KERNEL, "calls"),
-    ]
-
-
-def _row(
-    what: tuple[str, str, str, str | None], spread: Distribution, wall_ns: int, *, measured: bool
-) -> StageRow:
-    stage, name, where, part_of = what
-    if not measured:
-        return StageRow(stage, name, where, part_of)
-    if spread.total_ns < 0 or (spread.p50_ns or 0) < 0:
+def _row(row: StageRow, spread: Distribution, wall_ns: int) -> StageRow:
+    """The row with what its series came to."""
+    if (spread.p50_ns or 0) < 0:
         raise RecordingError(_CONTRADICTION)
-    return StageRow(
-        stage,
-        name,
-        where,
-        part_of,
+    return replace(
+        _sum_row(row, spread.total_ns, wall_ns),
         count=spread.count,
-        total_ns=spread.total_ns,
-        share=_share(spread.total_ns, wall_ns),
         p50_ns=spread.p50_ns,
         p90_ns=spread.p90_ns,
         p99_ns=spread.p99_ns,
@@ -331,12 +308,8 @@ def _row(
     )
 
 
-def _sum_row(what: tuple[str, str, str, str | None], total_ns: int, wall_ns: int) -> StageRow:
-    stage, name, where, part_of = what
+def _sum_row(row: StageRow, total_ns: int, wall_ns: int) -> StageRow:
+    """The row with its total and share alone."""
     if total_ns < 0:
         raise RecordingError(_CONTRADICTION)
-    return StageRow(stage, name, where, part_of, total_ns=total_ns, share=_share(total_ns, wall_ns))
-
-
-def _share(part_ns: int, wall_ns: int) -> float | None:
-    return part_ns / wall_ns if wall_ns else None
+    return replace(row, total_ns=total_ns, share=total_ns / wall_ns if wall_ns else None)

@@ -20,18 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from balloontrace.analysis.stages import (
-    STAGE_A,
-    STAGE_B,
-    STAGE_BCD,
-    STAGE_BUILD,
-    STAGE_C,
-    STAGE_D,
-    STAGE_OTHER,
-    STAGE_UNSPLIT,
-)
 from balloontrace.compare.drift import find_drift, is_found
-from balloontrace.compare.replicates import SEND_PART, Found
+from balloontrace.compare.replicates import Found
 from balloontrace.compare.run_order import Order, Turns, find_order
 from balloontrace.compare.significance import (
     FEWEST_FOR_INTERVAL,
@@ -46,6 +36,7 @@ from balloontrace.compare.significance import (
     size_of,
     weigh,
 )
+from balloontrace.format.stages import ABCD, BCD, BCD_SEND, BUILD, OTHER, C, Stage, finest_stages, with_parts
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import (
     FASTER,
@@ -79,31 +70,6 @@ class _Quantity:
 
 
 _WALL = _Quantity(WALL, "wall")
-_UNSPLIT = (
-    _Quantity(STAGE_A, "allocate or release"),
-    _Quantity("a.extend", "memory for bitmaps", part_of=STAGE_A),
-    _Quantity(STAGE_BCD, "build, send..madvise"),
-    _Quantity(STAGE_BUILD, "build", part_of=STAGE_BCD),
-    _Quantity(SEND_PART, "send..madvise", part_of=STAGE_BCD),
-)
-_SPLIT = (
-    *_UNSPLIT[:2],
-    _Quantity(STAGE_B, "send"),
-    _Quantity(STAGE_BUILD, "build", part_of=STAGE_B),
-    _Quantity("b.to_host", "guest to host", part_of=STAGE_B),
-    _Quantity("b.back", "host to guest", part_of=STAGE_B),
-    _Quantity(STAGE_C, "translate"),
-    _Quantity(STAGE_D, "madvise"),
-)
-_SENDS_UNTRACED = (_Quantity(STAGE_UNSPLIT, "allocate..madvise"),)
-_OTHER = (
-    _Quantity(STAGE_OTHER, "outside the stages"),
-    _Quantity("other.config", "reading the target", part_of=STAGE_OTHER),
-    _Quantity("other.work_item", "rest of work item (actual written)", part_of=STAGE_OTHER),
-    _Quantity("other.requeue", "between work items (re-queue)", part_of=STAGE_OTHER),
-    _Quantity("other.interrupt", "interrupt to first work item", part_of=STAGE_OTHER),
-    _Quantity("other.rest", "remaining", part_of=STAGE_OTHER),
-)
 _COUNTS = (
     _Quantity("sends", "sends", ""),
     _Quantity("pages_per_send", "pages per send", "pages/send"),
@@ -128,11 +94,11 @@ def compare_group(
     sides = (before, after)
     frames = [_frame(side) for side in sides]
     order = find_order(*([each.replicate.started_realtime_ns for each in side] for side in sides))
-    split = all(STAGE_C in frame for frame in frames)
+    split = all(C.code in frame for frame in frames)
     stages = _stages(frames, split=split)
-    quantities = (_WALL, *stages, *_OTHER, *_COUNTS)
-    weighed = {each: _row(each, frames, order, judged=judged) for each in quantities}
-    times = _judge_times([weighed[each][0] for each in (_WALL, *stages, *_OTHER)], order)
+    times_asked = (_WALL, *stages, *map(_quantity, with_parts(OTHER)))
+    weighed = {each: _row(each, frames, order, judged=judged) for each in (*times_asked, *_COUNTS)}
+    times = _judge_times([weighed[each][0] for each in times_asked], order)
     counts = _judge_counts([weighed[each][0] for each in _COUNTS])
     drifts = [
         _drift(frame, places) for frame, places in zip(frames, (order.before, order.after), strict=True)
@@ -166,10 +132,20 @@ def _frame(side: Sequence[Found]) -> pd.DataFrame:
 def _stages(frames: Sequence[pd.DataFrame], *, split: bool) -> tuple[_Quantity, ...]:
     """The rows between wall and other: as fine as both sides are."""
     if split:
-        return _SPLIT
-    if not all(STAGE_BCD in frame for frame in frames):
-        return _SENDS_UNTRACED
-    return _UNSPLIT
+        return tuple(_quantity(row) for stage in finest_stages() for row in with_parts(stage))
+    if not all(BCD.code in frame for frame in frames):
+        return (_quantity(ABCD),)
+    apart = [stage for stage in finest_stages() if stage.code not in BCD.instead_of]
+    # The host's stages hold the making of bitmaps too, as b does where they are apart.
+    return (
+        *(_quantity(row) for stage in apart for row in with_parts(stage)),
+        _Quantity(BCD.code, f"{BUILD.name}, {BCD.name}"),
+        *(_quantity(replace(row, part_of=BCD.code)) for row in (BUILD, BCD_SEND)),
+    )
+
+
+def _quantity(stage: Stage) -> _Quantity:
+    return _Quantity(stage.code, stage.name, part_of=stage.part_of)
 
 
 def _row(
@@ -337,9 +313,9 @@ def _change(drift: Drift) -> str:
 
 def _topology(frames: Sequence[pd.DataFrame], *, split: bool) -> Iterator[str]:
     """Where the stages of the two sides are not equally fine."""
-    if not split and any(STAGE_C in frame for frame in frames):
+    if not split and any(C.code in frame for frame in frames):
         yield "b, c and d are apart on one side only, so they are compared together"
     for name, frame in zip(("before", "after"), frames, strict=True):
-        apart = int(frame[STAGE_C].notna().sum()) if STAGE_C in frame else 0
+        apart = int(frame[C.code].notna().sum()) if C.code in frame else 0
         if split and apart < len(frame):
             yield f"b, c and d are apart in {apart} of {len(frame)} operations {name}"

@@ -12,20 +12,10 @@ from dataclasses import dataclass
 
 from balloontrace.analysis.payload_decoding import PFN_BYTES
 from balloontrace.analysis.payload_statistics import RESPONSE_HEADER_BYTES
-from balloontrace.analysis.stages import (
-    STAGE_A,
-    STAGE_B,
-    STAGE_BCD,
-    STAGE_BUILD,
-    STAGE_C,
-    STAGE_D,
-    STAGE_UNSPLIT,
-)
+from balloontrace.format.stages import ABCD, BCD, BCD_SEND, BUILD, C
 from balloontrace.format.vocabulary import DriverKind, Kind
 from balloontrace.results.comparison import WALL, Replicate
 from balloontrace.results.report import REACHED, Header, Operation, PayloadStatistics, Report
-
-SEND_PART = f"{STAGE_BCD}.send"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +113,13 @@ def _stages(operation: Operation) -> dict[str, float]:
     values: dict[str, float] = {
         row.stage: row.total_ns for row in operation.stages if row.total_ns is not None
     }
-    if STAGE_C in values:
-        values[STAGE_BCD] = values[STAGE_B] + values[STAGE_C] + values[STAGE_D]
-    elif STAGE_BCD in values:
-        values[SEND_PART] = values[STAGE_BCD]
-        values[STAGE_BCD] += values.get(STAGE_BUILD, 0)
-    if STAGE_BCD in values:
-        values[STAGE_UNSPLIT] = values[STAGE_A] + values[STAGE_BCD]
+    if C.code in values:
+        values[BCD.code] = sum(values[code] for code in BCD.instead_of)
+    elif BCD.code in values:
+        values[BCD_SEND.code] = values[BCD.code]
+        values[BCD.code] += values.get(BUILD.code, 0)
+    if BCD.code in values:
+        values[ABCD.code] = sum(values[code] for code in ABCD.instead_of)
     return values
 
 

@@ -15,8 +15,17 @@ from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import DEVICES
 from balloontrace.format.host_counters import HostCounters
 from balloontrace.format.live_counters import LiveBatches, LiveSums
+from balloontrace.format.stages import BCD, BUILD, OTHER, A, C, D, Stage
 from balloontrace.format.vocabulary import Call, Function
-from balloontrace.results.live_view import CallView, GuestView, HostView, Share, Spread
+from balloontrace.results.live_view import (
+    GUEST_STAGES,
+    HOST_STAGES,
+    CallView,
+    GuestView,
+    HostView,
+    Share,
+    Spread,
+)
 from balloontrace.units import NS_PER_S, pages_to_bytes
 
 RATE_INTERVALS = 5
@@ -177,15 +186,8 @@ def _followed(counters: Counters) -> list[FunctionCounts]:
 def _guest_stages(first: LiveSums, before: LiveSums, now: LiveSums) -> tuple[Share, ...]:
     """Stages of the work items that ended; of an interval in which none did, nothing is known."""
     interval, total = _guest_times(before, now), _guest_times(first, now)
-    names = [
-        ("a", "allocate or release"),
-        ("b.build", "build"),
-        ("b+c+d", "send..madvise"),
-        ("other", "other"),
-    ]
-    if not total["b.build"]:
-        names.pop(1)
-    return _shares(names, interval, total, sum(interval.values()), sum(total.values()))
+    shown = [stage for stage in GUEST_STAGES if stage != BUILD or total[BUILD.code]]
+    return _shares(shown, interval, total)
 
 
 def _guest_times(before: LiveSums, now: LiveSums) -> dict[str, int]:
@@ -193,26 +195,23 @@ def _guest_times(before: LiveSums, now: LiveSums) -> dict[str, int]:
     build_ns, send_ns = now.build_ns - before.build_ns, now.send_ns - before.send_ns
     whole_ns = now.item_ns - before.item_ns + now.requeue_ns - before.requeue_ns
     other_ns = whole_ns - allocate_ns - build_ns - send_ns
-    return {"a": allocate_ns, "b.build": build_ns, "b+c+d": send_ns, "other": other_ns}
+    return {A.code: allocate_ns, BUILD.code: build_ns, BCD.code: send_ns, OTHER.code: other_ns}
 
 
 def _shares(
-    names: Sequence[tuple[str, str]],
-    interval: Mapping[str, int],
-    total: Mapping[str, int],
-    interval_ns: int,
-    total_ns: int,
+    stages: Sequence[Stage], interval: Mapping[str, int], total: Mapping[str, int]
 ) -> tuple[Share, ...]:
+    interval_ns, total_ns = sum(interval.values()), sum(total.values())
     return tuple(
         Share(
-            stage,
-            label,
-            interval[stage] if interval_ns else None,
-            _share(interval[stage], interval_ns),
-            total[stage] if total_ns else None,
-            _share(total[stage], total_ns),
+            stage.code,
+            stage.name if stage != OTHER else OTHER.short,
+            interval[stage.code] if interval_ns else None,
+            _share(interval[stage.code], interval_ns),
+            total[stage.code] if total_ns else None,
+            _share(total[stage.code], total_ns),
         )
-        for stage, label in names
+        for stage in stages
     )
 
 
@@ -298,13 +297,12 @@ def _call_view(
 def _host_stages(first: LiveBatches, before: LiveBatches, now: LiveBatches) -> tuple[Share, ...]:
     """C and d of the buffers whose kick and completion were seen."""
     interval, total = _host_times(before, now), _host_times(first, now)
-    names = [("c", "translate"), ("d", "madvise")]
-    return _shares(names, interval, total, sum(interval.values()), sum(total.values()))
+    return _shares(HOST_STAGES, interval, total)
 
 
 def _host_times(before: LiveBatches, now: LiveBatches) -> dict[str, int]:
     calls_ns = now.calls_ns - before.calls_ns
-    return {"c": now.served_ns - before.served_ns - calls_ns, "d": calls_ns}
+    return {C.code: now.served_ns - before.served_ns - calls_ns, D.code: calls_ns}
 
 
 def _call_times(first: HostCounters, was: HostCounters, now: HostCounters) -> Spread:

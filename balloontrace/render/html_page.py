@@ -14,8 +14,8 @@ import jinja2
 from markupsafe import Markup
 
 import balloontrace
+from balloontrace.format.stages import colour_class, drawn_stages
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.render.stage_bars import STAGE_CLASSES
 from balloontrace.render.svg import tag
 from balloontrace.units import (
     format_bytes,
@@ -95,6 +95,9 @@ def _environment() -> jinja2.Environment:
         plain_duration=format_duration_ns,
     )
     environment.globals.update(
-        stage_class=STAGE_CLASSES.get, unmeasured=UNMEASURED, tool_version=balloontrace.__version__
+        stage_class=colour_class,
+        drawn_stages=drawn_stages,
+        unmeasured=UNMEASURED,
+        tool_version=balloontrace.__version__,
     )
     return environment

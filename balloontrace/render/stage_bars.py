@@ -8,25 +8,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from balloontrace.format.stages import OTHER, colour_class
 from balloontrace.render.svg import Drawing
 from balloontrace.units import (
     format_duration_ns,
     format_share,
 )
-
-STAGE_CLASSES = {
-    "a": "s-a",
-    "b": "s-b",
-    "b.build": "s-build",
-    "b.to_host": "s-to-host",
-    "b.back": "s-back",
-    "b+c+d": "s-bcd",
-    "c": "s-c",
-    "d": "s-d",
-    "a+b+c+d": "s-abcd",
-    "other": "s-other",
-}
-"""Stages that are drawn, and the classes that give them their colours."""
 
 _LABELLED_SHARE = 0.11
 _BAR_PX = 30
@@ -71,7 +58,7 @@ def _draw_bar(drawing: Drawing, bar: Bar, top_px: float, scale_ns: int) -> None:
     for segment in bar.segments:
         width = segment.total_ns / scale_ns
         share = segment.total_ns / bar.wall_ns if bar.wall_ns else 0.0
-        kind = STAGE_CLASSES.get(segment.stage, "s-other")
+        kind = colour_class(segment.stage) or OTHER.css_class
         tip = f"{segment.stage} {segment.name}: {format_duration_ns(segment.total_ns)}, {format_share(share)}"
         drawing.rect(f"{kind} segment", x, top_px, width, _BAR_PX, tip)
         if width >= _LABELLED_SHARE:

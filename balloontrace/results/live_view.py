@@ -5,6 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from balloontrace.format.stages import BCD, BUILD, OTHER, A, C, D
+
+GUEST_STAGES = (A, BUILD, BCD, OTHER)
+HOST_STAGES = (C, D)
+
 
 @dataclass(frozen=True)
 class Share:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from balloontrace.format.stages import Place
 from balloontrace.format.vocabulary import Kind, Side
 
 SCHEMA_VERSION = 1
@@ -120,7 +121,7 @@ class StageRow:
 
     stage: str
     name: str
-    where: str
+    where: Place
     part_of: str | None = None
     count: int | None = None
     total_ns: int | None = None

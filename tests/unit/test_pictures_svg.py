@@ -11,6 +11,7 @@ from html_tree import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloontrace.format.stages import Place
 from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
 from balloontrace.render.report.pictures_svg import draw_buckets, draw_page_map, draw_time_line, segments_of
@@ -81,13 +82,13 @@ def test_a_picture_is_named_and_described() -> None:
 
 def test_b_is_drawn_in_its_parts_and_its_rest() -> None:
     rows = [
-        StageRow("a", "allocate", "", total_ns=10),
-        StageRow("a.extend", "memory for bitmaps", "", "a", total_ns=4),
-        StageRow("b", "send", "", total_ns=50),
-        StageRow("b.build", "build", "", "b", total_ns=20),
-        StageRow("b.to_host", "guest to host", "", "b"),
-        StageRow("c", "translate", "", total_ns=0),
-        StageRow("other", "outside", "", total_ns=5),
+        StageRow("a", "allocate", Place.GUEST_KERNEL, total_ns=10),
+        StageRow("a.extend", "memory for bitmaps", Place.GUEST_KERNEL, "a", total_ns=4),
+        StageRow("b", "send", Place.GUEST_KERNEL, total_ns=50),
+        StageRow("b.build", "build", Place.GUEST_KERNEL, "b", total_ns=20),
+        StageRow("b.to_host", "guest to host", Place.GUEST_KERNEL, "b"),
+        StageRow("c", "translate", Place.GUEST_KERNEL, total_ns=0),
+        StageRow("other", "outside", Place.GUEST_KERNEL, total_ns=5),
     ]
     shown = [(segment.stage, segment.total_ns) for segment in segments_of(rows)]
     assert shown == [("a", 10), ("b.build", 20), ("b", 30), ("other", 5)]

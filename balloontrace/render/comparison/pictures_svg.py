@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from balloontrace.format.stages import colour_class
 from balloontrace.render.axis_ticks import time_ticks
 from balloontrace.render.comparison.sections import format_interval, format_ratio, name_of
-from balloontrace.render.stage_bars import STAGE_CLASSES, Bar, Segment, draw_bars
+from balloontrace.render.stage_bars import Bar, Segment, draw_bars
 from balloontrace.render.svg import Drawing
 from balloontrace.results.comparison import FASTER, FEWER, MORE, SLOWER, WALL, Group, Replicate, Row
 from balloontrace.units import format_count, format_duration_ns
@@ -45,7 +46,7 @@ def _bar(name: str, group: Group, median: Callable[[Row], float | None]) -> Bar:
     segments = tuple(
         Segment(row.name, row.label, round(value))
         for row in group.times
-        if row.part_of is None and row.name in STAGE_CLASSES and (value := median(row))
+        if row.part_of is None and colour_class(row.name) and (value := median(row))
     )
     total_ns = sum(segment.total_ns for segment in segments)
     wall_ns = median(group.wall)

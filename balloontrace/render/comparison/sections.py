@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from balloontrace.format.stages import find_stage
 from balloontrace.render.blocks import Item, Line, Name, Section, Table, Title
 from balloontrace.results.comparison import (
     FASTER,
     SAME,
     SLOWER,
     UNDECIDED,
+    WALL,
     Comparison,
     Group,
     LeftOut,
@@ -33,27 +35,6 @@ _LISTED = 6
 _SMALL_P = 0.001
 _MOST_DIGITS = 10_000_000
 _LONG, _SHORT = 100_000, 0.0005
-
-_SHORT_NAMES = {
-    "wall": "wall time",
-    "a": "a allocate, release",
-    "a+b+c+d": "a+b+c+d",
-    "a.extend": "bitmap memory",
-    "b": "b send",
-    "b+c+d": "b+c+d send..madvise",
-    "b+c+d.send": "send..madvise",
-    "b.build": "build bitmaps",
-    "b.to_host": "to host",
-    "b.back": "back to guest",
-    "c": "c translate",
-    "d": "d madvise",
-    "other": "other",
-    "other.config": "reading target",
-    "other.work_item": "rest of work item",
-    "other.requeue": "re-queue",
-    "other.interrupt": "interrupt to work",
-    "other.rest": "remaining",
-}
 
 
 def describe_comparison(comparison: Comparison) -> list[Section]:
@@ -113,8 +94,10 @@ def describe_side(side: Side) -> str:
 
 def name_of(row: Row) -> str:
     """A short name for a column; parts are marked by a dash."""
-    name = _SHORT_NAMES.get(row.name, row.label)
-    return f"- {name}" if row.part_of else name
+    stage = find_stage(row.name)
+    if stage is not None:
+        return stage.short_for(row.label, row.part_of)
+    return "wall time" if row.name == WALL else row.label
 
 
 def format_value(value: float | None, unit: str) -> str:

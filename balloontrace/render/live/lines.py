@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balloontrace.results.live_view import GuestView, HostView, Share
+from balloontrace.format.stages import Stage
+from balloontrace.results.live_view import GUEST_STAGES, HOST_STAGES, GuestView, HostView, Share
 from balloontrace.units import (
     NOT_MEASURED,
     format_duration_ns,
@@ -17,13 +18,17 @@ from balloontrace.units import (
     format_share,
 )
 
+_SHARE_COLUMNS = 6
+
 _GUEST = (
     *(("elapsed", 8), ("balloon", 8), ("target", 8), ("rate", 11), ("left", 7), ("in_pages", 9)),
-    *(("out_pages", 9), ("sends", 6), ("a", 6), ("b.build", 7), ("b+c+d", 6), ("other", 6)),
+    *(("out_pages", 9), ("sends", 6)),
+    *((stage.code, max(len(stage.code), _SHARE_COLUMNS)) for stage in GUEST_STAGES),
     *(("failed", 6), ("lost", 4)),
 )
 _HOST = (
-    *(("elapsed", 8), ("buffers", 8), ("calls", 9), ("rate", 11), ("mean", 7), ("c", 6), ("d", 6)),
+    *(("elapsed", 8), ("buffers", 8), ("calls", 9), ("rate", 11), ("mean", 7)),
+    *((stage.code, max(len(stage.code), _SHARE_COLUMNS)) for stage in HOST_STAGES),
     *(("failed", 6), ("splits", 6), ("lost", 4)),
 )
 
@@ -49,7 +54,7 @@ def guest_line(view: GuestView) -> str:
         _count(view.inflated_pages),
         _count(view.deflated_pages),
         _count(view.sends),
-        *_shares(view.stages, ("a", "b.build", "b+c+d", "other")),
+        *_shares(view.stages, GUEST_STAGES),
         _count(view.failed_allocations),
         _count(view.lost),
     ]
@@ -65,7 +70,7 @@ def host_line(view: HostView) -> str:
         _count(view.calls),
         _word(format_rate(view.bytes_per_s)),
         _word(format_duration_ns(calls_ns / view.calls if view.calls else None)),
-        *_shares(view.stages, ("c", "d")),
+        *_shares(view.stages, HOST_STAGES),
         _count(view.errors),
         _count(view.thp_splits),
         _count(view.lost),
@@ -77,9 +82,9 @@ def _line(words: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
     return " ".join(word.rjust(width) for word, (_, width) in zip(words, columns, strict=True))
 
 
-def _shares(stages: Sequence[Share], wanted: Sequence[str]) -> list[str]:
+def _shares(stages: Sequence[Share], wanted: Sequence[Stage]) -> list[str]:
     found = {share.stage: share.interval_share for share in stages}
-    return [_word(format_share(found.get(stage))) for stage in wanted]
+    return [_word(format_share(found.get(stage.code))) for stage in wanted]
 
 
 def _word(text: str) -> str:

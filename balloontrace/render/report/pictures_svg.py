@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from balloontrace.format.stages import OTHER, colour_class
 from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
-from balloontrace.render.stage_bars import LABEL_PX, STAGE_CLASSES, Segment
+from balloontrace.render.stage_bars import LABEL_PX, Segment
 from balloontrace.render.svg import Drawing, number, steps_path
 from balloontrace.results.pictures import PAGES_MOVED, Curve, PageMap, TimeLine
 from balloontrace.results.report import StageRow
@@ -38,7 +39,7 @@ def segments_of(rows: Sequence[StageRow]) -> tuple[Segment, ...]:
     for row in rows:
         if row.part_of is not None or row.total_ns is None:
             continue
-        parts = [part for part in rows if part.part_of == row.stage and part.stage in STAGE_CLASSES]
+        parts = [part for part in rows if part.part_of == row.stage and colour_class(part.stage)]
         known = [Segment(part.stage, part.name, part.total_ns) for part in parts if part.total_ns is not None]
         rest_ns = row.total_ns - sum(part.total_ns for part in known)
         if rest_ns > 0 or not known:
@@ -175,7 +176,7 @@ def _draw_strip(drawing: Drawing, line: TimeLine, place: tuple[float, float]) ->
     for stage in line.stages:
         above = [low + ns / width for low, ns, width in zip(below, stage.ns, widths, strict=True)]
         if any(stage.ns):
-            shapes.append((STAGE_CLASSES.get(stage.stage, "s-other"), _band(below, above)))
+            shapes.append((colour_class(stage.stage) or OTHER.css_class, _band(below, above)))
         below = above
     drawing.paths(top_px, height_px, (columns, 1.0), shapes)
     drawing.text("label", 0, top_px - 7, "where each moment went")

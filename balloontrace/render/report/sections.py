@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from balloontrace.format.stages import find_stage
 from balloontrace.render.blocks import Item, Line, Section, Table, Title
 from balloontrace.render.blocks_text import NAME_COLUMNS, clip
 from balloontrace.render.report.balloons_section import describe_balloons
@@ -30,31 +31,6 @@ _LISTED_OPERATIONS = 40
 _DETAILED_OPERATIONS = 6
 
 _PROBE_COLUMNS = 25
-
-_SHORT_NAMES = {
-    "a+b+c+d": "allocate..madvise",
-    "a.extend": "bitmap memory",
-    "b.build": "build bitmaps",
-    "b": "b send",
-    "b.to_host": "to host",
-    "b.back": "back to guest",
-    "c": "c translate",
-    "d": "d madvise",
-    "b+c+d": "b+c+d send..madvise",
-    "other": "other",
-    "other.config": "reading target",
-    "other.work_item": "rest of work item",
-    "other.requeue": "re-queue",
-    "other.interrupt": "interrupt to work",
-    "other.rest": "remaining",
-}
-
-_SHORT_PLACES = {
-    "guest kernel": "guest",
-    "guest and host": "both",
-    "host user space": "VMM",
-    "host kernel": "host",
-}
 
 
 def describe_report(report: Report) -> list[Section]:
@@ -183,7 +159,7 @@ def _stages(stages: Iterable[StageRow]) -> Table:
     rows = [
         (
             _short_name(stage),
-            _SHORT_PLACES.get(stage.where, stage.where),
+            stage.where.short,
             NOT_MEASURED if stage.count is None else str(stage.count),
             format_duration_ns(stage.total_ns),
             format_share(stage.share).replace(" ", ""),
@@ -198,12 +174,9 @@ def _stages(stages: Iterable[StageRow]) -> Table:
     return Table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
 
 
-def _short_name(stage: StageRow) -> str:
-    name = _SHORT_NAMES.get(stage.stage, f"{stage.stage} {stage.name}")
-    if stage.part_of is not None:
-        return f"- {name}"
-    # From the guest's side alone it is a stage of its own.
-    return f"b {name}" if stage.stage == "b.build" else name
+def _short_name(row: StageRow) -> str:
+    stage = find_stage(row.stage)
+    return f"{row.stage} {row.name}" if stage is None else stage.short_for(row.name, row.part_of)
 
 
 def _outside(report: Report) -> Section:

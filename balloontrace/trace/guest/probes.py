@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from balloontrace.errors import MissingProbeError
-from balloontrace.format.vocabulary import Function, Status
+from balloontrace.format.stages import BCD, BUILD, A, B
+from balloontrace.format.vocabulary import Function, Kind, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.mechanism import Mechanism
 
@@ -42,29 +43,29 @@ TABLE = (
         "one span per work item: target, actual, and all time of the driver", required=True,
     ),
     ProbePoint(
-        Function.FILL_BALLOON, ("fill_balloon",), "a allocate",
+        Function.FILL_BALLOON, ("fill_balloon",), A.of_kind[Kind.INFLATE].short,
         "pages taken from the guest's allocator", stand_in=Function.UPDATE_BALLOON_SIZE_FUNC,
     ),
     ProbePoint(
-        Function.LEAK_BALLOON, ("leak_balloon",), "a release",
+        Function.LEAK_BALLOON, ("leak_balloon",), A.of_kind[Kind.DEFLATE].short,
         "pages given back to the guest's allocator", stand_in=Function.UPDATE_BALLOON_SIZE_FUNC,
     ),
     ProbePoint(
-        Function.TELL_HOST, ("tell_host",), "b+c+d",
+        Function.TELL_HOST, ("tell_host",), BCD.code,
         "one span per send: queue, pages, and the time until the host has answered", required=True,
     ),
     ProbePoint(
-        Function.SET_PAGE_BITMAP, ("set_page_bitmap",), "b build",
+        Function.SET_PAGE_BITMAP, ("set_page_bitmap",), f"{B.code} {BUILD.name}",
         "filling bitmaps and writing records: passes over the list of pages, bitmaps in use",
         patched_only=True, stand_in=Function.TELL_HOST,
     ),
     ProbePoint(
-        Function.SEND_RESP_DATA, ("send_resp_data",), "b+c+d",
+        Function.SEND_RESP_DATA, ("send_resp_data",), BCD.code,
         "one span per send of records: queue, bytes, and the time until the host has answered",
         patched_only=True, stand_in=Function.TELL_HOST,
     ),
     ProbePoint(
-        Function.EXTEND_PAGE_BITMAP, ("extend_page_bitmap",), "a allocate",
+        Function.EXTEND_PAGE_BITMAP, ("extend_page_bitmap",), A.of_kind[Kind.INFLATE].short,
         "memory for the bitmaps", patched_only=True,
     ),
     ProbePoint(
