@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from balloontrace.analysis.columns import Column, Mask, Spans
+from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting
 from balloontrace.analysis.operations import find_removals
-from balloontrace.analysis.work_items import NO_SPAN, UNKNOWN_DEVICE, Nesting
 from balloontrace.format.balloon_size import VMSTAT, BalloonSize, count_balloon_pages, kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 from balloontrace.results.report import Balloon, BalloonState, GivenBack, Header

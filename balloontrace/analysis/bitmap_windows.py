@@ -12,8 +12,8 @@ import numpy as np
 
 from balloontrace.analysis.columns import Spans
 from balloontrace.analysis.group_statistics import sums
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
-from balloontrace.analysis.work_items import NO_SPAN
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.report import BitmapUse
 

@@ -14,9 +14,9 @@ from balloontrace.analysis.columns import Batches, Column, Spans
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
 from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED, HostTimes
-from balloontrace.analysis.work_items import NO_SPAN
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
 from balloontrace.results.report import Header, Pairing, Served

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.columns import Column, Mask, Spans
-from balloontrace.analysis.work_items import Nesting, WorkItems, find_work_items, nest_spans
+from balloontrace.analysis.nesting import Nesting, nest_spans
+from balloontrace.analysis.work_items import WorkItems, find_work_items
 from balloontrace.errors import RecordingError
 
 # Leaving out one span can take its device's name from others; never so often in a recording that was made.

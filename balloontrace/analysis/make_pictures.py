@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.group_statistics import distributions, floor_log2
 from balloontrace.analysis.make_report import Examined
+from balloontrace.analysis.nesting import NO_SPAN, look_up
 from balloontrace.analysis.operations import FoundOperation, Operations, operation_of_spans
 from balloontrace.analysis.page_sets import PageSet
 from balloontrace.analysis.stages import HostTimes
-from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED
+from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.format.stages import ABCD, BACK, BCD, BUILD, OTHER, TO_HOST, A, B, C, D
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.pictures import (
@@ -288,7 +289,7 @@ def _stage_clocks(part: _Part, stages: set[str]) -> dict[str, _Clockwork]:
     starts_ns, ends_ns = spans.int64("start_ns"), spans.end_ns
     bodies_ns, stands_in = _bodies(part)
     sent = _Clockwork.of(starts_ns[sends], ends_ns[sends])
-    in_body = sends[(nesting.body[sends] != NO_SPAN) | stands_in[nesting.work[sends]]]
+    in_body = sends[(nesting.body[sends] != NO_SPAN) | look_up(stands_in, nesting.work[sends], none=False)]
     bitmaps = np.flatnonzero(part.own & (nesting.bitmap == np.arange(len(spans))))
     in_bitmap = sends[nesting.bitmap[sends] != NO_SPAN]
     build = _less(_Clockwork.of(starts_ns[bitmaps], ends_ns[bitmaps]), spans, in_bitmap)
@@ -315,7 +316,7 @@ def _bodies(part: _Part) -> tuple[tuple[Column, Column], Mask]:
     which = part.own & spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (nesting.oom == NO_SPAN)
     bodies = np.flatnonzero(which)
     alone = rows[~np.isin(items.span[rows], nesting.work[bodies])]
-    stands_in = np.zeros(len(spans) + 1, dtype=np.bool_)  # the last element stands for NO_SPAN
+    stands_in = np.zeros(len(spans), dtype=np.bool_)
     stands_in[items.span[alone]] = True
     start_ns = items.start_ns[alone]
     return (

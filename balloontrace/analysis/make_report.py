@@ -38,6 +38,7 @@ from balloontrace.analysis.metadata import (
     parse_header,
     parse_vmstat,
 )
+from balloontrace.analysis.nesting import UNKNOWN_DEVICE
 from balloontrace.analysis.operations import (
     MOST_OPERATIONS,
     NO_OPERATION,
@@ -48,7 +49,6 @@ from balloontrace.analysis.operations import (
 from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_sizes, find_pages_unseen
 from balloontrace.analysis.payloads_of_operations import Carried, measure_payloads
 from balloontrace.analysis.stages import NOT_SERVED, StageTables, possible_times
-from balloontrace.analysis.work_items import UNKNOWN_DEVICE
 from balloontrace.errors import RecordingError
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_counters_layout, parse_payload_layout, parse_span_layout

@@ -21,7 +21,8 @@ import numpy as np
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.consistency import understand
 from balloontrace.analysis.group_statistics import sums
-from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED, UNKNOWN_DEVICE, Nesting, WorkItems
+from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting, look_up
+from balloontrace.analysis.work_items import NOT_MEASURED, WorkItems
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.report import (
     DRIVER_REMOVED,
@@ -108,16 +109,15 @@ def find_operations(
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))
     rank = np.empty(len(found), dtype=np.int64)
     rank[order] = np.arange(len(found))
-    item_operation = np.full(len(items) + 1, NO_OPERATION, dtype=np.int64)
+    item_operation = np.full(len(items), NO_OPERATION, dtype=np.int64)
     item_operation[rows] = rank[np.cumsum(firsts) - 1]
     return Operations(
         spans=spans,
         found=tuple(found[index] for index in order),
         nesting=nesting,
         items=items,
-        item_operation=item_operation[:-1],
-        # The extra last element answers for NO_SPAN.
-        send_operation=item_operation[send_row],
+        item_operation=item_operation,
+        send_operation=look_up(item_operation, send_row, NO_OPERATION),
         outside=_outside(spans, nesting, items, send_row),
     )
 
@@ -125,10 +125,10 @@ def find_operations(
 def operation_of_spans(spans: Spans, operations: Operations) -> Column:
     """For each span the operation whose work item it is part of, or NO_OPERATION."""
     nesting = operations.nesting
-    operation = np.full(len(spans) + 1, NO_OPERATION, dtype=np.int64)  # the last element stands for NO_SPAN
+    operation = np.full(len(spans), NO_OPERATION, dtype=np.int64)
     operation[operations.items.span] = operations.item_operation
     own = (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
-    return np.where(own, operation[nesting.work], NO_OPERATION)
+    return np.where(own, look_up(operation, nesting.work, NO_OPERATION), NO_OPERATION)
 
 
 class _Events:
@@ -370,7 +370,7 @@ def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column)
     """Calls that are part of no operation, by what they are; kinds that did not occur are left out."""
     sends, leaks = nesting.send, spans.of(Function.LEAK_BALLOON)
     removal = find_removals(spans, nesting)
-    unknown = (send_row != NO_SPAN) & ~np.append(items.active, True)[send_row]
+    unknown = ~look_up(items.active, send_row, none=True)
     idle = np.zeros(len(spans), dtype=np.bool_)
     idle[items.span[~items.active]] = True
     alone = (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)

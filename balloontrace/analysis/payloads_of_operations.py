@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.columns import Column, Mask, Payload, Payloads, Spans
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.page_sets import PageSet
 from balloontrace.analysis.payload_decoding import PFN_BYTES, Encoding
@@ -29,7 +30,6 @@ from balloontrace.analysis.payload_statistics import (
     most_runs,
     summarise_payloads,
 )
-from balloontrace.analysis.work_items import NO_SPAN
 from balloontrace.format.vocabulary import Function, Kind, Queue, SpanFlag
 from balloontrace.results.report import PayloadSends, PayloadStatistics
 

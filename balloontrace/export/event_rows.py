@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Batches, Mask, Spans, decode_counters
 from balloontrace.analysis.make_report import Examined, GuestEvents
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
-from balloontrace.analysis.work_items import NO_SPAN
 from balloontrace.format.guest_layout import FUNCTION_COUNTER_FIELDS, parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag

@@ -18,8 +18,9 @@ from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Batches, Column, Spans
 from balloontrace.analysis.host_side import HostRecording
 from balloontrace.analysis.make_report import Examined, GuestEvents, device_name
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, FoundOperation, Operations
-from balloontrace.analysis.work_items import NO_SPAN, NOT_MEASURED
+from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Function, Side

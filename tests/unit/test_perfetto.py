@@ -24,7 +24,7 @@ from synthetic_host import OFFSET_NS, Batch, batches, host_recording, pack_batch
 
 from balloontrace.analysis.columns import Spans
 from balloontrace.analysis.make_report import Examined, examine
-from balloontrace.analysis.work_items import NO_SPAN
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.commands.export import export
 from balloontrace.errors import RecordingError
 from balloontrace.export.make_time_line import _lanes, build_timeline
