@@ -74,6 +74,11 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
         guest.run(shell(f"dpkg -s {packages}"), check=True)
     elif "record" in words:
         run_record(words, guest)
+    elif words.startswith("bpftrace "):
+        tracer = guest.start(shell(f"exec {words.replace('PID', '1')}"))
+        tracer.wait_for(b"Attach", ATTACH_S, stream="stdout")
+        tracer.signal(signal.SIGINT)
+        tracer.wait(120, check=True)
     elif "doctor" in words:
         guest.run(shell(f"cd /repo && {words}"), check=True)
     else:
