@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
-    PAYLOAD_BYTES,
+    PAYLOAD,
     PAYLOAD_DATA_BYTES,
     PAYLOAD_LAYOUT,
     RING_HEADER_BYTES,
-    SPAN_BYTES,
+    SPAN,
     SPAN_LAYOUT,
     parse_payload_layout,
     parse_span_layout,
@@ -92,8 +92,8 @@ def write_patched(path: Path) -> None:
 
 def _write(path: Path, records: NDArray[np.void], sent: tuple[NDArray[np.int64], Function, _Bytes]) -> None:
     """A recording of these spans, and of what its sends carried: one row of `sent` each."""
-    raw = records.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
-    raw[:, 0] = SPAN_BYTES
+    raw = records.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN.size_bytes)
+    raw[:, 0] = SPAN.size_bytes
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     writer = RecordingWriter(fd)
     functions = sorted({Function(number) for number in records["function"].tolist()})
@@ -125,7 +125,7 @@ def _pieces(start_ns: NDArray[np.int64], function: Function, payloads: _Bytes) -
     pieces["function"], pieces["total_bytes"], pieces["bytes"] = function, total_bytes, PAYLOAD_DATA_BYTES
     pieces["offset_bytes"] = np.arange(count) * PAYLOAD_DATA_BYTES
     raw = pieces.reshape(-1).view(np.uint8).reshape(sends * count, -1)
-    raw[:, :4] = np.frombuffer(PAYLOAD_BYTES.to_bytes(4, "little"), dtype=np.uint8)
+    raw[:, :4] = np.frombuffer(PAYLOAD.size_bytes.to_bytes(4, "little"), dtype=np.uint8)
     raw[:, -PAYLOAD_DATA_BYTES:] = payloads.reshape(sends * count, -1)
     return raw.tobytes()
 

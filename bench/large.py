@@ -12,7 +12,7 @@ from balloontrace.analysis.columns import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     RING_HEADER_BYTES,
-    SPAN_BYTES,
+    SPAN,
     SPAN_LAYOUT,
     parse_span_layout,
 )
@@ -41,8 +41,8 @@ def write_large(path: Path, sends: int = SENDS) -> int:
     work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL | SpanFlag.CONFIG
     work["target_pages"] = np.where(inflating, full_pages, 0)
     work["actual_pages"] = np.where(inflating, step, SENDS_PER_OPERATION - step) * 256
-    raw = records.reshape(-1).view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
-    raw[:, 0] = SPAN_BYTES
+    raw = records.reshape(-1).view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN.size_bytes)
+    raw[:, 0] = SPAN.size_bytes
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     writer = RecordingWriter(fd)
     writer.write_metadata(

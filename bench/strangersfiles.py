@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
-    PAYLOAD_BYTES,
+    PAYLOAD,
     PAYLOAD_DATA_BYTES,
     PAYLOAD_LAYOUT,
     RING_HEADER_BYTES,
-    SPAN_BYTES,
+    SPAN,
     SPAN_LAYOUT,
     parse_payload_layout,
     parse_span_layout,
 )
-from balloontrace.format.host_layout import BATCH_BYTES, BATCH_LAYOUT, parse_batch_layout
+from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, parse_batch_layout
 from balloontrace.format.host_layout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
 from balloontrace.format.recording import FORMAT_VERSION, MAGIC, SYNC
 from balloontrace.format.vocabulary import BatchFlag, Function, Queue, SpanFlag
@@ -85,8 +85,8 @@ def _with_spans(records: Spans, **changes: object) -> Iterator[Piece]:
 def _spans(records: Spans) -> Iterator[Piece]:
     whole = _empty_spans(records.size)
     whole[:] = records.reshape(-1)  # a copy of structures need not have their gaps
-    raw = whole.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN_BYTES)
-    raw[:, 0] = SPAN_BYTES
+    raw = whole.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN.size_bytes)
+    raw[:, 0] = SPAN.size_bytes
     yield from _split(b"SPAN", raw.tobytes(), raw.shape[1])
 
 
@@ -95,7 +95,7 @@ def _empty_spans(shape: int | tuple[int, ...]) -> Spans:
 
 
 def _span_count(size_bytes: int) -> int:
-    return size_bytes // (RING_HEADER_BYTES + SPAN_BYTES)
+    return size_bytes // (RING_HEADER_BYTES + SPAN.size_bytes)
 
 
 def sends(size_bytes: int) -> Iterator[Piece]:
@@ -215,7 +215,7 @@ def _with_payloads(payloads: NDArray[np.uint8], function: Function, per_item: in
     yield from _spans(together)
     pieces = -(-total_bytes // PAYLOAD_DATA_BYTES)
     layout = parse_payload_layout(None).records
-    step = max(1, (PIECE_BYTES >> 1) // (pieces * PAYLOAD_BYTES))
+    step = max(1, (PIECE_BYTES >> 1) // (pieces * PAYLOAD.size_bytes))
     for start in range(0, count, step):
         some = payloads[start : start + step]
         records = np.zeros((len(some), pieces), dtype=span_dtype(layout))
@@ -225,7 +225,7 @@ def _with_payloads(payloads: NDArray[np.uint8], function: Function, per_item: in
         left_bytes = total_bytes - np.arange(pieces) * PAYLOAD_DATA_BYTES
         records["bytes"] = np.minimum(left_bytes, PAYLOAD_DATA_BYTES)
         raw = records.reshape(-1).view(np.uint8).reshape(len(some) * pieces, -1)
-        raw[:, :4] = np.frombuffer(PAYLOAD_BYTES.to_bytes(4, "little"), dtype=np.uint8)
+        raw[:, :4] = np.frombuffer(PAYLOAD.size_bytes.to_bytes(4, "little"), dtype=np.uint8)
         padded = np.zeros((len(some), pieces * PAYLOAD_DATA_BYTES), dtype=np.uint8)
         padded[:, :total_bytes] = some
         raw[:, -PAYLOAD_DATA_BYTES:] = padded.reshape(len(raw), -1)
@@ -272,21 +272,21 @@ def extreme_runs(size_bytes: int) -> Iterator[Piece]:
 
 def page_numbers(size_bytes: int) -> Iterator[Piece]:
     """The stock driver's page numbers in no order, as many as fit."""
-    count = max(1, size_bytes // (PAYLOAD_BYTES + 80))
+    count = max(1, size_bytes // (PAYLOAD.size_bytes + 80))
     pfns = np.random.default_rng(13).integers(0, 1 << 32, (count, 256), dtype=np.uint32)
     yield from _with_payloads(pfns.astype("<u4").view(np.uint8), Function.TELL_HOST, 1)
 
 
 def tiny_payloads(size_bytes: int) -> Iterator[Piece]:
     """One page number a send, each a work item that turns round."""
-    count = max(1, size_bytes // (PAYLOAD_BYTES + 160))
+    count = max(1, size_bytes // (PAYLOAD.size_bytes + 160))
     pfns = np.arange(count, dtype="<u4").reshape(count, 1)
     yield from _with_payloads(pfns.view(np.uint8), Function.TELL_HOST, 1)
 
 
 def batches(size_bytes: int) -> Iterator[Piece]:
     """Buffers served by a host, each in a thread of its own."""
-    count = size_bytes // (RING_HEADER_BYTES + BATCH_BYTES)
+    count = size_bytes // (RING_HEADER_BYTES + BATCH.size_bytes)
     records = np.zeros(count, dtype=span_dtype(parse_batch_layout(None)))
     start_ns = STARTED_NS + np.arange(count) * 1000
     for name, offset_ns in (
@@ -299,7 +299,7 @@ def batches(size_bytes: int) -> Iterator[Piece]:
     records["calls_ns"], records["calls_0"], records["madvise_bytes"] = 300, 256, 1 << 20
     records["tid"], records["flags"] = np.arange(count), BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN
     raw = records.view(np.uint8).reshape(count, -1)
-    raw[:, 0] = BATCH_BYTES
+    raw[:, 0] = BATCH.size_bytes
     yield _host()
     yield from _split(b"BTCH", raw.tobytes(), raw.shape[1])
     yield _ended()

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.format.guest_layout import (
-    PAYLOAD_FIELDS,
+    PAYLOAD,
     RING_HEADER_BYTES,
-    SPAN_FIELDS,
+    SPAN,
     CountersLayout,
     PayloadLayout,
     SpanLayout,
     TableLayout,
 )
-from balloontrace.format.host_layout import BATCH_FIELDS
+from balloontrace.format.host_layout import BATCH
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
 
 Column = NDArray[np.int64]
@@ -46,7 +46,7 @@ _GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Cal
 
 # Of each field as today's layout has it, but for 64 bits the signed type: differences are taken of those.
 COLUMN_TYPES = {
-    name: np.dtype("<i8" if kind == "u64" else _NUMPY_TYPES[kind]) for name, kind, _ in SPAN_FIELDS
+    name: np.dtype("<i8" if kind == "u64" else _NUMPY_TYPES[kind]) for name, kind, _ in SPAN.fields
 }
 
 
@@ -129,7 +129,7 @@ def decode_spans(
     """
     records, torn = _record_table(pieces, layout)
     whole = _whole_records(records, layout)
-    columns = _columns(records, layout, SPAN_FIELDS)
+    columns = _columns(records, layout, SPAN.fields)
     sane = (
         whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
     )
@@ -197,7 +197,7 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
     Of one that is longer than any device takes the first part is kept.
     """
     records, torn = _record_table(pieces, layout.records)
-    columns = _columns(records, layout.records, PAYLOAD_FIELDS)
+    columns = _columns(records, layout.records, PAYLOAD.fields)
     room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
     sane = _whole_records(records, layout.records) & _below(columns["start_ns"], _MAX_START_NS)
     sane &= _below(columns["bytes"], room_bytes + 1)
@@ -270,7 +270,7 @@ def decode_batches(
     first and its last, one after the other.
     """
     records, torn = _record_table(pieces, layout)
-    columns = _columns(records, layout, BATCH_FIELDS)
+    columns = _columns(records, layout, BATCH.fields)
     times = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
     sane = _whole_records(records, layout) & _below(columns["calls_ns"], _MAX_DURATION_NS)
     for name in times:

@@ -19,7 +19,7 @@ from balloontrace.analysis.make_report import Examined, GuestEvents
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
-from balloontrace.format.guest_layout import FUNCTION_COUNTER_FIELDS, parse_counters_layout
+from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
 from balloontrace.results.report import HostSide, Loss
@@ -87,7 +87,7 @@ PAYLOAD_COLUMNS = (
 )
 _OF_SENDS = PAYLOAD_COLUMNS[PAYLOAD_COLUMNS.index("state") :]
 
-COUNTER_COLUMNS = ("function", *(name for name, _, _ in FUNCTION_COUNTER_FIELDS))
+COUNTER_COLUMNS = ("function", *(name for name, _, _ in FUNCTION_COUNTERS.fields))
 
 _CHUNK_ROWS = 1 << 14
 

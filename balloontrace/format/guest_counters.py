@@ -3,21 +3,10 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
-from balloontrace.format.guest_layout import (
-    DEVICE_STATE_BYTES,
-    DEVICES,
-    FUNCTION_COUNTER_BYTES,
-    FUNCTION_COUNTER_FIELDS,
-    FUNCTIONS,
-)
+from balloontrace.format.guest_layout import COUNTERS, DEVICE_STATE, FUNCTION_COUNTERS
 from balloontrace.format.vocabulary import Function
-
-COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
-_FUNCTION_COUNTERS = struct.Struct(f"={len(FUNCTION_COUNTER_FIELDS)}Q")
-_DEVICE_STATE = struct.Struct("=IIQQII")
 
 
 @dataclass(frozen=True)
@@ -60,12 +49,13 @@ class Counters:
 
 def parse_counters(raw: bytes) -> Counters:
     """Decode `struct bt_counters` of this machine's byte order."""
-    rows = list(_FUNCTION_COUNTERS.iter_unpack(raw[: FUNCTIONS * FUNCTION_COUNTER_BYTES]))
-    functions = {function: FunctionCounts(*rows[function]) for function in Function}
-    devices = tuple(
-        DeviceState(target, actual, operations, changed_ns, bool(moving))
-        for target, actual, operations, changed_ns, moving, _ in _DEVICE_STATE.iter_unpack(
-            raw[FUNCTIONS * FUNCTION_COUNTER_BYTES : COUNTERS_BYTES]
-        )
+    devices_at = COUNTERS.offsets["devices"]
+    rows = list(FUNCTION_COUNTERS.decoder.iter_unpack(raw[:devices_at]))
+    states = DEVICE_STATE.decoder.iter_unpack(raw[devices_at : COUNTERS.size_bytes])
+    return Counters(
+        {function: FunctionCounts(*rows[function]) for function in Function},
+        tuple(
+            DeviceState(target, actual, operations, changed_ns, bool(moving))
+            for target, actual, operations, changed_ns, moving in states
+        ),
     )
-    return Counters(functions, devices)

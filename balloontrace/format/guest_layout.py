@@ -12,116 +12,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from balloontrace.errors import RecordingError
-
-TYPE_BYTES: Mapping[str, int] = {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8}
+from balloontrace.format.struct_layout import TYPE_BYTES, Field, lay_out
 
 RING_HEADER_BYTES = 8
 """Each record in a BPF ring buffer follows a u32 length with two flag bits and a u32 page offset."""
 
-SPAN_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("start_ns", "u64", 0),
-    ("duration_ns", "u64", 8),
-    ("tid", "u32", 16),
-    ("cpu", "u16", 20),
-    ("function", "u8", 22),
-    ("flags", "u8", 23),
-    ("device", "u16", 24),
-    ("queue", "u16", 26),
-    ("pages", "u32", 28),
-    ("result", "s32", 32),
-    ("config_calls", "u32", 36),
-    ("target_pages", "u32", 40),
-    ("actual_pages", "u32", 44),
-    ("config_ns", "u64", 48),
-    ("bytes", "u32", 56),
-    ("passes", "u16", 60),
-    ("bitmaps", "u16", 62),
-)
-SPAN_BYTES = 64
-
-PAYLOAD_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("start_ns", "u64", 0),
-    ("tid", "u32", 8),
-    ("total_bytes", "u32", 12),
-    ("offset_bytes", "u32", 16),
-    ("bytes", "u16", 20),
-    ("function", "u8", 22),
-)
-PAYLOAD_HEADER_BYTES = 24
-PAYLOAD_DATA_BYTES = 1024
-PAYLOAD_BYTES = PAYLOAD_HEADER_BYTES + PAYLOAD_DATA_BYTES
-
-FUNCTION_COUNTER_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("entries", "u64", 0),
-    ("returns", "u64", 8),
-    ("unmatched_returns", "u64", 16),
-    ("lost", "u64", 24),
-    ("no_state", "u64", 32),
-    ("overwritten", "u64", 40),
-    ("duration_ns", "u64", 48),
-    ("pages", "u64", 56),
-)
-FUNCTION_COUNTER_BYTES = 64
 FUNCTIONS = 16
-
-DEVICE_STATE_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("target_pages", "u32", 0),
-    ("actual_pages", "u32", 4),
-    ("operations", "u64", 8),
-    ("changed_ns", "u64", 16),
-    ("moving", "u32", 24),
-)
-DEVICE_STATE_BYTES = 32
 DEVICES = 8
-
-LIVE_DEVICE_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("entered_ns", "u64", 0),
-    ("left_ns", "u64", 8),
-    ("target_pages", "u32", 16),
-)
-LIVE_DEVICE_BYTES = 24
-
-LIVE_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("items", "u64", 0),
-    ("item_ns", "u64", 8),
-    ("allocate_ns", "u64", 16),
-    ("build_ns", "u64", 24),
-    ("send_ns", "u64", 32),
-    ("requeue_ns", "u64", 40),
-    ("sends", "u64", 48),
-    ("inflated_pages", "u64", 56),
-    ("deflated_pages", "u64", 64),
-    ("unknown_sends", "u64", 72),
-    ("failed_allocations", "u64", 80),
-)
 BUCKETS = 32
-LIVE_DEVICES_OFFSET = 96
-LIVE_BUCKETS_OFFSET = LIVE_DEVICES_OFFSET + DEVICES * LIVE_DEVICE_BYTES
-LIVE_BYTES = LIVE_BUCKETS_OFFSET + FUNCTIONS * BUCKETS * 8
+PAYLOAD_DATA_BYTES = 1024
+
+SPAN = lay_out(
+    "u64 start_ns", "u64 duration_ns", "u32 tid", "u16 cpu", "u8 function", "u8 flags", "u16 device",
+    "u16 queue", "u32 pages", "s32 result", "u32 config_calls", "u32 target_pages", "u32 actual_pages",
+    "u64 config_ns", "u32 bytes", "u16 passes", "u16 bitmaps",
+)  # fmt: skip
+PAYLOAD = lay_out(
+    "u64 start_ns", "u32 tid", "u32 total_bytes", "u32 offset_bytes", "u16 bytes", "u8 function",
+    "u8 padding", ("data", "u8", PAYLOAD_DATA_BYTES),
+)  # fmt: skip
+FUNCTION_COUNTERS = lay_out(
+    "u64 entries", "u64 returns", "u64 unmatched_returns", "u64 lost", "u64 no_state", "u64 overwritten",
+    "u64 duration_ns", "u64 pages",
+)  # fmt: skip
+DEVICE_STATE = lay_out(
+    "u32 target_pages", "u32 actual_pages", "u64 operations", "u64 changed_ns", "u32 moving"
+)
+COUNTERS = lay_out(("functions", FUNCTION_COUNTERS, FUNCTIONS), ("devices", DEVICE_STATE, DEVICES))
+LIVE_DEVICE = lay_out("u64 entered_ns", "u64 left_ns", "u32 target_pages")
+LIVE = lay_out(
+    "u64 items", "u64 item_ns", "u64 allocate_ns", "u64 build_ns", "u64 send_ns", "u64 requeue_ns",
+    "u64 sends", "u64 inflated_pages", "u64 deflated_pages", "u64 unknown_sends", "u64 failed_allocations",
+    "u64 padding", ("devices", LIVE_DEVICE, DEVICES), ("buckets", "u64", FUNCTIONS * BUCKETS),
+)  # fmt: skip
 
 SPAN_LAYOUT: Mapping[str, object] = {
-    "stride_bytes": RING_HEADER_BYTES + SPAN_BYTES,
+    "stride_bytes": RING_HEADER_BYTES + SPAN.size_bytes,
     "header_bytes": RING_HEADER_BYTES,
-    "fields": [list(field) for field in SPAN_FIELDS],
+    "fields": [list(field) for field in SPAN.fields],
 }
 """`span_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
 
 PAYLOAD_LAYOUT: Mapping[str, object] = {
-    "stride_bytes": RING_HEADER_BYTES + PAYLOAD_BYTES,
+    "stride_bytes": RING_HEADER_BYTES + PAYLOAD.size_bytes,
     "header_bytes": RING_HEADER_BYTES,
-    "fields": [list(field) for field in PAYLOAD_FIELDS],
-    "data_offset_bytes": PAYLOAD_HEADER_BYTES,
+    "fields": [list(field) for field in PAYLOAD.fields],
+    "data_offset_bytes": PAYLOAD.offsets["data"],
 }
 """`payload_layout` of a recording's metadata: as for spans; captured bytes from `data_offset_bytes` on."""
 
 COUNTERS_LAYOUT: Mapping[str, object] = {
     "functions": FUNCTIONS,
-    "function_stride_bytes": FUNCTION_COUNTER_BYTES,
-    "function_fields": [list(field) for field in FUNCTION_COUNTER_FIELDS],
+    "function_stride_bytes": FUNCTION_COUNTERS.size_bytes,
+    "function_fields": [list(field) for field in FUNCTION_COUNTERS.fields],
     "devices": DEVICES,
-    "devices_offset_bytes": FUNCTIONS * FUNCTION_COUNTER_BYTES,
-    "device_stride_bytes": DEVICE_STATE_BYTES,
-    "device_fields": [list(field) for field in DEVICE_STATE_FIELDS],
+    "devices_offset_bytes": COUNTERS.offsets["devices"],
+    "device_stride_bytes": DEVICE_STATE.size_bytes,
+    "device_fields": [list(field) for field in DEVICE_STATE.fields],
 }
 """`counters_layout` of a recording's metadata: a table of functions, then one of devices."""
 
@@ -140,7 +87,7 @@ class TableLayout:
     stride_bytes: int
     offset_bytes: int
     rows: int | None
-    fields: tuple[tuple[str, str, int], ...]
+    fields: tuple[Field, ...]
 
     @property
     def end_bytes(self) -> int:
@@ -154,7 +101,7 @@ class SpanLayout:
 
     stride_bytes: int
     header_bytes: int
-    fields: tuple[tuple[str, str, int], ...]
+    fields: tuple[Field, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +125,13 @@ def parse_span_layout(value: object) -> SpanLayout:
 
     Fields of unknown names are kept out: a later version appended them and this one has no use for them.
     """
-    return parse_record_layout(SPAN_LAYOUT if value is None else value, "span_layout", SPAN_FIELDS)
+    return parse_record_layout(SPAN_LAYOUT if value is None else value, "span_layout", SPAN.fields)
 
 
 def parse_payload_layout(value: object) -> PayloadLayout:
     """Check a recording's `payload_layout`; a missing one means today's. RecordingError as for spans."""
     table = parse_mapping(PAYLOAD_LAYOUT if value is None else value, "payload_layout")
-    records = parse_record_layout(table, "payload_layout", PAYLOAD_FIELDS)
+    records = parse_record_layout(table, "payload_layout", PAYLOAD.fields)
     ends = [offset + TYPE_BYTES[kind] for _, kind, offset in records.fields]
     room_bytes = records.stride_bytes - records.header_bytes
     if records.stride_bytes < _MIN_PAYLOAD_STRIDE_BYTES:
@@ -202,19 +149,19 @@ def parse_counters_layout(value: object) -> CountersLayout:
         function_stride,
         0,
         parse_integer(table, "functions", 1, _MAX_ROWS),
-        parse_fields(table.get("function_fields"), function_stride, FUNCTION_COUNTER_FIELDS),
+        parse_fields(table.get("function_fields"), function_stride, FUNCTION_COUNTERS.fields),
     )
     device_stride = parse_integer(table, "device_stride_bytes", 1, _MAX_STRIDE_BYTES)
     devices = TableLayout(
         device_stride,
         parse_integer(table, "devices_offset_bytes", functions.end_bytes, _MAX_STRIDE_BYTES * _MAX_ROWS),
         parse_integer(table, "devices", 0, _MAX_ROWS),
-        parse_fields(table.get("device_fields"), device_stride, DEVICE_STATE_FIELDS),
+        parse_fields(table.get("device_fields"), device_stride, DEVICE_STATE.fields),
     )
     return CountersLayout(functions, devices)
 
 
-def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, int], ...]) -> SpanLayout:
+def parse_record_layout(value: object, name: str, known: tuple[Field, ...]) -> SpanLayout:
     """Check the layout of a ring buffer's records with the fields `known`. RecordingError as for spans."""
     table = parse_mapping(value, name)
     stride_bytes = parse_integer(table, "stride_bytes", _MIN_STRIDE_BYTES, _MAX_STRIDE_BYTES)
@@ -225,9 +172,7 @@ def parse_record_layout(value: object, name: str, known: tuple[tuple[str, str, i
     return SpanLayout(stride_bytes, header_bytes, fields)
 
 
-def parse_fields(
-    value: object, room_bytes: int, known: tuple[tuple[str, str, int], ...]
-) -> tuple[tuple[str, str, int], ...]:
+def parse_fields(value: object, room_bytes: int, known: tuple[Field, ...]) -> tuple[Field, ...]:
     """Fields this version knows, each checked to lie inside its row, to be named once and not to overlap."""
     if not isinstance(value, list) or len(value) > _MAX_FIELDS:
         raise RecordingError("the recording's description of its records is damaged; nothing can be decoded")
@@ -246,7 +191,7 @@ def parse_fields(
     return tuple(fields)
 
 
-def _field(value: object) -> tuple[str, str, int]:
+def _field(value: object) -> Field:
     match value:
         case [str(name), str(kind), int(offset)] if kind in TYPE_BYTES and not isinstance(offset, bool):
             if 0 <= offset < _MAX_STRIDE_BYTES:

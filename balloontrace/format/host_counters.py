@@ -8,21 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from balloontrace.format.guest_layout import TableLayout
-from balloontrace.format.host_layout import (
-    BATCH_BYTES,
-    BATCH_FIELDS,
-    THREAD_BATCH_OFFSET,
-    THREAD_BYTES,
-    SumsLayout,
-    parse_sums_layout,
-)
+from balloontrace.format.host_layout import BATCH, THREAD, SumsLayout, parse_sums_layout
+from balloontrace.format.struct_layout import TYPE_CODES
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 MOST_SLOTS = 4096
-_FIELD_CODES = {"u16": "H", "u32": "I", "u64": "Q"}
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
-_OFFSETS = {name: offset for name, _, offset in BATCH_FIELDS}
 _TODAY = parse_sums_layout(None)
 
 SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
@@ -72,7 +64,7 @@ class HostCounters:
 
 def used_slots(raw: bytes) -> bytes:
     """Of `struct bt_threads` the slots that some thread has used, one after the other."""
-    return b"".join(slot for slot in _slots(raw, THREAD_BYTES) if any(slot[:8]))
+    return b"".join(slot for slot in _slots(raw, THREAD.size_bytes) if any(slot[:8]))
 
 
 def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:
@@ -101,7 +93,7 @@ def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters
 
 def _add(totals: dict[str, int], slot: bytes, table: TableLayout, at: int) -> None:
     for name, kind, offset in table.fields:
-        (value,) = struct.unpack_from(f"={_FIELD_CODES[kind]}", slot, at + offset)
+        (value,) = struct.unpack_from(f"={TYPE_CODES[kind]}", slot, at + offset)
         totals[name] = totals.get(name, 0) + value
 
 
@@ -121,12 +113,13 @@ def _call_sums(row: dict[str, int], buckets: list[int]) -> CallSums:
 def unfinished_batches(raw: bytes) -> bytes:
     """The batches still under way in the slots, as records of the ring buffer, flagged as unfinished."""
     records = []
-    for slot in _slots(raw, THREAD_BYTES):
-        batch = bytearray(slot[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + BATCH_BYTES])
-        if _FIRST_CALL.unpack_from(batch, _OFFSETS["first_call_ns"])[0]:
-            (flags,) = _FLAGS.unpack_from(batch, _OFFSETS["flags"])
-            _FLAGS.pack_into(batch, _OFFSETS["flags"], flags | BatchFlag.UNFINISHED)
-            records.append(struct.pack("=II", BATCH_BYTES, 0) + bytes(batch))
+    for slot in _slots(raw, THREAD.size_bytes):
+        at = THREAD.offsets["batch"]
+        batch = bytearray(slot[at : at + BATCH.size_bytes])
+        if _FIRST_CALL.unpack_from(batch, BATCH.offsets["first_call_ns"])[0]:
+            (flags,) = _FLAGS.unpack_from(batch, BATCH.offsets["flags"])
+            _FLAGS.pack_into(batch, BATCH.offsets["flags"], flags | BatchFlag.UNFINISHED)
+            records.append(struct.pack("=II", BATCH.size_bytes, 0) + bytes(batch))
     return b"".join(records)
 
 

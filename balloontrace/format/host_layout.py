@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from balloontrace.format.guest_layout import (
     BUCKETS,
     RING_HEADER_BYTES,
-    TYPE_BYTES,
     SpanLayout,
     TableLayout,
     parse_fields,
@@ -21,69 +20,32 @@ from balloontrace.format.guest_layout import (
     parse_mapping,
     parse_record_layout,
 )
+from balloontrace.format.struct_layout import TYPE_BYTES, lay_out
 
 CALLS = 8
 SLOTS = 256
 _MAX_SLOT_BYTES = 1 << 16
 
-BATCH_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("kick_ns", "u64", 0),
-    ("first_call_ns", "u64", 8),
-    ("last_return_ns", "u64", 16),
-    ("done_ns", "u64", 24),
-    ("calls_ns", "u64", 32),
-    ("madvise_bytes", "u64", 40),
-    ("fallocate_bytes", "u64", 48),
-    *((f"calls_{call}", "u32", 56 + 4 * call) for call in range(CALLS)),
-    ("tid", "u32", 88),
-    ("errors", "u32", 92),
-    ("thp_splits", "u32", 96),
-    ("last_errno", "u16", 100),
-    ("flags", "u16", 102),
-)
+BATCH = lay_out(
+    "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 calls_ns",
+    "u64 madvise_bytes", "u64 fallocate_bytes", *(f"u32 calls_{call}" for call in range(CALLS)), "u32 tid",
+    "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags",
+)  # fmt: skip
 """`calls_N` are the batch's calls of kind N, one of `vocabulary.Call`."""
-BATCH_BYTES = 104
 
-THREAD_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("id", "u64", 0),
-    ("entry_ns", "u64", 8),
-    ("length", "u64", 16),
-    ("call", "u32", 24),
-    ("in_run", "u32", 28),
-    ("batches", "u64", 136),
-    ("lost", "u64", 144),
-    ("unmatched_returns", "u64", 152),
-    ("overwritten", "u64", 160),
-    ("no_state", "u64", 168),
-    ("thp_splits", "u64", 176),
-    ("freed_bytes", "u64", 184),
-    ("let_go", "u64", 192),
-)
-THREAD_BATCH_OFFSET = 32
-THREAD_SUMS_OFFSET = 200
+CALL_SUMS = lay_out(
+    "u64 bytes", "u64 duration_ns", "u32 errors", "u32 no_bytes", "u32 freed_nothing", "u32 reserved",
+    "u64 freed_bytes", ("buckets", "u32", BUCKETS),
+)  # fmt: skip
+THREAD = lay_out(
+    "u64 id", "u64 entry_ns", "u64 length", "u32 call", "u32 in_run", ("batch", BATCH, 1), "u64 batches",
+    "u64 lost", "u64 unmatched_returns", "u64 overwritten", "u64 no_state", "u64 thp_splits",
+    "u64 freed_bytes", "u64 let_go", ("sums", CALL_SUMS, CALLS),
+)  # fmt: skip
+THREADS_BYTES = SLOTS * THREAD.size_bytes
 
-CALL_SUMS_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("bytes", "u64", 0),
-    ("duration_ns", "u64", 8),
-    ("errors", "u32", 16),
-    ("no_bytes", "u32", 20),
-    ("freed_nothing", "u32", 24),
-    ("reserved", "u32", 28),
-    ("freed_bytes", "u64", 32),
-)
-CALL_BUCKETS_OFFSET = 40
-CALL_SUMS_BYTES = CALL_BUCKETS_OFFSET + 4 * BUCKETS
-THREAD_BYTES = THREAD_SUMS_OFFSET + CALLS * CALL_SUMS_BYTES
-THREADS_BYTES = SLOTS * THREAD_BYTES
-
-LIVE_BATCHES_FIELDS: tuple[tuple[str, str, int], ...] = (
-    ("delimited", "u64", 0),
-    ("served_ns", "u64", 8),
-    ("calls_ns", "u64", 16),
-    ("longest_ns", "u64", 24),
-)
-LIVE_BATCHES_BYTES = 32
-LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES_BYTES
+LIVE_BATCHES = lay_out("u64 delimited", "u64 served_ns", "u64 calls_ns", "u64 longest_ns")
+LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES.size_bytes
 
 FREED_COUNTS = "freed"
 """`freed_counts` of a recording asked for what calls freed: calls by which no page became free are counted.
@@ -92,20 +54,20 @@ Recordings without it that have `freed_by` counted calls that took no page out o
 """
 
 BATCH_LAYOUT: Mapping[str, object] = {
-    "stride_bytes": RING_HEADER_BYTES + BATCH_BYTES,
+    "stride_bytes": RING_HEADER_BYTES + BATCH.size_bytes,
     "header_bytes": RING_HEADER_BYTES,
-    "fields": [list(field) for field in BATCH_FIELDS],
+    "fields": [list(field) for field in BATCH.fields],
 }
 """`batch_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
 
 COUNTERS_LAYOUT: Mapping[str, object] = {
-    "slot_stride_bytes": THREAD_BYTES,
-    "slot_fields": [list(field) for field in THREAD_FIELDS],
-    "batch_offset_bytes": THREAD_BATCH_OFFSET,
-    "sums_offset_bytes": THREAD_SUMS_OFFSET,
-    "sums_stride_bytes": CALL_SUMS_BYTES,
-    "sums_fields": [list(field) for field in CALL_SUMS_FIELDS],
-    "buckets_offset_bytes": CALL_BUCKETS_OFFSET,
+    "slot_stride_bytes": THREAD.size_bytes,
+    "slot_fields": [list(field) for field in THREAD.fields],
+    "batch_offset_bytes": THREAD.offsets["batch"],
+    "sums_offset_bytes": THREAD.offsets["sums"],
+    "sums_stride_bytes": CALL_SUMS.size_bytes,
+    "sums_fields": [list(field) for field in CALL_SUMS.fields],
+    "buckets_offset_bytes": CALL_SUMS.offsets["buckets"],
     "buckets": BUCKETS,
     "calls": CALLS,
 }
@@ -132,9 +94,9 @@ def parse_sums_layout(value: object) -> SumsLayout:
     buckets_at = parse_integer(table, "buckets_offset_bytes", 0, sums_bytes)
     buckets = parse_integer(table, "buckets", 0, (sums_bytes - buckets_at) // TYPE_BYTES["u32"])
     return SumsLayout(
-        TableLayout(slot_bytes, 0, None, parse_fields(table.get("slot_fields"), sums_at, THREAD_FIELDS)),
+        TableLayout(slot_bytes, 0, None, parse_fields(table.get("slot_fields"), sums_at, THREAD.fields)),
         TableLayout(
-            sums_bytes, sums_at, calls, parse_fields(table.get("sums_fields"), buckets_at, CALL_SUMS_FIELDS)
+            sums_bytes, sums_at, calls, parse_fields(table.get("sums_fields"), buckets_at, CALL_SUMS.fields)
         ),
         buckets_at,
         buckets,
@@ -143,4 +105,4 @@ def parse_sums_layout(value: object) -> SumsLayout:
 
 def parse_batch_layout(value: object) -> SpanLayout:
     """Check a recording's `batch_layout`; a missing one means today's. RecordingError as for spans."""
-    return parse_record_layout(BATCH_LAYOUT if value is None else value, "batch_layout", BATCH_FIELDS)
+    return parse_record_layout(BATCH_LAYOUT if value is None else value, "batch_layout", BATCH.fields)

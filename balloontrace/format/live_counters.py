@@ -6,26 +6,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from balloontrace.format.guest_layout import (
-    BUCKETS,
-    DEVICES,
-    FUNCTIONS,
-    LIVE_BUCKETS_OFFSET,
-    LIVE_BYTES,
-    LIVE_DEVICE_BYTES,
-    LIVE_DEVICES_OFFSET,
-    LIVE_FIELDS,
-)
-from balloontrace.format.host_layout import LIVE_BATCHES_BYTES
+from balloontrace.format.guest_layout import BUCKETS, LIVE, LIVE_DEVICE
+from balloontrace.format.host_layout import LIVE_BATCHES
 from balloontrace.format.vocabulary import Function
 
-_SUMS = struct.Struct(f"={len(LIVE_FIELDS)}Q")
-_DEVICE = struct.Struct("=QQII")
 _BUCKETS = struct.Struct(f"={BUCKETS}Q")
-_BATCHES = struct.Struct("=4Q")
-
-assert _DEVICE.size == LIVE_DEVICE_BYTES
-assert _BATCHES.size == LIVE_BATCHES_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,17 +43,15 @@ class LiveSums:
 
 def parse_live(raw: bytes) -> LiveSums:
     """Decode `struct bt_live` of this machine's byte order."""
-    devices = tuple(
-        LiveDevice(entered_ns, left_ns, target_pages)
-        for entered_ns, left_ns, target_pages, _ in _DEVICE.iter_unpack(
-            raw[LIVE_DEVICES_OFFSET : LIVE_DEVICES_OFFSET + DEVICES * LIVE_DEVICE_BYTES]
-        )
+    devices_at, buckets_at = LIVE.offsets["devices"], LIVE.offsets["buckets"]
+    devices = LIVE_DEVICE.rows(raw[devices_at:buckets_at])
+    rows = list(_BUCKETS.iter_unpack(raw[buckets_at : LIVE.size_bytes]))
+    (sums,) = LIVE.rows(raw[: LIVE.size_bytes])
+    return LiveSums(
+        devices=tuple(LiveDevice(**device) for device in devices),
+        buckets={function: tuple(rows[function]) for function in Function},
+        **sums,
     )
-    rows = list(_BUCKETS.iter_unpack(raw[LIVE_BUCKETS_OFFSET:LIVE_BYTES]))
-    assert len(rows) == FUNCTIONS
-    buckets = {function: tuple(rows[function]) for function in Function}
-    sums = {name: value for (name, _, _), value in zip(LIVE_FIELDS, _SUMS.unpack_from(raw), strict=True)}
-    return LiveSums(devices=devices, buckets=buckets, **sums)
 
 
 @dataclass(frozen=True)
@@ -83,6 +66,7 @@ class LiveBatches:
 
 def parse_live_batches(raw: bytes) -> LiveBatches:
     """Add up the slots of `struct bt_live_slots`, in this machine's byte order."""
-    rows = list(_BATCHES.iter_unpack(raw[: len(raw) // _BATCHES.size * _BATCHES.size]))
+    slot_bytes = LIVE_BATCHES.size_bytes
+    rows = list(LIVE_BATCHES.decoder.iter_unpack(raw[: len(raw) // slot_bytes * slot_bytes]))
     delimited, served_ns, calls_ns, longest_ns = zip(*rows, strict=True) if rows else ((), (), (), ())
     return LiveBatches(sum(delimited), sum(served_ns), sum(calls_ns), max(longest_ns, default=0))

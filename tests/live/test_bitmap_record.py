@@ -31,7 +31,7 @@ from witness import QUEUES, Witness, difference
 
 import lab
 from balloontrace.analysis.columns import Payload, decode_payloads
-from balloontrace.format.guest_layout import PAYLOAD_BYTES, RING_HEADER_BYTES, parse_payload_layout
+from balloontrace.format.guest_layout import PAYLOAD, RING_HEADER_BYTES, parse_payload_layout
 from balloontrace.format.recording import read_recording
 from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES
 from lab.aging import fragmented
@@ -206,7 +206,7 @@ def test_pieces_without_room_are_counted_and_nothing_is_made_up(stock: tuple[Tol
     told, overflown = stock
     found = report(overflown.path)
     # One send is one piece, and the ring takes so many; it is drained for the first time at the end.
-    kept = PAYLOAD_RING_BYTES // (RING_HEADER_BYTES + PAYLOAD_BYTES)
+    kept = PAYLOAD_RING_BYTES // (RING_HEADER_BYTES + PAYLOAD.size_bytes)
     sends = 2 * WHOLE_MIB
     row = loss(found, "payload")
     assert (row["entries"], row["lost"]) == (sends, sends - kept)

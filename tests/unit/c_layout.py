@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from balloontrace.format.guest_layout import TYPE_BYTES
+from balloontrace.format.struct_layout import TYPE_BYTES
 
 BPF = Path(__file__).parents[2] / "bpf"
 Fields = tuple[tuple[str, str, int], ...]

@@ -9,18 +9,10 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from balloontrace.format.guest_layout import (
-    FUNCTION_COUNTER_BYTES,
-    FUNCTION_COUNTER_FIELDS,
-    PAYLOAD_BYTES,
-    PAYLOAD_FIELDS,
-    RING_HEADER_BYTES,
-    SPAN_BYTES,
-    SPAN_FIELDS,
-    TYPE_BYTES,
-)
-from balloontrace.format.host_layout import BATCH_BYTES, BATCH_FIELDS
+from balloontrace.format.guest_layout import FUNCTION_COUNTERS, PAYLOAD, RING_HEADER_BYTES, SPAN
+from balloontrace.format.host_layout import BATCH
 from balloontrace.format.recording import MAGIC, SYNC
+from balloontrace.format.struct_layout import TYPE_BYTES
 
 _PREAMBLE_BYTES = 16
 _HEADER = struct.Struct("<4s4sIIII")
@@ -167,10 +159,10 @@ def _change_json(pieces: list[Piece], source: random.Random) -> list[Piece]:
 
 # Record size, where its fields begin, and the fields, of each type of piece.
 _RECORDS: dict[bytes, tuple[int, int, tuple[tuple[str, str, int], ...]]] = {
-    b"SPAN": (RING_HEADER_BYTES + SPAN_BYTES, RING_HEADER_BYTES, SPAN_FIELDS),
-    b"PAYL": (RING_HEADER_BYTES + PAYLOAD_BYTES, RING_HEADER_BYTES, PAYLOAD_FIELDS),
-    b"BTCH": (RING_HEADER_BYTES + BATCH_BYTES, RING_HEADER_BYTES, BATCH_FIELDS),
-    b"CNTR": (FUNCTION_COUNTER_BYTES, 0, FUNCTION_COUNTER_FIELDS),
+    b"SPAN": (RING_HEADER_BYTES + SPAN.size_bytes, RING_HEADER_BYTES, SPAN.fields),
+    b"PAYL": (RING_HEADER_BYTES + PAYLOAD.size_bytes, RING_HEADER_BYTES, PAYLOAD.fields),
+    b"BTCH": (RING_HEADER_BYTES + BATCH.size_bytes, RING_HEADER_BYTES, BATCH.fields),
+    b"CNTR": (FUNCTION_COUNTERS.size_bytes, 0, FUNCTION_COUNTERS.fields),
 }
 _EDGES = (0, 1, 2**31, 2**32, 2**53, 2**61, 2**62, 2**63, 2**64)
 

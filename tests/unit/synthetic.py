@@ -19,7 +19,7 @@ from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     DEVICES,
     FUNCTIONS,
-    PAYLOAD_BYTES,
+    PAYLOAD,
     PAYLOAD_DATA_BYTES,
     PAYLOAD_LAYOUT,
     SPAN_LAYOUT,
@@ -422,7 +422,9 @@ def pack_payloads(payloads: Iterable[Payload]) -> bytes:
         for offset in range(0, len(data), PAYLOAD_DATA_BYTES):
             piece = data[offset : offset + PAYLOAD_DATA_BYTES]
             head = _PAYLOAD.pack(start_ns, tid, len(data), offset, len(piece), int(function))
-            records.append(_RING.pack(PAYLOAD_BYTES, 0) + head + piece.ljust(PAYLOAD_DATA_BYTES, b"\xee"))
+            records.append(
+                _RING.pack(PAYLOAD.size_bytes, 0) + head + piece.ljust(PAYLOAD_DATA_BYTES, b"\xee")
+            )
     return b"".join(records)
 
 

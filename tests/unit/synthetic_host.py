@@ -12,19 +12,7 @@ from typing import Any, NamedTuple
 
 from synthetic import PAGES_PER_SEND, Flow, PatchedFlow
 
-from balloontrace.format.host_layout import (
-    BATCH_BYTES,
-    BATCH_FIELDS,
-    BATCH_LAYOUT,
-    CALL_BUCKETS_OFFSET,
-    CALL_SUMS_BYTES,
-    CALL_SUMS_FIELDS,
-    COUNTERS_LAYOUT,
-    THREAD_BATCH_OFFSET,
-    THREAD_BYTES,
-    THREAD_FIELDS,
-    THREAD_SUMS_OFFSET,
-)
+from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, CALL_SUMS, COUNTERS_LAYOUT, THREAD
 from balloontrace.format.recording import Recording, RecordingWriter, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue
 
@@ -94,12 +82,12 @@ def _pack(fields: tuple[tuple[str, str, int], ...], size_bytes: int, values: Map
 
 def batch(**fields: int) -> bytes:
     """A `struct bt_batch`."""
-    return bytes(_pack(BATCH_FIELDS, BATCH_BYTES, fields))
+    return bytes(_pack(BATCH.fields, BATCH.size_bytes, fields))
 
 
 def record(**fields: int) -> bytes:
     """The same as it lies in the kernel's ring buffer."""
-    return struct.pack("<II", BATCH_BYTES, 0) + batch(**fields)
+    return struct.pack("<II", BATCH.size_bytes, 0) + batch(**fields)
 
 
 def pack_batch(
@@ -137,14 +125,14 @@ class CallSums(NamedTuple):
 
 def slot(thread: int, *sums: CallSums, batches: int = 1, under_way: bytes = b"") -> bytes:
     """A thread's slot with these sums, and the buffer it is serving."""
-    raw = _pack(THREAD_FIELDS, THREAD_BYTES, {"id": thread, "batches": batches})
-    raw[THREAD_BATCH_OFFSET : THREAD_BATCH_OFFSET + len(under_way)] = under_way
+    raw = _pack(THREAD.fields, THREAD.size_bytes, {"id": thread, "batches": batches})
+    raw[THREAD.offsets["batch"] : THREAD.offsets["batch"] + len(under_way)] = under_way
     for each in sums:
         fields = {name: value for name, value in each._asdict().items() if name not in ("call", "calls")}
-        at = THREAD_SUMS_OFFSET + each.call * CALL_SUMS_BYTES
-        raw[at : at + CALL_SUMS_BYTES] = _pack(CALL_SUMS_FIELDS, CALL_SUMS_BYTES, fields)
+        at = THREAD.offsets["sums"] + each.call * CALL_SUMS.size_bytes
+        raw[at : at + CALL_SUMS.size_bytes] = _pack(CALL_SUMS.fields, CALL_SUMS.size_bytes, fields)
         bucket = (each.duration_ns // max(1, each.calls)).bit_length() - 1
-        struct.pack_into("<I", raw, at + CALL_BUCKETS_OFFSET + 4 * max(0, bucket), each.calls)
+        struct.pack_into("<I", raw, at + CALL_SUMS.offsets["buckets"] + 4 * max(0, bucket), each.calls)
     return bytes(raw)
 
 

@@ -20,11 +20,11 @@ from balloontrace.format.vocabulary import BatchFlag, Call, Queue
 TABLES = {
     "bt_batch": tuple(
         (re.sub(r"^calls_(\d+)$", r"calls[\1]", name), kind, offset)
-        for name, kind, offset in host_layout.BATCH_FIELDS
+        for name, kind, offset in host_layout.BATCH.fields
     ),
-    "bt_thread": host_layout.THREAD_FIELDS,
-    "bt_call_sums": host_layout.CALL_SUMS_FIELDS,
-    "bt_live_batches": host_layout.LIVE_BATCHES_FIELDS,
+    "bt_thread": host_layout.THREAD.fields,
+    "bt_call_sums": host_layout.CALL_SUMS.fields,
+    "bt_live_batches": host_layout.LIVE_BATCHES.fields,
 }  # fmt: skip
 TODAY = host_layout.parse_batch_layout(None)
 
@@ -32,15 +32,15 @@ TODAY = host_layout.parse_batch_layout(None)
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
     numbers = {
-        "sizeof(struct bt_batch)": host_layout.BATCH_BYTES,
-        "sizeof(struct bt_thread)": host_layout.THREAD_BYTES,
+        "sizeof(struct bt_batch)": host_layout.BATCH.size_bytes,
+        "sizeof(struct bt_thread)": host_layout.THREAD.size_bytes,
         "sizeof(struct bt_threads)": host_layout.THREADS_BYTES,
-        "sizeof(struct bt_call_sums)": host_layout.CALL_SUMS_BYTES,
-        "offsetof(struct bt_thread, batch)": host_layout.THREAD_BATCH_OFFSET,
-        "offsetof(struct bt_thread, sums)": host_layout.THREAD_SUMS_OFFSET,
-        "offsetof(struct bt_call_sums, buckets)": host_layout.CALL_BUCKETS_OFFSET,
+        "sizeof(struct bt_call_sums)": host_layout.CALL_SUMS.size_bytes,
+        "offsetof(struct bt_thread, batch)": host_layout.THREAD.offsets["batch"],
+        "offsetof(struct bt_thread, sums)": host_layout.THREAD.offsets["sums"],
+        "offsetof(struct bt_call_sums, buckets)": host_layout.CALL_SUMS.offsets["buckets"],
         "BT_BUCKETS": guest_layout.BUCKETS,
-        "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES_BYTES,
+        "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES.size_bytes,
         "sizeof(struct bt_live_slots)": host_layout.LIVE_SLOTS_BYTES,
         **{f"BT_{call.name}": call.value for call in Call},
         **{f"BT_{flag.name}": flag.value for flag in BatchFlag},
@@ -52,7 +52,7 @@ def test_sums_of_threads_add_up() -> None:
     raw = (
         slot(0)
         + slot(7, CallSums(Call.MADVISE_DONTNEED, 3, 12288, 3 * 1024))
-        + bytes(host_layout.THREAD_BYTES)
+        + bytes(host_layout.THREAD.size_bytes)
     )
     raw += slot(
         8,
@@ -60,7 +60,7 @@ def test_sums_of_threads_add_up() -> None:
         CallSums(Call.FALLOCATE_PUNCH_HOLE, 1, 4096, 1024),
     )
     used = used_slots(raw)
-    assert len(used) == 2 * host_layout.THREAD_BYTES
+    assert len(used) == 2 * host_layout.THREAD.size_bytes
     found = parse_host_counters(used)
     assert (found.batches, found.all_calls) == (2, 6)
     dontneed = found.calls[Call.MADVISE_DONTNEED]

@@ -17,12 +17,12 @@ from balloontrace.format.vocabulary import Function, SpanFlag
 TODAY = guest_layout.parse_span_layout(None)
 
 TABLES = {
-    "bt_span": guest_layout.SPAN_FIELDS,
-    "bt_payload": guest_layout.PAYLOAD_FIELDS,
-    "bt_function_counters": guest_layout.FUNCTION_COUNTER_FIELDS,
-    "bt_device_state": guest_layout.DEVICE_STATE_FIELDS,
-    "bt_live_device": guest_layout.LIVE_DEVICE_FIELDS,
-    "bt_live": guest_layout.LIVE_FIELDS,
+    "bt_span": guest_layout.SPAN.fields,
+    "bt_payload": guest_layout.PAYLOAD.fields,
+    "bt_function_counters": guest_layout.FUNCTION_COUNTERS.fields,
+    "bt_device_state": guest_layout.DEVICE_STATE.fields,
+    "bt_live_device": guest_layout.LIVE_DEVICE.fields,
+    "bt_live": guest_layout.LIVE.fields,
 }
 
 
@@ -33,22 +33,21 @@ def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> synthetic.S
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
     sizes = {
-        "bt_span": guest_layout.SPAN_BYTES,
-        "bt_payload": guest_layout.PAYLOAD_BYTES,
-        "bt_function_counters": guest_layout.FUNCTION_COUNTER_BYTES,
-        "bt_device_state": guest_layout.DEVICE_STATE_BYTES,
-        "bt_live_device": guest_layout.LIVE_DEVICE_BYTES,
-        "bt_live": guest_layout.LIVE_BYTES,
-        "bt_counters": guest_layout.FUNCTIONS * guest_layout.FUNCTION_COUNTER_BYTES
-        + guest_layout.DEVICES * guest_layout.DEVICE_STATE_BYTES,
+        "bt_span": guest_layout.SPAN.size_bytes,
+        "bt_payload": guest_layout.PAYLOAD.size_bytes,
+        "bt_function_counters": guest_layout.FUNCTION_COUNTERS.size_bytes,
+        "bt_device_state": guest_layout.DEVICE_STATE.size_bytes,
+        "bt_live_device": guest_layout.LIVE_DEVICE.size_bytes,
+        "bt_live": guest_layout.LIVE.size_bytes,
+        "bt_counters": guest_layout.COUNTERS.size_bytes,
     }
     numbers = {
         **{f"sizeof(struct {name})": size for name, size in sizes.items()},
         "offsetof(struct bt_counters, devices)": int(
             str(guest_layout.COUNTERS_LAYOUT["devices_offset_bytes"])
         ),
-        "offsetof(struct bt_live, devices)": guest_layout.LIVE_DEVICES_OFFSET,
-        "offsetof(struct bt_live, buckets)": guest_layout.LIVE_BUCKETS_OFFSET,
+        "offsetof(struct bt_live, devices)": guest_layout.LIVE.offsets["devices"],
+        "offsetof(struct bt_live, buckets)": guest_layout.LIVE.offsets["buckets"],
         **{f"BT_{function.name}": function.value for function in Function},
         **{f"BT_HAS_{flag.name}": flag.value for flag in SpanFlag},
     }
@@ -94,7 +93,7 @@ def test_a_later_layout_with_appended_fields_is_understood() -> None:
     later = {
         "stride_bytes": 80,
         "header_bytes": 8,
-        "fields": [*(list(field) for field in guest_layout.SPAN_FIELDS), ["order", "u64", 64]],
+        "fields": [*(list(field) for field in guest_layout.SPAN.fields), ["order", "u64", 64]],
     }
     record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
     spans = decode_spans([record * 2], guest_layout.parse_span_layout(later))

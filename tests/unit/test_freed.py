@@ -13,12 +13,7 @@ from people import render_table
 from synthetic_host import FREED_NOTHING, host_recording
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.format.host_layout import (
-    CALL_BUCKETS_OFFSET,
-    CALL_SUMS_BYTES,
-    THREAD_BYTES,
-    THREAD_SUMS_OFFSET,
-)
+from balloontrace.format.host_layout import CALL_SUMS, THREAD
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call
 from balloontrace.results.report import HostCalls, Report
@@ -31,12 +26,12 @@ FILE = {"name": "/memfd:guest (deleted)", "mapped_bytes": 1 << 28}
 
 def counters() -> bytes:
     """One slot: equally many calls of three kinds, the same in all else."""
-    slot = bytearray(THREAD_BYTES)
+    slot = bytearray(THREAD.size_bytes)
     struct.pack_into("<Q", slot, 0, 4242 << 32 | 4242)
     for call in (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_WILLNEED):
-        at = THREAD_SUMS_OFFSET + call * CALL_SUMS_BYTES
+        at = THREAD.offsets["sums"] + call * CALL_SUMS.size_bytes
         struct.pack_into("<QQIIIIQ", slot, at, CALLS << 12, CALLS * 700, 0, 0, FREED_NOTHING, 0, FREED_BYTES)
-        struct.pack_into("<I", slot, at + CALL_BUCKETS_OFFSET + 4 * 9, CALLS)
+        struct.pack_into("<I", slot, at + CALL_SUMS.offsets["buckets"] + 4 * 9, CALLS)
     return bytes(slot)
 
 

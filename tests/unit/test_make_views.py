@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.guest_counters import Counters, DeviceState, FunctionCounts
-from balloontrace.format.guest_layout import BUCKETS, DEVICES, LIVE_BYTES
+from balloontrace.format.guest_layout import BUCKETS, DEVICES, LIVE
 from balloontrace.format.host_counters import CallSums, HostCounters
 from balloontrace.format.host_layout import LIVE_SLOTS_BYTES
 from balloontrace.format.live_counters import (
@@ -40,7 +40,7 @@ S_NS = 1_000_000_000
 MIB_PAGES = 256
 NOWHERE = DeviceState(0, 0, 0, 0, False)
 NOTHING = FunctionCounts(0, 0, 0, 0, 0, 0, 0, 0)
-EMPTY = parse_live(bytes(LIVE_BYTES))
+EMPTY = parse_live(bytes(LIVE.size_bytes))
 NO_CALL = CallSums(0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
 TITLE = "balloontrace top: guest"
 
@@ -81,7 +81,7 @@ def moved(mib: int, target_mib: int, **more: int) -> LiveSums:
 
 
 def test_bytes_of_the_maps() -> None:
-    raw = bytearray(LIVE_BYTES)
+    raw = bytearray(LIVE.size_bytes)
     struct.pack_into("=11Q", raw, 0, *range(1, 12))
     struct.pack_into("=QQI", raw, 96 + 4 * 24, 70, 80, 90)
     struct.pack_into("=Q", raw, 96 + 8 * 24 + (Function.TELL_HOST * BUCKETS + 17) * 8, 5)

@@ -17,7 +17,7 @@ from synthetic_host import Batch, batches, host_recording, pack_batch
 from balloontrace.analysis.make_report import analyse
 from balloontrace.errors import RecordingError
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.host_layout import BATCH_FIELDS
+from balloontrace.format.host_layout import BATCH
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Queue, SpanFlag
 from balloontrace.results.report import Report
@@ -25,7 +25,7 @@ from balloontrace.results.report import Report
 CASES = Path(__file__).parents[1] / "data" / "cases"
 VMM, WORKER = 4242, 4300
 MIB = 1 << 20
-OFFSETS = {name: (offset, kind) for name, kind, offset in BATCH_FIELDS}
+OFFSETS = {name: (offset, kind) for name, kind, offset in BATCH.fields}
 
 
 def case(name: str) -> Recording:

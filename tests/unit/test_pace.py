@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from balloontrace.format.guest_counters import Counters, parse_counters
-from balloontrace.format.guest_layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
+from balloontrace.format.guest_layout import COUNTERS
 from balloontrace.format.host_counters import HostCounters, parse_host_counters
 from balloontrace.format.vocabulary import Call, Function
 from balloontrace.trace.pace import DrainPace, HostTimingPace, TimingPace
 
-EMPTY = parse_counters(bytes(FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES))
+EMPTY = parse_counters(bytes(COUNTERS.size_bytes))
 TRACED = frozenset({Function.TELL_HOST, Function.LEAK_BALLOON, Function.VIRTBALLOON_CHANGED})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from balloontrace.console.progress import progress_line
 from balloontrace.format.guest_counters import Counters, DeviceState, FunctionCounts, parse_counters
-from balloontrace.format.guest_layout import DEVICE_STATE_BYTES, DEVICES, FUNCTION_COUNTER_BYTES, FUNCTIONS
+from balloontrace.format.guest_layout import COUNTERS, DEVICES
 from balloontrace.format.vocabulary import Function
 
 MIB_PAGES = 256
@@ -50,7 +50,7 @@ def test_of_two_balloons_the_one_that_moved_last() -> None:
 
 
 def test_counters_of_zeroes_are_where_everything_starts() -> None:
-    raw = bytes(FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES)
+    raw = bytes(COUNTERS.size_bytes)
     counters = parse_counters(raw)
     assert set(counters.functions.values()) == {NOTHING}
     assert set(counters.devices) == {NOWHERE}

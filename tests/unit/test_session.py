@@ -24,12 +24,11 @@ from balloontrace.commands.record import _require_progress
 from balloontrace.errors import MissingProbeError, UsageError
 from balloontrace.format.guest_counters import Counters
 from balloontrace.format.guest_layout import (
-    DEVICE_STATE_BYTES,
-    DEVICES,
-    FUNCTION_COUNTER_BYTES,
+    COUNTERS,
+    FUNCTION_COUNTERS,
     FUNCTIONS,
     RING_HEADER_BYTES,
-    SPAN_BYTES,
+    SPAN,
 )
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
@@ -43,9 +42,9 @@ from balloontrace.trace.guest.unseen_pages import UNIT_PAGES
 from balloontrace.trace.loader import Loaded
 from balloontrace.trace.session import Ending, SessionOptions, SessionResult, protect_from_oom_killer
 
-RECORD = struct.pack("II", SPAN_BYTES, 0) + bytes(SPAN_BYTES)
-COUNTERS_BYTES = FUNCTIONS * FUNCTION_COUNTER_BYTES + DEVICES * DEVICE_STATE_BYTES
-OPERATIONS_OFFSET = FUNCTIONS * FUNCTION_COUNTER_BYTES + 8
+RECORD = struct.pack("II", SPAN.size_bytes, 0) + bytes(SPAN.size_bytes)
+COUNTERS_BYTES = COUNTERS.size_bytes
+OPERATIONS_OFFSET = FUNCTIONS * FUNCTION_COUNTERS.size_bytes + 8
 
 
 def counters(operations: int = 0) -> bytes:
@@ -169,7 +168,7 @@ def vmstat_of(inflated: Sequence[int]) -> Callable[[], dict[str, int]]:
 
 
 def spans_in(recording: Recording) -> int:
-    return sum(len(piece) for piece in recording.spans) // (RING_HEADER_BYTES + SPAN_BYTES)
+    return sum(len(piece) for piece in recording.spans) // (RING_HEADER_BYTES + SPAN.size_bytes)
 
 
 def end_of(recording: Recording) -> dict[str, object]:
@@ -538,7 +537,7 @@ class CountingCollector(ScriptedCollector):
         self.raw = bytearray(COUNTERS_BYTES)
         for function, pages in ((Function.UPDATE_BALLOON_SIZE_FUNC, 0), (Function.TELL_HOST, sent_pages)):
             row = (entries, returns, 0, 0, 0, 0, 0, pages)
-            struct.pack_into("8Q", self.raw, function * FUNCTION_COUNTER_BYTES, *row)
+            struct.pack_into("8Q", self.raw, function * FUNCTION_COUNTERS.size_bytes, *row)
 
     def read_missed(self) -> dict[Function, int | None]:
         return {Function.TELL_HOST: 0}
@@ -616,7 +615,7 @@ def test_calls_that_were_lost_are_told_as_such(
     known = replace(diagnosis, layout=replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312}))
     collector = CountingCollector(known, 1000 - 256)
     struct.pack_into(
-        "Q", collector.raw, Function.TELL_HOST * FUNCTION_COUNTER_BYTES + 8 * 5, 1
+        "Q", collector.raw, Function.TELL_HOST * FUNCTION_COUNTERS.size_bytes + 8 * 5, 1
     )  # overwritten
     looks = [(0, 0, 0), (1000, 0, 0), (1000, 0, 0)]
     result, _ = record_moving(tmp_path, known, monkeypatch, collector, looks)

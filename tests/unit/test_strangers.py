@@ -29,7 +29,7 @@ from balloontrace.format.guest_layout import (
     parse_span_layout,
 )
 from balloontrace.format.host_counters import MOST_SLOTS, parse_host_counters
-from balloontrace.format.host_layout import THREAD_BYTES
+from balloontrace.format.host_layout import THREAD
 from balloontrace.format.recording import read_recording
 from bench.strangersfiles import FILES, write
 
@@ -111,6 +111,6 @@ def test_records_smaller_than_any_are_refused(parse: Any, layout: Any, stride_by
 
 
 def test_sums_of_more_threads_than_there_can_be_are_not_gone_through() -> None:
-    slots = parse_host_counters(bytes(THREAD_BYTES) * 3)
-    many = parse_host_counters((b"\1" + bytes(THREAD_BYTES - 1)) * (MOST_SLOTS + 3))
+    slots = parse_host_counters(bytes(THREAD.size_bytes) * 3)
+    many = parse_host_counters((b"\1" + bytes(THREAD.size_bytes - 1)) * (MOST_SLOTS + 3))
     assert slots.batches == many.batches == 0

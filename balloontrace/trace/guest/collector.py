@@ -12,8 +12,8 @@ from types import TracebackType
 
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.balloon_size import kernel_page_in_pages
-from balloontrace.format.guest_counters import COUNTERS_BYTES, Counters, FunctionCounts
-from balloontrace.format.guest_layout import LIVE_BYTES, PAYLOAD_BYTES, RING_HEADER_BYTES, SPAN_BYTES
+from balloontrace.format.guest_counters import Counters, FunctionCounts
+from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import Layout, read_symbols
@@ -47,15 +47,15 @@ class Collector(AttachedPrograms):
         maps = loaded.maps
         super().__init__(
             loaded,
-            SharedPage(maps["counters"], COUNTERS_BYTES),
-            ring=RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN_BYTES)
+            SharedPage(maps["counters"], COUNTERS.size_bytes),
+            ring=RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN.size_bytes)
             if ring_bytes
             else None,
-            live=None if ring_bytes else SharedPage(maps["live"], LIVE_BYTES),
+            live=None if ring_bytes else SharedPage(maps["live"], LIVE.size_bytes),
             links=loaded.links,
         )
         self._payloads = (
-            RecordRing(maps["payloads"], payload_ring_bytes, RING_HEADER_BYTES + PAYLOAD_BYTES)
+            RecordRing(maps["payloads"], payload_ring_bytes, RING_HEADER_BYTES + PAYLOAD.size_bytes)
             if self.captures
             else None
         )

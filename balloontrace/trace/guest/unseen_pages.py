@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 
 from balloontrace.format.guest_counters import Counters
-from balloontrace.format.guest_layout import RING_HEADER_BYTES, SPAN_BYTES, SPAN_FIELDS
+from balloontrace.format.guest_layout import RING_HEADER_BYTES, SPAN
 from balloontrace.format.moved_pages import Moved
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, Function, SpanFlag, Status
 from balloontrace.system.kernel import Layout
@@ -24,7 +24,7 @@ UNIT_PAGES = max(1, os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES)
 SEND_PAGES = 256
 """VIRTIO_BALLOON_ARRAY_PFNS_MAX: what the stock driver can have moved and not sent yet."""
 
-_OFFSETS = {name: RING_HEADER_BYTES + offset for name, _, offset in SPAN_FIELDS}
+_OFFSETS = {name: RING_HEADER_BYTES + offset for name, offset in SPAN.offsets.items()}
 _COUNTING = (Function.TELL_HOST, Function.SET_PAGE_BITMAP)
 # What a page cannot move without.
 _MOVING = (
@@ -81,7 +81,7 @@ def migrations_given_up(counters: Counters, moved: Moved) -> int:
 
 def pages_of_spans(raw: bytes | memoryview) -> int:
     """The pages that spans as drained say were sent: for those that could not be written."""
-    stride = RING_HEADER_BYTES + SPAN_BYTES
+    stride = RING_HEADER_BYTES + SPAN.size_bytes
     total = 0
     for start in range(0, len(raw) - stride + 1, stride):
         counts = raw[start + _OFFSETS["function"]] in _COUNTING

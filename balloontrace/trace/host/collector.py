@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
-from balloontrace.format.host_layout import BATCH_BYTES, LIVE_SLOTS_BYTES, THREADS_BYTES
+from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
 from balloontrace.trace.host.probes import TABLE, HostPlan, HostProbe
 from balloontrace.trace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
@@ -31,7 +31,7 @@ class HostCollector(AttachedPrograms):
         """
         self.plan, loaded = _load(plan, pid, ring_bytes)
         maps = loaded.maps
-        batch_bytes = RING_HEADER_BYTES + BATCH_BYTES
+        batch_bytes = RING_HEADER_BYTES + BATCH.size_bytes
         super().__init__(
             loaded,
             SharedPage(maps["threads"], THREADS_BYTES),
