@@ -44,7 +44,7 @@ BPF_ARRAY(waiting_pages, u64, 1);
 
 /*
  * The one value of `threads`, by its address (BPF_PSEUDO_MAP_VALUE): a look-up would take 15 instructions more. The
- * number is the map's place in the request to balloontrace/trace/bcc_child.py, which puts its descriptor there.
+ * number is the map's place in the request to balloontrace/trace/engines/bcc_child.py, which puts its descriptor there.
  */
 #define PSEUDO_MAP_VALUE 2
 

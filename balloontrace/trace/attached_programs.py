@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from balloontrace.system.libbpf import enable_run_time_statistics
-from balloontrace.trace.loader import Loaded
+from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -27,7 +27,7 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording import FORMAT_VERSION, RecordingWriter
 from balloontrace.system.machine import read_machine
-from balloontrace.trace.loader import Loaded
+from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.workload import Workload
 
 _WAKE_UP_S = 1.0

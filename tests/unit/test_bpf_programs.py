@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from balloontrace.trace.engines.bcc import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
-from balloontrace.trace.loader import bpf_folder
 
 HERE = Path(__file__).parent / "bpf"
 SERVER = 1000

@@ -10,10 +10,10 @@ import pytest
 from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.attach_plan import plan_host
+from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.host.collector import _attachments, _definitions, _in_order_of_detaching
 from balloontrace.trace.host.diagnosis import HostDiagnosis
 from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
-from balloontrace.trace.loader import Loaded
 
 X86 = tuple(name for name in SYMBOL_NAMES if "arm64" not in name)
 SYMBOLS = tuple(

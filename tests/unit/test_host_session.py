@@ -23,10 +23,10 @@ from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Call
 from balloontrace.system.vmm import Process, read_process
+from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.probes import make_host_plan
 from balloontrace.trace.host.session import HostSession, ProcessWatch
-from balloontrace.trace.loader import Loaded
 from balloontrace.trace.session import Ending, SessionOptions, SessionResult
 
 

@@ -48,7 +48,7 @@ NO_NUMPY = frozenset(
 )
 HEAVY = frozenset({"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"})
 # Modules that alone import a library, anywhere.
-ALONE = {"bcc": "trace.bcc_child", "rich": "console.terminal", "jinja2": "render.html_page"}
+ALONE = {"bcc": "trace.engines.bcc_child", "rich": "console.terminal", "jinja2": "render.html_page"}
 IO_CALLS = frozenset(
     {"open", "print", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}
 )
@@ -148,7 +148,12 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def test_what_collects_knows_no_file() -> None:
-    for module in ("trace.guest.collector", "trace.host.collector", "trace.loader", "trace.bcc_child"):
+    for module in (
+        "trace.guest.collector",
+        "trace.host.collector",
+        "trace.engines.bcc",
+        "trace.engines.bcc_child",
+    ):
         assert "format.recording" not in reachable(module)
 
 

@@ -34,12 +34,12 @@ from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.system.kernel import read_balloon_devices
 from balloontrace.trace.attached_programs import parse_fdinfo
+from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.guest.collector import Collector
 from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
 from balloontrace.trace.guest.driver_watch import DriverState, DriverWatch
 from balloontrace.trace.guest.session import Session
 from balloontrace.trace.guest.unseen_pages import UNIT_PAGES
-from balloontrace.trace.loader import Loaded
 from balloontrace.trace.session import Ending, SessionOptions, SessionResult, protect_from_oom_killer
 
 RECORD = struct.pack("II", SPAN.size_bytes, 0) + bytes(SPAN.size_bytes)

@@ -18,8 +18,9 @@ from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import Layout, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
+from balloontrace.trace.engines.bcc import load
+from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
 from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, Plan, PlannedProbe
-from balloontrace.trace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20
@@ -189,7 +190,7 @@ def _load(plan: Plan, definitions: Definitions) -> tuple[Plan, Loaded]:
 
 def _request(plan: Plan, definitions: Definitions) -> LoadRequest:
     return LoadRequest(
-        str(bpf_folder() / "guest.bpf.c"),
+        "guest.bpf.c",
         {**definitions, **_kinds(plan)},
         tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
         _maps(definitions),

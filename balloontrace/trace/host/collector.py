@@ -13,8 +13,9 @@ from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
 from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
+from balloontrace.trace.engines.bcc import load
+from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
 from balloontrace.trace.host.probes import TABLE, HostPlan, HostProbe
-from balloontrace.trace.loader import AttachError, Attachment, Loaded, LoadRequest, bpf_folder, load
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
@@ -115,7 +116,7 @@ def _load(plan: HostPlan, pid: int, ring_bytes: int) -> tuple[HostPlan, Loaded]:
 
 def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
     return LoadRequest(
-        str(bpf_folder() / "host.bpf.c"),
+        "host.bpf.c",
         _definitions(plan, pid, ring_bytes),
         tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
         _maps(ring_bytes),

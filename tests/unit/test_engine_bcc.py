@@ -14,17 +14,10 @@ import pytest
 from fake_system import lay_out_bcc
 
 from balloontrace.errors import CannotTraceError
-from balloontrace.trace.loader import (
-    AttachError,
-    Attachment,
-    Loaded,
-    LoadRequest,
-    bpf_folder,
-    find_cause,
-    load,
-)
+from balloontrace.trace.engines.bcc import bpf_folder, find_cause, load
+from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
 
-# What `trace/bcc_child` uses of bcc. A program is loaded into a descriptor of its own, each probe is one too;
+# What `engines/bcc_child` uses of bcc. A program is loaded into a descriptor of its own, each probe too;
 # programs and symbols named in REFUSED are refused as the kernel does.
 STAND_IN = """
 import ctypes, os
@@ -225,8 +218,13 @@ def test_what_lies_in_the_current_folder_is_not_run(
 ) -> None:
     """`sudo balloontrace record` in a stranger's folder must not run the stranger's modules."""
     here = tmp_path / "here"
-    (here / "balloontrace/trace").mkdir(parents=True)
-    for trap in ("balloontrace/__init__.py", "balloontrace/trace/bcc_child.py", "json.py", "socket.py"):
+    (here / "balloontrace/trace/engines").mkdir(parents=True)
+    for trap in (
+        "balloontrace/__init__.py",
+        "balloontrace/trace/engines/bcc_child.py",
+        "json.py",
+        "socket.py",
+    ):
         (here / trap).write_text("import os; os._exit(66)")
     monkeypatch.chdir(here)
     close(load(request_of_two))

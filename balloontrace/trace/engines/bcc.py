@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Has BPF programs compiled and attached by a child process, and takes over the descriptors.
+"""The engine `bcc`: has a child process compile and attach BPF programs, and takes over the descriptors.
 
 bcc brings LLVM: 130 MB of memory that a guest being squeezed by its balloon should not hold. The child
-(`trace/bcc_child`) ends once it has attached; maps, programs and probes live on with the descriptors, and
+(`engines/bcc_child`) ends once it has attached; maps, programs and probes live on with the descriptors, and
 vanish with the process that holds them, however it ends.
 """
 
@@ -15,14 +15,14 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from balloontrace.console.stderr import note
 from balloontrace.errors import BalloontraceError, CannotTraceError
-from balloontrace.trace.bcc_child import REQUEST_BYTES
+from balloontrace.trace.engines.bcc_child import REQUEST_BYTES
+from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
 
 _MAXIMUM_FDS = 250  # SCM_MAX_FD is 253
 # Of the verifier's log: instructions, states, source lines, and what it did in all.
@@ -32,52 +32,10 @@ _VERIFIER_TRACE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Attachment:
-    """One program and where it goes."""
-
-    program: str  # C function, e.g. "entry_tell_host"
-    function: str  # the traced function this is for, e.g. "tell_host"
-    returns: bool
-    mechanism: str  # "fentry" or "kprobe"
-    symbol: str
-    address: int  # 0: attach by name
-    module: str  # "" for the kernel image
-    required: bool
-
-
-@dataclass(frozen=True)
-class LoadRequest:
-    """What to compile and where to attach it."""
-
-    source: str
-    definitions: Mapping[str, str | int]
-    attachments: tuple[Attachment, ...]
-    maps: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What the child left behind; the descriptors are this process's to close."""
-
-    maps: dict[str, int]
-    programs: dict[str, int]
-    links: list[int]
-    failures: dict[str, str]  # optional functions that could not be attached, and why
-    bcc_version: str
-    setup_cpu_ns: int
-    setup_peak_memory_bytes: int
-    setup_wall_ns: int
-
-
-class AttachError(BalloontraceError):
-    """The kernel refused a required probe."""
-
-
 def bpf_folder() -> Path:
     """Where the BPF sources are: inside an installed package, or beside it in the source tree."""
-    inside = Path(__file__).parents[1] / "bpf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "bpf"
+    inside = Path(__file__).parents[2] / "bpf"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "bpf"
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -116,19 +74,20 @@ def load(request: LoadRequest) -> Loaded:
 
 def _child_command(socket_fd: int) -> list[str]:
     # -P: without it `-m` first searches the folder the command is run in, as root.
-    return [sys.executable, "-P", "-m", "balloontrace.trace.bcc_child", str(socket_fd)]
+    return [sys.executable, "-P", "-m", "balloontrace.trace.engines.bcc_child", str(socket_fd)]
 
 
 def _child_environment() -> dict[str, str]:
     """Ours, with this very package found first wherever it lies."""
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
     """The answer and the descriptors that came with it; both empty when the child died."""
     try:
-        end.send(json.dumps(asdict(request)).encode())
+        asked = {**asdict(request), "source": str(bpf_folder() / request.source)}
+        end.send(json.dumps(asked).encode())
         answer, fds, _, _ = socket.recv_fds(end, REQUEST_BYTES, _MAXIMUM_FDS)
     except (BrokenPipeError, ConnectionResetError):  # it died before it had read the request
         return b"", []

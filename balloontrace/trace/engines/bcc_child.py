@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The child of `trace/loader`: compiles and attaches BPF programs, passes the descriptors on and ends.
+"""The child of `trace/engines/bcc`: compiles and attaches BPF programs, passes the descriptors on and ends.
 
-The only importer of bcc. Run as `python -m balloontrace.trace.bcc_child SOCKET_FD`, in a process of its own
-so that nothing of the recorder weighs on top of LLVM; it imports as little as it can for the same reason.
+The only importer of bcc. Run as `python -m balloontrace.trace.engines.bcc_child SOCKET_FD`, in a process of
+its own: nothing of the recorder then weighs on top of LLVM. For the same reason it imports little.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is asked of an engine that attaches BPF programs, and what it answers: the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from balloontrace.errors import BalloontraceError
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One program and where it goes."""
+
+    program: str  # C function, e.g. "entry_tell_host"
+    function: str  # the traced function this is for, e.g. "tell_host"
+    returns: bool
+    mechanism: str  # "fentry" or "kprobe"
+    symbol: str
+    address: int  # 0: attach by name
+    module: str  # "" for the kernel image
+    required: bool
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """Which programs to load, what their source leaves open, and where to attach them."""
+
+    source: str  # in bpf/, e.g. "guest.bpf.c"
+    definitions: Mapping[str, str | int]
+    attachments: tuple[Attachment, ...]
+    maps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine left behind; the descriptors are this process's to close."""
+
+    maps: dict[str, int]
+    programs: dict[str, int]
+    links: list[int]
+    failures: dict[str, str]  # optional functions that could not be attached, and why
+    bcc_version: str
+    setup_cpu_ns: int
+    setup_peak_memory_bytes: int
+    setup_wall_ns: int
+
+
+class AttachError(BalloontraceError):
+    """The kernel refused a required probe."""
