@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -28,6 +27,8 @@ from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.probes import make_host_plan
 from balloontrace.trace.host.session import HostSession, ProcessWatch
 from balloontrace.trace.session import Ending, SessionOptions, SessionResult
+
+pytestmark = pytest.mark.usefixtures("signals_as_before")
 
 
 class ScriptedCollector:
@@ -72,15 +73,6 @@ class ScriptedCollector:
 
     def detach(self) -> None:
         pass
-
-
-@pytest.fixture(autouse=True)
-def _signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_S", 0.02)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def sleeper() -> subprocess.Popen[bytes]:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tests of a recording from start to end share."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_system import FakeSystem, lay_out_bcc
+
+from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
+
+
+@pytest.fixture
+def diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnosis:
+    monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python"))
+    system = FakeSystem(tmp_path / "root")
+    # Without a driver in it nothing of the real system is watched for going away.
+    system.kallsyms(
+        line.partition("\t")[0] for line in (system.root / "proc/kallsyms").read_text().splitlines()
+    )
+    system.device("virtio3", 5, (1, 32), driver=None)
+    return diagnose(system.root)
+
+
+@pytest.fixture
+def signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A session in this process leaves its signals as they were; it wakes up often, to be short."""
+    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_S", 0.02)
+    monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_WATCHED_S", 0.01)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
