@@ -68,7 +68,7 @@ def write_variant(source: Path, target: Path, factor: float) -> None:
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     writer = RecordingWriter(fd)
     writer.write_metadata(recording.metadata)
-    # Views, because a copy of records leaves out what lies between their fields.
+    # Views, because a copy of records leaves out what is between their fields.
     pieces = [bytearray(piece) for piece in recording.spans]
     views = [np.frombuffer(piece, dtype=span_dtype(layout)) for piece in pieces]
     first_ns = min(int(spans["start_ns"].min()) for spans in views)

@@ -43,7 +43,7 @@ _Bytes = NDArray[np.uint8]
 
 
 def write_stock(path: Path) -> None:
-    """An inflate of 7 GiB by the stock driver, whose page numbers lie in no order; payloads captured."""
+    """An inflate of 7 GiB by the stock driver, whose page numbers are in no order; payloads captured."""
     records = np.zeros((SENDS, 2), dtype=span_dtype(parse_span_layout(None)))
     send, work = records[:, 0], records[:, 1]
     send_ns = 100_000 + np.arange(SENDS) * 7919 % 800_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What it takes to start recording, memory and time, beside an empty bcc program."""
+"""What it takes to start recording, memory and time, compared with an empty bcc program."""
 
 from __future__ import annotations
 

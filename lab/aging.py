@@ -19,7 +19,7 @@ _END_S = 60
 def fragmented(
     guest: Guest, *, mib: int, keep_percent: int = 10, seed: int = 1, spec: ImageSpec | None = None
 ) -> Iterator[str]:
-    """A guest of which `mib` were filled and given back page by page, but for `keep_percent` at random.
+    """A guest of which `mib` were filled and given back page by page, except for `keep_percent` at random.
 
     Yields what the program said it kept; at the end the rest is given back too. Raises LabError.
     """
@@ -51,5 +51,5 @@ def free_pages(blocks: Sequence[int]) -> int:
 
 
 def share_in_small_blocks(blocks: Sequence[int], below_order: int = 4) -> float:
-    """How much of the free memory lies in blocks of less than 2^below_order pages: 0 fresh, 1 in pieces."""
+    """How much of the free memory is in blocks of less than 2^below_order pages: 0 fresh, 1 in pieces."""
     return free_pages(blocks[:below_order]) / max(1, free_pages(blocks))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A headless browser, spoken to over two pipes in the DevTools protocol: for looking at pages as people do.
 
-Nothing beside Debian's package is needed: requests and answers are JSON, each ended by a zero byte, on
+Nothing but Debian's package is needed: requests and answers are JSON, each ended by a zero byte, on
 descriptors 3 and 4 of the browser.
 """
 

@@ -92,7 +92,7 @@ def root_prefix(by_hand: str) -> list[str]:
 
 
 def _apt(command: Sequence[str], aim: str) -> None:
-    """Runs apt-get, one at a time: tests that run beside each other may want packages in the same moment."""
+    """Runs apt-get, one at a time: tests that run in parallel may want packages at the same moment."""
     with locked(cache_folder() / "apt.lock"):
         _run_apt(command, aim)
 
@@ -100,7 +100,7 @@ def _apt(command: Sequence[str], aim: str) -> None:
 def _run_apt(command: Sequence[str], aim: str) -> None:
     settings = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     if command[0] == "sudo":
-        # sudo gives away the environment, so it is set behind it.
+        # sudo drops the environment, so it is set after it.
         command = [
             "sudo",
             "-n",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU of 10.2 or later: this machine's own, or a newer one of Debian's from the cache.
 
-The newer one is not installed. Program and libraries lie in a folder and are started by the dynamic loader
-that lies there too: nothing is mounted, no root is needed and this machine's own QEMU stays what it is.
+The newer one is not installed. Program and libraries are in a folder and are started by the dynamic loader
+that is there too: nothing is mounted, no root is needed, and this machine's own QEMU is not changed.
 """
 
 from __future__ import annotations

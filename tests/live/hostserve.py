@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hostserve` in a guest: a process that serves buffers as it is told to, as a VMM would."""
+"""`hostserve` in a guest: a process that serves buffers on command, as a VMM would."""
 
 from __future__ import annotations
 

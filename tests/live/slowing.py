@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests of a slowed device share: every second inflate is slowed, and held against those around it."""
+"""What tests of a slowed device share: every second inflate is slowed, and compared with those around it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Slowed:
         assert (self.held_ns > 0) == (self.extra.in_discard_ns > 0)
 
     def assert_found(self, stages: Mapping[str, float]) -> None:
-        """Each of `stages` grew by what is said there, and the others by nothing that counts."""
+        """Each of `stages` grew by the amount given there, and the others by nothing that counts."""
         assert set(stages) <= set(self.growth_ns)
         for name, growth_ns in self.growth_ns.items():
             assert abs(growth_ns - stages.get(name, 0)) <= FOUND * self.spent_ns, (name, self)

@@ -368,7 +368,7 @@ def test_a_killed_recorder_leaves_what_it_had(story: Story) -> None:
     whole = story.told.found["operations"][:2]
     assert [each["payload"] for each in found["operations"]] == [each["payload"] for each in whole]
     assert outcomes(found) == outcomes({"operations": whole})
-    # Without an end there is nothing to hold the counts against.
+    # Without an end there is nothing to compare the counts with.
     assert [each["agrees"] for each in named(found)] == [None, None]
 
 
@@ -452,7 +452,7 @@ def test_without_type_information_the_report_says_what_is_missing(untyped: Untyp
     unknown = ", ".join(f"virtio_balloon.{name}" for name in ("num_pfns", "pfns", "resp_data", "resp_pos"))
     warning = f"payloads are not captured without the offsets of {unknown}: --layout"
     assert warning in untyped.stderr["blind"]
-    # What was told is known: nothing is said to be missing.
+    # The layout was given, so nothing is reported as missing.
     assert "payloads are not captured" not in untyped.stderr["told"]
     assert "not measured" not in untyped.stderr["told"]
 

@@ -83,7 +83,7 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
         guest.run(shell(f"cd /repo && {words}"), check=True)
     else:
         words = words.removeprefix(FROM_A_CHECKOUT)
-        assert words.startswith("balloontrace "), f"nobody knows how to test {command!r}"
+        assert words.startswith("balloontrace "), f"no test for {command!r}"
         balloontrace_in(folder, words)
 
 

@@ -276,7 +276,7 @@ def test_killed(faulty: dict[str, Faulty], guest: lab.Guest) -> None:
 
 def test_disk_full(faulty: dict[str, Faulty]) -> None:
     said = only_sentence(faulty["full"].done)
-    # What it could not keep is told by number.
+    # What it could not keep is reported by number.
     assert re.search(
         r"\d of [\d ]+ pages that moved by /proc/vmstat .*: No space left", faulty["full"].done.stderr
     )

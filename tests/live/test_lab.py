@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab itself: what its guest is told arrives exactly, what happens to it is noticed at once."""
+"""The lab itself: commands reach its guest exactly, and what happens to it is noticed at once."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_a_program_that_is_ended_leaves_no_vm(number: signal.Signals) -> None:
     holder.wait(30)
     wait_gone(folder)
     if number == signal.SIGKILL:
-        # Nobody was left to remove it; whoever uses the lab next does.
+        # No process was left to remove it; the next use of the lab does.
         lab_command("down", "--all")
     assert not folder.exists()
 

@@ -273,7 +273,7 @@ def test_targets_changed_and_reversed_on_the_way(guest: lab.Guest, tmp_path: Pat
 
 # ---- compaction ----
 
-# Takes memory page by page and gives every second page back: what is free then lies in single pages, which is
+# Takes memory page by page and gives every second page back: what is free then is in single pages, which is
 # what the balloon takes first. When the program ends, the balloon's pages stand alone in free memory.
 FRAGMENT = """
 import mmap, sys

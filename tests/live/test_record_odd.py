@@ -40,7 +40,7 @@ def test_without_type_information_pages_come_from_the_size_of_the_balloon(
     done = recorder.wait(60, check=True)
     assert "no type information" in done.stderr
     found = report(pull(guest, "/run/nobtf.bt", tmp_path))
-    # Nobody knows the size before the first work item, so its pages are missing, and the report says so.
+    # The size is unknown before the first work item, so its pages are missing, and the report says so.
     assert outcomes(found) == [
         ("inflate", "reached", (PRIME_MIB - 1) * MIB_PAGES),
         ("deflate", "reached", PRIME_MIB * MIB_PAGES),

@@ -204,7 +204,7 @@ def test_failed_allocations_are_those_of_a_report(tmp_path: Path) -> None:
 
 
 def test_page_bitmaps(tmp_path: Path) -> None:
-    """All is one work item there; the size is told while it goes on, and building is a stage."""
+    """All is one work item there; the size is shown while it goes on, and building is a stage."""
     with lab.solo(memory_mib=4096, device="backend", page_bitmap=True) as patched:
         load_patched(patched)
         top = Top(patched, "-i", "200ms").wait_attached()

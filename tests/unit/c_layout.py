@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Layouts as Python has them, held against what a C compiler makes of the headers of bpf/."""
+"""Layouts as Python has them, compared with what a C compiler makes of the headers of bpf/."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Recordings to hold every format against: all that were made in the lab, and made-up ones."""
+"""Recordings to test every format with: all that were made in the lab, and made-up ones."""
 
 from __future__ import annotations
 

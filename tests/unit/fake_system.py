@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine laid out below a folder, as the kernel would show it: what `kernel` and `diagnosis` look at."""
+"""A machine built below a folder, as the kernel would show it: what `kernel` and `diagnosis` look at."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reports of made-up flows, held against what the flow did."""
+"""Reports of made-up flows, compared with what the flow did."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sets of recordings to compare: runs of one operation with chosen times, which scatter as they are told."""
+"""Sets of recordings to compare: runs of one operation with chosen times, which scatter as asked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was made, and as it would lie in files."""
+    """A run as it was made, and as it would be in files."""
 
     flow: synthetic.Flow
     guest: bytes

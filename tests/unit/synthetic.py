@@ -411,7 +411,7 @@ _FLAG_OF = {
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
-    """Spans as they lie in the kernel's ring buffer."""
+    """Spans as they are in the kernel's ring buffer."""
     return b"".join(_RING.pack(_SPAN.size, 0) + _SPAN.pack(*span) for span in spans)
 
 

@@ -86,7 +86,7 @@ def batch(**fields: int) -> bytes:
 
 
 def record(**fields: int) -> bytes:
-    """The same as it lies in the kernel's ring buffer."""
+    """The same as in the kernel's ring buffer."""
     return struct.pack("<II", BATCH.size_bytes, 0) + batch(**fields)
 
 

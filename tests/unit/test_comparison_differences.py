@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must be the same on both sides of a comparison, and what is said where it is not."""
+"""What must be the same on both sides of a comparison, and the message where it is not."""
 
 from __future__ import annotations
 

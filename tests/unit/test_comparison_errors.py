@@ -19,7 +19,7 @@ from balloontrace.errors import RegressionError
 from balloontrace.results.report import Operation, Report, StageRow
 
 TRIES = 40
-# What a binomial count of TRIES at 5 % stays below but for once in a thousand.
+# What a binomial count of TRIES at 5 % stays below, except once in a thousand.
 MOST_WRONG = 0.05 * TRIES + 3.1 * math.sqrt(TRIES * 0.05 * 0.95)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `doctor` finds on machines of many kinds, each laid out below a folder."""
+"""What `doctor` finds on machines of many kinds, each built below a folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_symbols(system: FakeSystem, *more: str, but: str = "no such name") -> D
 def test_a_system_that_can_be_traced(system: FakeSystem) -> None:
     diagnosis = diagnose(system.root)
     assert diagnosis.problems == ()
-    # No type information was laid out: that is a loss, not an obstacle.
+    # No type information was written: that is a loss, not an obstacle.
     assert [found.name for found in diagnosis.warnings] == ["btf"]
     assert diagnosis.driver_kind is DriverKind.STOCK
     assert finding(diagnosis, "driver").text == "stock driver, module virtio_balloon"

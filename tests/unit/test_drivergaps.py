@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A driver that went away and came back: nothing spans the gap, and the report tells of it."""
+"""A driver that went away and came back: nothing spans the gap, and the report shows it."""
 
 from __future__ import annotations
 

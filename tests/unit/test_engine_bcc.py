@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiling and attaching in a child, with a stand-in for bcc: what comes back, and what is said."""
+"""Compiling and attaching in a child, with a stand-in for bcc: what comes back, and the messages."""
 
 from __future__ import annotations
 

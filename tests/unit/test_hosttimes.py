@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host tells of each send: kick and completion count as seen, unless proved otherwise."""
+"""What the host shows of each send: kick and completion count as seen, unless proved otherwise."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Facts of a system laid out below a folder."""
+"""Facts of a system built below a folder."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_lockdown_that_cannot_be_read_is_not_none(tmp_path: Path) -> None:
     assert read_lockdown(tmp_path) is None
     (tmp_path / "sys/kernel/security").mkdir(parents=True)  # nothing mounted there
     assert read_lockdown(tmp_path) is None
-    (tmp_path / "sys/kernel/security/lockdown").mkdir()  # unreadable, whoever asks
+    (tmp_path / "sys/kernel/security/lockdown").mkdir()  # unreadable, even for root
     assert read_lockdown(tmp_path) is None
 
 

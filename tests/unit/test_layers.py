@@ -85,7 +85,7 @@ def imports(path: Path, *, at_import_time: bool = False) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    """Of dotted names, the modules of this package they lie in."""
+    """Of dotted names, the modules of this package they are in."""
     known = modules()
     found: set[str] = set()
     for name in names:
@@ -97,7 +97,7 @@ def own(names: set[str]) -> set[str]:
 
 
 def others(names: set[str]) -> set[str]:
-    """Of dotted names, the libraries they lie in."""
+    """Of dotted names, the libraries they are in."""
     return {name.split(".")[0] for name in names} - {"balloontrace"}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What pictures show, held against the report and against the same things counted one by one."""
+"""What pictures show, compared with the report and with the same things counted one by one."""
 
 from __future__ import annotations
 

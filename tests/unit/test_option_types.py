@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes and durations as people write them, and what is said of anything else."""
+"""Sizes and durations as people write them, and the messages for anything else."""
 
 from __future__ import annotations
 

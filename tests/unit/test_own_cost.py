@@ -23,7 +23,7 @@ def program(name: str, runs: int | None, timed_runs: int | None, run_time_ns: in
 
 
 def cost_of(*bpf: Program) -> tuple[OwnCost, str]:
-    """The cost of a guest's recording, and how it is told."""
+    """The cost of a guest's recording, and how it is shown."""
     data = synthetic.recording_bytes(
         synthetic.typical_flow(), end={"own_cost": {"bpf": list(bpf), "cpu_ns": 1}}
     )

@@ -106,7 +106,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", QUOTING, ids=str)
 def test_quotes_are_pieces_of_real_output(page: Path) -> None:
-    """Live tests hold the examples' texts against the program."""
+    """Live tests compare the examples' texts with the program's output."""
     examples = [path.read_text() for path in (ROOT / "examples").glob("*.txt")]
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     for quote in (text for language, text in blocks if not language):

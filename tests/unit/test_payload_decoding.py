@@ -66,7 +66,7 @@ def runs_of(runs: NamedRuns, count: int) -> list[list[tuple[int, int]]]:
 
 
 def records_of(records: Records, count: int) -> list[list[str]]:
-    """What the slow decoder says of each sound record, but for its offset."""
+    """What the slow decoder says of each sound record, except for its offset."""
     found: list[list[str]] = [[] for _ in range(count)]
     columns = (records.payload, records.start_pfn, records.page_shift, records.bmap_len, records.word)
     rows = zip(*(column.tolist() for column in columns), records.pages.tolist(), strict=True)

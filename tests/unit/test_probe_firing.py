@@ -33,7 +33,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystem:
 
 
 def stock_plan(*, fentry: bool) -> Plan:
-    """Of the stock driver; where fentry can be had, config_get has a kprobe besides."""
+    """Of the stock driver; where fentry is possible, config_get has a kprobe too."""
     words = [line.split() for line in STOCK_SYMBOLS]
     symbols = [Symbol(each[2], int(each[0], 16), "".join(each[3:]).strip("[]")) for each in words]
     names = (

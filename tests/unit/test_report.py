@@ -324,7 +324,7 @@ def test_report_works_without_bcc_and_without_root(recording: Path) -> None:
         "import os, sys; sys.modules['bcc'] = None\n"
         "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 0)\n"
         "from balloontrace.commands.report import report\n"
-        # The interpreter may lie where nobody else may read, so its modules are loaded before.
+        # The interpreter may be where nobody else may read, so its modules are loaded before.
         "import balloontrace.analysis.make_report, balloontrace.render.report.sections\n"
         "import balloontrace.render.blocks_text, balloontrace.console.output_file\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"

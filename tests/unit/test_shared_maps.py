@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The consumer's end of a ring buffer, on memory laid out and written as the kernel does it."""
+"""The consumer's end of a ring buffer, on memory that is written as the kernel does it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from balloontrace.compare.significance import (
 
 Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
 TRIES = 200
-# What a binomial count of TRIES at 5 % stays below but for once in a thousand.
+# What a binomial count of TRIES at 5 % stays below, except once in a thousand.
 MOST_WRONG = 0.05 + 3.1 * math.sqrt(0.05 * 0.95 / TRIES)
 
 
@@ -133,7 +133,7 @@ def test_when_an_interval_is_possible(before: int, after: int) -> None:
 
 
 def test_many_runs_take_no_square_of_their_number() -> None:
-    """50 000 a side, in seconds; and what is found without laying all beside all is the same."""
+    """50 000 a side, in seconds; and what is found without comparing all with all is the same."""
     rng = np.random.default_rng(4)
     many = [scattered(0.1)(rng, 50_000) * factor for factor in (1, 1.01)]
     found = weigh(many[0].tolist(), many[1].tolist())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a stranger's file may cost is limited, and what is left out is told. `make bench` has large ones."""
+"""What a file of a stranger may cost is limited; what is left out is reported. `make bench` has big ones."""
 
 from __future__ import annotations
 

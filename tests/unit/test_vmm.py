@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finding the process that serves a balloon, on a /proc laid out below a folder."""
+"""Finding the process that serves a balloon, on a /proc built below a folder."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ int main(void)
 	is(LRU | READ | SWAPPABLE, ANONYMOUS, 2, 2);
 	with(unmap, 0);                          /* a child has it too */
 	is(LRU | READ | SWAPPABLE, ANONYMOUS, 1, 2);
-	with(unmap, 0);                          /* it lies in a pipe */
+	with(unmap, 0);                          /* it is in a pipe */
 	is(READ | SWAPPABLE, ANONYMOUS, 1, 2);
 	with(unmap, 0);                          /* on another CPU's list of new pages: free soon */
 	with(0, 0);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the operations of one driver are dealt to comparisons, and what is said of those."""
+"""How the operations of one driver are dealt to comparisons, and the messages on those."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes, processes told apart, and the folders by which VMs are found."""
+"""Sizes, processes distinguished, and the folders by which VMs are found."""
 
 from __future__ import annotations
 
