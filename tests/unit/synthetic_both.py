@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import synthetic
 from synthetic import Flow
-from synthetic_host import batches, host_recording
+from synthetic_host import Batch, HostTimes, batches, host_recording
 
+from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import Recording
+from balloontrace.results.report import Report
 
 MIB_PAGES = 256
+TIMES = HostTimes()
 
 
 def flow_of(mib: int = 100) -> Flow:
@@ -43,3 +46,7 @@ def sides(flow: Flow | None = None) -> tuple[Recording, Recording]:
     """A guest and its host, whose clocks differ by `synthetic_host.OFFSET_NS`."""
     flow = flow or flow_of()
     return guest_recording(flow), host_recording(batches(flow))
+
+
+def report_of(flow: Flow, found: list[Batch], **changes: object) -> Report:
+    return analyse(guest_recording(flow), host_recording(found, **changes))
