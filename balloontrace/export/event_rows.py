@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Batches, Mask, Spans, decode_counters
-from balloontrace.analysis.make_report import Examined, GuestEvents
+from balloontrace.analysis.guest_side import GuestEvents
+from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.payloads_of_operations import payload_of_spans

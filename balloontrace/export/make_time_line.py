@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Batches, Column, Spans
+from balloontrace.analysis.guest_side import GuestEvents
 from balloontrace.analysis.host_side import HostRecording
-from balloontrace.analysis.make_report import Examined, GuestEvents, device_name
+from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, FoundOperation, Operations
+from balloontrace.analysis.report_operations import device_name
 from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values

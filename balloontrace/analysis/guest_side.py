@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a recording of a guest tells, before it is put into a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from balloontrace.analysis.balloon_sizes import (
+    Moves,
+    Told,
+    Watched,
+    describe_balloon,
+    find_moves,
+    tell_sizes,
+    watch,
+)
+from balloontrace.analysis.columns import Payloads, Recorded, Spans, decode_payloads, decode_spans
+from balloontrace.analysis.metadata import (
+    End,
+    parse_balloons,
+    parse_driver_gaps,
+    parse_end,
+    parse_header,
+    parse_vmstat,
+)
+from balloontrace.analysis.operations import Operations, find_operations
+from balloontrace.analysis.page_count_checks import find_pages_unseen
+from balloontrace.analysis.payloads_of_operations import Carried, measure_payloads
+from balloontrace.analysis.report_losses import find_losses, find_traced, missing_spans
+from balloontrace.format.balloon_size import kernel_page_in_pages
+from balloontrace.format.guest_layout import parse_payload_layout, parse_span_layout
+from balloontrace.format.moved_pages import Unseen
+from balloontrace.format.recording import Recording
+from balloontrace.format.vocabulary import Function
+from balloontrace.results.report import Balloon, DriverGap, Header, Loss
+
+MOST_BALLOONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRecording:
+    """What a guest's recording says of itself, and its spans as they are in the file."""
+
+    recording: Recording
+    header: Header
+    end: End | None
+    decoded: Spans
+    losses: tuple[Loss, ...]
+    traced: frozenset[Function]
+    missing: Mapping[Function, int]
+    gaps: tuple[DriverGap, ...]
+
+    @property
+    def vmstats(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """/proc/vmstat before and after."""
+        return parse_vmstat(self.recording.metadata), self.end.vmstat if self.end else {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ended as it should, and all of it is there."""
+        return self.recording.complete and (self.end is None or self.end.clean is not False)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEvents:
+    """What a guest's recording holds, decoded, and the operations found in it."""
+
+    spans: Spans
+    operations: Operations
+    payloads: Payloads
+    carried: Carried
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no span had to be left out."""
+        return not (self.spans.damaged or self.spans.contradictory or self.spans.beyond)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is known of balloons at both ends, and of pages that moved; `left_out` counts other balloons."""
+
+    moves: Moves | None
+    told: tuple[Told, Told]
+    watched: Sequence[Watched]
+    balloons: tuple[Balloon, ...]
+    left_out: int
+    unseen: Unseen | None
+
+
+def read_guest(recording: Recording) -> GuestRecording:
+    """RecordingError where its own description makes no sense."""
+    header = parse_header(recording)
+    end = parse_end(recording.end)
+    decoded = decode_spans(
+        recording.spans,
+        parse_span_layout(recording.metadata.get("span_layout")),
+        Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
+    )
+    losses = find_losses(recording, end)
+    return GuestRecording(
+        recording,
+        header,
+        end,
+        decoded,
+        losses,
+        find_traced(header, decoded, losses),
+        missing_spans(decoded, losses),
+        parse_driver_gaps(recording),
+    )
+
+
+def find_events(guest: GuestRecording) -> GuestEvents:
+    """The operations, and what their sends carried."""
+    changed = Function.VIRTBALLOON_CHANGED
+    operations = find_operations(
+        guest.decoded,
+        gaps=guest.gaps,
+        interrupts_traced=changed in guest.traced and not guest.missing.get(changed),
+        unit_pages=kernel_page_in_pages(guest.header.machine.page_size_bytes) or 1,
+    )
+    payloads = decode_payloads(
+        guest.recording.payloads, parse_payload_layout(guest.recording.metadata.get("payload_layout"))
+    )
+    carried = measure_payloads(operations.spans, operations, payloads)
+    return GuestEvents(operations.spans, operations, payloads, carried)
+
+
+def measure_sizes(guest: GuestRecording, events: GuestEvents) -> Sizes:
+    """Every balloon at both ends of the recording, and what moved without being seen."""
+    header, end, vmstats = guest.header, guest.end, guest.vmstats
+    spans, operations = events.spans, events.operations
+    moves = find_moves(spans, operations.nesting, guest.traced)
+    start_told = tell_sizes(header, parse_balloons(guest.recording.metadata), vmstats[0])
+    end_told = tell_sizes(header, end.balloons if end else (), vmstats[1], start_told)
+    sized = list(end_told.sizes)[:MOST_BALLOONS]
+    watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in sized]
+    return Sizes(
+        moves,
+        (start_told, end_told),
+        watched,
+        tuple(
+            describe_balloon(name, start_told, end_told, each)
+            for name, each in zip(sized, watched, strict=True)
+        ),
+        len(end_told.sizes) - len(sized),
+        find_pages_unseen(spans, moves, operations, header, vmstats[0], end),
+    )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a report cannot show, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from balloontrace.analysis.balloon_sizes import SENDS, pages_of_sends_known
+from balloontrace.analysis.both_sides import BothSides
+from balloontrace.analysis.columns import Payloads
+from balloontrace.analysis.guest_side import GuestEvents, GuestRecording
+from balloontrace.analysis.host_side import HostRecording
+from balloontrace.analysis.operations import NO_OPERATION, Operations
+from balloontrace.analysis.stages import NOT_SERVED
+from balloontrace.format.recording import Recording
+from balloontrace.format.vocabulary import DriverKind, Status, untraced_features
+from balloontrace.results.report import Header, Probe
+from balloontrace.units import format_duration_ns
+
+_LISTED = 8
+
+
+def find_not_measured(
+    guest: GuestRecording, events: GuestEvents, host: HostRecording | None, both: BothSides | None
+) -> tuple[str, ...]:
+    """What the report cannot show, and why."""
+    return (
+        *_of_guest(guest, events, both),
+        *_untraced(guest.header, with_host=host is not None),
+        *(host.not_measured if host else ()),
+        *_payloads_not_measured(guest.recording, events.payloads, events.operations),
+    )
+
+
+def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None) -> Iterator[str]:
+    spans, operations = events.spans, events.operations
+    if both is None:
+        yield "b, c and d apart: that takes a recording of the host too"
+    else:
+        yield from _unsplit(operations, both)
+    if not SENDS & guest.traced:
+        yield "sends, and b+c+d: tell_host was not traced"
+    elif not pages_of_sends_known(spans, operations.nesting):
+        yield (
+            "pages of a send: the driver has no type information; pages of operations are how far the "
+            "balloon's size moved, without the first work item of the recording"
+        )
+    if not operations.items.config_measured.any() and len(operations.items):
+        yield "reading the target: its probe was not attached"
+    if not operations.items.measured.any() and len(operations.items):
+        yield "targets and outcomes: the target was not seen being read"
+    missing = [
+        probe for probe in guest.header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)
+    ]
+    stand_ins = _stand_ins(guest.header.probes)
+    yield from (_missing_probe(probe, stand_ins.get(probe.function)) for probe in missing)
+    if guest.end is None or guest.end.own_cost is None:
+        yield "the tool's own cost: it is written at the end of a recording"
+
+
+def _untraced(header: Header, *, with_host: bool) -> Iterator[str]:
+    """Pages that went to the host in ways that no probe shows."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for device in header.devices:
+        for found in untraced_features(device.feature_bits, patched=header.driver_kind == DriverKind.PATCHED):
+            names.setdefault(found, []).append(device.name)
+    for (word, feature), devices in names.items():
+        listed = " and ".join(devices[:_LISTED])
+        yield f"{word}: {listed} offers it ({feature}), and it is not traced"
+        if with_host and word.endswith("reporting"):
+            yield (
+                f"reports of free pages on the host: {listed} makes them, so some of its buffers and calls "
+                "may be reports and belong to no operation"
+            )
+
+
+def _unsplit(operations: Operations, both: BothSides) -> list[str]:
+    """Which operations the host's side does not split, and why the ways of b are not shown apart."""
+    served = both.times.served_ns != NOT_SERVED
+    of = operations.send_operation
+    alone = np.unique(of[(of != NO_OPERATION) & ~served])
+    sentences = []
+    if len(alone):
+        listed = ", ".join(str(index + 1) for index in alone[:_LISTED].tolist())
+        more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
+        sentences.append(
+            f"b, c and d apart of operation {listed}{more}: not every one of its sends was seen being served"
+        )
+    if not both.pairing.clocks_known:
+        bound = format_duration_ns(both.pairing.clock_error_ns)
+        sentences.append(f"the ways to the host and back: the clocks are known to {bound} only")
+    return sentences
+
+
+def _stand_ins(probes: Sequence[Probe]) -> Mapping[str, str]:
+    """For each function that was not attached itself the first that was attached in its place."""
+    found: dict[str, str] = {}
+    for probe in probes:
+        if probe.status == Status.ATTACHED:
+            for name in (probe.stands_in_for or "").split(", "):
+                found.setdefault(name, probe.function)
+    return found
+
+
+def _missing_probe(probe: Probe, stand_in: str | None) -> str:
+    sentence = f"{probe.function}: {probe.status or 'not attached'}"
+    if stand_in is not None:
+        return f"{sentence}; {stand_in} stands in for it"
+    return f"{sentence} ({probe.note})" if probe.note else sentence
+
+
+def _payloads_not_measured(recording: Recording, payloads: Payloads, operations: Operations) -> list[str]:
+    """Why it is not known what sends named, where it is not."""
+    if payloads.found or not operations.nesting.send.any():
+        return []
+    if recording.metadata.get("capture") == "payload":
+        return ["what sends named: the driver has no type information; record --layout tells where it lies"]
+    return ["what sends named: record --capture payload keeps it"]
