@@ -57,6 +57,8 @@ def _load_libbpf() -> ctypes.CDLL:
     lib.btf__type_by_id.restype = ctypes.c_void_p
     lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     lib.btf__name_by_offset.restype = ctypes.c_char_p
+    lib.btf__type_cnt.argtypes = [ctypes.c_void_p]
+    lib.btf__type_cnt.restype = ctypes.c_uint32
     lib.btf__free.argtypes = [ctypes.c_void_p]
     lib.btf__free.restype = None
     # libbpf prints its own warnings to stderr; what matters of them is in the errors raised here.
@@ -68,22 +70,39 @@ def _load_libbpf() -> ctypes.CDLL:
 class Btf:
     """Types of one kernel object; a module's types stand on vmlinux's."""
 
-    def __init__(self, lib: ctypes.CDLL, handle: int) -> None:
+    def __init__(self, lib: ctypes.CDLL, handle: int, base: int | None = None) -> None:
         self._lib = lib
         self._handle = handle
+        self._own: dict[tuple[str, int], int] = {}  # of a module: its own types by name and kind
+        if base is not None:
+            for number in range(lib.btf__type_cnt(base), lib.btf__type_cnt(handle)):
+                described = _Type.from_address(lib.btf__type_by_id(handle, number))
+                kind = described.info >> _KIND_SHIFT & _KIND_MASK
+                self._own.setdefault((self._name(described.name_off), kind), number)
+
+    def _find(self, name: str, kind: int) -> int | None:
+        """The number of a type, or None.
+
+        A module's own types come first: libbpf would look through all of vmlinux's before them, each time,
+        which takes a second under emulation.
+        """
+        number: int = self._own.get((name, kind)) or self._lib.btf__find_by_name_kind(
+            self._handle, name.encode(), kind
+        )
+        return number if number > 0 else None
 
     def struct_members(self, name: str) -> dict[str, int] | None:
         """Byte offset of each named member but bitfields; None when there is no `struct name`.
 
         Members of structures and unions without a name are members of what holds these.
         """
-        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_STRUCT)
-        return None if type_id < 0 else dict(self._members(type_id, 0))
+        type_id = self._find(name, _KIND_STRUCT)
+        return None if type_id is None else dict(self._members(type_id, 0))
 
     def enumerators(self, name: str) -> dict[str, int]:
         """The numbers of `enum name` by their names; none when there is no such enum."""
-        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_ENUM)
-        if type_id < 0:
+        type_id = self._find(name, _KIND_ENUM)
+        if type_id is None:
             return {}
         address = self._lib.btf__type_by_id(self._handle, type_id)
         count = _Type.from_address(address).info & _VLEN_MASK
@@ -117,8 +136,7 @@ class Btf:
 
     def function_id(self, name: str) -> int | None:
         """The number of function `name` in the type information, None where it is not described."""
-        number: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), _KIND_FUNC)
-        return number if number > 0 else None
+        return self._find(name, _KIND_FUNC)
 
 
 def enable_run_time_statistics() -> int | None:
@@ -150,7 +168,7 @@ def open_btf(root: Path, module: str = "") -> Iterator[Btf]:
             if not handle:
                 raise BtfError(f"{path} is missing or cannot be read: no type information for {name}")
             handles.append(handle)
-        yield Btf(lib, handles[-1])
+        yield Btf(lib, handles[-1], handles[0] if module else None)
     finally:
         for handle in reversed(handles):
             lib.btf__free(handle)

@@ -220,16 +220,20 @@ def test_srcversion(system: FakeSystem) -> None:
     assert read_module_srcversion("other", system.root) is None
 
 
-def btf(types: Sequence[tuple[int, str, tuple[tuple[str, int, int], ...]]]) -> bytes:
-    """Type information in this machine's byte order: types by kind, name and members (name, type, bytes)."""
+def btf(types: Sequence[tuple[int, str, tuple[tuple[str, int, int], ...]]], base: bytes = b"") -> bytes:
+    """Type information in this machine's byte order: types by kind, name and members (name, type, bytes).
+
+    That of a module stands on `base`, whose numbers and names it goes on from.
+    """
     names, numbers = b"\0", b""
+    base_names_bytes = struct.unpack_from("=I", base, 20)[0] if base else 0
 
     def at(name: str) -> int:
         nonlocal names
         if not name:
             return 0
         names += name.encode() + b"\0"
-        return len(names) - len(name) - 1
+        return base_names_bytes + len(names) - len(name) - 1
 
     for kind, name, members in types:
         numbers += struct.pack("=III", at(name), kind << 24 | len(members), 64 if kind != ENUM else 4)
@@ -267,6 +271,21 @@ def test_members_of_nameless_structures_and_enumerators(tmp_path: Path) -> None:
         "FOLIO_FLAGS": 0, "FOLIO_MAPPING": 24, "FOLIO__MAPCOUNT": 48, "FOLIO__REFCOUNT": 52,
         "PG_LRU": 5, "PG_UPTODATE": 3, "PG_SWAPBACKED": 17,
     }  # fmt: skip
+
+
+def test_the_types_of_a_module_come_before_those_of_the_kernel(tmp_path: Path) -> None:
+    kernel = btf([(STRUCT, "shared", (("first", 1, 0),)), (STRUCT, "only_kernel", (("second", 1, 8),))])
+    module = btf([(STRUCT, "shared", (("third", 1, 16),)), (STRUCT, "own", (("fourth", 2, 24),))], kernel)
+    folder = tmp_path / "sys/kernel/btf"
+    folder.mkdir(parents=True)
+    (folder / "vmlinux").write_bytes(kernel)
+    (folder / "driver").write_bytes(module)
+    with open_btf(tmp_path, "driver") as found:
+        assert found.struct_members("shared") == {"third": 16}
+        assert found.struct_members("own") == {"fourth": 24}
+        assert found.struct_members("only_kernel") == {"second": 8}
+        assert found.struct_members("nowhere") is None
+        assert not found.has_function("own")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x9f\xeb\x01\x00 not type information"])

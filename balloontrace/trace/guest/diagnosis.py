@@ -71,7 +71,9 @@ def diagnose(
     symbols = read_symbols(SYMBOL_NAMES, root)
     bcc = find_bcc()
     draft = make_plan(symbols, Layout())
-    layout = kernel.read_layout(draft.driver_module, SYMBOL_NAMES, root).overruled(offsets or {})
+    # Type information takes longest to say that something is not there.
+    names = {symbol.plain_name for symbol in symbols} & set(SYMBOL_NAMES)
+    layout = kernel.read_layout(draft.driver_module, names, root).overruled(offsets or {})
     machine = check_machine(symbols, bcc, root)
     firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
     fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable

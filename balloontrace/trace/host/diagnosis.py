@@ -10,6 +10,7 @@ from pathlib import Path
 
 from balloontrace.errors import CannotTraceError
 from balloontrace.system import kernel
+from balloontrace.system.kernel import Symbol
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.vmm import Process, find_vmms, require_first_pid_namespace
 from balloontrace.trace.host.probes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
@@ -61,7 +62,7 @@ def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | 
     fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
     plan = make_host_plan(
         symbols,
-        fentry_functions=_known_functions(root) if fentry else frozenset(),
+        fentry_functions=_known_functions(symbols, root) if fentry else frozenset(),
         tracepoints=_has_tracepoints(root),
         page_layout=kernel.read_page_layout(root),
     )
@@ -99,12 +100,14 @@ def _has_tracepoints(root: Path) -> bool:
     return (root / _TRACEPOINTS).exists() or not (root / "sys/kernel/tracing/events").exists()
 
 
-def _known_functions(root: Path) -> frozenset[str]:
+def _known_functions(symbols: Iterable[Symbol], root: Path) -> frozenset[str]:
     """Of the functions to probe those that type information describes, the kernel's or that of module kvm."""
+    # Type information takes longest to say that something is not there.
+    names = {symbol.name for symbol in symbols} & set(SYMBOL_NAMES)
     found: set[str] = set()
     for module in ("", KVM_MODULE) if can_search_modules(root) else ("",):
         with suppress(BtfError), open_btf(root, module) as btf:
-            found.update(name for name in SYMBOL_NAMES if btf.has_function(name))
+            found.update(name for name in names if btf.has_function(name))
     return frozenset(found)
 
 
