@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from balloontrace.render.blocks import Item, Line, Section, Table, Term, Title
+from balloontrace.render.blocks import Block, Item, Line, Section, Table, Term, Text, Title, plain
 
 # What would be read as markup: anywhere, at the edge of a word (tell_host stays what it is), or as a heading.
 _MARKUP = re.compile(r"[\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^#+(?= )")
 
 
-def write_markdown(sections: Iterable[Section]) -> str:
+def markdown_of(sections: Iterable[Section]) -> str:
     """Sections as Markdown, the first title as the document's; those with nothing in them are left out."""
     texts: list[str] = []
     for section in sections:
@@ -29,7 +29,7 @@ def write_markdown(sections: Iterable[Section]) -> str:
     return "\n\n".join(texts) + "\n"
 
 
-def _show(block: Title | Line | Item | Term | Table, level: str) -> str:
+def _show(block: Block, level: str) -> str:
     match block:
         case Title(text):
             return f"{level} {_escape(text)}"
@@ -41,7 +41,7 @@ def _show(block: Title | Line | Item | Term | Table, level: str) -> str:
             return _table(names, rows, alignment)
 
 
-def _table(names: Iterable[str], rows: Iterable[Iterable[str]], alignment: str) -> str:
+def _table(names: Iterable[str], rows: Iterable[Iterable[Text]], alignment: str) -> str:
     words = {"l": "left", "r": "right"}
     return tabulate(
         [[_escape(cell) for cell in row] for row in rows],
@@ -52,5 +52,5 @@ def _table(names: Iterable[str], rows: Iterable[Iterable[str]], alignment: str) 
     )
 
 
-def _escape(text: str) -> str:
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", text)
+def _escape(text: Text) -> str:
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", plain(text))

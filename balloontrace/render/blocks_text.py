@@ -45,32 +45,31 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) 
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def write_text(sections: Iterable[blocks.Section]) -> str:
+def text_of(sections: Iterable[blocks.Section]) -> str:
     """Sections separated by an empty line; those with nothing in them are left out."""
     shown = ("\n".join(_show(block) for block in section) for section in sections)
     return "\n\n".join(text for text in shown if text) + "\n"
 
 
-def _show(block: blocks.Title | blocks.Line | blocks.Item | blocks.Term | blocks.Table) -> str:
+def _show(block: blocks.Block) -> str:
     match block:
         case blocks.Table(names, rows, alignment, most_columns):
-            cut = [
-                [_cut(cell, most_columns.get(place, len(cell))) for place, cell in enumerate(row)]
-                for row in rows
-            ]
+            cut = [[_cut(cell, most_columns.get(place)) for place, cell in enumerate(row)] for row in rows]
             return _table(names, cut, alignment)
         case blocks.Item(text):
-            return wrap(f"- {text}")
+            return wrap(f"- {blocks.plain(text)}")
         case blocks.Term(name, text):
-            return wrap(f"{name:{_TERM_COLUMNS}}{text}", " " * _TERM_COLUMNS)
+            return wrap(f"{name:{_TERM_COLUMNS}}{blocks.plain(text)}", " " * _TERM_COLUMNS)
         case blocks.Title(text) | blocks.Line(text):
-            return wrap(text)
+            return wrap(blocks.plain(text))
 
 
-def _cut(cell: str, columns: int) -> str:
+def _cut(cell: blocks.Text, columns: int | None) -> str:
     """A cell cut to its column's width, but for a remark at its end."""
+    if columns is None:
+        return blocks.plain(cell)
     aside = cell.aside if isinstance(cell, blocks.Name) else ""
-    return clip(cell.removesuffix(aside), columns - len(aside)) + aside
+    return clip(blocks.plain(cell).removesuffix(aside), columns - len(aside)) + aside
 
 
 def wrap(text: str, indent: str = "  ") -> str:

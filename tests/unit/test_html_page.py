@@ -45,11 +45,11 @@ def example(*names: str) -> list[Recording]:
 
 
 def assert_numbers_are_those_of_the_json(tree: Element, told: Json) -> None:
-    columns = ("total_ns", "share", "count", "p50_ns", "p90_ns", "p99_ns", "max_ns")
+    columns = ("count", "total_ns", "share", "p50_ns", "p90_ns", "p99_ns", "max_ns")
     for operation in told["operations"]:
         section = tree.by_id(f"operation-{operation['number']}")
-        rows = section.all("tr", lambda row: "data-stage" in row.attributes)
-        assert [row.attributes["data-stage"] for row in rows] == [row["stage"] for row in operation["stages"]]
+        rows = section.all("tr", lambda row: "data-row" in row.attributes)
+        assert [row.attributes["data-row"] for row in rows] == [row["stage"] for row in operation["stages"]]
         for shown, stage in zip(rows, operation["stages"], strict=True):
             assert shown.values == [exactly(stage[name]) for name in columns]
         for name in ("pages", "wall_ns", "sends", "work_items", "target_pages"):
@@ -164,7 +164,7 @@ def test_hundreds_of_operations_do_not_bury_the_page() -> None:
     assert len(page) < MOST_BYTES
     assert f"The {DRAWN_OPERATIONS} longest of 300" in tree.text
     for total in told["totals"]:
-        rows = tree.by_id("operations").all("tr", lambda row: "data-stage" in row.attributes)
+        rows = tree.by_id("operations").all("tr", lambda row: "data-row" in row.attributes)
         assert exactly(total["stages"][0]["total_ns"]) in [value for row in rows for value in row.values]
 
 

@@ -14,7 +14,7 @@ import balloontrace
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.format import stages
 from balloontrace.format.stages import A, Colours, Place, Stage
-from balloontrace.render.blocks_text import write_text
+from balloontrace.render.blocks_text import text_of
 from balloontrace.render.comparison.sections import describe_comparison
 from balloontrace.render.report.pictures_svg import segments_of
 from balloontrace.render.report.sections import describe_report
@@ -68,7 +68,7 @@ def test_a_new_row_of_the_table_shows_everywhere(monkeypatch: pytest.MonkeyPatch
     runs = side("runs", make_runs(Setup(), [1.0, 1.1]))
     recordings = Recordings("runs", tuple(map(with_zeroing, runs.reports)))
     report = recordings.reports[0]
-    assert "- zeroing " in write_text(describe_report(report))
-    assert "- zeroing " in write_text(describe_comparison(compare(recordings, recordings)))
+    assert "- zeroing " in text_of(describe_report(report))
+    assert "- zeroing " in text_of(describe_comparison(compare(recordings, recordings)))
     assert ZEROING.code in {segment.stage for segment in segments_of(report.operations[0].stages)}
     assert f".{ZEROING.css_class} {{" in render_page("page.css")

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def _report(examined: Examined) -> list[str]:
-    from balloontrace.render.blocks_markdown import write_markdown
+    from balloontrace.render.blocks_markdown import markdown_of
     from balloontrace.render.report.sections import describe_report
 
-    return [write_markdown(describe_report(examined.report))]
+    return [markdown_of(describe_report(examined.report))]
 
 
 def _compare(comparison: Comparison) -> list[str]:
-    from balloontrace.render.blocks_markdown import write_markdown
+    from balloontrace.render.blocks_markdown import markdown_of
     from balloontrace.render.comparison.sections import describe_comparison
 
-    return [write_markdown(describe_comparison(comparison))]
+    return [markdown_of(describe_comparison(comparison))]
 
 
 FORMAT = Format(

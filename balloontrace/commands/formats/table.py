@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def _report(examined: Examined) -> list[str]:
-    from balloontrace.render.blocks_text import write_text
+    from balloontrace.render.blocks_text import text_of
     from balloontrace.render.report.sections import describe_report
 
-    return [write_text(describe_report(examined.report))]
+    return [text_of(describe_report(examined.report))]
 
 
 def _compare(comparison: Comparison) -> list[str]:
-    from balloontrace.render.blocks_text import write_text
+    from balloontrace.render.blocks_text import text_of
     from balloontrace.render.comparison.sections import describe_comparison
 
-    return [write_text(describe_comparison(comparison))]
+    return [text_of(describe_comparison(comparison))]
 
 
 FORMAT = Format("table", ".txt", report=_report, compare=_compare, for_people=True)

@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
+from balloontrace.render.blocks_html import unbroken
 from balloontrace.render.comparison.pictures_svg import draw_both, draw_ratios, draw_runs
 from balloontrace.render.comparison.sections import (
     describe_side,
-    format_p_value,
-    format_ratio,
-    format_value,
     headline,
+    interval_of,
     is_measured,
     left_out,
     method,
     name_of,
+    ratio_of,
+    row_table,
     title,
+    value_of,
 )
-from balloontrace.render.html_page import data, render_page, unbroken
-from balloontrace.results.comparison import Comparison, Group, Row
+from balloontrace.render.html_page import render_page
+from balloontrace.results.comparison import Comparison, Group
 from balloontrace.units import format_pages_as_bytes
 
 
@@ -35,10 +35,9 @@ def render_comparison_html(comparison: Comparison) -> str:
         left_out=list(left_out(comparison.left_out)),
         method=method(comparison.method),
         describe_side=describe_side,
-        name_of=lambda row: name_of(row).removeprefix("- "),
-        value=_value,
-        ratio=data("", format_ratio),
-        p_value=data("", format_p_value),
+        value=lambda spread, row: value_of(spread.median, row.unit),
+        ratio=ratio_of,
+        interval=interval_of,
     )
 
 
@@ -53,10 +52,11 @@ def _shown(number: int, group: Group) -> dict[str, object]:
         "title": f"{words[0].upper()}{words[1:]}",
         "short": f"{group.kind} of {unbroken(format_pages_as_bytes(group.pages))}",
         "headline": headline(group),
+        "caption": f"Medians of {len(group.before)} before and {len(group.after)} after",
         "bars": draw_both(f"both-{number}", group),
         "runs": draw_runs(f"runs-{number}", group),
-        "times": times,
-        "counts": counts,
+        "times": row_table("time", times, group, whole=True),
+        "counts": row_table("count", counts, group, whole=True) if counts else None,
         "unmeasured": [name_of(row).removeprefix("- ") for row in group.counts if not is_measured(row)],
         "time_ratios": draw_ratios(f"time-ratios-{number}", times, "Times, after to before"),
         "count_ratios": draw_ratios(f"count-ratios-{number}", counts, "Counts, after to before"),
@@ -65,8 +65,3 @@ def _shown(number: int, group: Group) -> dict[str, object]:
 
 def _title(comparison: Comparison) -> str:
     return f"balloontrace: {comparison.before.given} against {comparison.after.given}"
-
-
-def _value(value: float | None, row: Row) -> Markup:
-    """A number of a row, with its exact value in the row's unit."""
-    return data(row.unit, lambda number: format_value(number, row.unit))(value)

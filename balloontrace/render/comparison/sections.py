@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.format.stages import find_stage
-from balloontrace.render.blocks import Item, Line, Name, Section, Table, Title
+from balloontrace.render import numbers
+from balloontrace.render.blocks import Item, Line, Name, Number, Section, Table, Text, Title, words
 from balloontrace.results.comparison import (
     FASTER,
     SAME,
@@ -76,20 +77,21 @@ def headline(group: Group) -> str:
             return taken
 
 
-def describe_side(side: Side) -> str:
+def describe_side(side: Side) -> Text:
     """What a side's recordings are, what they lost and what they cost, in one paragraph."""
-    hosts = (
-        f" of guests and {format_count(len(side.host_recordings))} of hosts" if side.host_recordings else ""
+    hosts = words(" of guests and {} of hosts", numbers.count(len(side.host_recordings)))
+    return words(
+        "{}{}; {} compared; {}{}lost {} of {}; recording cost {} of BPF, {} of CPU",
+        numbers.things(len(side.recordings), "recording"),
+        hosts if side.host_recordings else "",
+        numbers.things(side.operations, "operation"),
+        f"{' and '.join(side.driver_kinds)} driver; " if side.driver_kinds else "",
+        f"Linux {' and '.join(side.kernel_releases)}; " if side.kernel_releases else "",
+        numbers.count(side.events_lost),
+        numbers.things(side.events_seen, "event"),
+        numbers.duration(side.bpf_time_ns),
+        numbers.duration(side.cpu_ns),
     )
-    parts = [
-        f"{_numbered(len(side.recordings), 'recording')}{hosts}",
-        f"{_numbered(side.operations, 'operation')} compared",
-        *(f"{' and '.join(side.driver_kinds)} driver" for _ in side.driver_kinds[:1]),
-        *(f"Linux {' and '.join(side.kernel_releases)}" for _ in side.kernel_releases[:1]),
-        f"lost {format_count(side.events_lost)} of {format_things(side.events_seen, 'event')}",
-        f"recording cost {format_duration_ns(side.bpf_time_ns)} of BPF",
-    ]
-    return f"{'; '.join(parts)}, {format_duration_ns(side.cpu_ns)} of CPU"
 
 
 def name_of(row: Row) -> str:
@@ -151,7 +153,7 @@ def left_out(entries: Sequence[LeftOut]) -> Iterator[str]:
             for each in same[:_LISTED]
         )
         more = f" and {format_count(len(same) - _LISTED)} recordings more" if len(same) > _LISTED else ""
-        yield f"left out of {side}: {_numbered(count, 'operation')}: {reason}: {listed}{more}"
+        yield f"left out of {side}: {format_things(count, 'operation')}: {reason}: {listed}{more}"
 
 
 def _named_operations(entry: LeftOut) -> list[str]:
@@ -170,7 +172,7 @@ def method(used: Method) -> str:
 
 
 def _side(name: str, side: Side) -> Line:
-    return Line(f"{name}: {side.given}: {describe_side(side)}")
+    return Line(words("{}: {}: {}", name, side.given, describe_side(side)))
 
 
 def _group(group: Group) -> list[Section]:
@@ -183,20 +185,61 @@ def _group(group: Group) -> list[Section]:
 
 
 def _rows(name: str, rows: Sequence[Row], group: Group) -> Section:
+    return [row_table(name, rows, group)] if rows else []
+
+
+def row_table(name: str, rows: Sequence[Row], group: Group, *, whole: bool = False) -> Table:
+    """Rows of a group; `whole` has the lowest and the highest value of each side too, for a page."""
+    names = [name, "before", "after", "ratio", "95 % interval", "p", "verdict"]
+    if whole:
+        names += ["before, from", "to", "after, from", "to"]
     cells = [
-        (
-            Name(name_of(row), _fewer_runs(row, group)),
-            format_value(row.before.median, row.unit),
-            format_value(row.after.median, row.unit),
-            format_ratio(row.ratio),
-            format_interval(row),
-            format_p_value(row.p_adjusted),
-            row.verdict or "",
-        )
-        for row in rows
+        (_name(row, group, whole=whole), *_cells(row), *(_extremes(row) if whole else ())) for row in rows
     ]
-    names = (name, "before", "after", "ratio", "95 % interval", "p", "verdict")
-    return [Table(names, cells, "lrrrrrl", {0: _NAME_COLUMNS})] if cells else []
+    return Table(names, cells, "lrrrrrl" + "r" * (len(names) - 7), {0: _NAME_COLUMNS})
+
+
+def _name(row: Row, group: Group, *, whole: bool) -> Name:
+    if not whole:
+        return Name(name_of(row), _fewer_runs(row, group))
+    name, is_part = name_of(row).removeprefix("- "), row.part_of is not None
+    return Name(name, _fewer_runs(row, group), key=row.name, is_part=is_part)
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    return (
+        value_of(row.before.median, row.unit),
+        value_of(row.after.median, row.unit),
+        ratio_of(row.ratio),
+        interval_of(row),
+        Number(format_p_value(row.p_adjusted), row.p_adjusted),
+        row.verdict or "",
+    )
+
+
+def _extremes(row: Row) -> tuple[Text, ...]:
+    return tuple(
+        value_of(value, row.unit)
+        for side in (row.before, row.after)
+        for value in (side.minimum, side.maximum)
+    )
+
+
+def value_of(value: float | None, unit: str) -> Number:
+    """A number of a row, with what it is exactly."""
+    return Number(format_value(value, unit), value, unit)
+
+
+def ratio_of(ratio: float | None) -> Number:
+    """After to before."""
+    return Number(format_ratio(ratio), ratio)
+
+
+def interval_of(row: Row) -> Text:
+    """The 95 % interval of a row's ratio, where there is one."""
+    if row.ratio_low is None or row.ratio_high is None:
+        return Number(NOT_MEASURED, None)
+    return words("{} to {}", ratio_of(row.ratio_low), ratio_of(row.ratio_high))
 
 
 def _fewer_runs(row: Row, group: Group) -> str:
@@ -213,10 +256,6 @@ def _digits(value: float) -> str:
     if value >= 999.5:
         return format_count(round(value))
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
-
-
-def _numbered(count: int, what: str) -> str:
-    return f"{format_count(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _by_reason(entries: Iterable[LeftOut]) -> dict[tuple[str, str], list[LeftOut]]:

@@ -5,43 +5,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from balloontrace.render.blocks import Item, Line, Section
+from balloontrace.render import numbers
+from balloontrace.render.blocks import Item, Line, Section, Text, words
 from balloontrace.results.report import Balloon, BalloonState, GivenBack
-from balloontrace.units import format_pages_as_bytes, format_things
 
 
 def describe_balloons(balloons: Iterable[Balloon]) -> Section:
     """A line a balloon, and below it one for each way in which it shrank by itself."""
     blocks: list[Line | Item] = []
     for balloon in balloons:
-        blocks.append(Line(f"Balloon of {balloon.device}: {stood(balloon)}"))
-        blocks += [Item(gave_back(each)) for each in balloon.given_back]
+        blocks.append(Line(words("Balloon of {}: {}", balloon.device, _stood(balloon))))
+        blocks += [Item(_gave_back(each)) for each in balloon.given_back]
     return blocks
 
 
-def stood(balloon: Balloon) -> str:
+def _stood(balloon: Balloon) -> Text:
     """`0 B of target 0 B at the start, 421 MiB of target 724 MiB at the end, 303 MiB below its target`."""
-    ends = f"{_at(balloon.at_start)} at the start, {_at(balloon.at_end)} at the end"
-    if balloon.below_target_pages:
-        ends += f", {format_pages_as_bytes(balloon.below_target_pages)} below its target"
-    if balloon.above_target_pages:
-        ends += f", {format_pages_as_bytes(balloon.above_target_pages)} above its target"
-    return f"{ends}{_sources(balloon)}"
+    ends = words("{} at the start, {} at the end", _at(balloon.at_start), _at(balloon.at_end))
+    for off_pages, where in ((balloon.below_target_pages, "below"), (balloon.above_target_pages, "above")):
+        if off_pages:
+            ends = words("{}, {} " + where + " its target", ends, numbers.pages(off_pages))
+    return words("{}{}", ends, _sources(balloon))
 
 
-def gave_back(given: GivenBack) -> str:
+def _gave_back(given: GivenBack) -> Text:
     """`out of memory: 303 MiB given back in 303 calls, then 303 MiB below its target`."""
-    sentence = f"{given.how}: {format_pages_as_bytes(given.pages)} given back"
-    sentence += f" in {format_things(given.calls, 'call')}"
+    sentence = words(
+        "{}: {} given back in {}",
+        given.how,
+        numbers.pages(given.pages),
+        numbers.things(given.calls, "call"),
+    )
     if given.below_target_pages is None:
         return sentence
-    return f"{sentence}, then {format_pages_as_bytes(given.below_target_pages)} below its target"
+    return words("{}, then {} below its target", sentence, numbers.pages(given.below_target_pages))
 
 
-def _at(state: BalloonState) -> str:
+def _at(state: BalloonState) -> Text:
     if state.present is False:
         return "not there"
-    return f"{format_pages_as_bytes(state.size_pages)} of target {format_pages_as_bytes(state.target_pages)}"
+    return words("{} of target {}", numbers.pages(state.size_pages), numbers.pages(state.target_pages))
 
 
 def _sources(balloon: Balloon) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from balloontrace.render.blocks import Item, Line, Section, Table, Title
+from balloontrace.render import numbers
+from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.results.report import HostCalls, HostMemory, HostSide, Pairing
 from balloontrace.units import (
@@ -13,8 +14,6 @@ from balloontrace.units import (
     format_bytes,
     format_count,
     format_duration_ns,
-    format_share,
-    format_things,
 )
 
 _NAME_COLUMNS = 32
@@ -39,17 +38,25 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     machine = describe_machine(host.header.machine)
     if machine:
         yield Line(machine)
-    lost = "not known" if host.events_lost is None else format_count(host.events_lost)
     yield Line(
-        f"{format_things(host.batches, 'buffer')} served, {format_things(host.calls_in_batches, 'call')} "
-        f"for them; {format_things(host.thp_splits, 'huge page')} split; lost: {lost}"
+        words(
+            "{} served, {} for them; {} split; lost: {}",
+            numbers.things(host.batches, "buffer"),
+            numbers.things(host.calls_in_batches, "call"),
+            numbers.things(host.thp_splits, "huge page"),
+            "not known" if host.events_lost is None else numbers.count(host.events_lost),
+        )
     )
     if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
-            f"from kick to completion {format_duration_ns(host.served_ns)} "
-            f"in {format_things(host.delimited, 'buffer')}: "
-            f"c {format_duration_ns(host.served_ns - host.calls_ns)}, "
-            f"d {format_duration_ns(host.calls_ns)} ({format_share(_part(host.calls_ns, host.served_ns))})"
+            words(
+                "from kick to completion {} in {}: c {}, d {} ({})",
+                numbers.duration(host.served_ns),
+                numbers.things(host.delimited, "buffer"),
+                numbers.duration(host.served_ns - host.calls_ns),
+                numbers.duration(host.calls_ns),
+                numbers.share(_part(host.calls_ns, host.served_ns)),
+            )
         )
     if host.pairing is not None:
         yield from _pairing(host.pairing)
@@ -57,10 +64,15 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
 
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
     yield Line(
-        f"{format_things(pairing.pairs, 'pair')} of {format_things(pairing.sends, 'send')} and "
-        f"{format_things(pairing.batches, 'buffer')}; "
-        f"host's clock ahead by {_offset(pairing.clock_offset_ns)}, "
-        f"within {format_duration_ns(pairing.clock_error_ns)}; drift {pairing.clock_drift_ppm:.1f} ppm"
+        words(
+            "{} of {} and {}; host's clock ahead by {}, within {}; drift {} ppm",
+            numbers.things(pairing.pairs, "pair"),
+            numbers.things(pairing.sends, "send"),
+            numbers.things(pairing.batches, "buffer"),
+            Number(_offset(pairing.clock_offset_ns), pairing.clock_offset_ns, "ns"),
+            numbers.duration(pairing.clock_error_ns),
+            Number(f"{pairing.clock_drift_ppm:.1f}", pairing.clock_drift_ppm, "ppm"),
+        )
     )
     for note in pairing.notes:
         yield Item(note)
@@ -74,11 +86,11 @@ def _calls(calls: Sequence[HostCalls]) -> Section:
     rows = [
         (
             each.call,
-            format_count(each.calls),
-            format_bytes(each.bytes),
-            format_count(each.errors),
-            format_duration_ns(each.total_ns),
-            format_duration_ns(each.total_ns / each.calls) if each.calls else NOT_MEASURED,
+            numbers.count(each.calls),
+            numbers.size(each.bytes),
+            numbers.count(each.errors),
+            numbers.duration(each.total_ns),
+            numbers.duration(each.total_ns / each.calls) if each.calls else NOT_MEASURED,
         )
         for each in calls
     ]
@@ -91,9 +103,9 @@ def _in_vain(calls: Sequence[HostCalls]) -> Section:
     rows = [
         (
             each.call,
-            format_count(each.no_bytes),
-            format_count(each.freed_nothing),
-            format_bytes(each.freed_bytes),
+            numbers.count(each.no_bytes),
+            numbers.count(each.freed_nothing),
+            numbers.size(each.freed_bytes),
         )
         for each in calls
     ]
@@ -119,8 +131,8 @@ def _memory(memory: Sequence[HostMemory]) -> Section:
     rows = [
         (
             each.what,
-            format_bytes(each.before_bytes),
-            format_bytes(each.after_bytes),
+            numbers.size(each.before_bytes),
+            numbers.size(each.after_bytes),
             _change(each.before_bytes, each.after_bytes),
         )
         for each in memory

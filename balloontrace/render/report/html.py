@@ -9,7 +9,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from balloontrace.render.html_page import render_page, unbroken
+from balloontrace.render.blocks_html import unbroken
+from balloontrace.render.html_page import render_page
+from balloontrace.render.report.balloons_section import describe_balloons
+from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.pictures_svg import (
     draw_buckets,
     draw_page_map,
@@ -17,7 +20,19 @@ from balloontrace.render.report.pictures_svg import (
     draw_time_line,
     segments_of,
 )
-from balloontrace.render.report.sections import explain_no_operation
+from balloontrace.render.report.recording_section import (
+    describe_checks,
+    describe_cost,
+    describe_outside,
+    loss_table,
+    probe_table,
+)
+from balloontrace.render.report.sections import (
+    describe_operation,
+    describe_total,
+    explain_no_operation,
+    operation_table,
+)
 from balloontrace.render.stage_bars import Bar, draw_bars
 from balloontrace.results.pictures import Pictures, TimeLine
 from balloontrace.results.report import Header, Operation, Report, StageRow, Total, longest
@@ -39,10 +54,24 @@ def render_html(report: Report, pictures: Pictures) -> str:
         title=_title(report),
         headline=_headline(report),
         no_operation=explain_no_operation(report),
+        balloons=describe_balloons(report.balloons),
+        checks=describe_checks(report.checks),
+        outside=describe_outside(report),
+        totals={total.kind: describe_total(total, whole=True) for total in report.totals},
+        described={
+            operation.number: describe_operation(operation, whole=True)
+            for operation in report.operations
+            if operation.number in lines
+        },
+        host_sections=describe_host(host) if host else [],
+        probe_table=probe_table,
+        loss_table=loss_table,
+        cost=describe_cost,
+        operation_table=operation_table(longest(report.operations, LISTED_OPERATIONS), lines),
+        operations_caption=_operations_caption(report),
         started=_started(report.header),
         host_started=_started(host.header) if host else None,
         detailed=[operation for operation in report.operations if operation.number in lines],
-        listed=longest(report.operations, LISTED_OPERATIONS),
         drawn=drawn,
         overview=_draw_overview(drawn) if len(drawn) > 1 else None,
         bars={operation.number: _draw_operation(operation) for operation in drawn},
@@ -90,6 +119,13 @@ def _headline(report: Report) -> str:
         f"{format_count(total.operations)} {total.kind}{'s' if total.operations > 1 else ''}"
         for total in report.totals
     )
+
+
+def _operations_caption(report: Report) -> str:
+    count = len(report.operations)
+    if count <= LISTED_OPERATIONS:
+        return "Operations"
+    return f"Operations, the {LISTED_OPERATIONS} longest of {format_count(count)}: --format csv has them all"
 
 
 def _started(header: Header) -> str | None:

@@ -3,85 +3,119 @@
 
 from __future__ import annotations
 
-from balloontrace.render.blocks import Section, Table, Term, Title
+from collections.abc import Iterator
+
+from balloontrace.render import numbers
+from balloontrace.render.blocks import Number, Section, Table, Term, Text, Title, words
 from balloontrace.results.report import BitmapUse, Contiguity, PayloadStatistics, RecordStatistics
-from balloontrace.units import NOT_MEASURED, format_bytes, format_count, format_share, format_things
+from balloontrace.units import NOT_MEASURED, format_count
 
 
-def describe_bitmaps(use: BitmapUse) -> str:
+def describe_bitmaps(use: BitmapUse) -> Text:
     """One sentence."""
-    return (
-        f"passes over the list of pages {format_count(use.passes)}; windows {format_count(use.windows)}, of "
-        f"{format_things(use.bitmaps, 'bitmap')}; sends in mid-window {format_count(use.mid_window_sends)}; "
-        f"{format_bytes(use.bytes_sent)} sent"
+    return words(
+        "passes over the list of pages {}; windows {}, of {}; sends in mid-window {}; {} sent",
+        numbers.count(use.passes),
+        numbers.count(use.windows),
+        numbers.things(use.bitmaps, "bitmap"),
+        numbers.count(use.mid_window_sends),
+        numbers.size(use.bytes_sent),
     )
 
 
 def describe_payload(number: int, payload: PayloadStatistics) -> list[Section]:
     """What the sends of an operation named: sums, then runs by their length."""
-    distinct, records = payload.distinct, payload.of_records
-    sent = f"{format_bytes(payload.bytes_sent)} in {format_things(payload.sends, 'send')}"
-    if payload.header_bytes:
-        sent += f" and {format_bytes(payload.header_bytes)} of headers"
-    rows = [("payload", f"{sent}; {_ratio(payload.bytes_per_page)} B a page (4 B as PFN)")]
-    if payload.payloads_whole < payload.sends:
-        rows.append(("INCOMPLETE", _incomplete(payload)))
-    if records is not None:
-        rows += [("records", _records(records)), ("bitmap fill", _fill(records))]
-    rows += [("pages named", _pages(payload)), ("PFN span", _span(distinct)), ("contiguity", _runs(distinct))]
     title = f"What operation {number} named ({payload.encoding})"
-    return [[Title(title), *(Term(name, text) for name, text in rows)], _run_orders(payload)]
+    return [[Title(title), *_terms(payload)], [_run_orders(payload)]]
 
 
-def _records(records: RecordStatistics) -> str:
-    words = format_things(records.bitmap_words, "bitmap word")
-    runs = format_things(records.plain_runs, "plain run")
-    by_words = format_things(records.pages_by_words, "page")
-    by_runs = format_count(records.pages_by_runs)
-    count = format_count(records.records)
-    return f"{count}: {words} naming {by_words}, {runs} naming {by_runs}"
+def _terms(payload: PayloadStatistics) -> Iterator[Term]:
+    yield Term("payload", _sent(payload))
+    if payload.payloads_whole < payload.sends:
+        yield Term("INCOMPLETE", _incomplete(payload))
+    if payload.of_records is not None:
+        yield Term("records", _records(payload.of_records))
+        yield Term("bitmap fill", _fill(payload.of_records))
+    yield Term("pages named", _pages(payload))
+    yield Term("PFN span", _span(payload.distinct))
+    yield Term("contiguity", _runs(payload.distinct))
 
 
-def _fill(records: RecordStatistics) -> str:
-    bits = (
-        f"{format_things(records.pages_by_words, 'bit')} set of {format_count(records.bits_carried)} carried"
+def _sent(payload: PayloadStatistics) -> Text:
+    headers = words(" and {} of headers", numbers.size(payload.header_bytes)) if payload.header_bytes else ""
+    return words(
+        "{} in {}{}; {} B a page (4 B as PFN)",
+        numbers.size(payload.bytes_sent),
+        numbers.things(payload.sends, "send"),
+        headers,
+        numbers.ratio(payload.bytes_per_page),
     )
-    return f"{format_share(records.bits_set_share)}: {bits}"
 
 
-def _pages(payload: PayloadStatistics) -> str:
+def _records(records: RecordStatistics) -> Text:
+    return words(
+        "{}: {} naming {}, {} naming {}",
+        numbers.count(records.records),
+        numbers.things(records.bitmap_words, "bitmap word"),
+        numbers.things(records.pages_by_words, "page"),
+        numbers.things(records.plain_runs, "plain run"),
+        numbers.count(records.pages_by_runs),
+    )
+
+
+def _fill(records: RecordStatistics) -> Text:
+    return words(
+        "{}: {} set of {} carried",
+        numbers.share(records.bits_set_share),
+        numbers.things(records.pages_by_words, "bit"),
+        numbers.count(records.bits_carried),
+    )
+
+
+def _pages(payload: PayloadStatistics) -> Text:
     held = payload.pages_in_balloon_before
-    before = "not known how many" if held is None else format_count(held)
-    return (
-        f"{format_count(payload.pages_named)}: {format_things(payload.distinct.pages, 'different one')}, "
-        f"{format_count(payload.pages_repeated)} repeated; {before} in the balloon before"
+    return words(
+        "{}: {}, {} repeated; {} in the balloon before",
+        numbers.count(payload.pages_named),
+        numbers.things(payload.distinct.pages, "different one"),
+        numbers.count(payload.pages_repeated),
+        "not known how many" if held is None else numbers.count(held),
     )
 
 
-def _span(distinct: Contiguity) -> str:
+def _span(distinct: Contiguity) -> Text:
     first, last = (
-        NOT_MEASURED if pfn is None else str(pfn) for pfn in (distinct.pfn_first, distinct.pfn_last)
+        Number(NOT_MEASURED if pfn is None else str(pfn), pfn)
+        for pfn in (distinct.pfn_first, distinct.pfn_last)
     )
-    return f"{first} to {last}, {format_share(distinct.density)} of it named"
+    return words("{} to {}, {} of it named", first, last, numbers.share(distinct.density))
 
 
-def _runs(distinct: Contiguity) -> str:
-    mean, longest = _ratio(distinct.mean_run_pages), format_count(distinct.longest_run_pages)
-    return f"{format_things(distinct.runs, 'run')}, {mean} pages at the mean, {longest} at most"
+def _runs(distinct: Contiguity) -> Text:
+    return words(
+        "{}, {} pages at the mean, {} at most",
+        numbers.things(distinct.runs, "run"),
+        numbers.ratio(distinct.mean_run_pages),
+        numbers.count(distinct.longest_run_pages),
+    )
 
 
-def _incomplete(payload: PayloadStatistics) -> str:
+def _incomplete(payload: PayloadStatistics) -> Text:
     parts = (
         ("missing", payload.payloads_missing),
         ("captured in part", payload.payloads_cut),
         ("invalid", payload.payloads_invalid),
     )
-    counts = ", ".join(f"{format_count(count)} {what}" for what, count in parts if count)
-    refusal = f"; {payload.first_refusal}" if payload.first_refusal else ""
-    return f"of {format_things(payload.sends, 'payload')} {counts}{refusal}; what follows is of the rest"
+    told = [words("{} {}", numbers.count(count), what) for what, count in parts if count]
+    return words(
+        "of {} " + ", ".join("{}" for _ in told) + "{}; what follows is of the rest",
+        numbers.things(payload.sends, "payload"),
+        *told,
+        f"; {payload.first_refusal}" if payload.first_refusal else "",
+    )
 
 
-def _run_orders(payload: PayloadStatistics) -> Section:
+def _run_orders(payload: PayloadStatistics) -> Table:
     """Runs of consecutive pages by length, beside the plain records of that length."""
     records = {
         each.order: each for each in (payload.of_records.plain_run_orders if payload.of_records else ())
@@ -94,15 +128,15 @@ def _run_orders(payload: PayloadStatistics) -> Section:
         rows.append(
             (
                 format_count(1 << order) if order == 0 else f"{format_count(1 << order)} and up",
-                format_count(run.runs) if run else "0",
-                format_count(run.pages) if run else "0",
-                format_share(run.pages / pages if run and pages else 0.0),
-                *((format_count(record.runs) if record else "0",) if payload.of_records else ()),
+                numbers.count(run.runs) if run else numbers.count(0),
+                numbers.count(run.pages) if run else numbers.count(0),
+                numbers.share(run.pages / pages if run and pages else 0.0),
+                *(
+                    (numbers.count(record.runs) if record else numbers.count(0),)
+                    if payload.of_records
+                    else ()
+                ),
             )
         )
     names = ["run of pages", "runs", "pages", "share", *(["records of 2^n"] if payload.of_records else [])]
-    return [Table(names, rows, "r" * len(names))]
-
-
-def _ratio(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{value:.3g}" if value < 1000 else format_count(round(value))
+    return Table(names, rows, "r" * len(names))
