@@ -111,3 +111,24 @@ def test_quotes_are_pieces_of_real_output(page: Path) -> None:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     for quote in (text for language, text in blocks if not language):
         assert any(quote in example for example in examples), quote
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_named_there_are_there(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([a-z_]+/[\w./]*|[\w.]+\.(?:py|c|h))`", text))
+    places = (
+        ROOT,
+        ROOT / "balloontrace",
+        ROOT / "balloontrace/commands",
+        ROOT / "balloontrace/trace",
+        ROOT / "bpf",
+    )
+    missing = {
+        name
+        for name in named
+        if "NAME" not in name
+        and not any((place / (name + end)).exists() for place in places for end in ("", ".py"))
+    }
+    assert len(named) > 5
+    assert missing == set()
