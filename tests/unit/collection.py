@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import synthetic
-from synthetic import Flow, PatchedFlow
+from flows import Flow, PatchedFlow, typical_flow
 from synthetic_both import sides
 
 from balloontrace.analysis.make_report import Examined, examine
@@ -59,7 +59,7 @@ def _windows() -> Flow:
 
 
 def _damaged() -> Recording:
-    data = synthetic.recording_bytes(synthetic.typical_flow(), lost=5)
+    data = synthetic.recording_bytes(typical_flow(), lost=5)
     at = data.index(b"SPAN") + 400
     return read_recording(io.BytesIO(data[:at] + b"!" + data[at + 1 : -30]))
 
@@ -81,15 +81,15 @@ def _many() -> Recording:
 
 
 MADE_UP: Mapping[str, Callable[[], Sources]] = {
-    "typical": lambda: (synthetic.recording(synthetic.typical_flow()),),
-    "fill is a symbol": lambda: (synthetic.recording(synthetic.typical_flow(fill_is_symbol=True)),),
-    "targets unknown": lambda: (synthetic.recording(synthetic.typical_flow(config_traced=False)),),
+    "typical": lambda: (synthetic.recording(typical_flow()),),
+    "fill is a symbol": lambda: (synthetic.recording(typical_flow(fill_is_symbol=True)),),
+    "targets unknown": lambda: (synthetic.recording(typical_flow(config_traced=False)),),
     "eventful": lambda: (synthetic.recording(_eventful()),),
     "windows": lambda: (synthetic.recording(_windows()),),
     "two devices": lambda: (_two_devices(),),
     "many operations": lambda: (_many(),),
     "nothing": lambda: (synthetic.recording(Flow()),),
-    "cut off": lambda: (synthetic.recording(synthetic.typical_flow(), ended=False, lost=7),),
+    "cut off": lambda: (synthetic.recording(typical_flow(), ended=False, lost=7),),
     "damaged": lambda: (_damaged(),),
     "both sides": sides,
     "host alone": lambda: sides()[1:],

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import synthetic
-from synthetic import Expected, Flow
+from flows import Expected, Flow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.results.report import Operation, Report, StageRow

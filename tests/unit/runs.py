@@ -10,6 +10,7 @@ from pathlib import Path
 
 import synthetic
 import synthetic_host
+from flows import Flow, PatchedFlow, Times
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.compare.make_comparison import Recordings
@@ -17,7 +18,7 @@ from balloontrace.format.recording import read_recording
 from balloontrace.results.report import Report
 
 MIB_PAGES = 256
-TIMES = synthetic.Times(send=1_500_000)
+TIMES = Times(send=1_500_000)
 HOST_TIMES = synthetic_host.HostTimes()
 RUN_NS = 10_000_000_000
 
@@ -26,7 +27,7 @@ RUN_NS = 10_000_000_000
 class Setup:
     """How a run is made. `patched` has the page-bitmap driver, `host` records the host's side too."""
 
-    times: synthetic.Times = TIMES
+    times: Times = TIMES
     host_times: synthetic_host.HostTimes | None = None
     mib: int = 16
     deflate: bool = False
@@ -38,7 +39,7 @@ class Setup:
 class Run:
     """A run as it was made, and as it would be in files."""
 
-    flow: synthetic.Flow
+    flow: Flow
     guest: bytes
     host: bytes | None
 
@@ -68,9 +69,9 @@ def make_run(setup: Setup, *, number: int = 0, factor: float = 1.0) -> Run:
         requeue=round(times.requeue * factor),
     )
     clock_ns = 1_000_000_000 + number * RUN_NS
-    flow: synthetic.Flow = synthetic.Flow(times=slower, clock_ns=clock_ns)
+    flow: Flow = Flow(times=slower, clock_ns=clock_ns)
     if setup.patched:
-        flow = synthetic.PatchedFlow(times=slower)
+        flow = PatchedFlow(times=slower)
         flow.now = clock_ns
     flow.resize(setup.mib * MIB_PAGES)
     if setup.deflate:
@@ -88,7 +89,7 @@ def make_run(setup: Setup, *, number: int = 0, factor: float = 1.0) -> Run:
     return Run(flow, guest, _host(setup, flow, clock_ns))
 
 
-def _host(setup: Setup, flow: synthetic.Flow, clock_ns: int) -> bytes | None:
+def _host(setup: Setup, flow: Flow, clock_ns: int) -> bytes | None:
     if setup.host_times is None:
         return None
     found = synthetic_host.batches(flow, setup.host_times)

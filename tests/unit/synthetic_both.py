@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import synthetic
-from synthetic import Flow
+from flows import Flow, Times
 from synthetic_host import Batch, HostTimes, batches, host_recording
 
 from balloontrace.analysis.make_report import analyse
@@ -19,7 +19,7 @@ TIMES = HostTimes()
 
 def flow_of(mib: int = 100) -> Flow:
     """An inflate and a deflate, with sends long enough for what the host does."""
-    flow = Flow(times=synthetic.Times(send=1_500_000))
+    flow = Flow(times=Times(send=1_500_000))
     flow.resize(mib * MIB_PAGES)
     flow.now += 3_000_000_000
     flow.resize(0)
@@ -27,7 +27,7 @@ def flow_of(mib: int = 100) -> Flow:
 
 
 def other_flow() -> Flow:
-    flow = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
+    flow = Flow(times=Times(send=1_480_000, allocate=47_000))
     flow.resize(100 * MIB_PAGES)
     flow.now += 2_000_000_000
     flow.resize(0)

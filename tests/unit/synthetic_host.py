@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's side of a `synthetic.Flow`: its sends as a process would have served them, with known times."""
+"""The host's side of a `Flow`: its sends as a process would have served them, with known times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from synthetic import PAGES_PER_SEND, Flow, PatchedFlow
+from flows import PAGES_PER_SEND, Flow, PatchedFlow
 
 from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, CALL_SUMS, COUNTERS_LAYOUT, THREAD
 from balloontrace.format.recording import Recording, RecordingWriter, read_recording

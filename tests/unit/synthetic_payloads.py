@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
-from synthetic import Flow, PatchedFlow
+from flows import Flow, PatchedFlow
 
 from balloontrace.format.vocabulary import Function, Queue
 

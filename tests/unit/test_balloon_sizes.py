@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import synthetic
+from flows import Flow
 from people import render_table
 
 from balloontrace.analysis.balloon_sizes import DRIVER, LAST_READ
@@ -31,7 +32,7 @@ def told(device: str, size: int | None, target: int | None, *, present: bool = T
 
 
 def reported(
-    *flows: synthetic.Flow, start: Any = None, end: Any = None, ended: bool = True, **changes: object
+    *flows: Flow, start: Any = None, end: Any = None, ended: bool = True, **changes: object
 ) -> Report:
     data = synthetic.recording_bytes(
         *flows,
@@ -51,17 +52,17 @@ def only(report: Report) -> Balloon:
     return balloon
 
 
-def inflated(flow: synthetic.Flow, pages: int) -> dict[str, int]:
+def inflated(flow: Flow, pages: int) -> dict[str, int]:
     """/proc/vmstat of a guest whose balloon holds so much already."""
     flow.actual = flow.target = pages
     return {**BEFORE, "balloon_inflate": 1000 + pages}
 
 
-def end_of(flow: synthetic.Flow, before: dict[str, int]) -> dict[str, object]:
+def end_of(flow: Flow, before: dict[str, int]) -> dict[str, object]:
     return {"vmstat": {name: count + flow.vmstat[name] for name, count in before.items()}}
 
 
-def of_flow(flow: synthetic.Flow, before: dict[str, int], **end: object) -> Report:
+def of_flow(flow: Flow, before: dict[str, int], **end: object) -> Report:
     data = synthetic.recording_bytes(flow, changes={"vmstat": before}, end={**end_of(flow, before), **end})
     return analyse(read_recording(io.BytesIO(data)))
 
@@ -82,7 +83,7 @@ def test_case_deflate_on_oom() -> None:
 
 
 def test_what_the_device_says_counts_and_both_sources_are_held_against_the_spans() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(10 * MIB_PAGES)
     flow.oom(MIB_PAGES)
     report = reported(flow, start=[told("virtio0", 0, 0)], end=[told("virtio0", 2304, 2560)])
@@ -95,7 +96,7 @@ def test_what_the_device_says_counts_and_both_sources_are_held_against_the_spans
 
 def test_a_size_that_the_spans_do_not_explain_is_found() -> None:
     """Compared with the driver's own numbers it would have agreed."""
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(10 * MIB_PAGES)
     report = reported(flow, start=[told("virtio0", 0, 0)], end=[told("virtio0", 2559, 2560)])
     found = check(report, "size of virtio0")
@@ -103,7 +104,7 @@ def test_a_size_that_the_spans_do_not_explain_is_found() -> None:
 
 
 def test_a_recording_that_began_inflated_knows_the_size_and_nothing_is_negative() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     before = inflated(flow, 25_600)
     flow.resize(0)
     report = of_flow(flow, before)
@@ -114,7 +115,7 @@ def test_a_recording_that_began_inflated_knows_the_size_and_nothing_is_negative(
 
 
 def test_more_given_back_than_there_was_is_no_size() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     inflated(flow, 25_600)
     flow.resize(0)
     found = check(
@@ -124,7 +125,7 @@ def test_more_given_back_than_there_was_is_no_size() -> None:
 
 
 def test_nothing_moved_and_the_size_is_told() -> None:
-    report = of_flow(synthetic.Flow(), {**BEFORE, "balloon_inflate": 1000 + 512})
+    report = of_flow(Flow(), {**BEFORE, "balloon_inflate": 1000 + 512})
     balloon = only(report)
     assert balloon.at_start.size_pages == balloon.at_end.size_pages == 512
     assert balloon.at_end.target_pages is None
@@ -133,7 +134,7 @@ def test_nothing_moved_and_the_size_is_told() -> None:
 
 
 def test_out_of_memory_alone_is_no_operation_and_has_moved_the_balloon() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     before = inflated(flow, 1024)
     flow.oom(MIB_PAGES)
     report = of_flow(flow, before)
@@ -144,7 +145,7 @@ def test_out_of_memory_alone_is_no_operation_and_has_moved_the_balloon() -> None
 
 
 def test_a_driver_that_was_removed_leaves_nothing_and_an_unplugged_device_has_no_size() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(10 * MIB_PAGES)
     flow.remove_driver()
     unbound = only(reported(flow, start=[told("virtio0", 0, 0)], end=[told("virtio0", 0, 2560)]))
@@ -161,7 +162,7 @@ def test_a_driver_that_was_removed_leaves_nothing_and_an_unplugged_device_has_no
 
 
 def test_a_device_that_came_while_recording_began_empty() -> None:
-    flow, later = synthetic.Flow(), synthetic.Flow(device=7, tid=300)
+    flow, later = Flow(), Flow(device=7, tid=300)
     later.resize(512)
     data = synthetic.recording_bytes(
         flow,
@@ -177,7 +178,7 @@ def test_a_device_that_came_while_recording_began_empty() -> None:
 
 
 def test_two_balloons_have_sizes_of_their_own_and_vmstat_tells_the_sum_only() -> None:
-    first, second = synthetic.Flow(device=0, tid=100), synthetic.Flow(device=1, tid=200)
+    first, second = Flow(device=0, tid=100), Flow(device=1, tid=200)
     first.resize(1024)
     second.resize(512)
     apart = reported(
@@ -199,7 +200,7 @@ def test_two_balloons_have_sizes_of_their_own_and_vmstat_tells_the_sum_only() ->
 
 
 def test_a_recording_that_was_cut_off_has_the_driver_s_word_and_no_check() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(1024)
     report = reported(flow, ended=False)
     at_end = only(report).at_end
@@ -210,7 +211,7 @@ def test_a_recording_that_was_cut_off_has_the_driver_s_word_and_no_check() -> No
 
 def test_a_page_of_64_kib_counts_16_fold_and_its_target_is_met_within_one() -> None:
     machine = {"page_size_bytes": 65536}
-    flow = synthetic.Flow()
+    flow = Flow()
     before = {**BEFORE, "balloon_inflate": 1000 + 4}
     data = synthetic.recording_bytes(
         flow, changes={"machine": machine, "vmstat": before}, end={"vmstat": before}
@@ -223,7 +224,7 @@ def test_a_page_of_64_kib_counts_16_fold_and_its_target_is_met_within_one() -> N
 
 def test_strange_sizes_are_unknown() -> None:
     odd = [told("virtio0", -1, 1 << 70), {"size_pages": 3}, "virtio1", told("virtio0", None, None)]
-    balloon = only(reported(synthetic.Flow(), start=odd, end=7))
+    balloon = only(reported(Flow(), start=odd, end=7))
     assert balloon.at_start.target_pages is None
     assert balloon.at_start.size_pages == 0  # by /proc/vmstat
 

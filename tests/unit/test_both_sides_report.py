@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import synthetic
+from flows import PatchedFlow, Times
 from people import render_table
 from report_checks import assert_adds_up, stage
-from synthetic import PatchedFlow
 from synthetic_both import TIMES, flow_of, guest_recording, other_flow, report_of
 from synthetic_host import OFFSET_NS, HostTimes, batches, host_recording, pack_batch
 
@@ -79,7 +79,7 @@ def test_what_took_most_is_named(times: HostTimes, sentence: str) -> None:
 
 
 def test_building_is_not_on_the_way() -> None:
-    flow = PatchedFlow(sends_of_windows=(40, 40), times=synthetic.Times(send=1_500_000, pass_=200_000_000))
+    flow = PatchedFlow(sends_of_windows=(40, 40), times=Times(send=1_500_000, pass_=200_000_000))
     flow.resize(1 << 18)
     found = [replace(batch, pages=1000) for batch in batches(flow)]
     sentence = report_of(flow, found).operations[0].verdict[0]
@@ -107,7 +107,7 @@ def test_clocks_not_known_well_leave_the_ways_empty() -> None:
 
 
 def test_the_patched_driver_has_its_build_in_b() -> None:
-    flow = PatchedFlow(sends_of_windows=(40, 40), times=synthetic.Times(send=1_500_000))
+    flow = PatchedFlow(sends_of_windows=(40, 40), times=Times(send=1_500_000))
     flow.resize(1 << 18)
     found = [replace(batch, pages=1000) for batch in batches(flow)]
     report = report_of(flow, found)

@@ -16,8 +16,9 @@ from pathlib import Path
 import command_tree
 import pytest
 from fake_system import lay_out_bcc, lay_out_foreign_bcc
+from flows import typical_flow
 from runs import TIMES, Setup, make_runs, scatter
-from synthetic import recording_bytes, typical_flow
+from synthetic import recording_bytes
 
 import balloontrace
 

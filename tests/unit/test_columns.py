@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import synthetic
 from c_layout import assert_is_c
+from flows import Span
 
 from balloontrace.analysis.columns import decode_counters, decode_spans, span_dtype
 from balloontrace.errors import RecordingError
@@ -26,8 +27,8 @@ TABLES = {
 }
 
 
-def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> synthetic.Span:
-    return synthetic.Span(start_ns, duration_ns, tid=7, cpu=1, function=function)
+def span(start_ns: int, duration_ns: int = 10, function: int = 4) -> Span:
+    return Span(start_ns, duration_ns, tid=7, cpu=1, function=function)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

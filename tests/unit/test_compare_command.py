@@ -11,6 +11,7 @@ import pytest
 import synthetic
 from compare_folders import said, write_folder
 from comparisons import PAIR
+from flows import Flow
 from runs import TIMES, Setup, make_run
 
 from balloontrace.commands.compare import parse_percent
@@ -28,7 +29,7 @@ def lay_out(place: Path) -> None:
     (place / "notes" / "a.txt").write_text("x")
     make_run(Setup()).write(place, "inflate")
     write_folder(place / "runs", Setup())
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.actual = 4096
     flow.resize(0)
     (place / "deflate.bt").write_bytes(synthetic.recording_bytes(flow))
@@ -46,7 +47,7 @@ def lay_out(place: Path) -> None:
     (place / "stray" / "a.bt").write_bytes(make_run(PAIR, number=5000, factor=1.5).guest)
     (place / "stray" / "b.bt").write_bytes(make_run(PAIR, number=5001, factor=1.6).guest)
     (place / "stray" / "served.bt").write_bytes(pair.host)
-    (place / "idle.bt").write_bytes(synthetic.recording_bytes(synthetic.Flow()))
+    (place / "idle.bt").write_bytes(synthetic.recording_bytes(Flow()))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_name_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captu
 
 def test_warnings_go_to_stderr_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(Setup()).write(tmp_path, "a")
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(4096)
     (tmp_path / "b.bt").write_bytes(synthetic.recording_bytes(flow, ended=False, lost=5))
     code, out, err = said(capsys, tmp_path / "a.bt", tmp_path / "b.bt")

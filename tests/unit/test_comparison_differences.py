@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import synthetic
 from comparisons import compared, only_group
+from flows import Flow
 from runs import Setup, make_run, make_runs, scatter, side
 
 from balloontrace.analysis.make_report import analyse
@@ -166,7 +167,7 @@ def test_losses_warn_with_both_numbers() -> None:
 
 
 def test_a_balloon_that_was_not_empty_warns() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(256)
     flow.now += 1_000_000
     flow.resize(256 + 4096)

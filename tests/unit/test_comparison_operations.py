@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import synthetic
 from comparisons import only_group
+from flows import Expected, Flow
 from runs import Setup, make_run, make_runs, scatter, side
 
 from balloontrace.analysis.make_report import analyse
@@ -36,30 +37,30 @@ def test_each_kind_and_size_is_a_group_of_its_own() -> None:
     assert alone.left_out == ()
 
 
-def spoilt_report(spoil: Callable[[synthetic.Flow], None]) -> Report:
-    flow = synthetic.Flow()
+def spoilt_report(spoil: Callable[[Flow], None]) -> Report:
+    flow = Flow()
     spoil(flow)
     return analyse(synthetic.recording(flow))
 
 
-def stall(flow: synthetic.Flow) -> None:
+def stall(flow: Flow) -> None:
     flow.interrupt(4096)
-    expected = synthetic.Expected(0, "inflate", flow.now)
+    expected = Expected(0, "inflate", flow.now)
     flow.work(expected, granted=[256, 0], max_items=2)
 
 
-def turn_round(flow: synthetic.Flow) -> None:
+def turn_round(flow: Flow) -> None:
     flow.resize(8192, max_items=3)
     flow.resize(256)
 
 
-def move_target(flow: synthetic.Flow) -> None:
+def move_target(flow: Flow) -> None:
     flow.resize(2048, moves={3: 4096})
 
 
-def begin_before(flow: synthetic.Flow) -> None:
+def begin_before(flow: Flow) -> None:
     flow.target = 4096
-    flow.work(synthetic.Expected(0, "inflate", flow.now))
+    flow.work(Expected(0, "inflate", flow.now))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def begin_before(flow: synthetic.Flow) -> None:
         (begin_before, "it began before the recording"),
     ],
 )
-def test_what_is_no_whole_operation_is_left_out(spoil: Callable[[synthetic.Flow], None], reason: str) -> None:
+def test_what_is_no_whole_operation_is_left_out(spoil: Callable[[Flow], None], reason: str) -> None:
     good, other = (make_run(Setup(), number=number).report("good") for number in range(2))
     comparison = compare(Recordings("before", (good, spoilt_report(spoil))), Recordings("after", (other,)))
     assert (comparison.left_out[0].side, comparison.left_out[0].reason) == ("before", reason)
@@ -81,7 +82,7 @@ def test_what_is_no_whole_operation_is_left_out(spoil: Callable[[synthetic.Flow]
 
 
 def test_a_target_that_was_not_seen() -> None:
-    flow = synthetic.Flow(config_traced=False)
+    flow = Flow(config_traced=False)
     flow.resize(4096)
     report = analyse(synthetic.recording(flow))
     with pytest.raises(ComparisonError, match="whether it reached its target is not known"):

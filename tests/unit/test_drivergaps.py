@@ -8,9 +8,9 @@ import json
 
 import pytest
 import synthetic
+from flows import Flow, typical_flow
 from mutations import join, split
 from people import render_table
-from synthetic import Flow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import MAX_DRIVER_EVENTS, read_recording
@@ -108,9 +108,9 @@ def test_the_report_tells_of_each_gap() -> None:
     ],
 )  # fmt: skip
 def test_events_that_say_nothing_are_no_gap(odd: Event) -> None:
-    assert with_events(synthetic.typical_flow(), odd).driver_gaps == ()
+    assert with_events(typical_flow(), odd).driver_gaps == ()
 
 
 def test_a_stranger_may_write_as_many_as_he_likes() -> None:
     events = [event("back", 5, 4)] * (MAX_DRIVER_EVENTS + 10)
-    assert len(with_events(synthetic.typical_flow(), *events).driver_gaps) == MAX_DRIVER_EVENTS
+    assert len(with_events(typical_flow(), *events).driver_gaps) == MAX_DRIVER_EVENTS

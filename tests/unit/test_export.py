@@ -10,9 +10,9 @@ from typing import Any
 import collection
 import pandas as pd
 import pytest
-import synthetic
 from click.testing import CliRunner, Result
 from collection import NAMES, ROOT
+from flows import Flow
 from synthetic_host import batches, host_recording, pack_batch
 
 from balloontrace.analysis.make_report import examine
@@ -138,7 +138,7 @@ def test_what_was_not_measured_is_null() -> None:
 
 
 def test_a_batch_without_its_delimiters_has_no_times_for_them() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(512)
     found = batches(flow)
     raw = b"".join(pack_batch(batch, flags=0) for batch in found)

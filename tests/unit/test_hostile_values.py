@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import synthetic
+from flows import Flow, PatchedFlow, Span, Times, typical_flow
 from mutations import change_fields, join, split
 from sound_reports import assert_sound
-from synthetic import Flow, PatchedFlow, Span, Times
 from synthetic_host import batches, host_stream
 
 from balloontrace.errors import BalloontraceError
@@ -75,7 +75,7 @@ def test_nothing_negative_comes_out_of_values_that_cannot_be(part: int) -> None:
 
 def changed(change: Any) -> Report:
     """The report of a typical flow after a change of its list of spans, each its fields by name."""
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     spans = [span._asdict() for span in flow.spans]
     change(spans)
     flow.spans = [Span(**span) for span in spans]
@@ -149,7 +149,7 @@ def test_what_is_left_out_costs_nothing_else() -> None:
 
 
 def test_metadata_that_cannot_be_is_not_measured() -> None:
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     end = synthetic.end_record([flow])
     cost = {**dict(end["own_cost"]), "attach_s": -1.5, "cpu_ns": -1}  # type: ignore[call-overload]
     vmstat = dict.fromkeys(("balloon_inflate", "balloon_deflate", "balloon_migrate"), 3)

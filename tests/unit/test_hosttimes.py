@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import synthetic
+from flows import Flow, Times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_checks import assert_adds_up, stage
-from synthetic import Flow
 from synthetic_both import guest_recording
 from synthetic_host import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, host_recording
 
@@ -28,7 +27,7 @@ CALLS_NS = 700 * 256
 
 def flow_of(sends: int, lead_ns: int) -> tuple[Flow, list[Batch]]:
     """An inflate whose sends spend `WAY_NS` each way, and `lead_ns` before the first call: their c."""
-    flow = Flow(times=synthetic.Times(send=2 * WAY_NS + lead_ns + CALLS_NS))
+    flow = Flow(times=Times(send=2 * WAY_NS + lead_ns + CALLS_NS))
     flow.resize(256 * sends)
     times = HostTimes(to_host=WAY_NS, translate=lead_ns, call=700, spread=0, lead=lead_ns, tail=0)
     return flow, batches(flow, times)
@@ -91,7 +90,7 @@ def test_c_is_never_less_than_what_is_proved(
     if lead_of_all:
         times = replace(times, lead=times.translate - 5_000)
     longest_ns = times.to_host + times.spread * 7919 + times.translate + times.call * 256
-    flow = Flow(times=synthetic.Times(send=longest_ns + back_ns))
+    flow = Flow(times=Times(send=longest_ns + back_ns))
     flow.resize(256 * sends)
     found, served_ns = [], []
     starts = [span.start_ns for span in flow.spans if span.function == Function.TELL_HOST]

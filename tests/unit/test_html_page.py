@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import synthetic
 from click.testing import CliRunner
+from flows import Flow, PatchedFlow, typical_flow
 from html_tree import Element, assert_sound, exactly, parse
-from synthetic import Flow, PatchedFlow
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import batches, host_recording
 
@@ -115,7 +115,7 @@ def test_what_is_not_measured_is_said_in_the_place_of_its_picture() -> None:
 
 
 def test_a_cut_off_recording_without_anything_known() -> None:
-    flow = synthetic.typical_flow(config_traced=False)
+    flow = typical_flow(config_traced=False)
     recording = synthetic.recording(flow, ended=False, changes={"command_line": None, "machine": {}})
     page, told = page_of(recording)
     tree = assert_sound(page)
@@ -137,7 +137,7 @@ def test_a_recording_without_an_operation() -> None:
 
 
 def test_several_operations_are_shown_in_one_scale() -> None:
-    page, told = page_of(synthetic.recording(synthetic.typical_flow()))
+    page, told = page_of(synthetic.recording(typical_flow()))
     tree = assert_sound(page)
     assert_numbers_are_those_of_the_json(tree, told)
     assert len(tree.by_id("stages-overview").all("rect")) == sum(
@@ -234,7 +234,7 @@ def test_what_strangers_wrote_is_text() -> None:
 
 
 def test_control_characters_and_damage_leave_a_sound_page() -> None:
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     data = synthetic.recording_bytes(flow, lost=5, changes={"label": "\x1b[31m\x00" + "x" * 300})
     page, _ = page_of(read_recording(io.BytesIO(data[:-30])))
     assert_sound(page)

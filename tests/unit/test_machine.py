@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from fake_system import FakeSystem
+from flows import typical_flow
 from people import render_table
-from synthetic import metadata, recording, typical_flow
+from synthetic import metadata, recording
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.render.report.machine_section import describe_machine

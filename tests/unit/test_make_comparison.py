@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-import synthetic
 from comparisons import compared, only_group, row
+from flows import Expected
 from runs import HOST_TIMES, TIMES, Run, Setup, make_run, make_runs, scatter, side
 from synthetic_host import HostTimes
 
@@ -17,7 +17,7 @@ from balloontrace.compare.make_comparison import ComparisonError, Recordings, co
 from balloontrace.format.vocabulary import Kind
 
 
-def median(runs: Sequence[Run], value: Callable[[synthetic.Expected], int]) -> float:
+def median(runs: Sequence[Run], value: Callable[[Expected], int]) -> float:
     return statistics.median(value(run.flow.expected[0]) for run in runs)
 
 
@@ -29,7 +29,7 @@ def test_medians_and_ratios_are_those_of_the_runs() -> None:
     after = make_runs(Setup(times=replace(TIMES, send=3_000_000)), scatter(9, shift=3))
     group = only_group(compare(side("before", before), side("after", after)))
     assert (group.kind, group.pages) == ("inflate", 4096)
-    values: dict[str, Callable[[synthetic.Expected], int]] = {
+    values: dict[str, Callable[[Expected], int]] = {
         "wall": lambda each: each.wall_ns,
         "a": lambda each: each.a_ns,
         "b+c+d": lambda each: each.bcd_ns,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
+from flows import Flow, PatchedFlow, Times, typical_flow
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import Flow, PatchedFlow, Times
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import HostTimes, batches, host_recording
 from synthetic_payloads import ArrayFlow, NamingFlow, run, word
@@ -76,7 +76,7 @@ def test_stages_over_time_of_both_sides_add_up_to_the_table() -> None:
 @pytest.mark.parametrize("fill_is_symbol", [False, True])
 @pytest.mark.parametrize("config_traced", [False, True])
 def test_stages_over_time_add_up_to_the_table(*, fill_is_symbol: bool, config_traced: bool) -> None:
-    flow = synthetic.typical_flow(fill_is_symbol=fill_is_symbol, config_traced=config_traced)
+    flow = typical_flow(fill_is_symbol=fill_is_symbol, config_traced=config_traced)
     assert_stages_are_those_of_the_table(*pictured(flow))
 
 
@@ -162,7 +162,7 @@ def test_sends_tell_where_work_items_do_not() -> None:
     assert line.curve is not None
     assert (line.curve.what, line.curve.steps, line.curve.last_pages) == (PAGES_TOLD, 2, 1032)
     assert 512 in line.curve.high_pages
-    flow = synthetic.typical_flow(config_traced=False)
+    flow = typical_flow(config_traced=False)
     first, second = pictured(flow)[1].time_lines
     assert first.curve is not None
     assert second.curve is not None
@@ -171,7 +171,7 @@ def test_sends_tell_where_work_items_do_not() -> None:
 
 
 def test_where_nothing_tells_pages_there_is_no_curve() -> None:
-    flow = synthetic.typical_flow(config_traced=False)
+    flow = typical_flow(config_traced=False)
     silent = SpanFlag.PAGES | SpanFlag.RESULT
     flow.silence(silent)
     for line in pictured(flow)[1].time_lines:
@@ -294,7 +294,7 @@ def test_a_map_shows_what_was_named() -> None:
         assert operation.payload is not None
         assert sum(page_map.pages) == operation.payload.distinct.pages == 1000
     assert pictured(Flow())[1] == Pictures()
-    assert pictured(synthetic.typical_flow())[1].page_maps == ()
+    assert pictured(typical_flow())[1].page_maps == ()
 
 
 def test_of_many_operations_the_longest_are_drawn_in_their_order() -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flows import Flow, Times
 from report_checks import assert_adds_up
-from synthetic import Flow, Times
 from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import Batch, batches, host_recording, pack_batch
 

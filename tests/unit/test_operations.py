@@ -7,11 +7,11 @@ import json
 
 import pytest
 import synthetic
+from flows import Expected, Flow, Times, typical_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import join, split
 from report_checks import assert_adds_up, assert_is, report_of, stage, total_ns
-from synthetic import Expected, Flow, Times
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import read_recording
@@ -20,7 +20,7 @@ from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 
 @pytest.mark.parametrize("fill_is_symbol", [False, True])
 def test_known_times_come_back_exactly(fill_is_symbol: bool) -> None:
-    flow = synthetic.typical_flow(fill_is_symbol=fill_is_symbol)
+    flow = typical_flow(fill_is_symbol=fill_is_symbol)
     report = report_of(flow)
     assert len(report.operations) == 2
     for operation, expected in zip(report.operations, flow.expected, strict=True):
@@ -225,7 +225,7 @@ def test_idle_work_items_make_no_operations() -> None:
 
 
 def test_without_configuration_accesses_pages_and_times_still_hold() -> None:
-    flow = synthetic.typical_flow(config_traced=False)
+    flow = typical_flow(config_traced=False)
     report = report_of(flow)
     for operation, expected in zip(report.operations, flow.expected, strict=True):
         assert_is(operation, expected)

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import synthetic
+from flows import typical_flow
 from people import render_table
 
 from balloontrace.analysis.make_report import analyse
@@ -24,9 +25,7 @@ def program(name: str, runs: int | None, timed_runs: int | None, run_time_ns: in
 
 def cost_of(*bpf: Program) -> tuple[OwnCost, str]:
     """The cost of a guest's recording, and how it is shown."""
-    data = synthetic.recording_bytes(
-        synthetic.typical_flow(), end={"own_cost": {"bpf": list(bpf), "cpu_ns": 1}}
-    )
+    data = synthetic.recording_bytes(typical_flow(), end={"own_cost": {"bpf": list(bpf), "cpu_ns": 1}})
     return told(analyse(read_recording(io.BytesIO(data))))
 
 

@@ -11,9 +11,9 @@ import struct
 import pandas as pd
 import pytest
 import synthetic
+from flows import PatchedFlow, Payload
 from people import render_table
 from report_checks import report_of
-from synthetic import PatchedFlow
 from synthetic_payloads import BASE_PFN, ArrayFlow, NamingFlow, run, word
 
 from balloontrace.analysis.columns import decode_payloads
@@ -144,7 +144,7 @@ def test_without_capture_it_is_not_measured() -> None:
 
 def test_pieces_are_joined_up_to_the_first_gap() -> None:
     data = bytes(range(256)) * 10
-    raw = synthetic.pack_payloads([synthetic.Payload(5, 7, Function.SEND_RESP_DATA, data)])
+    raw = synthetic.pack_payloads([Payload(5, 7, Function.SEND_RESP_DATA, data)])
     stride = int(str(PAYLOAD_LAYOUT["stride_bytes"]))
     pieces = [raw[start : start + stride] for start in range(0, len(raw), stride)]
     (whole,) = decode_payloads([b"".join(pieces)], LAYOUT).found
@@ -157,7 +157,7 @@ def test_pieces_are_joined_up_to_the_first_gap() -> None:
 
 
 def test_later_bytes_than_a_piece_holds_are_damage() -> None:
-    raw = bytearray(synthetic.pack_payloads([synthetic.Payload(5, 7, Function.TELL_HOST, b"1234")]))
+    raw = bytearray(synthetic.pack_payloads([Payload(5, 7, Function.TELL_HOST, b"1234")]))
     struct.pack_into("<H", raw, 8 + 20, 1025)
     found = decode_payloads([bytes(raw)], LAYOUT)
     assert (found.found, found.damaged) == ((), 1)

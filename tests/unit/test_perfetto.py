@@ -18,7 +18,7 @@ import pytest
 import synthetic
 from click.testing import CliRunner
 from collection import NAMES, ROOT
-from synthetic import Flow, PatchedFlow
+from flows import Flow, PatchedFlow, Times, typical_flow
 from synthetic_both import sides
 from synthetic_host import OFFSET_NS, Batch, batches, host_recording, pack_batch
 
@@ -245,14 +245,14 @@ def test_the_host_is_shown_by_the_guest_s_clock() -> None:
 
 def test_sides_that_do_not_belong_together_make_no_time_line() -> None:
     guest, _ = sides()
-    other = Flow(times=synthetic.Times(send=1_480_000, allocate=47_000))
+    other = Flow(times=Times(send=1_480_000, allocate=47_000))
     other.resize(50 * 256)
     with pytest.raises(RecordingError):
         examine(guest, host_recording(batches(other)))
 
 
 def test_a_batch_of_another_thread_has_no_arrow() -> None:
-    flow = Flow(times=synthetic.Times(send=1_500_000))
+    flow = Flow(times=Times(send=1_500_000))
     flow.resize(100 * 256)
     found_batches = batches(flow)
     own = [
@@ -282,7 +282,7 @@ def test_counters_of_size_and_rate() -> None:
 
 
 def test_what_was_not_measured_is_no_counter() -> None:
-    found = rendered(examine(synthetic.recording(synthetic.typical_flow(config_traced=False))))
+    found = rendered(examine(synthetic.recording(typical_flow(config_traced=False))))
     assert "balloon of virtio0 MiB" not in found.counters
     assert "rate of virtio0 MiB/s" in found.counters
     sends = [each for each in found.slices if each.name == "tell_host"]

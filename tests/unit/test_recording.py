@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import synthetic
 from fake_system import limited_to
+from flows import typical_flow
 from mutations import join, seal, split
 
 from balloontrace.errors import RecordingError, UsageError
@@ -23,14 +24,14 @@ def read(data: bytes) -> object:
 
 @pytest.fixture(scope="module")
 def whole() -> bytes:
-    return synthetic.recording_bytes(synthetic.typical_flow())
+    return synthetic.recording_bytes(typical_flow())
 
 
 def test_what_is_written_is_read_back(whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / "whole.bt"
     path.write_bytes(whole)
     recording = read_recording(path)
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     spans = sorted(flow.spans, key=lambda span: span.end_ns)
     assert b"".join(recording.spans) == synthetic.pack_spans(spans)
     assert recording.counters == synthetic.pack_counters(spans)
@@ -234,7 +235,7 @@ def test_a_preamble_that_is_damaged_costs_nothing_else(whole: bytes) -> None:
 
 
 def test_a_second_recording_in_the_file_is_left_out_and_told(whole: bytes) -> None:
-    other = synthetic.recording_bytes(synthetic.typical_flow(fill_is_symbol=True), changes={"label": "other"})
+    other = synthetic.recording_bytes(typical_flow(fill_is_symbol=True), changes={"label": "other"})
     alone, pieces = read_recording(io.BytesIO(whole)), split(whole)
     torn = whole[: -len(seal(pieces[-1])) - len(seal(pieces[-2])) - 300]  # in the middle of a piece of spans
     for first, second in itertools.product((whole, torn), (whole, other, b"XXXX" + other[4:], other[:300])):

@@ -16,6 +16,7 @@ import pytest
 import synthetic
 import synthetic_host
 from click.testing import CliRunner
+from flows import Flow, typical_flow
 from goldens import assert_golden, shortened_json
 from people import render_table
 from runs import HOST_TIMES, Setup, make_run
@@ -36,7 +37,7 @@ RENDERERS = {"txt": render_table, "csv": render_csv, "json": render_json}
 
 def damaged_report() -> Report:
     """Everything that can be wrong at once."""
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     flow.vmstat["balloon_inflate"] += 3
     data = synthetic.recording_bytes(flow, lost=5, changes={"label": "\x1b[31m" + "x" * 300})
     at = data.index(b"SPAN") + 400
@@ -46,18 +47,18 @@ def damaged_report() -> Report:
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     path = tmp_path / "a.bt"
-    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow()))
+    path.write_bytes(synthetic.recording_bytes(typical_flow()))
     return path
 
 
 @pytest.mark.parametrize("kind", RENDERERS)
 def test_golden(kind: str) -> None:
-    text = RENDERERS[kind](analyse(synthetic.recording(synthetic.typical_flow())))
+    text = RENDERERS[kind](analyse(synthetic.recording(typical_flow())))
     assert_golden(f"report.{kind}", shortened_json(text) if kind == "json" else text)
 
 
 @pytest.mark.parametrize(
-    "make", [damaged_report, lambda: analyse(synthetic.recording(synthetic.typical_flow())), lambda: many()]
+    "make", [damaged_report, lambda: analyse(synthetic.recording(typical_flow())), lambda: many()]
 )
 def test_tables_fit_the_terminal(make: Callable[[], Report]) -> None:
     text = render_table(make())
@@ -66,7 +67,7 @@ def test_tables_fit_the_terminal(make: Callable[[], Report]) -> None:
 
 
 def many() -> Report:
-    flow = synthetic.Flow(device=12345)
+    flow = Flow(device=12345)
     for _ in range(50):
         flow.resize(1 << 20, max_items=1)
         flow.resize(0)
@@ -81,7 +82,7 @@ def test_many_operations_are_summed_up_not_listed() -> None:
 
 
 def test_of_many_operations_the_longest_are_listed_in_their_order() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     for _ in range(30):
         flow.resize(256)
         flow.resize(0)
@@ -93,7 +94,7 @@ def test_of_many_operations_the_longest_are_listed_in_their_order() -> None:
 
 
 def test_one_of_a_thing_has_the_name_of_one() -> None:
-    flow = synthetic.Flow()
+    flow = Flow()
     flow.resize(256)
     text = " ".join(render_table(analyse(synthetic.recording(flow))).split())
     assert "(target 1.00 MiB), 1 send" in text
@@ -109,7 +110,7 @@ def test_what_is_wrong_is_in_every_format(kind: str) -> None:
 
 
 def test_csv_loads_without_options_and_agrees_with_json() -> None:
-    result = analyse(synthetic.recording(synthetic.typical_flow()))
+    result = analyse(synthetic.recording(typical_flow()))
     table = pd.read_csv(io.StringIO(render_csv(result)))
     described = json.loads(render_json(result))
     operations = table[table.level == "operation"]
@@ -127,7 +128,7 @@ def test_csv_loads_without_options_and_agrees_with_json() -> None:
 
 
 def test_not_measured_is_empty_and_never_zero() -> None:
-    result = analyse(synthetic.recording(synthetic.typical_flow(config_traced=False)))
+    result = analyse(synthetic.recording(typical_flow(config_traced=False)))
     table = pd.read_csv(io.StringIO(render_csv(result)))
     config = table[table.stage == "other.config"]
     assert config.total_ns.isna().all()
@@ -137,7 +138,7 @@ def test_not_measured_is_empty_and_never_zero() -> None:
 
 
 def test_an_empty_recording_is_reported() -> None:
-    text = render_table(analyse(synthetic.recording(synthetic.Flow())))
+    text = render_table(analyse(synthetic.recording(Flow())))
     assert "No operation" in text
 
 
@@ -160,7 +161,7 @@ def test_report_writes_a_file_once(recording: Path, tmp_path: Path) -> None:
 
 def test_warnings_go_to_stderr_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "cut.bt"
-    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False))
+    path.write_bytes(synthetic.recording_bytes(typical_flow(), ended=False))
     report.main([str(path)], standalone_mode=False)
     assert "balloontrace: warning: the recording has no end record" in capsys.readouterr().err
 
@@ -177,7 +178,7 @@ def test_max_lost(
 ) -> None:
     path = tmp_path / "lossy.bt"
     end = losses(tell_host={"entries": 39, "lost": 5})
-    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), end=end))
+    path.write_bytes(synthetic.recording_bytes(typical_flow(), end=end))
     arguments = [str(path)] if allowed is None else [str(path), "--max-lost", allowed]
     with pytest.raises(DataLostError) if fails else nullcontext():
         report.main(arguments, standalone_mode=False)
@@ -188,7 +189,7 @@ def test_max_lost(
 
 def test_a_recording_that_was_cut_off_does_not_know_what_it_lost(tmp_path: Path) -> None:
     path = tmp_path / "cut.bt"
-    path.write_bytes(synthetic.recording_bytes(synthetic.typical_flow(), ended=False))
+    path.write_bytes(synthetic.recording_bytes(typical_flow(), ended=False))
     with pytest.raises(DataLostError, match="the recording does not say how much was lost"):
         report.main([str(path), "--max-lost", "100%"], standalone_mode=False)
 
@@ -251,7 +252,7 @@ def test_batches_missing_from_the_file_are_counted(tmp_path: Path) -> None:
 
 def test_spans_missing_from_the_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damage takes the first piece: what it held is missing, and does not mean that recording began later."""
-    raw = bytearray(synthetic.recording_bytes(synthetic.typical_flow()))
+    raw = bytearray(synthetic.recording_bytes(typical_flow()))
     raw[raw.index(b"SPAN") + 40] ^= 1
     path = tmp_path / "damaged.bt"
     path.write_bytes(raw)
@@ -277,7 +278,7 @@ def test_max_lost_is_a_number_or_a_percentage() -> None:
 def test_export_writes_every_span(recording: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     assert CliRunner().invoke(export, [str(recording), "-o", str(folder)]).exit_code == 0
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     spans = pd.read_csv(folder / "spans.csv")
     assert len(spans) == len(flow.spans)
     sends = spans[spans.function == "tell_host"]
@@ -337,7 +338,7 @@ def test_ways_of_giving_pages_that_are_not_traced_are_told() -> None:
     def said(bits: Sequence[int], kind: str) -> list[str]:
         devices = [{"name": "virtio4", "index": 0, "features": [], "feature_bits": list(bits)}]
         changes = {"devices": devices, "driver": {"kind": kind, "module_srcversion": None}}
-        report = analyse(synthetic.recording(synthetic.typical_flow(), changes=changes))
+        report = analyse(synthetic.recording(typical_flow(), changes=changes))
         return [each for each in report.not_measured if each.startswith("free page")]
 
     reporting = "free page reporting: virtio4 offers it (REPORTING), and it is not traced"

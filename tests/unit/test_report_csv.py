@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import synthetic
 from collection import NAMES, examined
+from flows import typical_flow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.render.json import render_json
@@ -158,7 +159,7 @@ def test_both_sides_are_in_it(tmp_path: Path) -> None:
 
 def test_entries_of_one_name_are_told_apart() -> None:
     devices = [{"name": "virtio0", "index": index} for index in (0, 7)]
-    recording = synthetic.recording(synthetic.typical_flow(), changes={"devices": devices})
+    recording = synthetic.recording(typical_flow(), changes={"devices": devices})
     table = pd.read_csv(io.StringIO(render_csv(analyse(recording))))
     value = table[table.level == "value"].set_index("name").value
     assert [value["header.devices.0.index"], value["header.devices.1.index"]] == [0, 7]

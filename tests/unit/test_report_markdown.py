@@ -8,6 +8,7 @@ import re
 import pytest
 import synthetic
 from collection import NAMES, examined
+from flows import typical_flow
 from people import render_markdown
 
 from balloontrace.analysis.make_report import analyse
@@ -63,7 +64,7 @@ def test_every_table_and_sentence_is_there(name: str) -> None:
 
 def test_what_strangers_wrote_is_no_markup() -> None:
     label = "a|b <img src=x> [link](y) *bold* `code` _under_"
-    report = analyse(synthetic.recording(synthetic.typical_flow(), changes={"label": label}))
+    report = analyse(synthetic.recording(typical_flow(), changes={"label": label}))
     text = render_markdown(report)
     assert r"a\|b \<img src=x\> \[link\](y) \*bold\* \`code\` \_under\_" in text
     assert "update_balloon_size_func" in text

@@ -20,6 +20,7 @@ import pytest
 import synthetic
 from click.testing import CliRunner
 from collection import NAMES, examined
+from flows import Flow, Times
 from jsonschema import Draft202012Validator, ValidationError
 from schemas import DOCS, Schema, closed, hold, load, objects, validator
 
@@ -132,7 +133,7 @@ def test_comparisons_of_folders_are_what_the_schema_says(tmp_path: Path) -> None
     for folder, send in (("before", 300_000), ("after", 500_000)):
         (tmp_path / folder).mkdir()
         for run in range(5):
-            flow = synthetic.Flow(times=synthetic.Times(send=send + 1_009 * run))
+            flow = Flow(times=Times(send=send + 1_009 * run))
             flow.resize(4096)
             flow.resize(101, max_items=2 if run == 3 else None)
             (tmp_path / folder / f"{run}.bt").write_bytes(synthetic.recording_bytes(flow, ended=run != 2))

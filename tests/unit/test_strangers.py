@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
+from flows import Flow, typical_flow
 from mutations import join, split
 from sound_reports import assert_sound
-from synthetic import Flow
 
 from balloontrace.analysis import operations
 from balloontrace.analysis.make_report import examine
@@ -49,7 +49,7 @@ def test_files_made_to_be_costly_are_read_or_refused(name: str, tmp_path: Path) 
 
 def test_pieces_beyond_the_most_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "_MOST_PIECES", 5)
-    pieces = split(synthetic.recording_bytes(synthetic.typical_flow()))
+    pieces = split(synthetic.recording_bytes(typical_flow()))
     read = read_recording(io.BytesIO(join(pieces)))
     assert f"more than 5 pieces: the {len(pieces) - 5} behind them were left out" in read.damage
     assert (len(read.spans), read.end) == (2, None)

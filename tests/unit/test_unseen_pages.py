@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import synthetic
 from click.testing import CliRunner
+from flows import Flow, typical_flow
 from people import render_markdown, render_table
 
 from balloontrace.analysis.make_pictures import depict
@@ -32,7 +33,7 @@ UNSEEN = (
 
 def moving(change: dict[str, int], **end: object) -> Report:
     """The typical flow, with more moved by /proc/vmstat than its spans have."""
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     for name, pages in change.items():
         flow.vmstat[name] += pages
     return analyse(read_recording(io.BytesIO(synthetic.recording_bytes(flow, end=end))))
@@ -70,7 +71,7 @@ def test_a_part_that_no_probe_saw_is_told_by_number() -> None:
 
 
 def test_pages_of_lost_events_are_told_by_number() -> None:
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     flow.vmstat["balloon_inflate"] += 512
     data = synthetic.recording_bytes(flow, lost=2)
     found = analyse(read_recording(io.BytesIO(data)))
@@ -87,7 +88,7 @@ def test_pages_of_lost_events_are_told_by_number() -> None:
     ],
 )
 def test_pages_under_way_at_the_end_are_no_alarm(end: dict[str, int | None], unseen: int | None) -> None:
-    flow = synthetic.typical_flow()
+    flow = typical_flow()
     traced = {name: 1000 + pages for name, pages in flow.vmstat.items()}
     traced["balloon_inflate"] += 1000
     found = moving({"balloon_inflate": 40_000}, vmstat_traced=traced, **end)
@@ -99,14 +100,14 @@ def test_pages_under_way_at_the_end_are_no_alarm(end: dict[str, int | None], uns
 
 
 def test_without_an_end_nobody_knows_whether_it_moved() -> None:
-    data = synthetic.recording_bytes(synthetic.Flow(), ended=False)
+    data = synthetic.recording_bytes(Flow(), ended=False)
     found = analyse(read_recording(io.BytesIO(data)))
     assert (found.pages_moved, found.pages_unseen) == (None, None)
     assert "whether the balloon moved is not known" in " ".join(render_table(found).split())
 
 
 def test_a_balloon_that_rested_did_not_move() -> None:
-    found = analyse(synthetic.recording(synthetic.Flow()))
+    found = analyse(synthetic.recording(Flow()))
     assert (found.pages_moved, found.pages_unseen) == (0, 0)
     assert "the balloon did not move while this was recorded" in render_table(found)
     assert json.loads(CliRunner().invoke(report, [str(FTRACE_OFF), "--format", "json"]).stdout)["pages_moved"]

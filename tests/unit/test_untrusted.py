@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import synthetic
+from flows import Flow, Times
 from mutations import join, split
 from synthetic_host import batches, host_stream
 
@@ -57,7 +58,7 @@ def spoiled(data: bytes, text: str) -> bytes:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of both sides with spoiled strings."""
     folder, text = tmp_path_factory.mktemp("spoiled"), request.param
-    flow = synthetic.Flow(times=synthetic.Times(send=1_500_000))
+    flow = Flow(times=Times(send=1_500_000))
     flow.resize(100 * 256)
     flow.now += 3_000_000_000
     flow.resize(0)

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import synthetic
+from flows import typical_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutate
@@ -76,9 +77,9 @@ def report_of(data: bytes, *, full: bool) -> str:
 def originals() -> list[bytes]:
     """What gets damaged: recordings made up here, and real ones, made in the lab."""
     made = [
-        synthetic.recording_bytes(synthetic.typical_flow()),
-        synthetic.recording_bytes(synthetic.typical_flow(fill_is_symbol=True), pieces=12),
-        synthetic.recording_bytes(synthetic.typical_flow(config_traced=False), ended=False),
+        synthetic.recording_bytes(typical_flow()),
+        synthetic.recording_bytes(typical_flow(fill_is_symbol=True), pieces=12),
+        synthetic.recording_bytes(typical_flow(config_traced=False), ended=False),
     ]
     assert REAL
     return made + [path.read_bytes() for path in REAL]
