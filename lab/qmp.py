@@ -36,7 +36,7 @@ class QmpClient:
         self._next_id = 0
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
-        self._greeting = self._read_object()
+        self._read_object()  # QEMU's greeting
         self.execute("qmp_capabilities")
 
     def close(self) -> None:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from balloontrace.errors import RecordingError
 from balloontrace.format.balloon_size import BalloonSize
-from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import Side
 from balloontrace.results.report import BpfCost, Device, DriverGap, Header, Loss, Machine, OwnCost, Probe
@@ -75,17 +73,6 @@ def parse_header(recording: Recording) -> Header:
 def is_of_host(recording: Recording) -> bool:
     """Whether a recording is of the host's side; old ones name none, and are of guests."""
     return text(recording.metadata, "side") == Side.HOST
-
-
-def require_guest_side(recording: Recording) -> None:
-    """RecordingError for a recording of the host's side, which alone has no operations to show."""
-    if is_of_host(recording):
-        stride_bytes = parse_batch_layout(recording.metadata.get("batch_layout")).stride_bytes
-        count = sum(len(piece) // stride_bytes for piece in recording.batches)
-        raise RecordingError(
-            f"{recording.label} is a recording of the host's side ({count} buffers served); "
-            "the operations are in the guest's"
-        )
 
 
 def parse_vmstat(table: Json, key: str = "vmstat") -> Mapping[str, int]:

@@ -96,12 +96,6 @@ class SendColumns:
     first_pfn: Int64s
     last_pfn: Int64s
 
-    @property
-    def repeated_pages(self) -> Int64s:
-        """How often each send names a page that was named before."""
-        repeated: Int64s = self.pages - self.new_pages
-        return repeated
-
 
 @dataclass(frozen=True, slots=True)
 class Named:

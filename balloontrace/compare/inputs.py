@@ -18,9 +18,10 @@ from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import is_of_host, parse_end, parse_header
 from balloontrace.compare.make_comparison import Recordings
 from balloontrace.errors import RecordingError, UsageError
-from balloontrace.format.recording import Recording, printable, read_recording
+from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Side
 from balloontrace.results.report import Report
+from balloontrace.untrusted import printable
 
 SUFFIX = ".bt"
 STDIN = "-"

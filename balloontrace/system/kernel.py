@@ -16,7 +16,6 @@ from balloontrace.errors import UsageError
 from balloontrace.system.libbpf import BtfError, open_btf
 
 ROOT = Path("/")
-DRIVER_MODULE = "virtio_balloon"
 
 _VIRTIO_ID_BALLOON = 5  # include/uapi/linux/virtio_ids.h
 _KALLSYMS_CHUNK_BYTES = 1 << 20

@@ -14,7 +14,6 @@ from contextlib import suppress
 
 # Documentation/bpf/ringbuf.rst: two u32 before each record, length and page offset. The length's top bit says
 # that the record is still being written, the next one that it was discarded.
-HEADER_BYTES = 8
 _TOP_BYTE_OF_LENGTH = 3 if sys.byteorder == "little" else 0
 
 

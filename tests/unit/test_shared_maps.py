@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balloontrace.trace.shared_maps import HEADER_BYTES, RecordRing, SharedPage
+from balloontrace.format.guest_layout import RING_HEADER_BYTES
+from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAGE_BYTES = mmap.PAGESIZE
 RING_BYTES = PAGE_BYTES
 PAYLOAD_BYTES = 56
-STRIDE_BYTES = HEADER_BYTES + PAYLOAD_BYTES
+STRIDE_BYTES = RING_HEADER_BYTES + PAYLOAD_BYTES
 RING_RECORDS = RING_BYTES // STRIDE_BYTES
 BUSY = 1 << 31
 
@@ -107,8 +108,8 @@ def numbers(raw: bytes) -> list[int]:
     for start in range(0, len(raw), STRIDE_BYTES):
         length, _ = struct.unpack_from("II", raw, start)
         assert length == PAYLOAD_BYTES
-        (number,) = struct.unpack_from("Q", raw, start + HEADER_BYTES)
-        assert raw[start + HEADER_BYTES : start + STRIDE_BYTES] == payload(number)
+        (number,) = struct.unpack_from("Q", raw, start + RING_HEADER_BYTES)
+        assert raw[start + RING_HEADER_BYTES : start + STRIDE_BYTES] == payload(number)
         found.append(number)
     return found
 
