@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from told import CAPTURE, Told, assert_device_agrees, captured_in, check, named, tell
 from tracing import (
     GONE,
     MIB_PAGES,
     PAGE_BYTES,
     Json,
-    Recorder,
     assert_no_trace,
     assert_sums,
     assert_whole,
-    balloontrace,
-    loss,
     migrate_pages,
     move,
     outcomes,
@@ -30,212 +28,13 @@ from tracing import (
 from witness import QUEUES, Witness, difference
 
 import lab
-from balloontrace.analysis.columns import Payload, decode_payloads
-from balloontrace.format.guest_layout import PAYLOAD, RING_HEADER_BYTES, parse_payload_layout
 from balloontrace.format.recording import read_recording
-from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES
 from lab.aging import fragmented
 from lab.patched_driver import load_patched, unload
 
-WHOLE_MIB = 7168
-WHOLE_PAGES = WHOLE_MIB * MIB_PAGES
 SMALL_MIB = 2048
 # Prime, so that counts that come out right are not right by accident.
 FIRST_MIB, SECOND_MIB, MIGRATED_MIB = 509, 1123, 11
-COUNTERS = ("balloon_inflate", "balloon_deflate")
-HEADER_BYTES = {"response data": 8, "PFN array": 0}
-CAPTURE = ("--capture", "payload")
-
-
-@dataclass(frozen=True)
-class Told:
-    """A recording's report and payloads, and what the witnesses say."""
-
-    path: Path
-    found: Json
-    captured: tuple[Payload, ...]
-    vmstat: list[int]
-    totals: Json
-    buffers: list[Json]
-
-    def operation_buffers(self, operation: Json) -> list[Json]:
-        """The device's log of an operation's sends; of each captured payload there must be a buffer."""
-        pairs = zip(self.captured, self.buffers, strict=True)
-        logged = {payload.start_ns: buffer for payload, buffer in pairs}
-        return [logged[start_ns] for start_ns in operation["payload_sends"]["start_ns"]]
-
-
-def tell(path: Path, witness: Witness) -> Told:
-    return Told(path, report(path), captured_in(path), witness.vmstat(), witness.totals(), witness.buffers())
-
-
-def captured_in(path: Path) -> tuple[Payload, ...]:
-    recording = read_recording(path)
-    return decode_payloads(
-        recording.payloads, parse_payload_layout(recording.metadata.get("payload_layout"))
-    ).found
-
-
-def assert_device_agrees(told: Told) -> None:
-    """Each send is a buffer of the device: the same bytes, and both decoded them to the same."""
-    assert len(told.captured) == len(told.buffers)
-    for operation in told.found["operations"]:
-        sends, payload = operation["payload_sends"], operation["payload"]
-        header_bytes = HEADER_BYTES[payload["encoding"]]
-        logged = told.operation_buffers(operation)
-        calls = {"inflate": "discards", "deflate": "willneeds"}[operation["kind"]]
-        assert {buffer["queue"] for buffer in logged} == {operation["kind"]}
-        assert len(logged) == operation["sends"] == payload["sends"] == payload["payloads_whole"]
-        assert sends["bytes_sent"] == [buffer["bytes"] - header_bytes for buffer in logged]
-        assert sends["pages"] == [buffer["pages"] for buffer in logged]
-        if payload["encoding"] == "response data":
-            # Of records the device makes a call for each run, of page numbers one for each page.
-            for column, count in (
-                ("records", "records"),
-                ("bitmap_words", "words"),
-                ("plain_runs", "plain_runs"),
-                ("runs_named", calls),
-            ):
-                assert sends[column] == [buffer[count] for buffer in logged]
-        assert payload["pages_named"] == sum(buffer["pages"] for buffer in logged)
-        assert payload["bytes_sent"] + payload["header_bytes"] == sum(buffer["bytes"] for buffer in logged)
-    for payload_, buffer in zip(told.captured, told.buffers, strict=True):
-        assert payload_.data == buffer["raw"][len(buffer["raw"]) - payload_.total_bytes :]
-        assert len(buffer["raw"]) - payload_.total_bytes == (8 if buffer["mode"] == "bitmap" else 0)
-
-
-def check(found: Json, name: str) -> Json:
-    (row,) = [each for each in found["checks"] if each["name"] == name]
-    return dict(row)
-
-
-def named(found: Json) -> list[Json]:
-    """The checks of what payloads name: inflate, deflate."""
-    return [check(found, f"{name}, as payloads name") for name in COUNTERS]
-
-
-# ---- the same work by both drivers: 7 of 8 GiB ----
-
-
-@dataclass(frozen=True)
-class Overflown:
-    """A recorder that was stopped while it should have drained, and what it said at the end."""
-
-    path: Path
-    stderr: str
-
-
-def seven_of_eight(guest: lab.Guest, recorder: Recorder, folder: Path) -> Told:
-    witness = Witness(guest)
-    move(guest, 8192 - WHOLE_MIB, timeout_s=300)
-    move(guest, 8192, timeout_s=300)
-    recorder.end()
-    return tell(recorder.pull(folder), witness)
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, Overflown]:
-    """7 GiB in and out with the stock driver; of two recorders one sleeps through it."""
-    folder = tmp_path_factory.mktemp("stock")
-    with lab.solo(memory_mib=8192, device="backend", dump=True) as guest:
-        awake = start_recording(guest, "/root/stock.bt", *CAPTURE)
-        stopped = start_recording(guest, "/root/overflown.bt", *CAPTURE, "--buffer", "8M")
-        awake.wait_attached()
-        stopped.wait_attached().process.signal(signal.SIGSTOP)
-        told = seven_of_eight(guest, awake, folder)
-        stopped.process.signal(signal.SIGCONT)
-        overflown = Overflown(path=folder / "overflown.bt", stderr=stopped.end().stderr)
-        stopped.pull(folder)
-        assert_no_trace(guest)
-    return told, overflown
-
-
-@pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    with lab.solo(memory_mib=8192, device="backend", page_bitmap=True, dump=True) as guest:
-        load_patched(guest)
-        recorder = start_recording(guest, "/root/patched.bt", *CAPTURE).wait_attached()
-        told = seven_of_eight(guest, recorder, tmp_path_factory.mktemp("patched"))
-        assert_no_trace(guest)
-    return told
-
-
-def assert_seven_gibibytes(told: Told, sends: int) -> None:
-    """Every page once, by every count there is."""
-    found = told.found
-    assert_whole(found)
-    assert_sums(found)
-    assert_device_agrees(told)
-    assert outcomes(found) == [("inflate", "reached", WHOLE_PAGES), ("deflate", "reached", WHOLE_PAGES)]
-    assert told.vmstat == [WHOLE_PAGES] * 2
-    assert [(row["spans"], row["independent"], row["agrees"]) for row in named(found)] == [
-        (WHOLE_PAGES, WHOLE_PAGES, True)
-    ] * 2
-    for operation in found["operations"]:
-        payload, device = operation["payload"], told.totals[operation["kind"]]
-        assert (payload["pages_named"], payload["distinct"]["pages"]) == (WHOLE_PAGES, WHOLE_PAGES)
-        assert (device["pages"], device["already"]) == (WHOLE_PAGES, 0)
-        assert operation["sends"] == device["buffers"] == sends
-        assert payload["bytes_sent"] + payload["header_bytes"] == device["bytes"]
-    assert told.totals["inflate"]["discarded_bytes"] == WHOLE_PAGES * PAGE_BYTES
-
-
-def test_the_stock_driver_names_each_page_by_number(stock: tuple[Told, Overflown]) -> None:
-    told, _ = stock
-    assert_seven_gibibytes(told, sends=WHOLE_MIB)
-    for operation in told.found["operations"]:
-        assert operation["bitmap"] is None
-        assert operation["payload"]["bytes_sent"] == 4 * WHOLE_PAGES
-        assert operation["payload"]["bytes_per_page"] == 4
-    assert told.totals["inflate"]["discards"] == WHOLE_PAGES
-
-
-def test_the_patched_driver_names_them_in_one_send(patched: Told) -> None:
-    assert_seven_gibibytes(patched, sends=1)
-    for operation, calls in zip(patched.found["operations"], ("discards", "willneeds"), strict=True):
-        bitmap, payload = operation["bitmap"], operation["payload"]
-        assert (bitmap["windows"], bitmap["passes"], bitmap["mid_window_sends"]) == (1, 1, 0)
-        assert bitmap["bytes_sent"] == payload["bytes_sent"]
-        assert payload["runs_named"] == patched.totals[operation["kind"]][calls]
-        # Runs that touch are more than one call: the device merges none.
-        assert payload["distinct"]["runs"] <= payload["runs_named"] < WHOLE_MIB
-        assert payload["bytes_per_page"] < 0.01
-
-
-def test_pieces_without_room_are_counted_and_nothing_is_made_up(stock: tuple[Told, Overflown]) -> None:
-    told, overflown = stock
-    found = report(overflown.path)
-    # One send is one piece, and the ring takes so many; it is drained for the first time at the end.
-    kept = PAYLOAD_RING_BYTES // (RING_HEADER_BYTES + PAYLOAD.size_bytes)
-    sends = 2 * WHOLE_MIB
-    row = loss(found, "payload")
-    assert (row["entries"], row["lost"]) == (sends, sends - kept)
-    assert WHOLE_MIB < kept < sends
-    shown = f"{sends - kept:,}".replace(",", " ")
-    assert f"{shown} pieces of payloads were lost: what they named is not known" in found["warnings"]
-    # Spans have a ring of their own: every time and count is there.
-    assert (found["complete"], found["events_lost"], found["spans_missing"]) == (True, 0, 0)
-    assert found["spans"] == told.found["spans"]
-    assert outcomes(found) == outcomes(told.found)
-    assert_sums(found)
-    inflate, deflate = (operation["payload"] for operation in found["operations"])
-    assert inflate == told.found["operations"][0]["payload"]
-    assert (deflate["sends"], deflate["payloads_whole"]) == (WHOLE_MIB, kept - WHOLE_MIB)
-    assert (deflate["payloads_missing"], deflate["payloads_cut"], deflate["payloads_invalid"]) == (
-        sends - kept, 0, 0,
-    )  # fmt: skip
-    # How long they were is known from the spans, what they named is not.
-    assert (deflate["bytes_sent"], deflate["bytes_per_page"]) == (4 * WHOLE_PAGES, None)
-    assert deflate["pages_named"] == (kept - WHOLE_MIB) * MIB_PAGES
-    states = found["operations"][1]["payload_sends"]["state"]
-    assert states == ["whole"] * (kept - WHOLE_MIB) + ["missing"] * (sends - kept)
-    assert [each["agrees"] for each in named(found)] == [True, None]
-    assert [each["agrees"] for each in found["checks"]].count(False) == 0
-    text = balloontrace("report", overflown.path)
-    assert "INCOMPLETE" in text.stdout
-    assert f"{shown} missing" in text.stdout
-    assert "pieces of payloads were lost" in text.stderr
-    assert overflown.stderr.endswith(f"/root/overflown.bt, 0 lost, and {sends - kept} pieces of payloads\n")
 
 
 # ---- the patched driver: in steps, in a fragmented guest, during compaction, killed ----
