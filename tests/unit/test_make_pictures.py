@@ -18,15 +18,14 @@ from synthetic_host import HostTimes, batches, host_recording
 from synthetic_payloads import ArrayFlow, NamingFlow, run, word
 
 from balloontrace.analysis.make_pictures import (
-    CURVE_COLUMNS,
     MOST_CELLS,
     MOST_OPERATIONS,
-    STAGE_COLUMNS,
     depict,
     map_pages,
 )
 from balloontrace.analysis.make_report import examine
 from balloontrace.analysis.page_sets import PFN_END, PageSet
+from balloontrace.analysis.picture_time_line import CURVE_COLUMNS, STAGE_COLUMNS
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.pictures import BALLOON_SIZE, PAGES_MOVED, PAGES_TOLD, Pictures, TimeLine
