@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from balloontrace.analysis.columns import span_dtype
+from balloontrace.analysis.record_table import span_dtype
 from balloontrace.format.guest_layout import parse_span_layout
-from balloontrace.format.recording import RecordingWriter, read_recording
+from balloontrace.format.recording import read_recording
+from balloontrace.format.recording_writer import RecordingWriter
 from bench.figures import Benchmark, Figure
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.columns import span_dtype
+from balloontrace.analysis.record_table import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     PAYLOAD,
@@ -26,7 +26,7 @@ from balloontrace.format.guest_layout import (
     parse_payload_layout,
     parse_span_layout,
 )
-from balloontrace.format.recording import RecordingWriter
+from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 from bench.figures import Benchmark, Figure
 

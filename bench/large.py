@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balloontrace.analysis.columns import span_dtype
+from balloontrace.analysis.record_table import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     RING_HEADER_BYTES,
@@ -16,7 +16,7 @@ from balloontrace.format.guest_layout import (
     SPAN_LAYOUT,
     parse_span_layout,
 )
-from balloontrace.format.recording import RecordingWriter
+from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import Function, SpanFlag
 
 SENDS = 1_000_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.columns import span_dtype
+from balloontrace.analysis.record_table import span_dtype
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     PAYLOAD,

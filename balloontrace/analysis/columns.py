@@ -9,9 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.analysis.record_table import (
+    MAX_APART_NS,
+    MAX_SUM,
+    NUMPY_TYPES,
+    Recorded,
+    below,
+    leave_out_far,
+    leave_out_large,
+    read_columns,
+    record_table,
+    whole_records,
+)
 from balloontrace.format.guest_layout import (
     PAYLOAD,
-    RING_HEADER_BYTES,
     SPAN,
     CountersLayout,
     PayloadLayout,
@@ -24,21 +35,9 @@ from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, Spa
 Column = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_NUMPY_TYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "s32": "<i4", "u64": "<u8", "s64": "<i8"}
-
-# Two top bits of a ring buffer record's length: being written, and given up (BPF_RINGBUF_BUSY_BIT and
-# _DISCARD_BIT in include/uapi/linux/bpf.h). Such a record holds no span.
-_RING_FLAG_BITS = 0xC0000000
-
 # Later than 146 years of uptime, or longer than 104 days: no clock says that, so the record is damaged.
 _MAX_START_NS = 1 << 62
 _MAX_DURATION_NS = 1 << 53
-# What began so long before or after most of the recording is not of it; nor is what its clocks exclude by
-# more than it takes to attach and detach probes.
-_MAX_APART_NS = 1 << 53
-_CLOCK_SLACK_NS = 60 * 10**9
-# What all records add up to fits 64 bits with this much room.
-_MAX_SUM = 1 << 61
 # A device takes 32 KiB.
 _MOST_PAYLOAD_BYTES = 1 << 20
 
@@ -46,7 +45,7 @@ _GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Cal
 
 # Of each field as today's layout has it, but for 64 bits the signed type: differences are taken of those.
 COLUMN_TYPES = {
-    name: np.dtype("<i8" if kind == "u64" else _NUMPY_TYPES[kind]) for name, kind, _ in SPAN.fields
+    name: np.dtype("<i8" if kind == "u64" else NUMPY_TYPES[kind]) for name, kind, _ in SPAN.fields
 }
 
 
@@ -101,22 +100,6 @@ class Spans:
         return np.where(self.has(flag), self.int64(name), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """When a recording was made by its own clock, as far as it says."""
-
-    began_ns: int | None = None
-    ended_ns: int | None = None
-
-    def holds(self, start_ns: NDArray[np.uint64], end_ns: NDArray[np.uint64]) -> Mask:
-        """Which calls can be of it, by their start and end."""
-        low_ns = max(0, (self.began_ns or 0) - _CLOCK_SLACK_NS)
-        held: Mask = start_ns >= np.uint64(low_ns)
-        if self.ended_ns is not None:
-            held &= end_ns <= np.uint64(self.ended_ns + _CLOCK_SLACK_NS)
-        return held
-
-
 def decode_spans(
     pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded | None = None
 ) -> Spans:
@@ -127,12 +110,10 @@ def decode_spans(
     the recording, and a configuration access longer than its call. So are calls that together take longer
     than 64 bits hold.
     """
-    records, torn = _record_table(pieces, layout)
-    whole = _whole_records(records, layout)
-    columns = _columns(records, layout, SPAN.fields)
-    sane = (
-        whole & _below(columns["start_ns"], _MAX_START_NS) & _below(columns["duration_ns"], _MAX_DURATION_NS)
-    )
+    records, torn = record_table(pieces, layout)
+    whole = whole_records(records, layout)
+    columns = read_columns(records, layout, SPAN.fields)
+    sane = whole & below(columns["start_ns"], _MAX_START_NS) & below(columns["duration_ns"], _MAX_DURATION_NS)
     _leave_out_impossible(columns, sane, recorded or Recorded())
     known = sane & np.isin(columns["function"], [int(function) for function in Function])
     order = _start_order(columns, known)
@@ -147,24 +128,10 @@ def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask
     """Takes from `sane` the spans with impossible values."""
     start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
     sane &= recorded.holds(start_ns, start_ns + duration_ns)
-    _leave_out_far(start_ns, sane)
+    leave_out_far(start_ns, sane)
     with_config = (columns["flags"].astype(np.uint8) & np.uint8(SpanFlag.CONFIG)) != 0
     sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
-    _leave_out_large(duration_ns, sane)
-
-
-def _leave_out_far(start_ns: NDArray[np.uint64], sane: Mask) -> None:
-    """Takes from `sane` what began too long before or after the middle one."""
-    if sane.any():
-        middle_ns = int(np.median(start_ns[sane].astype(np.float64)))
-        sane &= start_ns >= np.uint64(max(0, middle_ns - _MAX_APART_NS))
-        sane &= start_ns <= np.uint64(middle_ns + _MAX_APART_NS)
-
-
-def _leave_out_large(values: NDArray[np.uint64], sane: Mask) -> None:
-    """Takes from `sane` the largest values if all together come near to what 64 bits hold."""
-    if values[sane].astype(np.float64).sum() >= _MAX_SUM:
-        sane &= values <= np.uint64(_MAX_SUM // len(values))
+    leave_out_large(duration_ns, sane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +163,11 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
 
     Of one that is longer than any device takes the first part is kept.
     """
-    records, torn = _record_table(pieces, layout.records)
-    columns = _columns(records, layout.records, PAYLOAD.fields)
+    records, torn = record_table(pieces, layout.records)
+    columns = read_columns(records, layout.records, PAYLOAD.fields)
     room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
-    sane = _whole_records(records, layout.records) & _below(columns["start_ns"], _MAX_START_NS)
-    sane &= _below(columns["bytes"], room_bytes + 1)
+    sane = whole_records(records, layout.records) & below(columns["start_ns"], _MAX_START_NS)
+    sane &= below(columns["bytes"], room_bytes + 1)
     sane &= np.isin(columns["function"], [Function.TELL_HOST, Function.SEND_RESP_DATA])
     rows = np.flatnonzero(sane)
     data = records[:, layout.records.header_bytes + layout.data_offset_bytes :]
@@ -269,12 +236,12 @@ def decode_batches(
     A batch begins with its kick, if that was seen, and ends with its completion; its calls lie between its
     first and its last, one after the other.
     """
-    records, torn = _record_table(pieces, layout)
-    columns = _columns(records, layout, BATCH.fields)
+    records, torn = record_table(pieces, layout)
+    columns = read_columns(records, layout, BATCH.fields)
     times = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns")
-    sane = _whole_records(records, layout) & _below(columns["calls_ns"], _MAX_DURATION_NS)
+    sane = whole_records(records, layout) & below(columns["calls_ns"], _MAX_DURATION_NS)
     for name in times:
-        sane &= _below(columns[name], _MAX_START_NS)
+        sane &= below(columns[name], _MAX_START_NS)
     _leave_out_impossible_batches(columns, sane, recorded or Recorded())
     kept = np.flatnonzero(sane)
     order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
@@ -297,13 +264,13 @@ def _leave_out_impossible_batches(
     sane &= (first_ns <= last_ns) & (calls_ns <= np.maximum(last_ns, first_ns) - first_ns)
     sane &= ~(kicked & (kick_ns > first_ns)) & ~(done & (done_ns < last_ns))
     sane &= recorded.holds(first_ns, last_ns)
-    _leave_out_far(first_ns, sane)
+    leave_out_far(first_ns, sane)
     for each in (kick_ns, done_ns):
         apart = np.where(each > first_ns, each - first_ns, first_ns - each)
-        sane &= (each == 0) | (apart <= np.uint64(_MAX_APART_NS))
-    _leave_out_large(calls_ns, sane)
+        sane &= (each == 0) | (apart <= np.uint64(MAX_APART_NS))
+    leave_out_large(calls_ns, sane)
     for name in ("madvise_bytes", "fallocate_bytes"):
-        _leave_out_large(columns[name].astype(np.uint64), sane)
+        leave_out_large(columns[name].astype(np.uint64), sane)
 
 
 def _safe_type(values: NDArray[np.generic]) -> np.dtype[np.generic]:
@@ -314,56 +281,6 @@ def _safe_type(values: NDArray[np.generic]) -> np.dtype[np.generic]:
 def decode_counters(raw: bytes, layout: CountersLayout) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
     """Rows of both tables: functions by number, devices by index. A piece cut short gives fewer rows."""
     return _rows(raw, layout.functions), _rows(raw, layout.devices)
-
-
-def span_dtype(layout: SpanLayout) -> np.dtype[np.void]:
-    """One record, ring buffer header included, as a numpy structure."""
-    return np.dtype(
-        {
-            "names": [name for name, _, _ in layout.fields],
-            "formats": [_NUMPY_TYPES[kind] for _, kind, _ in layout.fields],
-            "offsets": [layout.header_bytes + offset for _, _, offset in layout.fields],
-            "itemsize": layout.stride_bytes,
-        }
-    )
-
-
-def _record_table(pieces: Sequence[bytes | memoryview], layout: SpanLayout) -> tuple[NDArray[np.uint8], int]:
-    """One row of bytes a record, and how many pieces end with part of one."""
-    stride = layout.stride_bytes
-    torn = sum(len(piece) % stride != 0 for piece in pieces)
-    whole = [
-        piece[: len(piece) - len(piece) % stride] if len(piece) % stride else piece
-        for piece in pieces
-        if len(piece) >= stride
-    ]
-    return np.frombuffer(b"".join(whole), dtype=np.uint8).reshape(-1, stride), torn
-
-
-def _whole_records(records: NDArray[np.uint8], layout: SpanLayout) -> Mask:
-    if layout.header_bytes != RING_HEADER_BYTES:
-        return np.ones(len(records), dtype=np.bool_)
-    lengths = np.ascontiguousarray(records[:, :4]).view("<u4").reshape(-1)
-    payload_bytes = layout.stride_bytes - layout.header_bytes
-    # The kernel rounds each record up to 8 bytes, so a length just below the stride fills it too.
-    fits = (lengths <= payload_bytes) & (lengths > payload_bytes - 8)
-    return np.asarray(((lengths & _RING_FLAG_BITS) == 0) & fits)
-
-
-def _columns(
-    records: NDArray[np.uint8], layout: SpanLayout, known: Sequence[tuple[str, str, int]]
-) -> dict[str, NDArray[np.generic]]:
-    """Every known field as an array; one the recording does not carry is all zero, hence flagged nowhere."""
-    table = records.view(span_dtype(layout)).reshape(-1)
-    carried = {name for name, _, _ in layout.fields}
-    return {
-        name: table[name] if name in carried else np.zeros(len(table), dtype=_NUMPY_TYPES[kind])
-        for name, kind, _ in known
-    }
-
-
-def _below(values: NDArray[np.generic], limit: int) -> Mask:
-    return values.astype(np.uint64) < np.uint64(limit)
 
 
 def _start_order(columns: Mapping[str, NDArray[np.generic]], keep: Mask) -> NDArray[np.intp]:
@@ -389,9 +306,9 @@ def _rows(raw: bytes, layout: TableLayout) -> list[dict[str, int]]:
             break
         values = {name: _integer(row, kind, offset) for name, kind, offset in layout.fields}
         # What no counter reaches was not counted.
-        rows.append({name: value for name, value in values.items() if value < _MAX_SUM})
+        rows.append({name: value for name, value in values.items() if value < MAX_SUM})
     return rows
 
 
 def _integer(row: bytes, kind: str, offset: int) -> int:
-    return int(np.frombuffer(row, dtype=_NUMPY_TYPES[kind], count=1, offset=offset)[0])
+    return int(np.frombuffer(row, dtype=NUMPY_TYPES[kind], count=1, offset=offset)[0])

@@ -15,7 +15,7 @@ from balloontrace.analysis.balloon_sizes import (
     tell_sizes,
     watch,
 )
-from balloontrace.analysis.columns import Payloads, Recorded, Spans, decode_payloads, decode_spans
+from balloontrace.analysis.columns import Payloads, Spans, decode_payloads, decode_spans
 from balloontrace.analysis.metadata import (
     End,
     parse_balloons,
@@ -27,6 +27,7 @@ from balloontrace.analysis.metadata import (
 from balloontrace.analysis.operations import Operations, find_operations
 from balloontrace.analysis.page_count_checks import find_pages_unseen
 from balloontrace.analysis.payloads_of_operations import Carried, measure_payloads
+from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.report_losses import find_losses, find_traced, missing_spans
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_payload_layout, parse_span_layout

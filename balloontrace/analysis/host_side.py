@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from balloontrace.analysis.columns import Batches, Recorded, decode_batches
+from balloontrace.analysis.columns import Batches, decode_batches
 from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
+from balloontrace.analysis.record_table import Recorded
 from balloontrace.format.host_counters import CallSums, parse_host_counters
 from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.format.recording import Recording

@@ -18,33 +18,19 @@ behind a piece, or a META piece 0 that is not the first one's repetition, begins
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
-import select
 import struct
 import sys
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from balloontrace.errors import RecordingError, UsageError
-from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
-from balloontrace.format.host_layout import BATCH_LAYOUT
 from balloontrace.units import format_things
 from balloontrace.untrusted import made_printable, printable
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Recording",
-    "RecordingWriter",
-    "printable",
-    "read_recording",
-]
 
 # History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
 # older reader skips; a new major version is one that an older reader must refuse.
@@ -62,121 +48,15 @@ SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
 MAX_DRIVER_EVENTS = 1024
-# With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
-_PIECE_BYTES = 4 << 10
-_PIECES_A_CALL = 32
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-_PREAMBLE = struct.Struct("<8sHHI")
-_PIECE = struct.Struct("<4s4sIIII")
-_CHECKED_HEADER_BYTES = _PIECE.size - 4
+PREAMBLE = struct.Struct("<8sHHI")
+PIECE = struct.Struct("<4s4sIIII")
+_CHECKED_HEADER_BYTES = PIECE.size - 4
 _MAX_SENTENCES = 24
 # At a piece each 3 s that is a month, each 4 KiB 4 GB. A stranger may put millions of them into a file.
 _MOST_PIECES = 1_000_000
 
 # How a header begins: its type is letters, and the first byte of its length, which comes last, is at most 1.
 _HEADER_START = re.compile(re.escape(SYNC) + rb"[ -~]{4}.{7}[\x00\x01]", re.DOTALL)
-
-
-class RecordingWriter:
-    """Writes a recording to a file descriptor, front to back, without ever seeking.
-
-    OSError (disk full, closed pipe) passes through untouched; what was written before stays readable. Of
-    records that are refused, no more than one piece would still have fitted.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.bytes_written = 0
-        self.refused_spans_from_byte = 0
-        """Of spans whose writing failed, those before are in whole pieces of the file."""
-        self._fd = fd
-        self._sequence = 0
-        start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
-        self._preamble = start + struct.pack("<I", zlib.crc32(start))
-        self._span_stride_bytes = _stride_bytes(SPAN_LAYOUT, "span_layout")
-        self._payload_stride_bytes = _stride_bytes(PAYLOAD_LAYOUT, "payload_layout")
-        self._batch_stride_bytes = _stride_bytes(BATCH_LAYOUT, "batch_layout")
-
-    def write_metadata(self, metadata: Mapping[str, object]) -> None:
-        """Start the file: must come first. The mapping must be JSON; the layouts in it are honoured."""
-        self._span_stride_bytes = _stride_bytes(metadata.get("span_layout", SPAN_LAYOUT), "span_layout")
-        layout = metadata.get("payload_layout", PAYLOAD_LAYOUT)
-        self._payload_stride_bytes = _stride_bytes(layout, "payload_layout")
-        self._batch_stride_bytes = _stride_bytes(metadata.get("batch_layout", BATCH_LAYOUT), "batch_layout")
-        payload = _encode_json(metadata)
-        self._write_all(self._preamble)
-        self._write_piece(b"META", payload)
-
-    def write_spans(self, raw: bytes | memoryview) -> None:
-        """Append records as drained, in pieces of 4 KiB: one may be lost. Nothing for no bytes."""
-        self._write_records(b"SPAN", raw, self._span_stride_bytes)
-
-    def write_payloads(self, raw: bytes | memoryview) -> None:
-        """Append records of captured payloads as drained."""
-        self._write_records(b"PAYL", raw, self._payload_stride_bytes)
-
-    def write_batches(self, raw: bytes | memoryview) -> None:
-        """Append batches as drained."""
-        self._write_records(b"BTCH", raw, self._batch_stride_bytes)
-
-    def write_driver(self, event: Mapping[str, object]) -> None:
-        """Append that the driver went, or is back and traced."""
-        self._write_piece(b"DRVR", _encode_json(event))
-
-    def write_counters(self, raw: bytes) -> None:
-        """Append sums since the programs were attached; the last ones count."""
-        self._write_piece(b"CNTR", raw)
-
-    def write_end(self, end: Mapping[str, object]) -> None:
-        """Append the end record, after which the recording counts as complete."""
-        self._write_piece(b"ENDR", _encode_json(end))
-
-    def _write_records(self, kind: bytes, raw: bytes | memoryview, stride_bytes: int) -> None:
-        view = memoryview(raw).cast("B")
-        step = max(1, (_PIECE_BYTES - _PIECE.size) // stride_bytes) * stride_bytes
-        for start in range(0, len(view), step * _PIECES_A_CALL):
-            several = view[start : start + step * _PIECES_A_CALL]
-            payloads = [several[at : at + step] for at in range(0, len(several), step)]
-            before_bytes = self.bytes_written
-            try:
-                self._write_all(*(part for payload in payloads for part in self._piece(kind, payload)))
-            except OSError:
-                if kind == b"SPAN":
-                    whole_pieces = (self.bytes_written - before_bytes) // (step + _PIECE.size)
-                    self.refused_spans_from_byte = start + whole_pieces * step
-                raise
-
-    def _write_piece(self, kind: bytes, payload: bytes | memoryview) -> None:
-        self._write_all(*self._piece(kind, payload))
-
-    def _piece(self, kind: bytes, payload: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
-        """Header and payload of the next piece."""
-        checked = struct.pack(
-            "<4s4sIII", SYNC, kind, self._sequence & 0xFFFFFFFF, len(payload), zlib.crc32(payload)
-        )
-        # Counted even if the write fails: a reader then sees which piece is missing.
-        self._sequence += 1
-        return checked + struct.pack("<I", zlib.crc32(checked)), payload
-
-    def _write_all(self, *parts: bytes | memoryview) -> None:
-        # One system call for header and payload: a kill between two would leave a torn piece.
-        left = [memoryview(part) for part in parts if len(part)]
-        at_once = len(left)
-        while left:
-            try:
-                written = os.writev(self._fd, left[:at_once])
-            except BlockingIOError:
-                # ssh hands its peers non-blocking pipes.
-                _wait_writable(self._fd)
-                continue
-            except OSError as error:
-                if error.errno not in _NO_SPACE or at_once <= 2:
-                    raise
-                # Some file systems refuse all of what would fit in part: a piece at a time, then.
-                at_once = 2
-                continue
-            self.bytes_written += written
-            left = _after(left, written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +112,7 @@ def _read_bytes(source: Path | BinaryIO) -> tuple[str, memoryview]:
 
 
 def _read_stream(stream: BinaryIO) -> memoryview:
-    start_bytes = _PREAMBLE.size + _PIECE.size
+    start_bytes = PREAMBLE.size + PIECE.size
     start = stream.read(start_bytes)
     if len(start) < start_bytes or not _looks_like_recording(start):
         return memoryview(start)
@@ -240,22 +120,22 @@ def _read_stream(stream: BinaryIO) -> memoryview:
 
 
 def _looks_like_recording(start: bytes) -> bool:
-    return start.startswith(MAGIC) or _parse_header(memoryview(start), _PREAMBLE.size) is not None
+    return start.startswith(MAGIC) or _parse_header(memoryview(start), PREAMBLE.size) is not None
 
 
 def _parse_preamble(label: str, data: memoryview) -> tuple[tuple[int, int], list[str]]:
     """Format version, and what is wrong with the preamble; a damaged one is no obstacle if pieces follow."""
     if not data:
         raise RecordingError(f"{label} is empty: nothing was recorded")
-    start = bytes(data[: _PREAMBLE.size])
+    start = bytes(data[: PREAMBLE.size])
     if start.startswith(MAGIC[:-1] + b"\r"):
         raise RecordingError(f"{label} went through a terminal, which broke it; record without ssh -t")
-    if len(start) < _PREAMBLE.size or not _looks_like_recording(bytes(data[: _PREAMBLE.size + _PIECE.size])):
+    if len(start) < PREAMBLE.size or not _looks_like_recording(bytes(data[: PREAMBLE.size + PIECE.size])):
         reason = "is cut off in its first bytes" if MAGIC.startswith(start[:8]) else "is not a recording"
         raise RecordingError(f"{label} {reason}; give a file made by `balloontrace record`")
-    _, major, minor, crc = _PREAMBLE.unpack(start)
+    _, major, minor, crc = PREAMBLE.unpack(start)
     if crc != zlib.crc32(start[:-4]):
-        return FORMAT_VERSION, [f"bytes 0 to {_PREAMBLE.size - 1} (the format version) are damaged"]
+        return FORMAT_VERSION, [f"bytes 0 to {PREAMBLE.size - 1} (the format version) are damaged"]
     if major != FORMAT_VERSION[0]:
         raise RecordingError(
             f"{label} has format {major}.{minor}, this version reads {FORMAT_VERSION[0]}.x; "
@@ -274,10 +154,10 @@ class _Header:
 
 def _parse_header(data: memoryview, offset: int) -> _Header | None:
     """The piece header at `offset`, or None unless its marker, checksum and length are right."""
-    raw = bytes(data[offset : offset + _PIECE.size])
-    if len(raw) < _PIECE.size:
+    raw = bytes(data[offset : offset + PIECE.size])
+    if len(raw) < PIECE.size:
         return None
-    sync, kind, sequence, length, payload_crc, header_crc = _PIECE.unpack(raw)
+    sync, kind, sequence, length, payload_crc, header_crc = PIECE.unpack(raw)
     if sync != SYNC or header_crc != zlib.crc32(raw[:_CHECKED_HEADER_BYTES]) or length > MAX_PAYLOAD_BYTES:
         return None
     return _Header(kind, sequence, length, payload_crc)
@@ -311,7 +191,7 @@ class _PieceReader:
     searched_bytes: int = 0
 
     def read(self) -> Recording:
-        offset = _PREAMBLE.size
+        offset = PREAMBLE.size
         while offset < len(self.data):
             offset = self._read_piece(offset)
         if self.second is not None:
@@ -347,7 +227,7 @@ class _PieceReader:
             return self._end_at(offset)
         if header is None:
             return self._skip(offset, offset + 1, "no whole piece")
-        start, end = offset + _PIECE.size, offset + _PIECE.size + header.length
+        start, end = offset + PIECE.size, offset + PIECE.size + header.length
         if end > len(self.data):
             return self._skip(offset, start, f"{_name(header.kind)} piece {header.sequence} is cut off")
         payload = self.data[start:end]
@@ -487,8 +367,8 @@ def _find_preamble(data: memoryview, start: int, end: int) -> int:
     assert isinstance(whole, bytes)
     limit = end + len(MAGIC) - 1
     while (start := whole.find(MAGIC, start, limit)) >= 0:
-        raw = bytes(data[start : start + _PREAMBLE.size])
-        if len(raw) == _PREAMBLE.size and _PREAMBLE.unpack(raw)[3] == zlib.crc32(raw[:-4]):
+        raw = bytes(data[start : start + PREAMBLE.size])
+        if len(raw) == PREAMBLE.size and PREAMBLE.unpack(raw)[3] == zlib.crc32(raw[:-4]):
             return start
         start += 1
     return end
@@ -514,13 +394,6 @@ def _name(kind: bytes) -> str:
     return printable(kind.decode("latin-1"))
 
 
-def _encode_json(value: Mapping[str, object]) -> bytes:
-    payload = json.dumps(dict(value), separators=(",", ":"), allow_nan=False).encode()
-    if len(payload) > MAX_JSON_BYTES:
-        raise RecordingError(f"the recording's metadata would take {len(payload)} bytes, which is too many")
-    return payload
-
-
 def _decode_json(payload: memoryview) -> dict[str, object]:
     """A JSON object; ValueError for anything else. Numbers no finite float holds become None.
 
@@ -537,26 +410,3 @@ def _decode_json(payload: memoryview) -> dict[str, object]:
 def _finite(text: str) -> float | None:
     value = float(text)
     return value if math.isfinite(value) else None
-
-
-def _stride_bytes(layout: object, name: str) -> int:
-    stride = layout.get("stride_bytes") if isinstance(layout, Mapping) else None
-    if not isinstance(stride, int) or not 0 < stride <= MAX_PAYLOAD_BYTES:
-        raise ValueError(f"{name} needs stride_bytes")
-    return stride
-
-
-def _wait_writable(fd: int) -> None:
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    poll.poll()
-
-
-def _after(parts: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of `parts` once their first `written` bytes are gone."""
-    left = []
-    for part in parts:
-        if written < len(part):
-            left.append(part[written:])
-        written = max(0, written - len(part))
-    return left

@@ -25,7 +25,8 @@ from types import FrameType
 import balloontrace
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.moved_pages import Unseen
-from balloontrace.format.recording import FORMAT_VERSION, RecordingWriter
+from balloontrace.format.recording import FORMAT_VERSION
+from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.system.machine import read_machine
 from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.workload import Workload

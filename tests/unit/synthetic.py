@@ -19,7 +19,8 @@ from balloontrace.format.guest_layout import (
     PAYLOAD_LAYOUT,
     SPAN_LAYOUT,
 )
-from balloontrace.format.recording import Recording, RecordingWriter, read_recording
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import Function
 
 _SPAN = struct.Struct("<QQIHBBHHIiIIIQIHH")

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from flows import PAGES_PER_SEND, Flow, PatchedFlow
 
 from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, CALL_SUMS, COUNTERS_LAYOUT, THREAD
-from balloontrace.format.recording import Recording, RecordingWriter, read_recording
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue
 
 _CODES = {"u16": "<H", "u32": "<I", "u64": "<Q"}

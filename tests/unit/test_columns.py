@@ -10,7 +10,8 @@ import synthetic
 from c_layout import assert_is_c
 from flows import Span
 
-from balloontrace.analysis.columns import decode_counters, decode_spans, span_dtype
+from balloontrace.analysis.columns import decode_counters, decode_spans
+from balloontrace.analysis.record_table import span_dtype
 from balloontrace.errors import RecordingError
 from balloontrace.format import guest_layout
 from balloontrace.format.vocabulary import Function, SpanFlag

@@ -18,7 +18,8 @@ from runs import TIMES, Setup, make_run
 
 from balloontrace.commands.compare import compare as command
 from balloontrace.compare.inputs import read_side
-from balloontrace.format.recording import RecordingWriter, read_recording
+from balloontrace.format.recording import read_recording
+from balloontrace.format.recording_writer import RecordingWriter
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
