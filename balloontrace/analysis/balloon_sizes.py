@@ -17,7 +17,8 @@ from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting
 from balloontrace.analysis.operations import find_removals
 from balloontrace.format.balloon_size import VMSTAT, BalloonSize, count_balloon_pages, kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
-from balloontrace.results.report import Balloon, BalloonState, GivenBack, Header
+from balloontrace.results.balloon import Balloon, BalloonState, GivenBack
+from balloontrace.results.recording_header import Header
 from balloontrace.units import off_target_pages
 
 SENDS = frozenset({Function.TELL_HOST, Function.SEND_RESP_DATA})

@@ -15,7 +15,7 @@ from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
 from balloontrace.format.vocabulary import Function, SpanFlag
-from balloontrace.results.report import BitmapUse
+from balloontrace.results.operation import BitmapUse
 
 _NONE = 1 << 62
 

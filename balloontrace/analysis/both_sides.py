@@ -19,7 +19,9 @@ from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED, HostTimes
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
-from balloontrace.results.report import Header, Pairing, Served
+from balloontrace.results.host_side import Pairing
+from balloontrace.results.operation import Served
+from balloontrace.results.recording_header import Header
 from balloontrace.units import format_duration_ns, format_things
 
 # The split of b is shown where the bound of its error is on average at most this part of what is split.

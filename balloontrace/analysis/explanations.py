@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from balloontrace.analysis.operations import FoundOperation
 from balloontrace.format.stages import BCD, BUILD, OTHER, A, B, C, D
 from balloontrace.format.vocabulary import Kind, Side
-from balloontrace.results.report import (
+from balloontrace.results.operation import (
     DRIVER_REMOVED,
     IN_PROGRESS,
     STALLED,

@@ -34,7 +34,9 @@ from balloontrace.format.guest_layout import parse_payload_layout, parse_span_la
 from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import Function
-from balloontrace.results.report import Balloon, DriverGap, Header, Loss
+from balloontrace.results.balloon import Balloon
+from balloontrace.results.recorder import Loss
+from balloontrace.results.recording_header import DriverGap, Header
 
 MOST_BALLOONS = 64
 

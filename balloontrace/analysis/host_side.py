@@ -14,7 +14,9 @@ from balloontrace.format.host_counters import CallSums, parse_host_counters
 from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Status
-from balloontrace.results.report import Header, HostCalls, HostMemory, HostSide, Loss
+from balloontrace.results.host_side import HostCalls, HostMemory, HostSide
+from balloontrace.results.recorder import Loss
+from balloontrace.results.recording_header import Header
 from balloontrace.units import format_count, format_things
 
 _HUGETLB = "hugetlb_bytes"

@@ -16,12 +16,12 @@ from balloontrace.analysis.page_sets import PageSet
 from balloontrace.analysis.picture_part import Evidence, Part
 from balloontrace.analysis.picture_time_line import draw_up_time_line
 from balloontrace.format.vocabulary import Function
+from balloontrace.results.operation import longest
 from balloontrace.results.pictures import (
     Histogram,
     PageMap,
     Pictures,
 )
-from balloontrace.results.report import longest
 
 MOST_OPERATIONS = 12
 MOST_CELLS = 4096

@@ -14,7 +14,8 @@ from typing import TypeVar
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import Side
-from balloontrace.results.report import BpfCost, Device, DriverGap, Header, Loss, Machine, OwnCost, Probe
+from balloontrace.results.recorder import BpfCost, Loss, OwnCost
+from balloontrace.results.recording_header import Device, DriverGap, Header, Machine, Probe
 
 Json = Mapping[str, object]
 _T = TypeVar("_T")

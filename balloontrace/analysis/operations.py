@@ -24,15 +24,9 @@ from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting, look_up
 from balloontrace.analysis.work_items import NOT_MEASURED, WorkItems
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
-from balloontrace.results.report import (
-    DRIVER_REMOVED,
-    IN_PROGRESS,
-    REACHED,
-    STALLED,
-    SUPERSEDED,
-    DriverGap,
-    Outside,
-)
+from balloontrace.results.operation import DRIVER_REMOVED, IN_PROGRESS, REACHED, STALLED, SUPERSEDED
+from balloontrace.results.recording_header import DriverGap
+from balloontrace.results.report import Outside
 
 NO_OPERATION = -1
 

@@ -15,7 +15,12 @@ from balloontrace.analysis.operations import Operations
 from balloontrace.format.balloon_size import VMSTAT, kernel_page_in_pages
 from balloontrace.format.moved_pages import Unseen, Vmstat, find_unseen, moved_between
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
-from balloontrace.results.report import IN_PROGRESS, Balloon, Check, Header, Loss, Pairing
+from balloontrace.results.balloon import Balloon
+from balloontrace.results.host_side import Pairing
+from balloontrace.results.operation import IN_PROGRESS
+from balloontrace.results.recorder import Loss
+from balloontrace.results.recording_header import Header
+from balloontrace.results.report import Check
 from balloontrace.units import format_count, format_things
 
 NO_SOURCE = "no other source"

@@ -26,7 +26,7 @@ from balloontrace.analysis.payload_decoding import (
     decode_pfn_arrays,
     decode_response_data,
 )
-from balloontrace.results.report import Contiguity, PayloadStatistics, RecordStatistics, RunOrder
+from balloontrace.results.payload import Contiguity, PayloadStatistics, RecordStatistics, RunOrder
 
 RESPONSE_HEADER_BYTES = 8
 

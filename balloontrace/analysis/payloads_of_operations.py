@@ -31,7 +31,7 @@ from balloontrace.analysis.payload_statistics import (
     summarise_payloads,
 )
 from balloontrace.format.vocabulary import Function, Kind, Queue, SpanFlag
-from balloontrace.results.report import PayloadSends, PayloadStatistics
+from balloontrace.results.payload import PayloadSends, PayloadStatistics
 
 _MIGRATION = -2
 _OTHER = -3

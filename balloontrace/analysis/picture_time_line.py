@@ -17,6 +17,7 @@ from balloontrace.analysis.picture_stages import spread_over_time, time_stages
 from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.format.stages import OTHER
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
+from balloontrace.results.operation import Operation
 from balloontrace.results.pictures import (
     BALLOON_SIZE,
     PAGES_MOVED,
@@ -29,7 +30,6 @@ from balloontrace.results.pictures import (
     Target,
     TimeLine,
 )
-from balloontrace.results.report import Operation
 
 CURVE_COLUMNS = 720
 STAGE_COLUMNS = 180

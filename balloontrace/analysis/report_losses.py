@@ -12,7 +12,9 @@ from balloontrace.analysis.metadata import End
 from balloontrace.format.guest_layout import parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import Function, Status
-from balloontrace.results.report import Header, HostSide, Loss
+from balloontrace.results.host_side import HostSide
+from balloontrace.results.recorder import Loss
+from balloontrace.results.recording_header import Header
 
 # Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
 _COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)

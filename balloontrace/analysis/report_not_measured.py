@@ -16,7 +16,7 @@ from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import DriverKind, Status, untraced_features
-from balloontrace.results.report import Header, Probe
+from balloontrace.results.recording_header import Header, Probe
 from balloontrace.units import format_duration_ns
 
 _LISTED = 8

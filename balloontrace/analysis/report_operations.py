@@ -15,7 +15,8 @@ from balloontrace.analysis.nesting import UNKNOWN_DEVICE
 from balloontrace.analysis.operations import NO_OPERATION, FoundOperation, Operations
 from balloontrace.analysis.payloads_of_operations import Carried
 from balloontrace.format.vocabulary import Function, Kind
-from balloontrace.results.report import BitmapUse, Header, Operation, StageRow, Total
+from balloontrace.results.operation import BitmapUse, Operation, StageRow, Total
+from balloontrace.results.recording_header import Header
 from balloontrace.units import rate_bytes_per_s
 
 

@@ -13,7 +13,8 @@ from balloontrace.analysis.report_losses import events_lost, events_seen, of_cal
 from balloontrace.format.moved_pages import Unseen, describe_unseen
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import Function
-from balloontrace.results.report import DriverGap, Header, Loss
+from balloontrace.results.recorder import Loss
+from balloontrace.results.recording_header import DriverGap, Header
 from balloontrace.units import format_count, format_duration_ns, format_things
 
 

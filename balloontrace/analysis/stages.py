@@ -48,7 +48,7 @@ from balloontrace.format.stages import (
     with_parts,
 )
 from balloontrace.format.vocabulary import Function, Kind
-from balloontrace.results.report import StageRow
+from balloontrace.results.operation import StageRow
 
 NOT_SERVED = -1
 

@@ -21,7 +21,8 @@ from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from balloontrace.format.recording import Recording
-    from balloontrace.results.report import HostSide, Report
+    from balloontrace.results.host_side import HostSide
+    from balloontrace.results.report import Report
 
 _SEND_PAGES = 256  # VIRTIO_BALLOON_ARRAY_PFNS_MAX, as `unseen` has it for the recorder
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from balloontrace.compare.replicates import Found
 from balloontrace.format.vocabulary import Side, Status
 from balloontrace.results.comparison import Difference
-from balloontrace.results.report import Machine, Report
+from balloontrace.results.recording_header import Machine
+from balloontrace.results.report import Report
 from balloontrace.units import format_bytes, format_count, format_pages_as_bytes
 
 # VIRTIO_BALLOON_F_PAGE_BITMAP of the patch; mainline gave the bit to FREE_PAGE_HINT later.

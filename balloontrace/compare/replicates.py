@@ -15,7 +15,10 @@ from balloontrace.analysis.payload_statistics import RESPONSE_HEADER_BYTES
 from balloontrace.format.stages import ABCD, BCD, BCD_SEND, BUILD, C
 from balloontrace.format.vocabulary import DriverKind, Kind
 from balloontrace.results.comparison import WALL, Replicate
-from balloontrace.results.report import REACHED, Header, Operation, PayloadStatistics, Report
+from balloontrace.results.operation import REACHED, Operation
+from balloontrace.results.payload import PayloadStatistics
+from balloontrace.results.recording_header import Header
+from balloontrace.results.report import Report
 
 
 @dataclass(frozen=True, slots=True)

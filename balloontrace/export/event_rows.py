@@ -23,7 +23,8 @@ from balloontrace.analysis.payloads_of_operations import payload_of_spans
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
-from balloontrace.results.report import HostSide, Loss
+from balloontrace.results.host_side import HostSide
+from balloontrace.results.recorder import Loss
 
 Rows = NDArray[np.intp]
 Row = tuple[object, ...]

@@ -26,7 +26,9 @@ from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Function, Side
-from balloontrace.results.report import Header, Operation, Report
+from balloontrace.results.operation import Operation
+from balloontrace.results.recording_header import Header
+from balloontrace.results.report import Report
 from balloontrace.results.time_line import Arguments, Counter, Instant, Process, Slice, Timeline, Track
 from balloontrace.units import rate_bytes_per_s
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from balloontrace.results.comparison import Comparison
-from balloontrace.results.report import Loss, Report
+from balloontrace.results.recorder import Loss
+from balloontrace.results.report import Report
 
 # Nothing else has this indentation: text has no line ends in JSON.
 _NO_OPERATIONS = '\n "operations": []'

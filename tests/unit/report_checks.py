@@ -7,7 +7,8 @@ import synthetic
 from flows import Expected, Flow
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.results.report import Operation, Report, StageRow
+from balloontrace.results.operation import Operation, StageRow
+from balloontrace.results.report import Report
 
 
 def report_of(*flows: Flow, ended: bool = True, **changes: object) -> Report:

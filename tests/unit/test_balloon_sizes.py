@@ -16,7 +16,8 @@ from balloontrace.analysis.balloon_sizes import DRIVER, LAST_READ
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.recording import read_recording
-from balloontrace.results.report import Balloon, Check, GivenBack, Report
+from balloontrace.results.balloon import Balloon, GivenBack
+from balloontrace.results.report import Check, Report
 from balloontrace.units import format_standing, off_target_pages
 
 CASES = Path(__file__).parents[1] / "data" / "cases"

@@ -15,7 +15,7 @@ from runs import Setup, make_run, make_runs, scatter, side
 from balloontrace.analysis.make_report import analyse
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.format.vocabulary import Kind
-from balloontrace.results.report import Machine
+from balloontrace.results.recording_header import Machine
 
 
 def machine_change(**changes: object) -> dict[str, object]:

@@ -16,7 +16,8 @@ from runs import HOST_TIMES, TIMES, Setup, make_run, make_runs, scatter, side
 from balloontrace.commands.compare import hold_to
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.errors import RegressionError
-from balloontrace.results.report import Operation, Report, StageRow
+from balloontrace.results.operation import Operation, StageRow
+from balloontrace.results.report import Report
 
 TRIES = 40
 # What a binomial count of TRIES at 5 % stays below, except once in a thousand.

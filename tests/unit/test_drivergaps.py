@@ -15,7 +15,8 @@ from people import render_table
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import MAX_DRIVER_EVENTS, read_recording
 from balloontrace.format.vocabulary import Function
-from balloontrace.results.report import DriverGap, Report
+from balloontrace.results.recording_header import DriverGap
+from balloontrace.results.report import Report
 
 Event = dict[str, object]
 

@@ -16,7 +16,8 @@ from balloontrace.analysis.make_report import analyse
 from balloontrace.format.host_layout import CALL_SUMS, THREAD
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call
-from balloontrace.results.report import HostCalls, Report
+from balloontrace.results.host_side import HostCalls
+from balloontrace.results.report import Report
 
 CALLS, FREED_BYTES = 1009, 37 << 12
 DONTNEED, REMOVE, WILLNEED = "madvise_dontneed", "madvise_remove", "madvise_willneed"

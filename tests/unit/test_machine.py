@@ -16,7 +16,7 @@ from synthetic import metadata, recording
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.results.report import Machine
+from balloontrace.results.recording_header import Machine
 from balloontrace.system.machine import decide_initialisation, parse_switch, read_machine
 
 RELEASE = platform.release()

@@ -12,7 +12,8 @@ from people import render_table
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.recording import read_recording
-from balloontrace.results.report import OwnCost, Report
+from balloontrace.results.recorder import OwnCost
+from balloontrace.results.report import Report
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 

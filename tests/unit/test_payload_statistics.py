@@ -27,7 +27,7 @@ from balloontrace.analysis.payload_statistics import (
     contiguity,
     summarise_payloads,
 )
-from balloontrace.results.report import RunOrder
+from balloontrace.results.payload import RunOrder
 
 # Few enough pages to be counted one by one; a record that cannot be may still be one of 2^51.
 PAYLOAD = bitmap_model.payloads(st.integers(0, 300), st.integers(0, 7), most=6).filter(

@@ -21,7 +21,8 @@ from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, parse_payload_layou
 from balloontrace.format.vocabulary import Function
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
-from balloontrace.results.report import PayloadStatistics, Report
+from balloontrace.results.payload import PayloadStatistics
+from balloontrace.results.report import Report
 
 LAYOUT = parse_payload_layout(None)
 

@@ -17,6 +17,7 @@ from balloontrace.render.axis_ticks import size_ticks, time_ticks
 from balloontrace.render.report.pictures_svg import draw_buckets, draw_page_map, draw_time_line, segments_of
 from balloontrace.render.stage_bars import Bar, Segment, draw_bars
 from balloontrace.render.svg import Drawing, number, percent, steps_path, tag
+from balloontrace.results.operation import StageRow
 from balloontrace.results.pictures import (
     BALLOON_SIZE,
     Curve,
@@ -26,7 +27,6 @@ from balloontrace.results.pictures import (
     Target,
     TimeLine,
 )
-from balloontrace.results.report import StageRow
 
 UNITS_NS = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1}
 UNITS_BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}

@@ -28,7 +28,7 @@ from balloontrace.commands.compare import compare
 from balloontrace.export.event_rows import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
 from balloontrace.render.export.ndjson import render_ndjson
 from balloontrace.render.json import render_json
-from balloontrace.results import comparison, report
+from balloontrace.results import comparison, recorder, report
 
 SCHEMAS = ("report", "export", "compare")
 # A field of one of these names says its unit in its description.
@@ -175,7 +175,7 @@ def test_what_is_left_out_or_of_another_type_is_found() -> None:
         hold(validator("report"), described)
 
 
-# ---- the schema beside results/report.py: also fields that no recording here fills ----
+# ---- the schema beside results/: also fields that no recording here fills ----
 
 
 def dataclasses_of(start: type) -> dict[str, type]:
@@ -234,7 +234,7 @@ def test_the_schema_has_the_fields_of_the_dataclass(name: str, described: type) 
     schema = load(name)
     found = schema if described is ROOTS[name] else schema["$defs"][described.__name__]
     # The one field that is not of the dataclass.
-    added = {"events_lost": int | None} if described is report.Loss else {}
+    added = {"events_lost": int | None} if described is recorder.Loss else {}
     hints = {**typing.get_type_hints(described), **added}
     assert {field: described_types(each) for field, each in found["properties"].items()} == {
         field: json_types(annotation) for field, annotation in hints.items()

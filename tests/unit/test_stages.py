@@ -18,7 +18,8 @@ from balloontrace.render.blocks_text import text_of
 from balloontrace.render.comparison.sections import describe_comparison
 from balloontrace.render.report.pictures_svg import segments_of
 from balloontrace.render.report.sections import describe_report
-from balloontrace.results.report import Report, StageRow
+from balloontrace.results.operation import StageRow
+from balloontrace.results.report import Report
 
 PACKAGE = Path(balloontrace.__file__).parent
 HOME = PACKAGE / "format" / "stages.py"

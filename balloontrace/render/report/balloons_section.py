@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Section, Text, words
-from balloontrace.results.report import Balloon, BalloonState, GivenBack
+from balloontrace.results.balloon import Balloon, BalloonState, GivenBack
 
 
 def describe_balloons(balloons: Iterable[Balloon]) -> Section:

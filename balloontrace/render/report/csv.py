@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from balloontrace.render.csv_rows import render_rows
 from balloontrace.render.json import report_fields
-from balloontrace.results.report import Operation, Report, StageRow, Total
+from balloontrace.results.operation import Operation, StageRow, Total
+from balloontrace.results.report import Report
 
 _BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
 _PAYLOAD = (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.results.report import HostCalls, HostMemory, HostSide, Pairing
+from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, Pairing
 from balloontrace.units import (
     NOT_MEASURED,
     format_bytes,

@@ -34,8 +34,10 @@ from balloontrace.render.report.sections import (
     operation_table,
 )
 from balloontrace.render.stage_bars import Bar, draw_bars
+from balloontrace.results.operation import Operation, StageRow, Total, longest
 from balloontrace.results.pictures import Pictures, TimeLine
-from balloontrace.results.report import Header, Operation, Report, StageRow, Total, longest
+from balloontrace.results.recording_header import Header
+from balloontrace.results.report import Report
 from balloontrace.units import NS_PER_S, format_count, format_duration_ns, format_pages_as_bytes
 
 # More than these would bury the page; CSV and JSON hold all of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from balloontrace.results.report import Machine
+from balloontrace.results.recording_header import Machine
 from balloontrace.units import format_bytes
 
 

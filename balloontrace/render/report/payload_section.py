@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Number, Section, Table, Term, Text, Title, words
-from balloontrace.results.report import BitmapUse, Contiguity, PayloadStatistics, RecordStatistics
+from balloontrace.results.operation import BitmapUse
+from balloontrace.results.payload import Contiguity, PayloadStatistics, RecordStatistics
 from balloontrace.units import NOT_MEASURED, format_count
 
 

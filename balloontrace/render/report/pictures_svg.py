@@ -13,8 +13,8 @@ from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
 from balloontrace.render.stage_bars import LABEL_PX, Segment
 from balloontrace.render.svg import Drawing, number, steps_path
+from balloontrace.results.operation import StageRow
 from balloontrace.results.pictures import PAGES_MOVED, Curve, PageMap, TimeLine
-from balloontrace.results.report import StageRow
 from balloontrace.units import (
     NS_PER_S,
     format_count,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Section, Table, Text, Title, words
-from balloontrace.results.report import Check, Loss, OwnCost, Probe, Report
+from balloontrace.results.recorder import Loss, OwnCost
+from balloontrace.results.recording_header import Probe
+from balloontrace.results.report import Check, Report
 from balloontrace.units import NOT_MEASURED
 
 _PROBE_COLUMNS = 25

@@ -20,7 +20,9 @@ from balloontrace.render.report.recording_section import (
     describe_losses,
     describe_outside,
 )
-from balloontrace.results.report import Header, Operation, Report, StageRow, Total, longest
+from balloontrace.results.operation import Operation, StageRow, Total, longest
+from balloontrace.results.recording_header import Header
+from balloontrace.results.report import Report
 from balloontrace.units import (
     NOT_MEASURED,
     NS_PER_S,

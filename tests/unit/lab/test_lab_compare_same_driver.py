@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from balloontrace.results.report import Operation, Report
+from balloontrace.results.operation import Operation
+from balloontrace.results.report import Report
 from lab.compare_same_driver import KINDS, deal, judge, parse_self, read_report, render
 from lab.errors import LabError
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a recording of the host tells, as plain frozen data; None means "not measured"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from balloontrace.results.recorder import Loss, OwnCost
+from balloontrace.results.recording_header import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How a guest's sends and a host's batches were matched, and what is known of both clocks.
+
+    `delimited` pairs have a completion that was seen. `clock_offset_ns` is what to add to the
+    guest's clock for the host's, at the first pair, within `clock_error_ns`; `clocks_known` tells whether
+    that is close enough to tell the way to the host from the way back.
+    """
+
+    sends: int
+    batches: int
+    pairs: int
+    delimited: int
+    clock_offset_ns: int
+    clock_error_ns: int
+    clock_drift_ppm: float
+    clocks_known: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostCalls:
+    """All calls of one kind the traced process made; `buckets[i]` counts those of 2^i to 2^(i+1) - 1 ns.
+
+    `no_bytes` named no memory. By `freed_nothing` of those that did not fail no page became free, those of
+    `no_bytes` among them; `freed_bytes` became free inside all calls. Both are None where that
+    was not counted, and for calls that are not there to free at once.
+    """
+
+    call: str
+    calls: int
+    bytes: int
+    errors: int
+    no_bytes: int
+    freed_nothing: int | None
+    freed_bytes: int | None
+    total_ns: int
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Memory of the traced process, in bytes, when the recording began and when it ended."""
+
+    what: str
+    before_bytes: int | None
+    after_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """What a recording of the host tells: one process, the buffers it served and the calls it made for them.
+
+    `served_ns` is the time of the batches that have both a kick and a completion, `delimited` their number.
+    `calls_ns` is the part of that time inside the calls; None where there is none. `thp_splits` are huge
+    pages split inside the calls, None where their probe was not attached.
+    """
+
+    header: Header
+    process: str | None
+    complete: bool
+    ended: str | None
+    batches: int
+    delimited: int
+    served_ns: int | None
+    calls_ns: int | None
+    calls_in_batches: int
+    madvise_bytes: int
+    fallocate_bytes: int
+    thp_splits: int | None
+    calls: tuple[HostCalls, ...]
+    memory: tuple[HostMemory, ...]
+    losses: tuple[Loss, ...]
+    events_lost: int | None
+    own_cost: OwnCost | None
+    pairing: Pairing | None = None
