@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from balloontrace.format.stages import OTHER, colour_class
 from balloontrace.render.svg import Drawing
+from balloontrace.results.operation import StageRow
 from balloontrace.units import (
     format_duration_ns,
     format_share,
@@ -36,6 +37,21 @@ class Bar:
     label: str
     wall_ns: int
     segments: tuple[Segment, ...]
+
+
+def segments_of(rows: Sequence[StageRow]) -> tuple[Segment, ...]:
+    """The stages that add up to the wall time, `b` in its parts as far as those are known."""
+    segments: list[Segment] = []
+    for row in rows:
+        if row.part_of is not None or row.total_ns is None:
+            continue
+        parts = [part for part in rows if part.part_of == row.stage and colour_class(part.stage)]
+        known = [Segment(part.stage, part.name, part.total_ns) for part in parts if part.total_ns is not None]
+        rest_ns = row.total_ns - sum(part.total_ns for part in known)
+        if rest_ns > 0 or not known:
+            known.append(Segment(row.stage, row.name, rest_ns))
+        segments += known
+    return tuple(segment for segment in segments if segment.total_ns > 0)
 
 
 def draw_bars(ident: str, title: str, bars: Sequence[Bar]) -> Markup:

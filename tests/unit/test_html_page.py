@@ -22,7 +22,8 @@ from balloontrace.analysis.make_report import examine
 from balloontrace.commands.report import report as report_command
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.render.json import render_json
-from balloontrace.render.report.html import DRAWN_OPERATIONS, render_html
+from balloontrace.render.report.html import render_html
+from balloontrace.render.report.page_pictures import DRAWN_OPERATIONS
 from balloontrace.units import format_duration_ns
 from bench.html_report import write_patched, write_stock
 from lab.screenshots import PICTURES, SHOTS

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from balloontrace.format.stages import Place
 from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
-from balloontrace.render.report.pictures_svg import draw_buckets, draw_page_map, draw_time_line, segments_of
-from balloontrace.render.stage_bars import Bar, Segment, draw_bars
+from balloontrace.render.report.histogram_svg import draw_buckets
+from balloontrace.render.report.page_map_svg import draw_page_map
+from balloontrace.render.report.time_line_svg import draw_time_line
+from balloontrace.render.stage_bars import Bar, Segment, draw_bars, segments_of
 from balloontrace.render.svg import Drawing, number, percent, steps_path, tag
 from balloontrace.results.operation import StageRow
 from balloontrace.results.pictures import (

@@ -16,8 +16,8 @@ from balloontrace.format import stages
 from balloontrace.format.stages import A, Colours, Place, Stage
 from balloontrace.render.blocks_text import text_of
 from balloontrace.render.comparison.sections import describe_comparison
-from balloontrace.render.report.pictures_svg import segments_of
 from balloontrace.render.report.sections import describe_report
+from balloontrace.render.stage_bars import segments_of
 from balloontrace.results.operation import StageRow
 from balloontrace.results.report import Report
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pictures of a report: bars of stages, time lines, histograms, maps of page numbers."""
+"""Pictures of operations as time passed: size and target, what each moment went to, the rate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from markupsafe import Markup
 from balloontrace.format.stages import OTHER, colour_class
 from balloontrace.format.vocabulary import Kind
 from balloontrace.render.axis_ticks import size_ticks, time_ticks
-from balloontrace.render.stage_bars import LABEL_PX, Segment
+from balloontrace.render.stage_bars import LABEL_PX
 from balloontrace.render.svg import Drawing, number, steps_path
-from balloontrace.results.operation import StageRow
-from balloontrace.results.pictures import PAGES_MOVED, Curve, PageMap, TimeLine
+from balloontrace.results.pictures import PAGES_MOVED, Curve, TimeLine
 from balloontrace.units import (
     NS_PER_S,
     format_count,
@@ -25,27 +24,9 @@ from balloontrace.units import (
     pages_to_bytes,
 )
 
-RUN_CLASSES = ((2, "r-1"), (16, "r-2"), (128, "r-3"), (512, "r-4"), (math.inf, "r-5"))
-"""Run lengths in pages, each class up to (and without) its number."""
 _STEPS_FOR_RATE = 32
 _STEPS_A_COLUMN = 4
-_MAP_ROW_PX = 9
 _LABELS_PX = 14
-
-
-def segments_of(rows: Sequence[StageRow]) -> tuple[Segment, ...]:
-    """The stages that add up to the wall time, `b` in its parts as far as those are known."""
-    segments: list[Segment] = []
-    for row in rows:
-        if row.part_of is not None or row.total_ns is None:
-            continue
-        parts = [part for part in rows if part.part_of == row.stage and colour_class(part.stage)]
-        known = [Segment(part.stage, part.name, part.total_ns) for part in parts if part.total_ns is not None]
-        rest_ns = row.total_ns - sum(part.total_ns for part in known)
-        if rest_ns > 0 or not known:
-            known.append(Segment(row.stage, row.name, rest_ns))
-        segments += known
-    return tuple(segment for segment in segments if segment.total_ns > 0)
 
 
 def draw_time_line(ident: str, kind: Kind, line: TimeLine) -> Markup:
@@ -232,122 +213,3 @@ def _line_in_words(line: TimeLine) -> str:
             f"{format_things(len(line.pauses), 'pause is', 'pauses are')} marked and listed below."
         )
     return " ".join(sentences)
-
-
-def draw_buckets(
-    ident: str, title: str, buckets: Sequence[int], bounds: tuple[int, int], unit: Callable[[int], str]
-) -> Markup:
-    """Calls by powers of two, `bounds` being the first bucket drawn and the one behind the last.
-
-    `unit` words the lower bound of a bucket. The scale of the counts is logarithmic, so that one call can be
-    seen beside a million.
-    """
-    decades = max(math.log10(max([*buckets, 1])), 0.5)
-
-    def height(count: int) -> float:
-        return (math.log10(count) + 0.4) / (decades + 0.4) if count else 0.0
-
-    grid = [(height(10**decade), format_count(10**decade)) for decade in range(math.floor(decades) + 1)]
-    tips = [
-        f"{unit(index)} to {unit(index + 1)}: {format_things(n, 'call')}" for index, n in enumerate(buckets)
-    ]
-    heights = [height(count) for count in buckets]
-    return _draw_columns(heights, bounds, grid, tips, unit).markup(
-        ident, title, "; ".join(tip for tip, count in zip(tips, buckets, strict=True) if count)
-    )
-
-
-def draw_run_lengths(ident: str, title: str, pages: Sequence[int]) -> Markup:
-    """Pages by the length of the run they lie in, in powers of two from 1 page on."""
-    most = max([*pages, 1])
-    grid = [(at / most, words) for at, words in size_ticks(most, 3)]
-    tips = [
-        f"runs of {format_count(1 << order)}{' and more' if order else ''}: {format_things(count, 'page')}"
-        for order, count in enumerate(pages)
-    ]
-    heights = [count / most for count in pages]
-    bounds = (0, max(len(pages), 8))
-    return _draw_columns(heights, bounds, grid, tips, lambda order: format_count(1 << order)).markup(
-        ident, title, "; ".join(tip for tip, count in zip(tips, pages, strict=True) if count)
-    )
-
-
-def _draw_columns(
-    heights: Sequence[float],
-    bounds: tuple[int, int],
-    grid: Sequence[tuple[float, str]],
-    tips: Sequence[str],
-    unit: Callable[[int], str],
-) -> Drawing:
-    """Columns side by side, from 0 to 1 high, with lines and words at the heights of `grid`."""
-    first, end = bounds
-    top_px, high_px, columns = 14.0, 108.0, max(end - first, 1)
-    base_px = top_px + high_px
-    drawing = Drawing(base_px + 18)
-    for height, _ in grid:
-        drawing.line("grid", (0, base_px - height * high_px), (1, base_px - height * high_px))
-    for column in range(first, min(end, len(heights))):
-        if heights[column]:
-            # What is there is seen, however little it is.
-            tall_px = max(heights[column] * high_px, 1.5)
-            x = (column - first + 0.06) / columns
-            drawing.rect("bucket", x, base_px - tall_px, 0.88 / columns, tall_px, tips[column])
-    # Where the columns are lower, the words are easier to read.
-    quarter = max(columns // 4, 1)
-    at_left = max(heights[first : first + quarter], default=0) < max(heights[end - quarter : end], default=0)
-    for height, words in grid:
-        y_px = base_px - height * high_px - 3
-        drawing.text("tick", 0 if at_left else 1, y_px, words, "start" if at_left else "end")
-    drawing.line("axis", (0, base_px), (1, base_px))
-    for column in range(first, end, max(1, math.ceil(columns / 4))):
-        x = (column - first) / columns
-        if x < 0.85:
-            drawing.text("tick", x, base_px + 14, unit(column))
-    return drawing
-
-
-def draw_page_map(ident: str, page_map: PageMap) -> tuple[Markup, Markup]:
-    """The addresses beside the rows, and the cells: filled as far as they were named, coloured by runs."""
-    row_cells = page_map.row_cells
-    rows = len(page_map.pages) // row_cells
-    height_px = rows * _MAP_ROW_PX
-    labels, cells = Drawing(height_px + 4), Drawing(height_px + 4)
-    stride = max(1, math.ceil(22 / _MAP_ROW_PX), 2 ** math.ceil(math.log2(max(rows / 10, 1))))
-    for row in range(0, rows, stride):
-        pfn = page_map.first_pfn + row * row_cells * page_map.cell_pages
-        labels.text("tick", 1, row * _MAP_ROW_PX + 9, format_pages_as_bytes(pfn), "end")
-    drawn = {name: "" for _, name in RUN_CLASSES}
-    for row in range(rows):
-        for start, end, name, eighths in _cell_runs(page_map, row * row_cells, row_cells):
-            top, tall = row + 0.08 + 0.84 * (1 - eighths / 8), 0.84 * eighths / 8
-            drawn[name] += f"M{start} {number(top)}h{end - start}v{number(tall)}h{start - end}z"
-    ground = "".join(f"M0 {number(row + 0.08)}h{row_cells}v.84h-{row_cells}z" for row in range(rows))
-    cells.paths(0, height_px, (row_cells, rows), [("ground", ground), *drawn.items()])
-    named = sum(page_map.pages)
-    used = sum(1 for pages in page_map.pages if pages)
-    words = (
-        f"{format_count(named)} page numbers in {format_count(used)} of {format_count(len(page_map.pages))} "
-        f"cells of {format_pages_as_bytes(page_map.cell_pages)} each, {row_cells} to a row"
-    )
-    title = f"Page numbers that operation {page_map.number} named"
-    return (
-        labels.markup(f"{ident}-rows", "Where each row of the map begins", "guest-physical addresses"),
-        cells.markup(ident, title, words),
-    )
-
-
-def _cell_runs(page_map: PageMap, first: int, count: int) -> list[tuple[int, int, str, int]]:
-    """The cells of a row that are not empty, those that look alike together: bounds, class, eighths full."""
-    found: list[tuple[int, int, str, int]] = []
-    for column in range(count):
-        run_pages = page_map.run_pages[first + column]
-        if run_pages is None:
-            continue
-        name = next(name for below, name in RUN_CLASSES if run_pages < below)
-        # What is there is seen, however little it is.
-        eighths = max(math.ceil(8 * page_map.pages[first + column] / page_map.cell_pages), 2)
-        if found and found[-1][1:] == (column, name, eighths):
-            found[-1] = (found[-1][0], column + 1, name, eighths)
-        else:
-            found.append((column, column + 1, name, eighths))
-    return found

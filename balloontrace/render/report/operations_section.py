@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The operations of a guest: one table of all, then where the time of each went."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+
+from balloontrace.format.stages import find_stage
+from balloontrace.render import numbers
+from balloontrace.render.blocks import Item, Line, Name, Number, Section, Table, Title, words
+from balloontrace.render.blocks_text import NAME_COLUMNS, clip
+from balloontrace.render.report.payload_section import describe_bitmaps, describe_payload
+from balloontrace.results.operation import Operation, StageRow, Total, longest
+from balloontrace.results.report import Report
+from balloontrace.units import (
+    NOT_MEASURED,
+    format_count,
+    format_share,
+)
+
+# More than these would bury the totals; CSV and JSON hold all of them.
+_LISTED_OPERATIONS = 40
+_DETAILED_OPERATIONS = 6
+
+
+def explain_no_operation(report: Report) -> str:
+    """What it means that a guest's report has no operation."""
+    if report.pages_unseen:
+        return "pages moved, and none of their operations is in this recording."
+    if report.pages_moved == 0:
+        return "the balloon did not move while this was recorded."
+    if report.pages_moved:
+        return "what moved belongs to none."
+    return "none is in this recording; whether the balloon moved is not known."
+
+
+def describe_operations(report: Report) -> Section:
+    """All of them, or the longest, in one table."""
+    if not report.operations:
+        return [Line(f"No operation: {explain_no_operation(report)}")]
+    more = len(report.operations) - _LISTED_OPERATIONS
+    hint = f"{_LISTED_OPERATIONS} longest, {format_count(more)} shorter: --format csv has them all"
+    listed = longest(report.operations, _LISTED_OPERATIONS)
+    return [operation_table(listed), *([Line(hint)] if more > 0 else [])]
+
+
+def operation_table(operations: Iterable[Operation], described: Container[int] = ()) -> Table:
+    """An operation a row; of those `described` further down a page, the number leads there."""
+    rows = [
+        (
+            _number(operation.number, described),
+            operation.device,
+            operation.kind,
+            numbers.count(operation.pages),
+            numbers.pages(operation.pages),
+            numbers.duration(operation.wall_ns),
+            numbers.rate(operation.rate_bytes_per_s),
+            operation.outcome or NOT_MEASURED,
+        )
+        for operation in operations
+    ]
+    names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
+    return Table(names, rows, "rllrrrrl", {1: NAME_COLUMNS})
+
+
+def _number(number: int, described: Container[int]) -> Name:
+    return Name(str(number), target=f"operation-{number}" if number in described else "")
+
+
+def describe_details(report: Report) -> list[Section]:
+    """Stage tables: of each operation while they are few, and of each kind that occurred more than once."""
+    shown = report.operations if len(report.operations) <= _DETAILED_OPERATIONS else ()
+    sections = [section for operation in shown for section in describe_operation(operation)]
+    return sections + [describe_total(total) for total in report.totals if total.operations > 1 or not shown]
+
+
+def describe_operation(operation: Operation, *, whole: bool = False) -> list[Section]:
+    """Where its time went, what was found there, what its sends named; `whole` as for `describe_total`."""
+    title = words(
+        "Operation {}: {} of {}, {} to {} (target {}), {}",
+        str(operation.number),
+        operation.kind,
+        clip(operation.device),
+        numbers.pages(operation.actual_before_pages),
+        numbers.pages(operation.actual_after_pages),
+        numbers.pages(operation.target_pages),
+        numbers.things(operation.sends, "send"),
+    )
+    payload = [] if operation.payload is None else describe_payload(operation.number, operation.payload)
+    return [[Title(title), _stages(operation.stages, whole=whole), *_found(operation)], *payload]
+
+
+def _found(operation: Operation) -> Iterator[Item]:
+    yield from map(Item, operation.verdict)
+    if operation.bitmap is not None:
+        yield Item(describe_bitmaps(operation.bitmap))
+
+
+def describe_total(total: Total, *, whole: bool = False) -> Section:
+    """All operations of a kind together; `whole` has full names, and parts that took no time, for a page."""
+    title = words(
+        "All {}: {} in {}, {}, {}",
+        numbers.things(total.operations, f"{total.kind} operation"),
+        numbers.pages(total.pages),
+        numbers.duration(total.wall_ns),
+        numbers.rate(total.rate_bytes_per_s),
+        numbers.things(total.sends, "send"),
+    )
+    return [Title(title), _stages(total.stages, whole=whole)]
+
+
+def _stages(stages: Iterable[StageRow], *, whole: bool = False) -> Table:
+    rows = [
+        (
+            _full_name(stage) if whole else _short_name(stage),
+            stage.where if whole else stage.where.short,
+            Number(NOT_MEASURED if stage.count is None else str(stage.count), stage.count),
+            numbers.duration(stage.total_ns),
+            Number(format_share(stage.share).replace(" ", ""), stage.share),
+            numbers.duration(stage.p50_ns),
+            numbers.duration(stage.p90_ns),
+            numbers.duration(stage.p99_ns),
+            numbers.duration(stage.max_ns),
+        )
+        for stage in stages
+        if whole or stage.part_of is None or stage.total_ns
+    ]
+    return Table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+
+
+def _full_name(stage: StageRow) -> Name:
+    is_part = stage.part_of is not None
+    code = "" if is_part else f"{stage.stage} "
+    return Name(code, stage.name, key=stage.stage, is_part=is_part)
+
+
+def _short_name(row: StageRow) -> str:
+    stage = find_stage(row.stage)
+    return f"{row.stage} {row.name}" if stage is None else stage.short_for(row.name, row.part_of)
