@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,21 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.record_table import span_dtype
-from balloontrace.format.guest_layout import (
-    COUNTERS_LAYOUT,
-    PAYLOAD,
-    PAYLOAD_DATA_BYTES,
-    PAYLOAD_LAYOUT,
-    RING_HEADER_BYTES,
-    SPAN,
-    SPAN_LAYOUT,
-    parse_payload_layout,
-    parse_span_layout,
-)
-from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
 from bench.figures import Benchmark, Figure
+from bench.made_recordings import (
+    Spans,
+    empty_spans,
+    end_piece,
+    metadata_piece,
+    payload_pieces,
+    span_pieces,
+    write,
+)
 
 RUNS = 3
 MB = 1e6
@@ -44,7 +39,7 @@ _Bytes = NDArray[np.uint8]
 
 def write_stock(path: Path) -> None:
     """An inflate of 7 GiB by the stock driver, whose page numbers are in no order; payloads captured."""
-    records = np.zeros((SENDS, 2), dtype=span_dtype(parse_span_layout(None)))
+    records = empty_spans((SENDS, 2))
     send, work = records[:, 0], records[:, 1]
     send_ns = 100_000 + np.arange(SENDS) * 7919 % 800_000
     work_ns = send_ns + 50_000
@@ -63,7 +58,7 @@ def write_stock(path: Path) -> None:
 
 def write_patched(path: Path) -> None:
     """An inflate of 7 GiB by the patched driver at its worst: every other page; payloads captured."""
-    records = np.zeros(BITMAP_SENDS + 3, dtype=span_dtype(parse_span_layout(None)))
+    records = empty_spans(BITMAP_SENDS + 3)
     start_ns = 6_000_000_000 + np.arange(BITMAP_SENDS) * 20_000_000
     outer = zip(
         (Function.UPDATE_BALLOON_SIZE_FUNC, Function.SET_PAGE_BITMAP, Function.TELL_HOST),
@@ -90,52 +85,20 @@ def write_patched(path: Path) -> None:
     _write(path, records, (start_ns, Function.SEND_RESP_DATA, payloads))
 
 
-def _write(path: Path, records: NDArray[np.void], sent: tuple[NDArray[np.int64], Function, _Bytes]) -> None:
+def _write(path: Path, records: Spans, sent: tuple[NDArray[np.int64], Function, _Bytes]) -> None:
     """A recording of these spans, and of what its sends carried: one row of `sent` each."""
-    raw = records.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN.size_bytes)
-    raw[:, 0] = SPAN.size_bytes
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    writer = RecordingWriter(fd)
     functions = sorted({Function(number) for number in records["function"].tolist()})
-    writer.write_metadata(
-        {
-            "functions": {str(int(function)): function.symbol for function in Function},
-            "span_layout": dict(SPAN_LAYOUT),
-            "counters_layout": dict(COUNTERS_LAYOUT),
-            "payload_layout": dict(PAYLOAD_LAYOUT),
-            "capture": "payload",
-            "devices": [{"name": "virtio0", "index": 0}],
-            "probes": [{"function": function.symbol, "status": "attached"} for function in functions],
-        }
-    )
-    writer.write_spans(raw.tobytes())
-    writer.write_payloads(_pieces(*sent))
-    writer.write_end({"clean": True, "reason": "made up"})
-    os.close(fd)
-
-
-def _pieces(start_ns: NDArray[np.int64], function: Function, payloads: _Bytes) -> bytes:
-    """Payloads as the recorder drains them, in pieces of 1 KiB."""
-    layout = parse_payload_layout(None).records
-    sends, total_bytes = payloads.shape
-    count = total_bytes // PAYLOAD_DATA_BYTES
-    assert count * PAYLOAD_DATA_BYTES == total_bytes
-    pieces = np.zeros((sends, count), dtype=span_dtype(layout))
-    pieces["start_ns"] = start_ns[:, None]
-    pieces["function"], pieces["total_bytes"], pieces["bytes"] = function, total_bytes, PAYLOAD_DATA_BYTES
-    pieces["offset_bytes"] = np.arange(count) * PAYLOAD_DATA_BYTES
-    raw = pieces.reshape(-1).view(np.uint8).reshape(sends * count, -1)
-    raw[:, :4] = np.frombuffer(PAYLOAD.size_bytes.to_bytes(4, "little"), dtype=np.uint8)
-    raw[:, -PAYLOAD_DATA_BYTES:] = payloads.reshape(sends * count, -1)
-    return raw.tobytes()
+    probes = [{"function": function.symbol, "status": "attached"} for function in functions]
+    pieces = (metadata_piece(probes=probes), *span_pieces(records), *payload_pieces(*sent), end_piece())
+    write(path, iter(pieces))
 
 
 def measure_pages() -> Iterator[Figure]:
     """`report --format html` of both: best time of RUNS, and size."""
-    for name, write in (("stock", write_stock), ("patched", write_patched)):
+    for name, write_it in (("stock", write_stock), ("patched", write_patched)):
         with tempfile.TemporaryDirectory() as folder:
             recording, page = Path(folder) / "seven.bt", Path(folder) / "seven.html"
-            write(recording)
+            write_it(recording)
             argv = [sys.executable, "-m", "balloontrace", "report", str(recording)]
             argv += ["--format", "html", "-f", "-o", str(page)]
             taken_s = []

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.figures import Benchmark, Figure, say
-from bench.strangersfiles import FILES, write
+from bench.made_recordings import write
+from bench.strangersfiles import FILES
 
 SIZE_BYTES = 100_000_000
 GB = 1e9

@@ -7,91 +7,38 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.record_table import span_dtype
 from balloontrace.format.guest_layout import (
-    COUNTERS_LAYOUT,
     PAYLOAD,
-    PAYLOAD_DATA_BYTES,
-    PAYLOAD_LAYOUT,
     RING_HEADER_BYTES,
     SPAN,
-    SPAN_LAYOUT,
-    parse_payload_layout,
-    parse_span_layout,
 )
 from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, parse_batch_layout
 from balloontrace.format.host_layout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
-from balloontrace.format.recording import FORMAT_VERSION, MAGIC, SYNC
+from balloontrace.format.recording import SYNC
 from balloontrace.format.vocabulary import BatchFlag, Function, Queue, SpanFlag
+from bench.made_recordings import (
+    STARTED_NS,
+    Piece,
+    Raw,
+    Spans,
+    empty_spans,
+    end_piece,
+    metadata_piece,
+    payload_pieces,
+    pieces_of_spans,
+    span_pieces,
+    split_piece,
+)
 
-PIECE_BYTES = 8 << 20
 SEND_PAGES = 256
 BITMAP_BYTES = 32 << 10
-STARTED_NS = 1_000_000_000
 
-Piece = tuple[bytes, bytes]
-Spans = NDArray[np.void]
 _Words = NDArray[np.uint64]
-
-
-def write(path: Path, pieces: Iterator[Piece]) -> None:
-    """A recording of these pieces, each with right checksums."""
-    start = MAGIC + struct.pack("<HH", *FORMAT_VERSION)
-    with path.open("wb") as stream:
-        stream.write(start + struct.pack("<I", zlib.crc32(start)))
-        for sequence, (kind, payload) in enumerate(pieces):
-            if isinstance(kind, _Raw):
-                stream.write(kind)
-                continue
-            checked = struct.pack("<4s4sIII", SYNC, kind, sequence, len(payload), zlib.crc32(payload))
-            stream.write(checked + struct.pack("<I", zlib.crc32(checked)) + payload)
-
-
-def _described(**changes: object) -> Piece:
-    metadata = {
-        "span_layout": dict(SPAN_LAYOUT),
-        "payload_layout": dict(PAYLOAD_LAYOUT),
-        "counters_layout": dict(COUNTERS_LAYOUT),
-        "capture": "payload",
-        "started": {"monotonic_ns": STARTED_NS, "realtime_ns": 1_700_000_000_000_000_000},
-        "devices": [{"name": "virtio0", "index": 0}],
-        "probes": [{"function": function.symbol, "status": "attached"} for function in Function],
-        **changes,
-    }
-    return b"META", json.dumps(metadata).encode()
-
-
-def _ended() -> Piece:
-    return b"ENDR", json.dumps({"clean": True, "reason": "made up"}).encode()
-
-
-def _split(kind: bytes, raw: bytes, stride_bytes: int) -> Iterator[Piece]:
-    step = PIECE_BYTES - PIECE_BYTES % stride_bytes
-    for start in range(0, len(raw), step):
-        yield kind, raw[start : start + step]
-
-
-def _with_spans(records: Spans, **changes: object) -> Iterator[Piece]:
-    yield _described(**changes)
-    yield from _spans(records)
-    yield _ended()
-
-
-def _spans(records: Spans) -> Iterator[Piece]:
-    whole = _empty_spans(records.size)
-    whole[:] = records.reshape(-1)  # a copy of structures need not have their gaps
-    raw = whole.view(np.uint8).reshape(-1, RING_HEADER_BYTES + SPAN.size_bytes)
-    raw[:, 0] = SPAN.size_bytes
-    yield from _split(b"SPAN", raw.tobytes(), raw.shape[1])
-
-
-def _empty_spans(shape: int | tuple[int, ...]) -> Spans:
-    return np.zeros(shape, dtype=span_dtype(parse_span_layout(None)))
 
 
 def _span_count(size_bytes: int) -> int:
@@ -100,12 +47,12 @@ def _span_count(size_bytes: int) -> int:
 
 def sends(size_bytes: int) -> Iterator[Piece]:
     """What an honest recorder writes too: a work item with one send after the other."""
-    yield from _with_spans(_work_items(_span_count(size_bytes) // 2, turns=7168))
+    yield from pieces_of_spans(_work_items(_span_count(size_bytes) // 2, turns=7168))
 
 
 def _work_items(count: int, turns: int) -> Spans:
     """Work items of one send each; the balloon turns round after so many."""
-    records = _empty_spans((count, 2))
+    records = empty_spans((count, 2))
     send, work = records[:, 0], records[:, 1]
     step = np.arange(count) % turns + 1
     inflating = np.arange(count) // turns % 2 == 0
@@ -124,12 +71,12 @@ def _work_items(count: int, turns: int) -> Spans:
 def operations(size_bytes: int) -> Iterator[Piece]:
     """Each work item is an operation of its own."""
     records = _work_items(_span_count(size_bytes), turns=1)
-    yield from _with_spans(records[:, 1].copy())
+    yield from pieces_of_spans(records[:, 1].copy())
 
 
 def operations_sent(size_bytes: int) -> Iterator[Piece]:
     """Each send is an operation of its own."""
-    yield from _with_spans(_work_items(_span_count(size_bytes) // 2, turns=1))
+    yield from pieces_of_spans(_work_items(_span_count(size_bytes) // 2, turns=1))
 
 
 def threads(size_bytes: int) -> Iterator[Piece]:
@@ -138,7 +85,7 @@ def threads(size_bytes: int) -> Iterator[Piece]:
     for each in (records[:, 0], records[:, 1]):
         each["tid"] = np.arange(len(records)) + 1
         each["device"] = np.arange(len(records)) % 65536
-    yield from _with_spans(records)
+    yield from pieces_of_spans(records)
 
 
 def moments(size_bytes: int) -> Iterator[Piece]:
@@ -146,21 +93,21 @@ def moments(size_bytes: int) -> Iterator[Piece]:
     records = _work_items(_span_count(size_bytes), turns=3)[:, 1].copy()
     records["function"] = Function.VIRTBALLOON_CHANGED
     records["function"][::2] = Function.VIRTIO_BALLOON_OOM_NOTIFY
-    yield from _with_spans(records)
+    yield from pieces_of_spans(records)
 
 
 def overlapping(size_bytes: int) -> Iterator[Piece]:
     """Calls of one thread that all overlap."""
     records = _work_items(_span_count(size_bytes) // 2, turns=3)
     records["duration_ns"] += (np.arange(len(records)) * 1000 % 99_000_000).astype(np.uint64)[:, None]
-    yield from _with_spans(records)
+    yield from pieces_of_spans(records)
 
 
 def nested(size_bytes: int) -> Iterator[Piece]:
     """Calls of one thread, each inside the one before."""
     records = _work_items(_span_count(size_bytes), turns=3)[:, 1].copy()
     records["duration_ns"] = (2 * len(records) - 2 * np.arange(len(records))) * 1000
-    yield from _with_spans(records)
+    yield from pieces_of_spans(records)
 
 
 def windows(size_bytes: int) -> Iterator[Piece]:
@@ -168,7 +115,7 @@ def windows(size_bytes: int) -> Iterator[Piece]:
     records = _work_items(_span_count(size_bytes) // 2, turns=1)
     records[:, 0]["function"] = Function.SET_PAGE_BITMAP
     records[:, 0]["bitmaps"], records[:, 0]["passes"] = 2, 1
-    yield from _with_spans(records)
+    yield from pieces_of_spans(records)
 
 
 def small_records(size_bytes: int) -> Iterator[Piece]:
@@ -181,9 +128,9 @@ def small_records(size_bytes: int) -> Iterator[Piece]:
     records = np.zeros((size_bytes // 16, 2), dtype="<u8")
     records[:, 0] = np.arange(len(records)) + STARTED_NS
     records[:, 1] = Function.UPDATE_BALLOON_SIZE_FUNC
-    yield _described(span_layout=layout)
-    yield from _split(b"SPAN", records.tobytes(), 16)
-    yield _ended()
+    yield metadata_piece(span_layout=layout)
+    yield from split_piece(b"SPAN", records.tobytes(), 16)
+    yield end_piece()
 
 
 def _bitmap_payloads(count: int, heads: _Words, words: _Words | None) -> NDArray[np.uint8]:
@@ -197,7 +144,7 @@ def _with_payloads(payloads: NDArray[np.uint8], function: Function, per_item: in
     """Work items of `per_item` sends that carry these payloads, one a row."""
     count, total_bytes = payloads.shape
     items = -(-count // per_item)
-    work, sent = _empty_spans(items), _empty_spans(count)
+    work, sent = empty_spans(items), empty_spans(count)
     work["start_ns"] = STARTED_NS + np.arange(items) * 10_000 * (per_item + 1)
     work["duration_ns"], work["function"] = 9_000 * (per_item + 1), Function.UPDATE_BALLOON_SIZE_FUNC
     work["flags"] = SpanFlag.DEVICE | SpanFlag.TARGET | SpanFlag.ACTUAL
@@ -209,28 +156,12 @@ def _with_payloads(payloads: NDArray[np.uint8], function: Function, per_item: in
     sent["queue"] = np.where(inflating[of_item], Queue.INFLATE, Queue.DEFLATE)
     sent["bytes"] = total_bytes
     sent["flags"] = SpanFlag.DEVICE | SpanFlag.QUEUE | SpanFlag.BYTES
-    yield _described()
-    together = _empty_spans(items + count)
+    yield metadata_piece()
+    together = empty_spans(items + count)
     together[:items], together[items:] = work, sent
-    yield from _spans(together)
-    pieces = -(-total_bytes // PAYLOAD_DATA_BYTES)
-    layout = parse_payload_layout(None).records
-    step = max(1, (PIECE_BYTES >> 1) // (pieces * PAYLOAD.size_bytes))
-    for start in range(0, count, step):
-        some = payloads[start : start + step]
-        records = np.zeros((len(some), pieces), dtype=span_dtype(layout))
-        records["start_ns"] = sent["start_ns"][start : start + len(some), None]
-        records["function"], records["total_bytes"] = function, total_bytes
-        records["offset_bytes"] = np.arange(pieces) * PAYLOAD_DATA_BYTES
-        left_bytes = total_bytes - np.arange(pieces) * PAYLOAD_DATA_BYTES
-        records["bytes"] = np.minimum(left_bytes, PAYLOAD_DATA_BYTES)
-        raw = records.reshape(-1).view(np.uint8).reshape(len(some) * pieces, -1)
-        raw[:, :4] = np.frombuffer(PAYLOAD.size_bytes.to_bytes(4, "little"), dtype=np.uint8)
-        padded = np.zeros((len(some), pieces * PAYLOAD_DATA_BYTES), dtype=np.uint8)
-        padded[:, :total_bytes] = some
-        raw[:, -PAYLOAD_DATA_BYTES:] = padded.reshape(len(raw), -1)
-        yield b"PAYL", raw.tobytes()
-    yield _ended()
+    yield from span_pieces(together)
+    yield from payload_pieces(sent["start_ns"], function, payloads)
+    yield end_piece()
 
 
 def alternating_bits(size_bytes: int, per_item: int = 1 << 30) -> Iterator[Piece]:
@@ -301,13 +232,13 @@ def batches(size_bytes: int) -> Iterator[Piece]:
     raw = records.view(np.uint8).reshape(count, -1)
     raw[:, 0] = BATCH.size_bytes
     yield _host()
-    yield from _split(b"BTCH", raw.tobytes(), raw.shape[1])
-    yield _ended()
+    yield from split_piece(b"BTCH", raw.tobytes(), raw.shape[1])
+    yield end_piece()
 
 
 def _host(**changes: object) -> Piece:
     changes = {"batch_layout": dict(BATCH_LAYOUT), "counters_layout": dict(HOST_COUNTERS_LAYOUT), **changes}
-    return _described(side="host", **changes)
+    return metadata_piece(side="host", **changes)
 
 
 def host_sums(size_bytes: int) -> Iterator[Piece]:
@@ -317,37 +248,33 @@ def host_sums(size_bytes: int) -> Iterator[Piece]:
     yield _host(counters_layout={**layout, "buckets": 2})
     for _ in range(max(1, size_bytes // (16 << 20))):
         yield b"CNTR", b"\1" * min(size_bytes, 16 << 20)
-    yield _ended()
+    yield end_piece()
 
 
 def tiny_pieces(size_bytes: int) -> Iterator[Piece]:
     """Pieces of one byte."""
-    yield _described()
+    yield metadata_piece()
     for _ in range(size_bytes // 25):
         yield b"SPAN", b"\0"
-    yield _ended()
+    yield end_piece()
 
 
 def empty_pieces(size_bytes: int) -> Iterator[Piece]:
     """Empty pieces, of unknown types and in no order."""
-    yield _described()
+    yield metadata_piece()
     for number in range(size_bytes // 24):
         yield b"X%03d" % (number % 1000), b""
 
 
 def markers(size_bytes: int) -> Iterator[Piece]:
     """Bytes that look like the beginning of a piece everywhere, with a header behind each that is whole."""
-    yield _described()
+    yield metadata_piece()
     checked = struct.pack("<4s4sIII", SYNC, b"SPAN", 7, 16 << 20, 0)
     lying = checked + struct.pack("<I", zlib.crc32(checked))
     yield b"SPAN", lying * (min(size_bytes, 16 << 20) // len(lying))
     yield b"LOST", b""
     # Behind a header that promises more than there is, all the rest is searched.
-    yield _Raw(lying * (size_bytes // 2 // len(lying)) + SYNC * (size_bytes // 8)), b""
-
-
-class _Raw(bytes):
-    """Not the type of a piece, but bytes to be written as they are."""
+    yield Raw(lying * (size_bytes // 2 // len(lying)) + SYNC * (size_bytes // 8)), b""
 
 
 def lists(size_bytes: int) -> Iterator[Piece]:
@@ -363,7 +290,7 @@ def lists(size_bytes: int) -> Iterator[Piece]:
         {"name": name, "index": index, "features": ["A" * (room // 4 // 4096)]}
         for index, name in enumerate(names)
     ]
-    yield _described(probes=probes, devices=devices)
+    yield metadata_piece(probes=probes, devices=devices)
     for number in range(max(1, size_bytes // (4 << 20))):
         losses = {f"{number}-{index}": {"entries": 2**62, "lost": 2**62} for index in range(room // 80)}
         yield b"ENDR", json.dumps({"clean": True, "losses": losses}).encode()[: 4 << 20]
@@ -376,16 +303,16 @@ def numbers(size_bytes: int) -> Iterator[Piece]:
     text = "[1e999,-1e999,NaN,Infinity,-Infinity," + ",".join(["9" * 4000] * (room // 8002)) + "]"
     deep = "[" * 400 + "]" * 400
     many = "{" + ",".join(f'"{number}":[{{}},[]]' for number in range(room // 40)) + "}"
-    head = _described()[1].decode()[:-1]
+    head = metadata_piece()[1].decode()[:-1]
     yield b"META", f'{head},"odd":{text},"deep":{deep},"many":{many}}}'.encode()
-    yield from _spans(_work_items(1000, turns=7))
-    yield _ended()
+    yield from span_pieces(_work_items(1000, turns=7))
+    yield end_piece()
 
 
 def repeated(size_bytes: int) -> Iterator[Piece]:
     """The same calls again and again, in pieces of their own."""
-    raw = next(_spans(_work_items(4000, turns=7)))[1]
-    yield _described()
+    raw = next(span_pieces(_work_items(4000, turns=7)))[1]
+    yield metadata_piece()
     for _ in range(size_bytes // len(raw)):
         yield b"SPAN", raw
 

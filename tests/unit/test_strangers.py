@@ -31,7 +31,8 @@ from balloontrace.format.guest_layout import (
 from balloontrace.format.host_counters import MOST_SLOTS, parse_host_counters
 from balloontrace.format.host_layout import THREAD
 from balloontrace.format.recording import read_recording
-from bench.strangersfiles import FILES, write
+from bench.made_recordings import write
+from bench.strangersfiles import FILES
 
 
 @pytest.mark.parametrize("name", FILES)
