@@ -7,75 +7,26 @@ import struct
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from live_looks import EMPTY, MIB_PAGES, S_NS, guest_look, host_look, moved
 
 from balloontrace.format.balloon_size import BalloonSize
-from balloontrace.format.guest_counters import Counters, DeviceState, FunctionCounts
-from balloontrace.format.guest_layout import BUCKETS, DEVICES, LIVE
-from balloontrace.format.host_counters import CallSums, HostCounters
+from balloontrace.format.guest_layout import BUCKETS, LIVE
 from balloontrace.format.host_layout import LIVE_SLOTS_BYTES
 from balloontrace.format.live_counters import (
     LiveBatches,
     LiveDevice,
-    LiveSums,
     parse_live,
     parse_live_batches,
 )
-from balloontrace.format.vocabulary import Call, Function
+from balloontrace.format.vocabulary import Function
 from balloontrace.live.make_views import (
     RATE_INTERVALS,
-    GuestLook,
     GuestViews,
-    HostLook,
     HostViews,
     time_left_ns,
 )
 from balloontrace.live.read_sums import estimate_run_time_ns
-from balloontrace.render.live.lines import guest_header, guest_line, host_header, host_line
-from balloontrace.render.live.screen import bar, guest_screen, host_screen
-from balloontrace.results.live_view import GuestView, HostView
-
-S_NS = 1_000_000_000
-MIB_PAGES = 256
-NOWHERE = DeviceState(0, 0, 0, 0, False)
-NOTHING = FunctionCounts(0, 0, 0, 0, 0, 0, 0, 0)
-EMPTY = parse_live(bytes(LIVE.size_bytes))
-NO_CALL = CallSums(0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
-TITLE = "balloontrace top: guest"
-
-
-def guest_look(
-    time_s: float, mib: int | None, live: LiveSums = EMPTY, lost: int = 0, **more: int
-) -> GuestLook:
-    """The balloon at `mib` MiB, `live` summed up by then."""
-    functions = dict.fromkeys(Function, NOTHING)
-    functions[Function.TELL_HOST] = replace(NOTHING, entries=live.sends + lost, no_state=lost)
-    states = [NOWHERE] * DEVICES
-    if live.items:
-        states[4] = DeviceState(live.devices[4].target_pages, 0, 0, int(time_s * S_NS), True)
-    pages = None if mib is None else mib * MIB_PAGES
-    return GuestLook(int(time_s * S_NS), Counters(functions, tuple(states)), live, pages, more.get("bpf_ns"))
-
-
-def moved(mib: int, target_mib: int, **more: int) -> LiveSums:
-    """The sums after `mib` MiB were inflated in as many work items of 1 ms: 600 us a, 300 us b+c+d."""
-    devices = list(EMPTY.devices)
-    devices[4] = LiveDevice(more.pop("entered_ns", 0), 0, target_mib * MIB_PAGES)
-    buckets = dict(EMPTY.buckets)
-    buckets[Function.TELL_HOST] = tuple(mib if bucket == 18 else 0 for bucket in range(BUCKETS))
-    summed = {
-        "items": mib,
-        "item_ns": mib * 1_000_000,
-        "allocate_ns": mib * 600_000,
-        "send_ns": mib * 300_000,
-        "requeue_ns": mib * 10_000,
-        "sends": mib,
-        "inflated_pages": mib * MIB_PAGES,
-        **more,
-    }
-    return replace(EMPTY, devices=tuple(devices), buckets=buckets, **summed)
-
+from balloontrace.results.live_view import GuestView
 
 # ---- looks ----
 
@@ -239,20 +190,6 @@ def test_sends_of_bitmaps_have_times_of_their_own() -> None:
 # ---- the host ----
 
 
-def host_look(time_s: float, pages: int, *, errors: int = 0, punched: int = 0) -> HostLook:
-    """One process after `pages` calls of madvise, 2 us each, in buffers of 256 which took 1 ms each."""
-    calls = dict.fromkeys(Call, NO_CALL)
-    buckets = tuple(pages if bucket == 10 else 0 for bucket in range(BUCKETS))
-    if pages:
-        calls[Call.MADVISE_DONTNEED] = CallSums(pages, pages * 4096, pages * 2000, errors, 0, 0, buckets)
-    if punched:
-        calls[Call.FALLOCATE_PUNCH_HOLE] = CallSums(punched, punched * 4096, punched * 2000, 0, 0, 0, buckets)
-    buffers = pages // 256
-    counters = HostCounters(buffers, 0, 0, 0, 0, 0, calls)
-    batches = LiveBatches(buffers, buffers * 1_000_000, buffers * 512_000, 1_000_000)
-    return HostLook(int(time_s * S_NS), counters, batches, pages * 100)
-
-
 def test_a_process_that_does_nothing() -> None:
     view = HostViews(host_look(0, 0)).view(host_look(1, 0))
     assert (view.calls, view.bytes_per_s, view.kinds, view.bpf_share) == (0, 0, (), None)
@@ -279,136 +216,3 @@ def test_memory_that_is_advised_and_punched_counts_once() -> None:
     view = HostViews(host_look(0, 0)).view(host_look(1, 256, punched=256))
     assert view.bytes_per_s == 256 * 4096
     assert view.calls == 512
-
-
-# ---- lines ----
-
-
-def busy() -> GuestView:
-    views = GuestViews(guest_look(0, 0), balloons=1)
-    views.view(guest_look(1, 100, moved(100, 1000)))
-    return views.view(guest_look(2, 700, moved(700, 1000), lost=1, bpf_ns=7_000_000))
-
-
-def idle() -> GuestView:
-    return GuestViews(guest_look(0, None), balloons=1).view(guest_look(1, None))
-
-
-def serving() -> HostView:
-    views = HostViews(host_look(0, 0))
-    views.view(host_look(1, 2560))
-    return views.view(host_look(2, 7680))
-
-
-def test_a_line_has_a_word_for_each_name() -> None:
-    names = guest_header().split()
-    row = dict(zip(names, guest_line(busy()).split(), strict=True))
-    assert row == {
-        "elapsed": "2.00s",
-        "balloon": "700MiB",
-        "target": "1000MiB",
-        "rate": "600MiB/s",
-        "left": "857ms",
-        "in_pages": "153600",
-        "out_pages": "0",
-        "sends": "600",
-        "a": "59.4%",
-        "b.build": "-",
-        "b+c+d": "29.7%",
-        "other": "10.9%",
-        "failed": "0",
-        "lost": "1",
-    }
-    nothing = dict(zip(names, guest_line(idle()).split(), strict=True))
-    assert [name for name, word in nothing.items() if word == "-"] == [
-        *("balloon", "target", "rate", "left", "a", "b.build", "b+c+d", "other")
-    ]
-
-
-def test_a_line_of_the_host() -> None:
-    row = dict(zip(host_header().split(), host_line(serving()).split(), strict=True))
-    assert row["buffers"] == "20"
-    assert row["calls"] == "5120"
-    assert row["rate"] == "20.0MiB/s"
-    assert row["mean"] == "2.00us"
-    assert (row["c"], row["d"]) == ("48.8%", "51.2%")
-
-
-def test_lines_keep_their_columns() -> None:
-    assert len(guest_header()) == len(guest_line(busy())) == len(guest_line(idle()))
-    assert len(host_header()) == len(host_line(serving()))
-
-
-# ---- screens ----
-
-
-def test_a_usual_screen_has_all_there_is() -> None:
-    lines = guest_screen(busy(), TITLE, 80, 24)
-    assert lines[0] == TITLE
-    assert lines[1].startswith("balloon 700 MiB of 1000 MiB [####")
-    assert lines[2] == "rate 600 MiB/s, left 857 ms, no work item under way"
-    assert lines[3] == "failed allocations 0 (+0)"
-    assert lines[4] == "sends 700 (+600), taken 700 MiB, given back 0 B"
-    assert any(line.split() == ["stage", "last", "1.00", "s", "all", "2.00", "s"] for line in lines)
-    assert any(line.startswith("a allocate or release ") and "59.4 %" in line for line in lines)
-    assert "lost 1 of 701 calls, tracing 1.0 % of the driver's time" in lines
-    assert any(line.startswith("262 us and up") and line.endswith("#") for line in lines)
-
-
-def test_a_screen_of_the_host() -> None:
-    lines = host_screen(serving(), TITLE, 80, 24)
-    assert "buffers 30 (+20), discards 20.0 MiB/s" in lines
-    assert any(line.split()[0] == "madvise_dontneed" for line in lines if line)
-    assert any(line.startswith("1.02 us and up") for line in lines)
-
-
-def test_what_is_unknown_is_no_number() -> None:
-    lines = guest_screen(idle(), TITLE, 80, 24)
-    assert lines[1] == "balloon - of -"
-    assert lines[2].startswith("rate -, left -, ")
-    assert not any("and up" in line for line in lines)
-
-
-@given(st.integers(1, 300), st.integers(0, 100), st.sampled_from(["busy", "idle", "serving"]))
-def test_any_size_of_screen(columns: int, rows: int, which: str) -> None:
-    lines = (
-        host_screen(serving(), TITLE, columns, rows)
-        if which == "serving"
-        else guest_screen({"busy": busy, "idle": idle}[which](), TITLE, columns, rows)
-    )
-    assert len(lines) <= rows
-    assert all(len(line) <= columns for line in lines)
-    if rows and columns >= len(TITLE):
-        assert lines[0] == TITLE
-
-
-def test_a_narrow_screen_keeps_the_interval() -> None:
-    lines = guest_screen(busy(), TITLE, 40, 24)
-    (row,) = [line for line in lines if line.startswith("a ")]
-    assert row.split() == ["a", "360", "ms", "59.4", "%"]
-    # Nothing is cut but the title.
-    for which in (lines, host_screen(serving(), TITLE, 40, 40)):
-        assert not any(line.endswith("~") for line in which)
-    assert "no work item under way" in lines
-
-
-def test_a_low_screen_shows_the_size_first() -> None:
-    assert guest_screen(busy(), TITLE, 80, 2)[1].startswith("balloon 700 MiB of 1000 MiB")
-
-
-def test_too_many_buckets_lose_their_emptier_end() -> None:
-    counts = tuple(1 + 100 * (10 <= bucket < 20) for bucket in range(BUCKETS))
-    view = replace(busy(), send_times=replace(busy().send_times, interval=counts, total=counts))
-    shown = [line for line in guest_screen(view, TITLE, 80, 26) if "and up" in line]
-    room = 26 - guest_screen(view, TITLE, 80, 99).index(next(
-        line for line in guest_screen(view, TITLE, 80, 99) if line.startswith("time of a")
-    )) - 1  # fmt: skip
-    assert len(shown) == room
-    assert sum(line.split()[4] == "101" for line in shown) == min(room, 10)
-
-
-@pytest.mark.parametrize(
-    ("share", "shown"), [(0.0, "...."), (0.5, "##.."), (1.0, "####"), (7.0, "####"), (None, "    ")]
-)
-def test_bars(share: float | None, shown: str) -> None:
-    assert bar(share, 4) == shown
