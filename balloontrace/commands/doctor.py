@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +16,7 @@ from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
-    from balloontrace.trace.guest.diagnosis import Diagnosis
-    from balloontrace.trace.host.diagnosis import HostDiagnosis
-    from balloontrace.trace.machine_checks import Finding
+    from balloontrace.trace.machine_checks import Diagnosis, Finding
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
 _INDENT = 17
@@ -49,92 +46,38 @@ def doctor(form: str, side: str) -> None:
     Example:
       sudo balloontrace doctor
     """  # fmt: skip
-    if side == Side.HOST:
-        _doctor_host(form)
-        return
-    from balloontrace.trace.guest.diagnosis import diagnose
-    from balloontrace.trace.guest.probes import describe
+    from balloontrace.trace.attach import SIDES
+    from balloontrace.trace.options import TraceOptions
 
-    diagnosis = diagnose()
-    note(lambda: _symbol_lines(describe(diagnosis.plan)))
-    _show(form, _json(diagnosis) if form == "json" else _text(diagnosis))
-    if diagnosis.problems:
-        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
-
-
-def _doctor_host(form: str) -> None:
-    from balloontrace.trace.host.diagnosis import diagnose_host
-    from balloontrace.trace.host.probes import describe_host
-
-    diagnosis = diagnose_host()
-    note(lambda: _symbol_lines(describe_host(diagnosis.plan)))
-    _show(form, _host_json(diagnosis) if form == "json" else _host_text(diagnosis))
-    if diagnosis.problems:
-        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
-
-
-def _show(form: str, text: str) -> None:
+    diagnosis: Diagnosis[Any] = SIDES[side](TraceOptions()).diagnose()
+    rows = diagnosis.plan.describe()
+    note(lambda: _symbol_lines(rows))
+    text = _json(diagnosis, rows) if form == "json" else _text(diagnosis, rows)
     write_stdout([f"{text}\n"], for_people=form == "text")
+    if diagnosis.problems:
+        raise CannotTraceError(f"cannot trace here: {diagnosis.problems[0].sentence}")
 
 
-def _host_json(diagnosis: HostDiagnosis) -> str:
-    from balloontrace.trace.host.probes import describe_host
-
+def _json(diagnosis: Diagnosis[Any], rows: Sequence[Mapping[str, object]]) -> str:
+    findings = [
+        {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.fix}
+        for finding in diagnosis.findings
+    ]
     return json.dumps(
         {
             "schema_version": 1,
-            "side": Side.HOST,
             "can_trace": not diagnosis.problems,
-            "findings": _described_findings(diagnosis.findings),
-            "vmms": [asdict(vmm) for vmm in diagnosis.vmms],
-            "boundaries": diagnosis.plan.boundaries({}),
-            "probes": describe_host(diagnosis.plan),
+            "findings": findings,
+            **diagnosis.describe(),
+            "probes": rows,
         },
         indent=2,
     )
 
 
-def _host_text(diagnosis: HostDiagnosis) -> str:
-    from balloontrace.trace.host.probes import describe_host
-
-    return "\n".join([*_finding_lines(diagnosis.findings), "", *_table_lines(describe_host(diagnosis.plan))])
-
-
-def _described_findings(findings: Sequence[Finding]) -> list[dict[str, str | None]]:
-    return [
-        {"name": finding.name, "state": finding.state, "text": finding.text, "mend": finding.fix}
-        for finding in findings
-    ]
-
-
-def _json(diagnosis: Diagnosis) -> str:
-    from balloontrace.trace.guest.probes import describe
-
-    return json.dumps(
-        {
-            "schema_version": 1,
-            "can_trace": not diagnosis.problems,
-            "findings": _described_findings(diagnosis.findings),
-            "driver": {"kind": str(diagnosis.driver_kind), "module": diagnosis.plan.driver_module or None},
-            "devices": [
-                {"name": device.name, "driver": device.driver, "features": list(device.feature_names),
-                 "feature_bits": list(device.feature_bits)}
-                for device in diagnosis.devices
-            ],
-            "balloons": [asdict(balloon) for balloon in diagnosis.balloons],
-            "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
-            "boundaries": diagnosis.plan.boundaries,
-            "probes": describe(diagnosis.plan),
-        },
-        indent=2,
-    )  # fmt: skip
-
-
-def _text(diagnosis: Diagnosis) -> str:
-    from balloontrace.trace.guest.probes import describe
-
-    plan = ["", *_table_lines(describe(diagnosis.plan))] if diagnosis.plan.driver_found else []
-    return "\n".join([*_finding_lines(diagnosis.findings), *plan])
+def _text(diagnosis: Diagnosis[Any], rows: Sequence[Mapping[str, object]]) -> str:
+    table = ["", *_table_lines(rows)] if diagnosis.is_planned else []
+    return "\n".join([*_finding_lines(diagnosis.findings), *table])
 
 
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:

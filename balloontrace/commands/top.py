@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
 from balloontrace.console.option_types import DURATION, Duration
-from balloontrace.console.stderr import note, say, verbose_option
+from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from balloontrace.console.terminal import Terminal
     from balloontrace.live.read_sums import GuestSource, HostSource
     from balloontrace.results.live_view import GuestView, HostView
+    from balloontrace.trace.guest.side import AttachedGuest
+    from balloontrace.trace.host.side import AttachedHost
 
 LEAST_INTERVAL_S = 0.1
 
@@ -71,17 +73,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
 )
 @verbose_option
-def top(
-    side: str,
-    pid: int | None,
-    interval_s: float,
-    count: int | None,
-    duration_s: float | None,
-    *,
-    plain: bool,
-    missing_probes: str,
-    attach: str,
-) -> None:
+def top(interval_s: float, count: int | None, duration_s: float | None, *, plain: bool, **asked: Any) -> None:  # noqa: ANN401
     r"""Show a balloon live: its size, target and rate, the time left, and where the time goes.
 
     Ends with q, Ctrl-C, or the given end. Nothing is recorded.
@@ -93,18 +85,18 @@ def top(
       sudo balloontrace top --plain -n 60 | tee balloon.log
     """  # fmt: skip
     from balloontrace.live.refresh_loop import Schedule, run_live
-    from balloontrace.trace.attach_plan import choose_side, describe_losses
+    from balloontrace.trace.attach import attach, attached_line, choose_side, describe_losses
+    from balloontrace.trace.options import TraceOptions
     from balloontrace.trace.session import protect_from_oom_killer
     from balloontrace.units import name_of_many
 
-    host = choose_side(side, pid) is Side.HOST
+    side = choose_side(TraceOptions(**asked, ring_bytes=0))
     # Until probes are attached there is nothing to put back: both signals end it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     protect_from_oom_killer()
-    opened: AbstractContextManager[tuple[GuestSource | HostSource, _Views[Any], str]]
-    opened = _open_host(pid, missing_probes, attach) if host else _open_guest(missing_probes, attach)
-    with opened as (source, views, greeting):
-        say(f"balloontrace: {greeting}\n")
+    with attach(side) as attached:
+        source, views = _look_at(attached)
+        say(f"balloontrace: {attached_line(attached)}\n")
         shown: AbstractContextManager[_PlainDisplay[Any] | _ScreenDisplay[Any]]
         shown = _open_display(views, plain=plain)
         with shown as display:
@@ -125,76 +117,46 @@ class _Views(Generic[_View]):
     screen: Callable[[_View, int, int], Sequence[str]]
 
 
-@contextmanager
-def _open_guest(missing_probes: str, attach: str) -> Iterator[tuple[GuestSource, _Views[GuestView], str]]:
-    """The driver of this machine, with probes attached and no ring."""
+def _look_at(attached: AttachedGuest | AttachedHost) -> tuple[GuestSource | HostSource, _Views[Any]]:
+    from balloontrace.trace.guest.side import AttachedGuest
+
+    return _look_at_guest(attached) if isinstance(attached, AttachedGuest) else _look_at_host(attached)
+
+
+def _look_at_guest(attached: AttachedGuest) -> tuple[GuestSource, _Views[GuestView]]:
     from balloontrace.live.make_views import GuestViews
     from balloontrace.live.read_sums import GuestSource
     from balloontrace.render.live.lines import guest_header, guest_line
-    from balloontrace.trace.attach_plan import attached_line, describe_attached, describe_findings, plan_guest
-    from balloontrace.trace.guest.collector import Collector
-    from balloontrace.trace.guest.diagnosis import diagnose
 
-    diagnosis = diagnose()
-    note(lambda: describe_findings(diagnosis))
-    plan = plan_guest(diagnosis, missing_probes=missing_probes, attach=attach)
-    with Collector(plan, diagnosis.layout, ring_bytes=0) as collector:
-        note(lambda: describe_attached(collector))
-        source = GuestSource(collector, diagnosis)
-        views = GuestViews(source.look(), balloons=len(diagnosis.devices))
-        names = " ".join(device.name for device in diagnosis.devices)
-        title = f"balloontrace top: guest, {names}, {diagnosis.driver_kind} driver; q quits"
+    diagnosis = attached.diagnosis
+    source = GuestSource(attached.collector, diagnosis)
+    views = GuestViews(source.look(), balloons=len(diagnosis.devices))
+    names = " ".join(device.name for device in diagnosis.devices)
+    title = f"balloontrace top: guest, {names}, {diagnosis.driver_kind} driver; q quits"
 
-        def screen(view: GuestView, columns: int, rows: int) -> Sequence[str]:
-            from balloontrace.render.live.screen import guest_screen
+    def screen(view: GuestView, columns: int, rows: int) -> Sequence[str]:
+        from balloontrace.render.live.screen import guest_screen
 
-            return guest_screen(view, title, columns, rows)
+        return guest_screen(view, title, columns, rows)
 
-        shown = _Views(lambda: views.view(source.look()), guest_header(), guest_line, screen)
-        yield source, shown, attached_line(collector)
+    return source, _Views(lambda: views.view(source.look()), guest_header(), guest_line, screen)
 
 
-@contextmanager
-def _open_host(
-    pid: int | None, missing_probes: str, attach: str
-) -> Iterator[tuple[HostSource, _Views[HostView], str]]:
-    """One process of this machine, with probes attached and no ring."""
+def _look_at_host(attached: AttachedHost) -> tuple[HostSource, _Views[HostView]]:
     from balloontrace.live.make_views import HostViews
     from balloontrace.live.read_sums import HostSource
     from balloontrace.render.live.lines import host_header, host_line
-    from balloontrace.system.vmm import choose_process
-    from balloontrace.trace.attach_plan import (
-        describe_attached,
-        describe_findings,
-        hold_to_problems,
-        host_attached_line,
-        plan_host,
-    )
-    from balloontrace.trace.host.collector import HostCollector
-    from balloontrace.trace.host.diagnosis import diagnose_host
-    from balloontrace.trace.host.session import ProcessWatch
 
-    diagnosis = diagnose_host()
-    note(lambda: describe_findings(diagnosis))
-    hold_to_problems(diagnosis)
-    process = choose_process(pid, diagnosis.vmms)
-    plan = plan_host(diagnosis, missing_probes=missing_probes, attach=attach)
-    with (
-        closing(ProcessWatch(process)) as watch,
-        HostCollector(plan, process.pid, ring_bytes=0) as collector,
-    ):
-        note(lambda: describe_attached(collector))
-        source = HostSource(collector, watch)
-        views = HostViews(source.look())
-        title = f"balloontrace top: host, process {process.description}; q quits"
+    source = HostSource(attached.collector, attached.watch)
+    views = HostViews(source.look())
+    title = f"balloontrace top: host, process {attached.process.description}; q quits"
 
-        def screen(view: HostView, columns: int, rows: int) -> Sequence[str]:
-            from balloontrace.render.live.screen import host_screen
+    def screen(view: HostView, columns: int, rows: int) -> Sequence[str]:
+        from balloontrace.render.live.screen import host_screen
 
-            return host_screen(view, title, columns, rows)
+        return host_screen(view, title, columns, rows)
 
-        shown = _Views(lambda: views.view(source.look()), host_header(), host_line, screen)
-        yield source, shown, f"{host_attached_line(collector)} to process {process.description}"
+    return source, _Views(lambda: views.view(source.look()), host_header(), host_line, screen)
 
 
 class _PlainDisplay(Generic[_View]):

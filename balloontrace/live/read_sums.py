@@ -8,22 +8,22 @@ import time
 from collections.abc import Iterable, Mapping
 
 from balloontrace.format.balloon_size import count_balloon_pages
-from balloontrace.format.guest_counters import Counters, parse_counters
+from balloontrace.format.guest_counters import parse_counters
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.live_counters import parse_live, parse_live_batches
 from balloontrace.live.make_views import GuestLook, HostLook
 from balloontrace.system import kernel
 from balloontrace.system.read_balloon_size import read_balloon_sizes
-from balloontrace.trace.guest.collector import Collector, summarise_losses
-from balloontrace.trace.guest.diagnosis import Diagnosis
+from balloontrace.trace.attached_programs import follow_pace
+from balloontrace.trace.guest.collector import GuestCollector, summarise_losses
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
 from balloontrace.trace.guest.driver_watch import DriverWatch
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
-from balloontrace.trace.host.session import ProcessWatch, set_host_timing
+from balloontrace.trace.host.process_watch import ProcessWatch
 from balloontrace.trace.pace import HostTimingPace, TimingPace
+from balloontrace.trace.session import Losses
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-Losses = dict[str, dict[str, int | None]]
 
 
 class GuestSource:
@@ -31,11 +31,12 @@ class GuestSource:
 
     fd: int | None = None
 
-    def __init__(self, collector: Collector, diagnosis: Diagnosis) -> None:
+    def __init__(self, collector: GuestCollector, diagnosis: GuestDiagnosis) -> None:
         self._collector = collector
         self._watch = DriverWatch(diagnosis)
         self._devices = {device.index: device.name for device in diagnosis.devices}
         self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
+        collector.set_timing(True)
 
     def look(self) -> GuestLook:
         """The sums as they are now."""
@@ -43,9 +44,7 @@ class GuestSource:
         sizes = dict(zip(self._devices, read_balloon_sizes(self._devices.values()), strict=True))
         counters = parse_counters(self._collector.read_counters())
         live = parse_live(self._collector.read_live())
-        timing = self._collector.timing
-        if self._timing.is_wanted(counters, timing=timing) != timing:
-            self._collector.set_timing(not timing)
+        follow_pace(self._collector, self._timing, counters)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns, sizes)
 
@@ -56,7 +55,7 @@ class GuestSource:
 
     def losses(self) -> Losses:
         """What was missed so far, as a recording has it."""
-        counters: Counters = parse_counters(self._collector.read_counters())
+        counters = parse_counters(self._collector.read_counters())
         return summarise_losses(counters, self._collector.plan, self._collector.read_missed())
 
 
@@ -74,7 +73,7 @@ class HostSource:
         """The sums as they are now."""
         counters = parse_host_counters(self._collector.read_counters())
         batches = parse_live_batches(self._collector.read_live())
-        set_host_timing(self._collector, self._timing, counters)
+        follow_pace(self._collector, self._timing, counters)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return HostLook(time.monotonic_ns(), counters, batches, spent_ns)
 

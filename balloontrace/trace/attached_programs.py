@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
+from balloontrace.errors import MissingProbeError
 from balloontrace.system.libbpf import enable_run_time_statistics
-from balloontrace.trace.engines.request import Loaded
+from balloontrace.trace.engines.bcc import load
+from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
+from balloontrace.trace.pace import Pace
+from balloontrace.trace.plan import Plan, PlannedProbe, Point
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -23,11 +27,16 @@ DEFAULT_RING_BYTES = 2 << 20
 """Room for some 29 000 spans: 9 000 MiB of stock inflate between two drains."""
 
 
-class AttachedPrograms:
+_Plan = TypeVar("_Plan", bound=Plan[PlannedProbe[Point]])
+_Counters = TypeVar("_Counters")
+
+
+class AttachedPrograms(Generic[_Plan]):
     """As a context it detaches at the end, whatever happens, and closes what was mapped."""
 
     def __init__(
         self,
+        plan: _Plan,
         loaded: Loaded,
         counters: SharedPage,
         *,
@@ -36,7 +45,7 @@ class AttachedPrograms:
         links: Iterable[int],
     ) -> None:
         """`links` are those of `loaded`, in the order in which they are to be detached."""
-        self.loaded = loaded
+        self.plan, self.loaded = plan, loaded
         self._counters, self._ring, self._live = counters, ring, live
         self._links = tuple(links)
         self._stats_fd: int | None = None
@@ -119,6 +128,27 @@ class AttachedPrograms:
         with suppress(OSError, KeyError):
             return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
         return {}
+
+
+def attach_first(plans: Iterable[_Plan], request_of: Callable[[_Plan], LoadRequest]) -> tuple[_Plan, Loaded]:
+    """Attach the first of `plans`, cheapest first, of which the kernel refuses no required probe.
+
+    Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when all are refused.
+    """
+    reason = ""
+    for plan in dict.fromkeys(plans):
+        try:
+            return plan, load(request_of(plan))
+        except AttachError as refused:
+            reason = str(refused)
+    raise MissingProbeError(f"a required probe was refused: {reason}")
+
+
+def follow_pace(programs: AttachedPrograms[_Plan], pace: Pace[_Counters], counters: _Counters) -> None:
+    """Have the programs timed, or no longer, as `pace` wants it after this look at the counters."""
+    timing = programs.timing
+    if pace.is_wanted(counters, timing=timing) != timing:
+        programs.set_timing(not timing)
 
 
 def parse_fdinfo(text: str) -> dict[str, int]:

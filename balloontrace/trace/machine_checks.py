@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import enum
 import importlib.util
 import platform
@@ -10,11 +11,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from balloontrace.system import kernel
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.mechanism import Mechanism
-from balloontrace.trace.probe_firing import Firing
+from balloontrace.trace.plan import Plan, PlannedProbe, Point
+from balloontrace.trace.probe_firing import Firing, find_firing
 from balloontrace.trace.probe_trial import Trial, try_probes
 
 # include/uapi/linux/capability.h
@@ -27,6 +30,9 @@ _TRAMPOLINE = "bpf_trampoline_link_prog"
 _FOR_PROBES = {"privilege", "lockdown", "kernel"}  # findings without which no probe can be tried
 
 _BCC_WITH_MODULE_FENTRY = (0, 28)  # the first release that attaches fentry programs to functions of a module
+
+
+_Plan = TypeVar("_Plan", bound=Plan[PlannedProbe[Point]], covariant=True)
 
 
 class State(enum.StrEnum):
@@ -53,12 +59,31 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class ProbedRow:
-    """A function that a plan attaches to, whichever side it is of."""
+class Diagnosis(abc.ABC, Generic[_Plan]):
+    """What `doctor` shows of a side and `record` needs to know."""
 
-    name: str
-    required: bool
-    mechanisms: frozenset[Mechanism]
+    findings: tuple[Finding, ...]
+    plan: _Plan
+    firing: Firing
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What makes tracing impossible."""
+        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What will not be measured."""
+        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether there is anything that a plan could be made for."""
+        return True
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What `doctor --format json` shows of this side alone."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,32 @@ class Bcc:
     foreign: bool = False  # the unrelated package of the same name
 
 
-def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
+@dataclass(frozen=True)
+class Machine:
+    """What is known of the machine before anything is planned."""
+
+    symbols: tuple[Symbol, ...]
+    findings: tuple[Finding, ...]
+    firing: Firing
+    can_fentry: bool  # kernel and bcc can hook functions, those of modules too, by fentry
+
+
+def look_at_machine(
+    names: Iterable[str], root: Path, trial: Callable[[Path], Trial] | None = None
+) -> Machine:
+    """What both sides need of machine and user, and the symbols of `names`.
+
+    `trial` tries probes out; by default it is done where it can be, on the running kernel.
+    """
+    symbols, bcc = _read_symbols(names, root), find_bcc()
+    findings = _check_machine(symbols, bcc, root)
+    firing = find_firing(root, _trial_for(root, findings) if trial is None else trial)
+    has_trampoline = any(symbol.plain_name == _TRAMPOLINE for symbol in symbols)
+    can_fentry = bcc.version >= _BCC_WITH_MODULE_FENTRY and has_trampoline
+    return Machine(symbols, findings, firing, can_fentry and Mechanism.FENTRY not in firing.unusable)
+
+
+def _read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
     """Symbols of `names`, and of what tells the kernel's abilities; none where they cannot be read."""
     try:
         return kernel.read_symbols((*names, _RING_BUFFER, _TRAMPOLINE), root)
@@ -78,18 +128,12 @@ def read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
         return ()
 
 
-def can_fentry(symbols: Iterable[Symbol], bcc: Bcc) -> bool:
-    """Whether kernel and bcc can hook functions, those of modules too, by fentry."""
-    return bcc.version >= _BCC_WITH_MODULE_FENTRY and any(s.plain_name == _TRAMPOLINE for s in symbols)
-
-
 def can_search_modules(root: Path) -> bool:
     """Whether libbpf may walk all type information for a module's (BPF_BTF_GET_NEXT_ID)."""
     return bool(kernel.read_effective_capabilities(root) >> _CAP_SYS_ADMIN & 1)
 
 
-def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:
-    """What both sides need of machine and user; `symbols` as `read_symbols` found them."""
+def _check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:
     return (
         _check_privilege(root),
         _check_lockdown(root),
@@ -100,7 +144,7 @@ def check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Fi
     )
 
 
-def trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path], Trial] | None:
+def _trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path], Trial] | None:
     """What tries probes out: on the running kernel, unless it is known already that it would refuse."""
     refused = any(
         each is not None and each.state is State.PROBLEM and each.name in _FOR_PROBES for each in machine
@@ -108,14 +152,15 @@ def trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path],
     return None if refused or root != kernel.ROOT else try_probes
 
 
-def check_firing(firing: Firing, rows: Iterable[ProbedRow]) -> Finding | None:
+def check_firing(firing: Firing, probes: Iterable[PlannedProbe[Point]]) -> Finding | None:
     """Whether the probes of a plan would run; None where nothing is known of it."""
     # Of functions of one name each may have a kind of its own.
-    silent = [row for row in rows if row.mechanisms & firing.unusable.keys()]
+    unusable = firing.unusable.keys()
+    silent = [probe for probe in probes if probe.mechanisms & unusable]
     needed = ", ".join(
-        row.name for row in silent if row.required and row.mechanisms <= firing.unusable.keys()
+        probe.name for probe in silent if probe.point.required and probe.mechanisms <= unusable
     )
-    others = ", ".join(row.name for row in silent)
+    others = ", ".join(probe.name for probe in silent)
     ran = f"tried, and ran: {', '.join(firing.fired)}" if firing.fired else ""
     if needed:
         text = f"{firing.causes}, so required probes would not run: {needed}"

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from balloontrace.format.guest_counters import Counters
 from balloontrace.format.host_counters import SYSTEM_CALLS, HostCounters
 from balloontrace.format.vocabulary import Function
 
 _Name = TypeVar("_Name", bound=Hashable)
+_Counters = TypeVar("_Counters", contravariant=True)
 
 _OLDEST_S = 2.0  # spans wait no longer to be written, except for one wake-up
 _FULL_PARTS = 4  # a ring filled to a quarter is drained at once
@@ -76,6 +77,13 @@ class _TimedCalls(Generic[_Name]):
     def lacking(self, names: Iterable[_Name]) -> bool:
         """Whether one of `names` was not timed often enough to tell what a run costs."""
         return any(self._timed[name] < _ENOUGH_CALLS for name in names)
+
+
+class Pace(Protocol[_Counters]):
+    """When the kernel shall time the programs of one side."""
+
+    def is_wanted(self, counters: _Counters, *, timing: bool) -> bool:
+        """Whether to time from now on, given whether the calls since the last look were timed."""
 
 
 class TimingPace:

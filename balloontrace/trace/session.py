@@ -16,11 +16,12 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any, Generic, TypeVar
 
 import balloontrace
 from balloontrace.format.balloon_size import BalloonSize
@@ -28,7 +29,9 @@ from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording import FORMAT_VERSION
 from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.system.machine import read_machine
-from balloontrace.trace.engines.request import Loaded
+from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.pace import DrainPace, Pace
 from balloontrace.trace.workload import Workload
 
 _WAKE_UP_S = 1.0
@@ -36,6 +39,10 @@ _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operati
 _STDOUT, _STDERR = 1, 2
 _ID_BYTES = 16
 _OOM_SCORE_NEVER = -1000
+
+_Counters = TypeVar("_Counters")
+Losses = dict[str, dict[str, int | None]]
+"""What was missed, by function: of spans, of batches, of calls."""
 
 
 class Ending(enum.StrEnum):
@@ -57,17 +64,6 @@ class Ending(enum.StrEnum):
         return self not in (Ending.OUTPUT_CLOSED, Ending.OUTPUT_FAILED, Ending.DRIVER_GONE)
 
 
-@dataclass(frozen=True)
-class SessionOptions:
-    """When to stop, and what the user called it."""
-
-    duration_s: float | None = None
-    operations: int | None = None
-    command: Sequence[str] = ()
-    label: str | None = None
-    show_progress: bool = False
-
-
 @dataclass
 class SessionResult:
     """How it went; what `record` tells at the end."""
@@ -76,7 +72,7 @@ class SessionResult:
     records: int = 0  # written, of what is named in `what`
     what: tuple[str, str] = ("span", "spans")
     bytes_written: int = 0
-    losses: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    losses: Losses = field(default_factory=dict)
     command_status: int | None = None
     error: OSError | None = None
     unseen: Unseen | None = None
@@ -90,56 +86,79 @@ def protect_from_oom_killer() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_NEVER))
 
 
-class RecordingSession(abc.ABC):
+class RecordingSession(abc.ABC, Generic[_Counters]):
     """A recording in progress: what is the same whatever is traced.
 
     A side says what it records, and what ends it beside the user.
     """
 
+    what: tuple[str, str]  # its records, by the name of one and of many
+    _parse: Callable[[bytes], _Counters]
+    _progress_line_of: Callable[[_Counters, _Counters, int], str]
+
     def __init__(
-        self, output_fd: int, options: SessionOptions, *, started_ns: int, say: Callable[[str], None]
+        self,
+        collector: AttachedPrograms[Any],
+        timing: Pace[_Counters],
+        output_fd: int,
+        options: TraceOptions,
+        *,
+        say: Callable[[str], None],
     ) -> None:
-        """`started_ns` is when the program was started (CLOCK_MONOTONIC), for the cost of attaching."""
+        """Begin to record what `collector` yields into `output_fd`; `timing` says when programs are timed."""
+        self._collector = collector
+        self._timing = timing
         self._output_fd = output_fd
         self._options = options
         self._say = say
-        self._started_ns = started_ns
         self._attached_ns = time.monotonic_ns()
         self._writer = RecordingWriter(output_fd)
+        self._counters = self._written_counters = b""
+        self._was_moving = False
+        self._pace = DrainPace()
+        self._progress: tuple[int, _Counters] | None = None
         self._wakeups = 0
         self._records = 0
+        collector.set_timing(True)
 
     @abc.abstractmethod
     def _metadata(self) -> dict[str, object]:
         """What the recording says of itself, beside what `_common_metadata` tells."""
 
     @abc.abstractmethod
-    def _look(self) -> None:
-        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+    def _drain_records(self) -> int:
+        """Write the finished records; returns their number."""
 
     @abc.abstractmethod
     def _side_ending(self) -> Ending | None:
         """Whether the side has a reason to end, at its last look."""
 
     @abc.abstractmethod
-    def _finish(self, result: SessionResult) -> dict[str, object]:
-        """Detach, drain what is left, fill in the losses; returns the side's part of the end record."""
-
-    def _give_up(self, result: SessionResult) -> None:  # noqa: B027  (only the guest's side can tell)
-        """Say in `result` what cannot be written any more."""
+    def _last_look(self, result: SessionResult) -> dict[str, object]:
+        """Detach, and look at what moved; returns the side's part of the end record."""
 
     @abc.abstractmethod
-    def _progress_line(self) -> str:
-        """The line a terminal shows."""
+    def _losses(self, counters: _Counters) -> Losses:
+        """What was missed, by these last counters."""
+
+    @abc.abstractmethod
+    def _program_costs(self, counters: _Counters) -> list[dict[str, object]]:
+        """What the programs cost, by these last counters."""
+
+    def _write_unfinished(self) -> None:
+        """Write records that the end has cut short."""
+
+    def _give_up(self, result: SessionResult) -> None:
+        """Say in `result` what cannot be written any more."""
 
     def _final_ending(self, ending: Ending) -> Ending:
         """What a recording that ends for this reason is to be called."""
         return ending
 
     @property
-    @abc.abstractmethod
     def _is_watched(self) -> bool:
         """Whether to wake up often."""
+        return False
 
     @property
     def _watched_fd(self) -> int | None:
@@ -163,14 +182,50 @@ class RecordingSession(abc.ABC):
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
             ended = clocks()  # before probes are detached one by one: all was seen until then
-            side = self._finish(result)
-            self._writer.write_end({**self._common_end(result), "ended": ended, **side})
+            rest = self._finish(result)
+            self._writer.write_end({**self._common_end(result), "ended": ended, **rest})
         except OSError as error:
             closed = isinstance(error, BrokenPipeError)
             result.ending, result.error = Ending.OUTPUT_CLOSED if closed else Ending.OUTPUT_FAILED, error
             self._give_up(result)
-        result.records, result.bytes_written = self._records, self._writer.bytes_written
+        result.records, result.what = self._records, self.what
+        result.bytes_written = self._writer.bytes_written
         return result
+
+    def _look(self) -> None:
+        """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+        counters = self._collector.read_counters()
+        moving = counters != self._counters
+        self._counters = counters
+        if moving or self._was_moving:
+            follow_pace(self._collector, self._timing, self._parse(counters))
+        self._was_moving = moving
+        if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
+            self._drain()
+
+    def _drain(self) -> None:
+        """Move what has gathered into the recording; nothing is written when nothing happened."""
+        self._records += self._drain_records()
+        if self._counters != self._written_counters:
+            self._written_counters = self._counters
+            self._writer.write_counters(self._counters)
+
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        """Detach, write what is left, fill in the losses; returns the rest of the end record."""
+        last = self._last_look(result)
+        self._counters = self._collector.read_counters()
+        self._drain()
+        self._write_unfinished()
+        counters = self._parse(self._counters)
+        result.losses = self._losses(counters)
+        return {**last, "own_cost": self._own_cost(self._program_costs(counters))}
+
+    def _progress_line(self) -> str:
+        """The line a terminal shows."""
+        now_ns, now = time.monotonic_ns(), self._parse(self._counters)
+        before_ns, before = self._progress or (now_ns, now)
+        self._progress = now_ns, now
+        return self._progress_line_of(before, now, now_ns - before_ns)
 
     def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
         options = self._options
@@ -215,6 +270,7 @@ class RecordingSession(abc.ABC):
         return None
 
     def _common_metadata(self) -> dict[str, object]:
+        plan, loaded = self._collector.plan, self._collector.loaded
         return {
             "recording_id": os.urandom(_ID_BYTES).hex(),
             "tool_version": balloontrace.__version__,
@@ -224,6 +280,8 @@ class RecordingSession(abc.ABC):
             "clock": "CLOCK_MONOTONIC",
             "started": clocks(),
             "machine": read_machine(),
+            "probes": plan.describe(loaded.failures),
+            "bcc_version": loaded.bcc_version,
         }
 
     def _common_end(self, result: SessionResult) -> dict[str, object]:
@@ -234,7 +292,8 @@ class RecordingSession(abc.ABC):
             "losses": result.losses,
         }
 
-    def _own_cost(self, loaded: Loaded, programs: list[dict[str, object]]) -> dict[str, object]:
+    def _own_cost(self, programs: list[dict[str, object]]) -> dict[str, object]:
+        loaded = self._collector.loaded
         return {
             "bpf": programs,
             "cpu_ns": time.process_time_ns(),
@@ -243,7 +302,7 @@ class RecordingSession(abc.ABC):
             "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
             "wakeups": self._wakeups,
             "bytes_written": self._writer.bytes_written,
-            "attach_s": (self._attached_ns - self._started_ns) / 1e9,
+            "attach_s": (self._attached_ns - self._options.started_ns) / 1e9,
         }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from fake_system import FakeSystem, lay_out_bcc
 
-from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
 
 
 @pytest.fixture
-def diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnosis:
+def diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GuestDiagnosis:
     monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python"))
     system = FakeSystem(tmp_path / "root")
     # Without a driver in it nothing of the real system is watched for going away.

@@ -7,6 +7,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,11 +22,12 @@ from balloontrace.format.guest_layout import (
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function
 from balloontrace.trace.engines.request import Loaded
-from balloontrace.trace.guest.collector import Collector
-from balloontrace.trace.guest.diagnosis import Diagnosis
-from balloontrace.trace.guest.session import Session
+from balloontrace.trace.guest.collector import GuestCollector
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
+from balloontrace.trace.guest.session import GuestSession
 from balloontrace.trace.guest.unseen_pages import UNIT_PAGES
-from balloontrace.trace.session import SessionOptions, SessionResult
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.session import SessionResult
 
 RECORD = struct.pack("II", SPAN.size_bytes, 0) + bytes(SPAN.size_bytes)
 COUNTERS_BYTES = COUNTERS.size_bytes
@@ -42,7 +44,7 @@ class ScriptedCollector:
     """Drains `drains` one after the other, then nothing; counts operations as it goes."""
 
     def __init__(
-        self, diagnosis: Diagnosis, drains: Sequence[bytes] = (), operations: Sequence[int] = ()
+        self, diagnosis: GuestDiagnosis, drains: Sequence[bytes] = (), operations: Sequence[int] = ()
     ) -> None:
         self.plan = diagnosis.plan
         self.loaded = Loaded({}, {}, [], {}, "0.31.0", 9_000, 100 << 20, 9_000)
@@ -95,8 +97,8 @@ class Run:
     def __init__(
         self,
         tmp_path: Path,
-        diagnosis: Diagnosis,
-        options: SessionOptions,
+        diagnosis: GuestDiagnosis,
+        options: TraceOptions,
         drains: Sequence[bytes] = (),
         operations: Sequence[int] = (),
     ) -> None:
@@ -113,13 +115,17 @@ class Run:
 
 def run_session(
     collector: ScriptedCollector,
-    diagnosis: Diagnosis,
+    diagnosis: GuestDiagnosis,
     fd: int,
-    options: SessionOptions,
+    options: TraceOptions,
     say: Callable[[str], None] = lambda _: None,
 ) -> SessionResult:
-    session = Session(
-        cast(Collector, collector), diagnosis, fd, options, started_ns=time.monotonic_ns(), say=say
+    session = GuestSession(
+        cast(GuestCollector, collector),
+        diagnosis,
+        fd,
+        replace(options, started_ns=time.monotonic_ns()),
+        say=say,
     )
     session.write_start()
     return session.run()

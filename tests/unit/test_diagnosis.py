@@ -12,7 +12,7 @@ from fake_system import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_
 
 from balloontrace.format.vocabulary import DriverKind, Function, Status
 from balloontrace.system.kernel import Layout
-from balloontrace.trace.guest.diagnosis import Diagnosis, diagnose
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
 from balloontrace.trace.machine_checks import Finding, State
 
 RELEASE = platform.release()
@@ -25,7 +25,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystem:
     return FakeSystem(tmp_path / "root")
 
 
-def finding(diagnosis: Diagnosis, name: str) -> Finding:
+def finding(diagnosis: GuestDiagnosis, name: str) -> Finding:
     (found,) = [candidate for candidate in diagnosis.findings if candidate.name == name]
     return found
 
@@ -35,7 +35,7 @@ def only_problem(system: FakeSystem) -> Finding:
     return found
 
 
-def with_symbols(system: FakeSystem, *more: str, but: str = "no such name") -> Diagnosis:
+def with_symbols(system: FakeSystem, *more: str, but: str = "no such name") -> GuestDiagnosis:
     system.kallsyms([*(line for line in STOCK_SYMBOLS if but not in line), *more])
     return diagnose(system.root)
 

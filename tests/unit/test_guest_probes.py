@@ -11,7 +11,7 @@ import pytest
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.kernel import Layout, Symbol
-from balloontrace.trace.guest.probes import TABLE, Plan, PlannedProbe, describe, make_plan
+from balloontrace.trace.guest.probes import TABLE, GuestPlan, GuestProbe, make_plan
 from balloontrace.trace.mechanism import Mechanism
 
 MODULE = "virtio_balloon"
@@ -46,15 +46,15 @@ def without(name: str, *instead: str) -> list[Symbol]:
     return driver([*names, *instead]) + transport()
 
 
-def probe(symbols: list[Symbol], function: Function, layout: Layout = NUM_PAGES_KNOWN) -> PlannedProbe:
+def probe(symbols: list[Symbol], function: Function, layout: Layout = NUM_PAGES_KNOWN) -> GuestProbe:
     return make_plan(symbols, layout).probe(function)
 
 
-def names_of(found: PlannedProbe) -> list[str]:
+def names_of(found: GuestProbe) -> list[str]:
     return [symbol.name for symbol in found.symbols]
 
 
-def stock(layout: Layout = NUM_PAGES_KNOWN, fentry: Iterable[str] = ()) -> Plan:
+def stock(layout: Layout = NUM_PAGES_KNOWN, fentry: Iterable[str] = ()) -> GuestPlan:
     return make_plan(driver() + transport(), layout, fentry_functions=frozenset(fentry))
 
 
@@ -164,7 +164,7 @@ def test_transport_in_memory_mapped_io() -> None:
 def test_fill_balloon_present() -> None:
     plan = make_plan(driver(["fill_balloon", *DRIVER_FUNCTIONS]) + transport(), NUM_PAGES_KNOWN)
     assert plan.probe(Function.FILL_BALLOON).status is Status.ATTACH
-    assert plan.stands_in_for(Function.UPDATE_BALLOON_SIZE_FUNC) == ()
+    assert plan.stand_ins(Function.UPDATE_BALLOON_SIZE_FUNC.symbol) == ()
     assert plan.boundaries == {"fill": "fill_balloon", "leak": "leak_balloon", "send": "tell_host"}
 
 
@@ -172,7 +172,7 @@ def test_fill_balloon_inlined_has_its_stand_in() -> None:
     plan = stock()
     found = plan.probe(Function.FILL_BALLOON)
     assert (found.status, found.note) == (Status.INLINED, "update_balloon_size_func stands in")
-    assert plan.stands_in_for(Function.UPDATE_BALLOON_SIZE_FUNC) == ("fill_balloon",)
+    assert plan.stand_ins(Function.UPDATE_BALLOON_SIZE_FUNC.symbol) == ("fill_balloon",)
     assert plan.boundaries == {
         "fill": "update_balloon_size_func",
         "leak": "leak_balloon",
@@ -182,7 +182,7 @@ def test_fill_balloon_inlined_has_its_stand_in() -> None:
 
 def test_both_bodies_inlined() -> None:
     plan = make_plan(without("leak_balloon"), NUM_PAGES_KNOWN)
-    assert plan.stands_in_for(Function.UPDATE_BALLOON_SIZE_FUNC) == ("fill_balloon", "leak_balloon")
+    assert plan.stand_ins(Function.UPDATE_BALLOON_SIZE_FUNC.symbol) == ("fill_balloon", "leak_balloon")
     assert plan.boundaries["leak"] == "update_balloon_size_func"
 
 
@@ -278,8 +278,8 @@ def test_programs_in_the_kernels_words(mechanism: Mechanism, returns: bool, word
 # ---- as it is shown ----
 
 
-def rows(plan: Plan, failures: dict[str, str] | None = None) -> dict[str, dict[str, object]]:
-    return {str(row["function"]): row for row in describe(plan, failures)}
+def rows(plan: GuestPlan, failures: dict[str, str] | None = None) -> dict[str, dict[str, object]]:
+    return {str(row["function"]): row for row in plan.describe(failures)}
 
 
 def test_rows_of_a_plan() -> None:

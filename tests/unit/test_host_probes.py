@@ -9,11 +9,14 @@ import pytest
 
 from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
-from balloontrace.trace.attach_plan import plan_host
+from balloontrace.trace.attach import make_sure_of_plan
 from balloontrace.trace.engines.request import Loaded
-from balloontrace.trace.host.collector import _attachments, _definitions, _in_order_of_detaching
+from balloontrace.trace.host.collector import _definitions, _in_order_of_detaching
 from balloontrace.trace.host.diagnosis import HostDiagnosis
-from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, describe_host, make_host_plan
+from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, make_host_plan
+from balloontrace.trace.host.side import HostSide
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.probe_firing import NOTHING_KNOWN
 
 X86 = tuple(name for name in SYMBOL_NAMES if "arm64" not in name)
 SYMBOLS = tuple(
@@ -25,7 +28,7 @@ PAGES = {"FOLIO_FLAGS": 0, "PG_LRU": 5}
 
 
 def programs(plan: HostPlan) -> list[str]:
-    return [attachment.program for probe in plan.attachable for attachment in _attachments(probe)]
+    return [attachment.program for attachment in plan.attachments]
 
 
 def without(*names: str) -> tuple[Symbol, ...]:
@@ -52,7 +55,7 @@ def test_kprobes_need_the_entry_of_a_vcpu_ioctl() -> None:
 
 def test_tracepoints_stand_in_for_system_calls() -> None:
     plan = make_host_plan(without("__x64_sys_madvise"))
-    (leave, enter) = _attachments(plan.probe("madvise"))
+    (leave, enter) = plan.probe("madvise").attachments
     assert (enter.program, enter.symbol) == ("enter_madvise", "syscalls:sys_enter_madvise")
     assert (leave.program, leave.symbol) == ("exit_madvise", "syscalls:sys_exit_madvise")
     assert plan.probe("fallocate").mechanism == "kprobe"
@@ -80,11 +83,11 @@ def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
     assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
     assert counting.freed_by({"remove_rmap": "refused"}) is None
     assert counting.with_kprobes().freed_by({}) == counting.freed_by({})
-    (attachment,) = _attachments(counting.with_tracepoints().probe("mm_page_free"))
+    (attachment,) = counting.with_tracepoints().probe("mm_page_free").attachments
     assert (attachment.mechanism, attachment.symbol) == ("raw_tracepoint", "kmem:mm_page_free")
     older = make_host_plan(without("folio_remove_rmap_ptes"), page_layout=PAGES).counting_freed()
     assert older.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
-    assert older.probe("remove_rmap").target == "page_remove_rmap"
+    assert older.probe("remove_rmap").where == "page_remove_rmap"
 
 
 @pytest.mark.parametrize(
@@ -108,10 +111,10 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     absent = counting.lacking_freed
     assert len(absent) == (1 if layout else 4)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
-    diagnosis = HostDiagnosis((), (), plan)
-    plan_host(diagnosis, missing_probes="error", attach="auto")
+    diagnosis = HostDiagnosis((), plan, NOTHING_KNOWN, ())
+    make_sure_of_plan(HostSide(TraceOptions()), diagnosis)
     assert capsys.readouterr().err == ""
-    assert plan_host(diagnosis, missing_probes="error", attach="auto", count_freed=True) == counting
+    assert make_sure_of_plan(HostSide(TraceOptions(count_freed=True)), diagnosis) == counting
     said = capsys.readouterr().err
     assert said.startswith("balloontrace: warning: what calls free is not counted: no probe of ")
     assert said.count("\n") == 1
@@ -133,7 +136,7 @@ def test_without_kvm_the_boundaries_are_eventfds() -> None:
 
 
 def test_rows_say_what_became_of_them() -> None:
-    rows = describe_host(make_host_plan(SYMBOLS), {"split_huge_pmd": "no such function"})
+    rows = make_host_plan(SYMBOLS).describe({"split_huge_pmd": "no such function"})
     by_name = {row["function"]: row for row in rows}
     assert by_name["split_huge_pmd"]["status"] == Status.FAILED
     assert by_name["split_huge_pmd"]["note"] == "no such function"

@@ -25,8 +25,10 @@ from balloontrace.system.vmm import Process, read_process
 from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.probes import make_host_plan
-from balloontrace.trace.host.session import HostSession, ProcessWatch
-from balloontrace.trace.session import Ending, SessionOptions, SessionResult
+from balloontrace.trace.host.process_watch import ProcessWatch
+from balloontrace.trace.host.session import HostSession
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.session import Ending, SessionResult
 
 pytestmark = pytest.mark.usefixtures("signals_as_before")
 
@@ -80,15 +82,13 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 
 def run(
-    tmp_path: Path, process: Process, options: SessionOptions, meanwhile: Callable[[], object] = lambda: None
+    tmp_path: Path, process: Process, options: TraceOptions, meanwhile: Callable[[], object] = lambda: None
 ) -> tuple[SessionResult, Recording, ScriptedCollector]:
     path = tmp_path / "host.bt"
     collector = ScriptedCollector()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     with closing(ProcessWatch(process)) as watch:
-        session = HostSession(
-            cast(HostCollector, collector), process, watch, fd, options, started_ns=0, say=lambda _: None
-        )
+        session = HostSession(cast(HostCollector, collector), process, watch, fd, options, say=lambda _: None)
         session.write_start()
         meanwhile()
         result = session.run()
@@ -99,7 +99,7 @@ def run(
 def test_the_end_of_the_process_ends_the_recording(tmp_path: Path) -> None:
     child = sleeper()
     process = read_process(child.pid)
-    result, recording, collector = run(tmp_path, process, SessionOptions(), child.kill)
+    result, recording, collector = run(tmp_path, process, TraceOptions(), child.kill)
     child.wait()
     assert (result.ending, result.records, result.what) == (Ending.PROCESS_EXITED, 1, ("batch", "batches"))
     assert recording.complete
@@ -116,7 +116,7 @@ def test_the_end_of_the_process_ends_the_recording(tmp_path: Path) -> None:
 
 def test_it_ends_as_asked_and_holds_the_memory_of_the_process(tmp_path: Path) -> None:
     child = sleeper()
-    result, recording, _ = run(tmp_path, read_process(child.pid), SessionOptions(duration_s=0.1))
+    result, recording, _ = run(tmp_path, read_process(child.pid), TraceOptions(duration_s=0.1))
     child.kill()
     child.wait()
     assert result.ending is Ending.DURATION

@@ -12,12 +12,14 @@ from fake_system import STOCK_SYMBOLS, FakeSystem, lay_out_bcc
 from balloontrace.errors import CannotTraceError
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.system.vmm import choose_process
-from balloontrace.trace.attach_plan import plan_guest, plan_host
-from balloontrace.trace.guest.diagnosis import diagnose, probed_rows
-from balloontrace.trace.guest.probes import Plan, make_plan
+from balloontrace.trace.attach import hold_to_problems, make_sure_of_plan
+from balloontrace.trace.guest.diagnosis import diagnose
+from balloontrace.trace.guest.probes import GuestPlan, make_plan
 from balloontrace.trace.host.diagnosis import diagnose_host
+from balloontrace.trace.host.side import HostSide
 from balloontrace.trace.machine_checks import Finding, State, check_firing
 from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.probe_firing import find_firing
 from balloontrace.trace.probe_trial import Trial, try_probes
 
@@ -32,7 +34,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystem:
     return FakeSystem(tmp_path / "root")
 
 
-def stock_plan(*, fentry: bool) -> Plan:
+def stock_plan(*, fentry: bool) -> GuestPlan:
     """Of the stock driver; where fentry is possible, config_get has a kprobe too."""
     words = [line.split() for line in STOCK_SYMBOLS]
     symbols = [Symbol(each[2], int(each[0], 16), "".join(each[3:]).strip("[]")) for each in words]
@@ -44,7 +46,7 @@ def stock_plan(*, fentry: bool) -> Plan:
 
 def finding(root: Path, trial: Trial | None, *, fentry: bool = True) -> Finding | None:
     firing = find_firing(root, None if trial is None else lambda _: trial)
-    return check_firing(firing, probed_rows(stock_plan(fentry=fentry and FENTRY not in firing.unusable)))
+    return check_firing(firing, stock_plan(fentry=fentry and FENTRY not in firing.unusable).attachable)
 
 
 def text_of(found: Finding | None) -> tuple[State, str]:
@@ -135,7 +137,7 @@ def test_doctor_and_record_agree(system: FakeSystem) -> None:
     assert [found.name for found in diagnosis.problems] == ["firing"]
     assert "firing" in {found.name for found in (*diagnosis.problems, *on_host.problems, *on_host.warnings)}
     with pytest.raises(CannotTraceError, match=r"cannot trace here: kernel.ftrace_enabled is 0"):
-        plan_guest(diagnosis, missing_probes="error", attach="auto")
+        hold_to_problems(diagnosis)
 
 
 def test_a_way_that_would_not_run_is_refused(system: FakeSystem) -> None:
@@ -144,8 +146,8 @@ def test_a_way_that_would_not_run_is_refused(system: FakeSystem) -> None:
     system.kallsyms(["ffffffff81000000 T __x64_sys_madvise", "ffffffff81000100 T __x64_sys_fallocate"])
     on_host = diagnose_host(system.root, trial=lambda _: Trial({FENTRY: True, KPROBE: False}))
     with pytest.raises(CannotTraceError, match=r"kprobes are disarmed .* madvise, fallocate"):
-        plan_host(on_host, missing_probes="error", attach="kprobe")
-    plan_host(on_host, missing_probes="error", attach="tracepoint")
+        make_sure_of_plan(HostSide(TraceOptions(attach="kprobe")), on_host)
+    make_sure_of_plan(HostSide(TraceOptions(attach="tracepoint")), on_host)
 
 
 def test_nothing_is_tried_on_another_system_than_this(system: FakeSystem) -> None:
@@ -173,7 +175,7 @@ def test_few_capabilities_take_kprobes_and_refuse_where_those_are_refused(system
     assert problem.text.startswith("the kernel refuses kprobe probes (Permission denied), so required probes")
     allowed = diagnose(system.root, trial=lambda _: BOTH_RUN)
     assert allowed.problems == ()
-    assert {mechanism for row in probed_rows(allowed.plan) for mechanism in row.mechanisms} == {KPROBE}
+    assert {mechanism for row in allowed.plan.attachable for mechanism in row.mechanisms} == {KPROBE}
 
 
 @pytest.mark.parametrize(("module", "said"), [("\t[kvm]", "module kvm is loaded"), ("", "kvm is built in")])

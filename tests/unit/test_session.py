@@ -9,21 +9,25 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from scripted_session import RECORD, Run, ScriptedCollector, end_of, run_session, spans_in
 
-from balloontrace.commands.record import _require_progress
 from balloontrace.errors import UsageError
 from balloontrace.format.recording import read_recording
+from balloontrace.format.vocabulary import Status
 from balloontrace.trace.attached_programs import parse_fdinfo
-from balloontrace.trace.guest.collector import Collector
-from balloontrace.trace.guest.diagnosis import Diagnosis
-from balloontrace.trace.guest.session import Session
-from balloontrace.trace.session import Ending, SessionOptions, protect_from_oom_killer
+from balloontrace.trace.guest.collector import GuestCollector
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
+from balloontrace.trace.guest.session import GuestSession
+from balloontrace.trace.guest.side import GuestSide
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.session import Ending, protect_from_oom_killer
 
 pytestmark = pytest.mark.usefixtures("signals_as_before")
 
@@ -42,9 +46,9 @@ def signal_soon(*numbers: int) -> None:
 # ---- endings ----
 
 
-def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
+def test_duration(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
     started_s = time.monotonic()
-    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.15), [RECORD * 3, b"", RECORD * 2])
+    run = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.15), [RECORD * 3, b"", RECORD * 2])
     assert 0.15 <= time.monotonic() - started_s < 5
     assert (run.result.ending, run.result.records, spans_in(run.recording)) == (Ending.DURATION, 5, 5)
     end = end_of(run.recording)
@@ -52,58 +56,74 @@ def test_duration(tmp_path: Path, diagnosis: Diagnosis) -> None:
     assert run.recording.complete
 
 
-def test_operations(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(operations=5), [RECORD] * 9, [0, 1, 2, 4, 5, 5, 5])
+def test_operations(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(operations=5), [RECORD] * 9, [0, 1, 2, 4, 5, 5, 5])
     assert run.result.ending is Ending.OPERATIONS
     assert run.result.records >= 5
 
 
-def test_operations_need_the_target(diagnosis: Diagnosis) -> None:
+def test_operations_need_the_target(diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known only after attaching whether it will be seen: kptr_restrict=2 hides one of two vp_get."""
-    _require_progress(diagnosis.plan, diagnosis, {})
+    refused: dict[str, str] = {}
+    collector = SimpleNamespace(loaded=SimpleNamespace(failures=refused))
+    monkeypatch.setattr(
+        "balloontrace.trace.guest.side.GuestCollector", lambda *_, **__: nullcontext(collector)
+    )
+    side = GuestSide(TraceOptions(operations=1))
+    with side.attached(diagnosis, diagnosis.plan) as attached:
+        assert attached.diagnosis is diagnosis
+    refused["config_get"] = "vp_get has no kprobe: Invalid argument"
     with pytest.raises(UsageError, match="--operations needs the balloon's target"):
-        _require_progress(diagnosis.plan, diagnosis, {"config_get": "vp_get has no kprobe: Invalid argument"})
+        side.attached(diagnosis, diagnosis.plan).__enter__()
+    refused.clear()
+    rows = tuple(replace(probe, status=Status.ABSENT) for probe in diagnosis.plan.probes)
+    with pytest.raises(UsageError, match="--operations needs the balloon's target"):
+        side.attached(diagnosis, replace(diagnosis.plan, probes=rows)).__enter__()
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
-def test_command(tmp_path: Path, diagnosis: Diagnosis, script: str, status: int) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(command=("sh", "-c", script)), [RECORD])
+def test_command(tmp_path: Path, diagnosis: GuestDiagnosis, script: str, status: int) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(command=("sh", "-c", script)), [RECORD])
     assert (run.result.ending, run.result.command_status) == (Ending.COMMAND, status)
     assert (end_of(run.recording)["command_status"], end_of(run.recording)["clean"]) == (status, True)
 
 
-def test_the_earlier_of_duration_and_command(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1, command=("sleep", "1000")))
+def test_the_earlier_of_duration_and_command(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.1, command=("sleep", "1000")))
     assert (run.result.ending, run.result.command_status) == (Ending.DURATION, None)
 
 
 @pytest.mark.parametrize(
     ("number", "ending"), [(signal.SIGINT, Ending.INTERRUPTED), (signal.SIGTERM, Ending.TERMINATED)]
 )
-def test_signals_end_it_in_order(tmp_path: Path, diagnosis: Diagnosis, number: int, ending: Ending) -> None:
+def test_signals_end_it_in_order(
+    tmp_path: Path, diagnosis: GuestDiagnosis, number: int, ending: Ending
+) -> None:
     signal_soon(number)
-    run = Run(tmp_path, diagnosis, SessionOptions(), [RECORD * 7])
+    run = Run(tmp_path, diagnosis, TraceOptions(), [RECORD * 7])
     assert (run.result.ending, spans_in(run.recording)) == (ending, 7)
     assert end_of(run.recording)["clean"] is True
 
 
 def test_a_signal_is_answered_at_once(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balloontrace.trace.session._WAKE_UP_S", 60)
     signal_soon(signal.SIGTERM)
     started_s = time.monotonic()
-    Run(tmp_path, diagnosis, SessionOptions())
+    Run(tmp_path, diagnosis, TraceOptions())
     assert time.monotonic() - started_s < 10
 
 
-def test_a_signal_right_after_the_greeting_ends_it_in_order(tmp_path: Path, diagnosis: Diagnosis) -> None:
+def test_a_signal_right_after_the_greeting_ends_it_in_order(
+    tmp_path: Path, diagnosis: GuestDiagnosis
+) -> None:
     def interrupt(_greeting: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     fd = os.open(tmp_path / "out.bt", os.O_WRONLY | os.O_CREAT, 0o600)
-    collector = cast(Collector, ScriptedCollector(diagnosis))
-    session = Session(collector, diagnosis, fd, SessionOptions(), started_ns=0, say=interrupt)
+    collector = cast(GuestCollector, ScriptedCollector(diagnosis))
+    session = GuestSession(collector, diagnosis, fd, TraceOptions(), say=interrupt)
     session.write_start()
     result = session.run("probes attached")
     os.close(fd)
@@ -111,13 +131,13 @@ def test_a_signal_right_after_the_greeting_ends_it_in_order(tmp_path: Path, diag
     assert end_of(read_recording(tmp_path / "out.bt"))["clean"] is True
 
 
-def test_a_command_writes_nothing_into_the_recording(tmp_path: Path, diagnosis: Diagnosis) -> None:
+def test_a_command_writes_nothing_into_the_recording(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
     path = tmp_path / "out.bt"
     saved = os.dup(1)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(fd, 1)
-        run_session(ScriptedCollector(diagnosis), diagnosis, 1, SessionOptions(command=("echo", "hello")))
+        run_session(ScriptedCollector(diagnosis), diagnosis, 1, TraceOptions(command=("echo", "hello")))
     finally:
         os.dup2(saved, 1)
         os.close(saved)
@@ -126,7 +146,7 @@ def test_a_command_writes_nothing_into_the_recording(tmp_path: Path, diagnosis: 
     assert b"hello" not in path.read_bytes()
 
 
-def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: Diagnosis) -> None:
+def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
     """The first one ends the loop; the second arrives while the end is written."""
 
     class Slow(ScriptedCollector):
@@ -137,18 +157,16 @@ def test_a_second_interrupt_drops_it(tmp_path: Path, diagnosis: Diagnosis) -> No
     signal_soon(signal.SIGINT)
     fd = os.open(tmp_path / "out.bt", os.O_WRONLY | os.O_CREAT, 0o600)
     with pytest.raises(KeyboardInterrupt):
-        run_session(Slow(diagnosis), diagnosis, fd, SessionOptions())
+        run_session(Slow(diagnosis), diagnosis, fd, TraceOptions())
     os.close(fd)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_reader_that_goes(diagnosis: Diagnosis, kind: str) -> None:
+def test_a_reader_that_goes(diagnosis: GuestDiagnosis, kind: str) -> None:
     # A socket reports only a hang-up when its peer has read everything.
     reader, writer = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
     collector = ScriptedCollector(diagnosis)
-    session = Session(
-        cast(Collector, collector), diagnosis, writer, SessionOptions(), started_ns=0, say=print
-    )
+    session = GuestSession(cast(GuestCollector, collector), diagnosis, writer, TraceOptions(), say=print)
     session.write_start()
     os.read(reader, 1 << 20)
     os.close(reader)
@@ -161,10 +179,10 @@ def test_a_reader_that_goes(diagnosis: Diagnosis, kind: str) -> None:
     assert result.bytes_written > 0
 
 
-def test_a_full_disk(diagnosis: Diagnosis) -> None:
+def test_a_full_disk(diagnosis: GuestDiagnosis) -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     collector = ScriptedCollector(diagnosis, [RECORD])
-    session = Session(cast(Collector, collector), diagnosis, fd, SessionOptions(), started_ns=0, say=print)
+    session = GuestSession(cast(GuestCollector, collector), diagnosis, fd, TraceOptions(), say=print)
     with pytest.raises(OSError, match="No space left"):
         session.write_start()
     result = session.run()
@@ -176,23 +194,23 @@ def test_a_full_disk(diagnosis: Diagnosis) -> None:
 # ---- what is written ----
 
 
-def test_what_is_left_is_drained_after_detaching(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [b"", RECORD * 4])
+def test_what_is_left_is_drained_after_detaching(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.01), [b"", RECORD * 4])
     assert run.collector.detached
     assert run.collector.drains_after_detaching == 1
     assert spans_in(run.recording) == run.result.records
 
 
-def test_nothing_is_written_while_nothing_happens(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    short = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.05)).recording
-    long = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.5)).recording
+def test_nothing_is_written_while_nothing_happens(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    short = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.05)).recording
+    long = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.5)).recording
     assert abs(long.size_bytes - short.size_bytes) < 16
 
 
-def test_metadata_says_what_it_is(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    metadata = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01, label="a name")).recording.metadata
+def test_metadata_says_what_it_is(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    metadata = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.01, label="a name")).recording.metadata
     assert metadata["label"] == "a name"
-    again = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01)).recording.metadata
+    again = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.01)).recording.metadata
     assert len(str(metadata["recording_id"])) == len(str(again["recording_id"])) == 32
     assert metadata["recording_id"] != again["recording_id"]
     assert metadata["side"] == "guest"
@@ -208,8 +226,8 @@ def test_metadata_says_what_it_is(tmp_path: Path, diagnosis: Diagnosis) -> None:
     )
 
 
-def test_the_end_says_what_it_cost_and_lost(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.01), [RECORD])
+def test_the_end_says_what_it_cost_and_lost(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.01), [RECORD])
     end = end_of(run.recording)
     cost = cast("dict[str, object]", end["own_cost"])
     assert cost["bpf"] == [{"program": "fentry_tell_host", "runs": 7, "timed_runs": 7, "run_time_ns": 700}]
@@ -234,11 +252,11 @@ def test_counts_of_a_program_are_read_from_its_descriptor() -> None:
 # ---- pages that no probe saw ----
 
 
-def test_progress_is_shown_on_request(tmp_path: Path, diagnosis: Diagnosis) -> None:
-    run = Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1, show_progress=True))
+def test_progress_is_shown_on_request(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    run = Run(tmp_path, diagnosis, TraceOptions(duration_s=0.1, show_progress=True))
     assert run.said
     assert all("waiting for the balloon to move" in line for line in run.said)
-    assert Run(tmp_path, diagnosis, SessionOptions(duration_s=0.1)).said == []
+    assert Run(tmp_path, diagnosis, TraceOptions(duration_s=0.1)).said == []
 
 
 def test_only_what_ended_as_asked_is_clean() -> None:

@@ -14,9 +14,10 @@ from balloontrace.analysis.metadata import parse_driver_gaps
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.system.kernel import read_balloon_devices
-from balloontrace.trace.guest.diagnosis import Diagnosis
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
 from balloontrace.trace.guest.driver_watch import DriverState, DriverWatch
-from balloontrace.trace.session import Ending, SessionOptions, SessionResult
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.session import Ending, SessionResult
 
 pytestmark = pytest.mark.usefixtures("signals_as_before")
 
@@ -42,7 +43,7 @@ LOADED_AGAIN = DriverState(2, {"virtio3": 13})
 
 def follow(
     tmp_path: Path,
-    diagnosis: Diagnosis,
+    diagnosis: GuestDiagnosis,
     monkeypatch: pytest.MonkeyPatch,
     *states: DriverState,
     collector: ScriptedCollector | None = None,
@@ -50,7 +51,7 @@ def follow(
     monkeypatch.setattr("balloontrace.trace.guest.session.DriverWatch", lambda _: Looks(*states))
     with (tmp_path / "out.bt").open("wb") as file:
         collector = collector or ScriptedCollector(diagnosis)
-        result = run_session(collector, diagnosis, file.fileno(), SessionOptions(duration_s=0.4))
+        result = run_session(collector, diagnosis, file.fileno(), TraceOptions(duration_s=0.4))
     return result, read_recording(tmp_path / "out.bt")
 
 
@@ -66,7 +67,7 @@ def follow(
 )
 def test_a_driver_that_comes_back_is_waited_for(
     tmp_path: Path,
-    diagnosis: Diagnosis,
+    diagnosis: GuestDiagnosis,
     monkeypatch: pytest.MonkeyPatch,
     states: tuple[DriverState, ...],
     told: list[str],
@@ -87,7 +88,7 @@ def test_a_driver_that_comes_back_is_waited_for(
 
 @pytest.mark.parametrize("last", [UNBOUND, UNLOADED])
 def test_a_driver_that_stays_away_is_the_end(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, last: DriverState
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch, last: DriverState
 ) -> None:
     result, recording = follow(tmp_path, diagnosis, monkeypatch, HERE, last)
     assert result.ending is Ending.DRIVER_GONE
@@ -99,7 +100,7 @@ def test_a_driver_that_stays_away_is_the_end(
 class ReattachingCollector(ScriptedCollector):
     """Can be attached again, or says why not."""
 
-    def __init__(self, diagnosis: Diagnosis, error: Exception | None = None) -> None:
+    def __init__(self, diagnosis: GuestDiagnosis, error: Exception | None = None) -> None:
         super().__init__(diagnosis)
         self.error = error
         self.reattached = 0
@@ -111,7 +112,7 @@ class ReattachingCollector(ScriptedCollector):
 
 
 def test_a_module_loaded_again_is_attached_to_again(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = ReattachingCollector(diagnosis)
     states = (HERE, UNLOADED, UNLOADED, LOADED_AGAIN)
@@ -123,7 +124,7 @@ def test_a_module_loaded_again_is_attached_to_again(
 
 @pytest.mark.parametrize("error", [MissingProbeError("tell_host is not in it any more"), OSError(1, "no")])
 def test_a_module_that_cannot_be_attached_to_again_is_the_end(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     collector = ReattachingCollector(diagnosis, error)
     states = (HERE, UNLOADED, LOADED_AGAIN)
@@ -132,7 +133,7 @@ def test_a_module_that_cannot_be_attached_to_again_is_the_end(
 
 
 def test_another_build_of_the_driver_is_not_taken_for_the_first(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = ["A0", "B1"]
     monkeypatch.setattr("balloontrace.system.kernel.read_module_srcversion", lambda _: versions.pop(0))
@@ -142,7 +143,7 @@ def test_another_build_of_the_driver_is_not_taken_for_the_first(
     assert (result.ending, collector.reattached) == (Ending.DRIVER_GONE, 0)
 
 
-def test_the_driver_is_looked_at_where_sysfs_shows_it(tmp_path: Path, diagnosis: Diagnosis) -> None:
+def test_the_driver_is_looked_at_where_sysfs_shows_it(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
     root = tmp_path / "other"
     system = FakeSystem(root)
     system.device("virtio3", 5, (1, 32), driver="virtio_balloon")

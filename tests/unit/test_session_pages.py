@@ -28,11 +28,12 @@ from balloontrace.format.guest_layout import (
 )
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
-from balloontrace.trace.guest.collector import Collector
-from balloontrace.trace.guest.diagnosis import Diagnosis
-from balloontrace.trace.guest.session import Session
+from balloontrace.trace.guest.collector import GuestCollector
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
+from balloontrace.trace.guest.session import GuestSession
 from balloontrace.trace.guest.unseen_pages import UNIT_PAGES
-from balloontrace.trace.session import Ending, SessionOptions, SessionResult
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.session import Ending, SessionResult
 
 pytestmark = pytest.mark.usefixtures("signals_as_before")
 
@@ -40,7 +41,9 @@ pytestmark = pytest.mark.usefixtures("signals_as_before")
 class CountingCollector(ScriptedCollector):
     """Its programs have counted sends of so many pages, and work items that returned or did not."""
 
-    def __init__(self, diagnosis: Diagnosis, sent_pages: int, *, entries: int = 9, returns: int = 9) -> None:
+    def __init__(
+        self, diagnosis: GuestDiagnosis, sent_pages: int, *, entries: int = 9, returns: int = 9
+    ) -> None:
         super().__init__(diagnosis)
         self.raw = bytearray(COUNTERS_BYTES)
         for function, pages in ((Function.UPDATE_BALLOON_SIZE_FUNC, 0), (Function.TELL_HOST, sent_pages)):
@@ -56,7 +59,7 @@ class CountingCollector(ScriptedCollector):
 
 def record_moving(
     tmp_path: Path,
-    diagnosis: Diagnosis,
+    diagnosis: GuestDiagnosis,
     monkeypatch: pytest.MonkeyPatch,
     collector: ScriptedCollector,
     vmstats: Sequence[tuple[int, int, int]],
@@ -66,12 +69,12 @@ def record_moving(
     looks = [dict(zip(names, each, strict=True)) for each in vmstats]
     monkeypatch.setattr("balloontrace.system.kernel.read_vmstat", lambda: looks.pop(0))
     with (tmp_path / "out.bt").open("wb") as file:
-        result = run_session(collector, diagnosis, file.fileno(), SessionOptions(duration_s=0.01))
+        result = run_session(collector, diagnosis, file.fileno(), TraceOptions(duration_s=0.01))
     return result, read_recording(tmp_path / "out.bt")
 
 
 def test_pages_that_no_probe_saw_are_counted(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kernel.ftrace_enabled=0, for one: everything is attached, and nothing ever runs."""
     looks = [(7, 3, 0), (1007, 903, 0), (1007, 903, 0)]
@@ -96,7 +99,7 @@ def test_pages_that_no_probe_saw_are_counted(
 )
 def test_pages_under_way_are_no_false_alarm(
     tmp_path: Path,
-    diagnosis: Diagnosis,
+    diagnosis: GuestDiagnosis,
     monkeypatch: pytest.MonkeyPatch,
     sent_pages: int,
     calls: tuple[int, int],
@@ -116,7 +119,7 @@ def test_pages_under_way_are_no_false_alarm(
 
 
 def test_calls_that_were_lost_are_told_as_such(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A return is dropped when another's fexit leaves the function: those pages are no unseen ones."""
     monkeypatch.setattr("balloontrace.trace.guest.session.UNIT_PAGES", 1)
@@ -132,7 +135,7 @@ def test_calls_that_were_lost_are_told_as_such(
 
 
 def test_without_the_layout_nobody_knows_what_was_seen(
-    tmp_path: Path, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown = replace(diagnosis, layout=replace(diagnosis.layout, offsets={}))
     collector = CountingCollector(unknown, 0)
@@ -142,7 +145,7 @@ def test_without_the_layout_nobody_knows_what_was_seen(
 
 
 def test_a_full_disk_says_how_many_pages_it_cost(
-    diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch
+    diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balloontrace.system.kernel.read_vmstat", vmstat_of([0, 100 * 256, 100 * 256]))
     layout = replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312})
@@ -159,8 +162,8 @@ def test_a_full_disk_says_how_many_pages_it_cost(
     monkeypatch.setattr(collector, "drain", drain)
     monkeypatch.setattr(ScriptedCollector, "waiting", 100)
     fd = os.memfd_create("small")
-    session = Session(
-        cast(Collector, collector), replace(diagnosis, layout=layout), fd, SessionOptions(), started_ns=0,
+    session = GuestSession(
+        cast(GuestCollector, collector), replace(diagnosis, layout=layout), fd, TraceOptions(),
         say=print,
     )  # fmt: skip
     session.write_start()

@@ -10,17 +10,20 @@ import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from balloontrace.errors import MissingProbeError
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import Layout, read_symbols
-from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
-from balloontrace.trace.engines.bcc import load
-from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
-from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, Plan, PlannedProbe
+from balloontrace.trace.attached_programs import (
+    DEFAULT_RING_BYTES,
+    PAGE_BYTES,
+    AttachedPrograms,
+    attach_first,
+)
+from balloontrace.trace.engines.request import Attachment, LoadRequest
+from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, GuestPlan
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20
@@ -31,11 +34,16 @@ Definitions = Mapping[str, str | int]
 """What is passed to the compiler as -D."""
 
 
-class Collector(AttachedPrograms):
+class GuestCollector(AttachedPrograms[GuestPlan]):
     """A plan attached to the running kernel."""
 
     def __init__(
-        self, plan: Plan, layout: Layout, *, ring_bytes: int = DEFAULT_RING_BYTES, payload_ring_bytes: int = 0
+        self,
+        plan: GuestPlan,
+        layout: Layout,
+        *,
+        ring_bytes: int = DEFAULT_RING_BYTES,
+        payload_ring_bytes: int = 0,
     ) -> None:
         """Compile and attach `plan`; with room for payloads, what each send carries is captured too.
 
@@ -44,9 +52,11 @@ class Collector(AttachedPrograms):
         probe is refused. Sizes are powers of two times the page size.
         """
         self.captures = payload_ring_bytes > 0
-        self.plan, loaded = _load(plan, _definitions(layout, ring_bytes, payload_ring_bytes))
+        definitions = _definitions(layout, ring_bytes, payload_ring_bytes)
+        plan, loaded = attach_first((plan, plan.with_kprobes()), lambda plan: _request(plan, definitions))
         maps = loaded.maps
         super().__init__(
+            plan,
             loaded,
             SharedPage(maps["counters"], COUNTERS.size_bytes),
             ring=RecordRing(maps["spans"], ring_bytes, RING_HEADER_BYTES + SPAN.size_bytes)
@@ -60,7 +70,6 @@ class Collector(AttachedPrograms):
             if self.captures
             else None
         )
-        self.set_timing(True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -79,7 +88,7 @@ class Collector(AttachedPrograms):
         links = []
         try:
             for probe in plan.attachable:
-                for attachment in _attachments(probe) if probe.point.in_driver else ():
+                for attachment in probe.attachments if probe.point.in_driver else ():
                     program_fd = self.loaded.programs.get(attachment.program)
                     if program_fd is not None:
                         links.append(
@@ -130,10 +139,9 @@ class Collector(AttachedPrograms):
         }
 
 
-def _unique_programs(plan: Plan) -> list[Attachment]:
+def _unique_programs(plan: GuestPlan) -> list[Attachment]:
     """One attachment of each program: a program may be attached to several functions of one name."""
-    attachments = [attachment for probe in plan.attachable for attachment in _attachments(probe)]
-    return list({attachment.program: attachment for attachment in attachments}.values())
+    return list({attachment.program: attachment for attachment in plan.attachments}.values())
 
 
 def _count_runs(attachment: Attachment, counts: FunctionCounts) -> int:
@@ -145,7 +153,7 @@ def _count_runs(attachment: Attachment, counts: FunctionCounts) -> int:
 
 
 def summarise_losses(
-    counters: Counters, plan: Plan, missed: Mapping[Function, int | None], *, captures: bool = False
+    counters: Counters, plan: GuestPlan, missed: Mapping[Function, int | None], *, captures: bool = False
 ) -> dict[str, dict[str, int | None]]:
     """What each attached probe missed, and the capture of payloads if there was one.
 
@@ -174,25 +182,11 @@ def summarise_losses(
     return losses
 
 
-def _load(plan: Plan, definitions: Definitions) -> tuple[Plan, Loaded]:
-    """Attach the cheapest way; where the kernel refuses a required fentry, with kprobes throughout."""
-    try:
-        return plan, load(_request(plan, definitions))
-    except AttachError as refused:
-        by_kprobe = plan.with_kprobes()
-        if by_kprobe == plan:
-            raise MissingProbeError(f"a required probe was refused: {refused}") from refused
-    try:
-        return by_kprobe, load(_request(by_kprobe, definitions))
-    except AttachError as refused:
-        raise MissingProbeError(f"a required probe was refused: {refused}") from refused
-
-
-def _request(plan: Plan, definitions: Definitions) -> LoadRequest:
+def _request(plan: GuestPlan, definitions: Definitions) -> LoadRequest:
     return LoadRequest(
         "guest.bpf.c",
         {**definitions, **_kinds(plan)},
-        tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
+        plan.attachments,
         _maps(definitions),
     )
 
@@ -215,7 +209,7 @@ def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> De
     return definitions
 
 
-def _kinds(plan: Plan) -> Definitions:
+def _kinds(plan: GuestPlan) -> Definitions:
     """How each function of the table is hooked."""
     kinds: dict[str, str | int] = {}
     for point in TABLE:
@@ -225,21 +219,3 @@ def _kinds(plan: Plan) -> Definitions:
             kinds[f"KIND_{probe.function.symbol}"] = probe.kind
             kinds[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
     return kinds
-
-
-def _attachments(probe: PlannedProbe) -> list[Attachment]:
-    return [
-        Attachment(
-            program=f"{mechanism.program(returns=returns)}_{probe.function.symbol}",
-            function=probe.function.symbol,
-            returns=returns,
-            mechanism=str(mechanism),
-            symbol=symbol.name,
-            address=symbol.address,
-            module=symbol.module,
-            required=probe.point.required,
-        )
-        for symbol, mechanism in probe.by_symbol
-        # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
-        for returns in probe.point.ends(mechanism)
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
@@ -13,21 +13,15 @@ from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, DriverKind, Funct
 from balloontrace.system import kernel
 from balloontrace.system.kernel import BalloonDevice, Layout
 from balloontrace.system.read_balloon_size import fill_in_size, read_balloon_sizes
-from balloontrace.trace.guest.probes import SYMBOL_NAMES, Plan, make_plan
+from balloontrace.trace.guest.probes import SYMBOL_NAMES, GuestPlan, make_plan
 from balloontrace.trace.machine_checks import (
+    Diagnosis,
     Finding,
-    ProbedRow,
     State,
-    can_fentry,
     can_search_modules,
     check_firing,
-    check_machine,
-    find_bcc,
-    read_symbols,
-    trial_for,
+    look_at_machine,
 )
-from balloontrace.trace.mechanism import Mechanism
-from balloontrace.trace.probe_firing import NOTHING_KNOWN, Firing, find_firing
 from balloontrace.trace.probe_trial import Trial
 from balloontrace.units import format_standing
 
@@ -35,26 +29,36 @@ _NEEDED_OF_A_SEND = {"pages": ("virtio_balloon", "num_pfns"), "queue": ("virtque
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """Everything `doctor` shows and `record` needs to know."""
+class GuestDiagnosis(Diagnosis[GuestPlan]):
+    """What there is to trace in a guest."""
 
-    findings: tuple[Finding, ...]
     devices: tuple[BalloonDevice, ...]
     driver_kind: DriverKind
     layout: Layout
-    plan: Plan
     balloons: tuple[BalloonSize, ...] = ()
-    firing: Firing = NOTHING_KNOWN
 
     @property
-    def problems(self) -> tuple[Finding, ...]:
-        """What makes tracing impossible."""
-        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+    def is_planned(self) -> bool:
+        """Whether there is a driver to plan for."""
+        return self.plan.driver_found
 
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """What will not be measured."""
-        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+    def describe(self) -> dict[str, object]:
+        """What `doctor --format json` shows of this side alone."""
+        return {
+            "driver": {"kind": str(self.driver_kind), "module": self.plan.driver_module or None},
+            "devices": [
+                {
+                    "name": device.name,
+                    "driver": device.driver,
+                    "features": list(device.feature_names),
+                    "feature_bits": list(device.feature_bits),
+                }
+                for device in self.devices
+            ],
+            "balloons": [asdict(balloon) for balloon in self.balloons],
+            "layout": {"source": self.layout.source, "offsets_bytes": self.layout.offsets},
+            "boundaries": self.plan.boundaries,
+        }
 
 
 def diagnose(
@@ -62,30 +66,26 @@ def diagnose(
     *,
     offsets: Mapping[str, int] | None = None,
     trial: Callable[[Path], Trial] | None = None,
-) -> Diagnosis:
+) -> GuestDiagnosis:
     """Look at this system; never raises for something it could report.
 
-    `offsets` are structure offsets that the user knows, by `struct.member`. `trial` tries probes out; by
-    default it is done where it can be, on the running kernel.
+    `offsets` are structure offsets that the user knows, by `struct.member`; `trial` as for
+    `look_at_machine`.
     """
-    symbols = read_symbols(SYMBOL_NAMES, root)
-    bcc = find_bcc()
-    draft = make_plan(symbols, Layout())
+    machine = look_at_machine(SYMBOL_NAMES, root, trial)
+    draft = make_plan(machine.symbols, Layout())
     # Type information takes longest to say that something is not there.
-    names = {symbol.plain_name for symbol in symbols} & set(SYMBOL_NAMES)
+    names = {symbol.plain_name for symbol in machine.symbols} & set(SYMBOL_NAMES)
     layout = kernel.read_layout(draft.driver_module, names, root).overruled(offsets or {})
-    machine = check_machine(symbols, bcc, root)
-    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
-    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
-    fentry &= not draft.driver_module or can_search_modules(root)
-    plan = make_plan(symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
+    fentry = machine.can_fentry and (not draft.driver_module or can_search_modules(root))
+    plan = make_plan(machine.symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
     sizes = read_balloon_sizes([device.name for device in devices], root)
     balloons = fill_in_size(sizes, kernel.read_vmstat(root), os.sysconf("SC_PAGE_SIZE"))
     findings = (
-        *machine,
-        check_firing(firing, probed_rows(plan)),
+        *machine.findings,
+        check_firing(machine.firing, plan.attachable),
         _check_btf(layout),
         _check_device(devices),
         _check_size(balloons),
@@ -95,22 +95,10 @@ def diagnose(
         *_check_plan(plan),
     )
     found = tuple(finding for finding in findings if finding)
-    return Diagnosis(found, devices, kind, layout, plan, balloons, firing)
+    return GuestDiagnosis(found, plan, machine.firing, devices, kind, layout, balloons)
 
 
-def probed_rows(plan: Plan) -> tuple[ProbedRow, ...]:
-    """What a plan attaches, and how."""
-    return tuple(
-        ProbedRow(
-            probe.function.symbol,
-            probe.point.required,
-            frozenset(mechanism for _, mechanism in probe.by_symbol),
-        )
-        for probe in plan.attachable
-    )
-
-
-def _driver_kind(plan: Plan) -> DriverKind:
+def _driver_kind(plan: GuestPlan) -> DriverKind:
     if not plan.driver_found:
         return DriverKind.NONE
     return DriverKind.PATCHED if plan.patched else DriverKind.STOCK
@@ -152,7 +140,7 @@ def _check_size(balloons: Iterable[BalloonSize]) -> Finding | None:
     return Finding("size", State.OK, text) if text else None
 
 
-def _check_driver(plan: Plan, kind: DriverKind) -> Finding:
+def _check_driver(plan: GuestPlan, kind: DriverKind) -> Finding:
     if kind is DriverKind.NONE:
         return Finding("driver", State.PROBLEM, "the balloon driver is not loaded", "modprobe virtio_balloon")
     place = f"module {plan.driver_module}" if plan.driver_module else "built in"
@@ -185,7 +173,7 @@ def _check_untraced(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Fin
     return Finding("untraced", State.WARNING, f"not traced: {', '.join(found)}") if found else None
 
 
-def _check_plan(plan: Plan) -> tuple[Finding, ...]:
+def _check_plan(plan: GuestPlan) -> tuple[Finding, ...]:
     if not plan.driver_found:
         return ()
     missing = plan.missing_required

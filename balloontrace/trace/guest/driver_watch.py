@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace.system import kernel
-from balloontrace.trace.guest.diagnosis import Diagnosis
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
 
 _BUILT_IN = 0
 
@@ -32,7 +32,7 @@ class DriverState:
 class DriverWatch:
     """Looks at the driver, with a few system calls as long as nothing has changed."""
 
-    def __init__(self, diagnosis: Diagnosis, root: Path = kernel.ROOT) -> None:
+    def __init__(self, diagnosis: GuestDiagnosis, root: Path = kernel.ROOT) -> None:
         """Remember what is loaded and bound now."""
         self._root = root
         module = diagnosis.plan.driver_module

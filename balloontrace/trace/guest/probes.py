@@ -12,6 +12,7 @@ from balloontrace.format.stages import BCD, BUILD, A, B
 from balloontrace.format.vocabulary import Function, Kind, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.plan import Plan, PlannedProbe
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class ProbePoint:
     returns: bool = True  # its return is probed too
     stand_in: Function | None = None  # what shows its time when it is inlined
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+
+    @property
+    def name(self) -> str:
+        """What its programs are called after."""
+        return self.function.symbol
 
     def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
         """Which ends of the function get a program, return (True) before entry (False)."""
@@ -100,15 +106,11 @@ _CLONES = ("isra", "constprop", "llvm", "part")
 
 
 @dataclass(frozen=True)
-class PlannedProbe:
+class GuestProbe(PlannedProbe[ProbePoint]):
     """A row of the table as it fits this kernel."""
 
-    point: ProbePoint
-    status: Status
     symbols: tuple[Symbol, ...] = ()
-    mechanism: Mechanism = Mechanism.KPROBE
     arguments_trusted: bool = True
-    note: str = ""
 
     @property
     def function(self) -> Function:
@@ -139,24 +141,24 @@ class PlannedProbe:
         return "both" if len(kinds) > 1 else str(self.mechanism)
 
     @property
-    def spelled_out(self) -> str:
-        """The kernel's words for what is attached, e.g. `kprobe+kretprobe`, by how much it is used."""
-        kinds = dict.fromkeys(mechanism for _, mechanism in self.by_symbol)
-        return ", ".join(
-            "+".join(kind.program(returns=returns) for returns in reversed(self.point.ends(kind)))
-            for kind in kinds
-        )
+    def where(self) -> str | None:
+        """Names of its symbols."""
+        return ", ".join(sorted({symbol.name for symbol in self.symbols})) or None
+
+    @property
+    def module(self) -> str | None:
+        """The module they lie in; None for the kernel image."""
+        return self.symbols[0].module or None if self.symbols else None
 
 
 @dataclass(frozen=True)
-class Plan:
+class GuestPlan(Plan[GuestProbe]):
     """What will be attached, and what stands in for what cannot be."""
 
-    probes: tuple[PlannedProbe, ...]
     driver_module: str  # "" when the driver is built in
     driver_found: bool
 
-    def probe(self, function: Function) -> PlannedProbe:
+    def probe(self, function: Function) -> GuestProbe:
         """The row of `function`; StopIteration if the driver is not one that has it."""
         return next(probe for probe in self.probes if probe.function is function)
 
@@ -165,25 +167,13 @@ class Plan:
         """Whether the driver has the page-bitmap patch."""
         return any(probe.point.patched_only for probe in self.probes)
 
-    @property
-    def attachable(self) -> tuple[PlannedProbe, ...]:
-        """Rows that will be attached."""
-        return tuple(probe for probe in self.probes if probe.status is Status.ATTACH)
-
-    @property
-    def missing_required(self) -> tuple[PlannedProbe, ...]:
-        """Required rows that cannot be attached."""
-        return tuple(
-            probe for probe in self.probes if probe.point.required and probe.status is not Status.ATTACH
-        )
-
-    def with_kprobes(self) -> Plan:
+    def with_kprobes(self) -> GuestPlan:
         """The same plan with kprobes throughout; fentry would hold the driver's module in the kernel."""
         return replace(
             self, probes=tuple(replace(probe, mechanism=Mechanism.KPROBE) for probe in self.probes)
         )
 
-    def moved_to(self, symbols: Iterable[Symbol]) -> Plan:
+    def moved_to(self, symbols: Iterable[Symbol]) -> GuestPlan:
         """The same plan where the driver's module was loaded again, at other addresses.
 
         MissingProbeError where it holds other functions than before, or is not reached by kprobes alone.
@@ -191,12 +181,18 @@ class Plan:
         found = {symbol.name: symbol for symbol in symbols if symbol.module == self.driver_module}
         return replace(self, probes=tuple(_moved(probe, found) for probe in self.probes))
 
-    def stands_in_for(self, function: Function) -> tuple[str, ...]:
-        """Functions without a symbol whose time is taken from `function`."""
+    @property
+    def untraced(self) -> tuple[str, ...]:
+        """Functions without a symbol."""
+        return tuple(probe.name for probe in self.probes if probe.status in (Status.INLINED, Status.ABSENT))
+
+    def stand_ins(self, name: str) -> tuple[str, ...]:
+        """Functions without a symbol whose time is taken from that of row `name`."""
         return tuple(
-            probe.function.symbol
+            probe.name
             for probe in self.probes
-            if probe.point.stand_in is function and probe.status is not Status.ATTACH
+            if probe.point.stand_in and probe.point.stand_in.symbol == name
+            if probe.status is not Status.ATTACH
         )
 
     @property
@@ -218,7 +214,7 @@ class Plan:
         }
 
 
-def _moved(probe: PlannedProbe, found: Mapping[str, Symbol]) -> PlannedProbe:
+def _moved(probe: GuestProbe, found: Mapping[str, Symbol]) -> GuestProbe:
     if not probe.point.in_driver or probe.status is not Status.ATTACH:
         return probe
     missing = [symbol.name for symbol in probe.symbols if symbol.name not in found]
@@ -231,7 +227,7 @@ def _moved(probe: PlannedProbe, found: Mapping[str, Symbol]) -> PlannedProbe:
 
 def make_plan(
     symbols: Sequence[Symbol], layout: Layout, *, fentry_functions: frozenset[str] = frozenset()
-) -> Plan:
+) -> GuestPlan:
     """Fit the table to a kernel and its driver: stock, or with the page-bitmap patch.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` are the names of driver functions
@@ -245,7 +241,7 @@ def make_plan(
         for point in TABLE
         if patched or not point.patched_only
     )
-    return Plan(probes, anchor.module if anchor else "", anchor is not None)
+    return GuestPlan(probes, anchor.module if anchor else "", anchor is not None)
 
 
 def is_patched(symbols: Iterable[Symbol], layout: Layout) -> bool:
@@ -288,26 +284,26 @@ def _nearest(symbols: list[Symbol], anchor: Symbol | None) -> list[Symbol]:
 
 def _plan_probe(
     point: ProbePoint, symbols: tuple[Symbol, ...], layout: Layout, fentry_functions: frozenset[str]
-) -> PlannedProbe:
+) -> GuestProbe:
     if point.function is Function.CONFIG_SET and layout.get("virtio_balloon", "num_pages") is not None:
-        return PlannedProbe(point, Status.NOT_NEEDED, note="the driver's own num_pages says the same")
+        return GuestProbe(point, Status.NOT_NEEDED, note="the driver's own num_pages says the same")
     if not symbols:
         status = Status.INLINED if point.every_driver else Status.ABSENT
         stand_in = f"{point.stand_in.symbol} stands in" if point.stand_in else ""
-        return PlannedProbe(point, status, note=stand_in)
+        return GuestProbe(point, status, note=stand_in)
     plain = all(not symbol.suffix for symbol in symbols)
     unique = len(symbols) == 1 or not point.in_driver
     if not point.in_driver and not any(symbol.address for symbol in symbols):
         # Without addresses only the first of a name can be reached, however it is attached.
         symbols = tuple({symbol.name: symbol for symbol in reversed(symbols)}.values())[::-1]
     by_fentry = unique and plain and all(symbol.name in fentry_functions for symbol in symbols)
-    return PlannedProbe(
+    return GuestProbe(
         point,
         Status.ATTACH,
-        symbols,
         Mechanism.FENTRY if by_fentry else Mechanism.KPROBE,
+        "; ".join(_notes(symbols, plain=plain)),
+        symbols,
         arguments_trusted=plain,
-        note="; ".join(_notes(symbols, plain=plain)),
     )
 
 
@@ -320,32 +316,3 @@ def _notes(symbols: tuple[Symbol, ...], *, plain: bool) -> list[str]:
     if len(symbols) > 1:
         notes.append(f"{len(symbols)} functions of this name, all attached")
     return notes
-
-
-def describe(plan: Plan, failures: Mapping[str, str] | None = None) -> list[dict[str, object]]:
-    """The plan's rows as `doctor --format json` shows them, or, given `failures`, as a recording keeps them.
-
-    `failures` maps a function to the kernel's reason for refusing it; whatever is not in it was attached.
-    """
-    return [_describe_probe(plan, probe, failures) for probe in plan.probes]
-
-
-def _describe_probe(plan: Plan, probe: PlannedProbe, failures: Mapping[str, str] | None) -> dict[str, object]:
-    point = probe.point
-    attaches = probe.status is Status.ATTACH
-    status, note = probe.status, probe.note
-    if failures is not None and attaches:
-        failure = failures.get(point.function.symbol)
-        status, note = (Status.ATTACHED, note) if failure is None else (Status.FAILED, failure)
-    return {
-        "function": point.function.symbol,
-        "symbol": ", ".join(sorted({symbol.name for symbol in probe.symbols})) or None,
-        "module": probe.symbols[0].module or None if probe.symbols else None,
-        "mechanism": probe.spelled_out if attaches else None,
-        "stage": point.stage,
-        "status": str(status),
-        "stands_in_for": ", ".join(plan.stands_in_for(point.function)) or None,
-        "required": point.required,
-        "yields": point.yields,
-        "note": note or None,
-    }

@@ -16,10 +16,9 @@ from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_be
 from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system import kernel
 from balloontrace.system.read_balloon_size import read_balloon_sizes
-from balloontrace.trace.guest.collector import Collector, summarise_losses
-from balloontrace.trace.guest.diagnosis import Diagnosis
+from balloontrace.trace.guest.collector import GuestCollector, summarise_losses
+from balloontrace.trace.guest.diagnosis import GuestDiagnosis
 from balloontrace.trace.guest.driver_watch import DriverWatch
-from balloontrace.trace.guest.probes import describe
 from balloontrace.trace.guest.unseen_pages import (
     UNIT_PAGES,
     migrations_given_up,
@@ -27,8 +26,9 @@ from balloontrace.trace.guest.unseen_pages import (
     seen_by_probes,
     under_way,
 )
-from balloontrace.trace.pace import DrainPace, TimingPace
-from balloontrace.trace.session import Ending, RecordingSession, SessionOptions, SessionResult, clocks
+from balloontrace.trace.options import TraceOptions
+from balloontrace.trace.pace import TimingPace
+from balloontrace.trace.session import Ending, Losses, RecordingSession, SessionResult, clocks
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,33 @@ class _LastLook:
     moving: bool
 
 
-class Session(RecordingSession):
+class GuestSession(RecordingSession[Counters]):
     """A recording of the guest's side, on an attached collector."""
+
+    what = ("span", "spans")
+    _collector: GuestCollector
+    _parse = staticmethod(parse_counters)
+    _progress_line_of = staticmethod(progress_line)
 
     def __init__(
         self,
-        collector: Collector,
-        diagnosis: Diagnosis,
+        collector: GuestCollector,
+        diagnosis: GuestDiagnosis,
         output_fd: int,
-        options: SessionOptions,
+        options: TraceOptions,
         *,
-        started_ns: int,
         say: Callable[[str], None],
     ) -> None:
-        """Times and words as for every `RecordingSession`."""
-        super().__init__(output_fd, options, started_ns=started_ns, say=say)
-        self._collector = collector
+        """Options and words as for every `RecordingSession`."""
+        pace = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
+        super().__init__(collector, pace, output_fd, options, say=say)
         self._diagnosis = diagnosis
         self._driver = DriverWatch(diagnosis)
         self._driver_state = self._driver.state
         self._driver_seen_ns = time.monotonic_ns()
         self._driver_away = self._driver_lost = self._reattached = False
         self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
-        self._counters = self._written_counters = b""
-        self._seen_counters = b""
-        self._was_moving = False
-        self._pace = DrainPace()
-        self._timing = TimingPace(frozenset(probe.function for probe in collector.plan.attachable))
-        self._progress: tuple[int, Counters] | None = None
-        self._last_look: _LastLook | None = None
+        self._before_detaching: _LastLook | None = None
         self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
         self._started_balloons = _read_balloons()
 
@@ -79,27 +77,25 @@ class Session(RecordingSession):
         # The sooner a driver's return is noticed, the less it has moved unseen.
         return self._options.operations is not None or self._collector.captures or self._driver_away
 
-    def _finish(self, result: SessionResult) -> dict[str, object]:
+    def _last_look(self, result: SessionResult) -> dict[str, object]:
         vmstat = self._detach()
         result.unseen, result.reattached = self._find_unseen(), self._reattached
         result.balloons = _read_balloons(device.name for device in self._diagnosis.devices)
-        self._counters = self._collector.read_counters()
-        self._drain()
-        counters = parse_counters(self._counters)
-        result.losses = summarise_losses(
-            counters,
-            self._collector.plan,
-            self._collector.read_missed(),
-            captures=self._collector.captures,
-        )
-        programs = self._collector.read_program_costs(counters)
         return {
             "vmstat": vmstat,
             "balloons": [asdict(each) for each in result.balloons],
-            "vmstat_traced": dict(self._last_look.vmstat) if self._last_look else {},
+            "vmstat_traced": dict(self._before_detaching.vmstat) if self._before_detaching else {},
             "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
-            "own_cost": self._own_cost(self._collector.loaded, programs),
         }
+
+    def _losses(self, counters: Counters) -> Losses:
+        collector = self._collector
+        return summarise_losses(
+            counters, collector.plan, collector.read_missed(), captures=collector.captures
+        )
+
+    def _program_costs(self, counters: Counters) -> list[dict[str, object]]:
+        return self._collector.read_program_costs(counters)
 
     def _detach(self) -> Mapping[str, int]:
         """Take the probes off, with a last look before; returns /proc/vmstat right after."""
@@ -107,12 +103,12 @@ class Session(RecordingSession):
         self._collector.detach()
         vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
         moved = moved_between(self._started_vmstat, traced, UNIT_PAGES)
-        self._last_look = _LastLook(traced, counters, moved, moving=vmstat != traced)
+        self._before_detaching = _LastLook(traced, counters, moved, moving=vmstat != traced)
         return vmstat
 
     def _find_unseen(self, *, unwritten_pages: int = 0) -> Unseen | None:
         """Pages that moved up to the last look before detaching, and are not in the recording."""
-        look = self._last_look
+        look = self._before_detaching
         if look is None or look.moved is None:
             return None
         plan, layout = self._collector.plan, self._diagnosis.layout
@@ -126,7 +122,7 @@ class Session(RecordingSession):
         )
 
     def _give_up(self, result: SessionResult) -> None:
-        if self._last_look is None:
+        if self._before_detaching is None:
             self._detach()
         unwritten_pages: list[int] = []
         first = self._writer.refused_spans_from_byte
@@ -193,32 +189,15 @@ class Session(RecordingSession):
 
     def _look(self) -> None:
         self._follow_driver()
-        self._counters = self._collector.read_counters()
-        moving = self._counters != self._seen_counters
-        if moving or self._was_moving:
-            timing = self._collector.timing
-            if self._timing.is_wanted(parse_counters(self._counters), timing=timing) != timing:
-                self._collector.set_timing(not timing)
-        self._seen_counters, self._was_moving = self._counters, moving
-        if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
-            self._drain()
+        super()._look()
 
-    def _drain(self) -> None:
-        """Move what has gathered into the recording; nothing is written when nothing happened."""
-        self._records += self._collector.drain(self._writer.write_spans)
+    def _drain_records(self) -> int:
+        spans = self._collector.drain(self._writer.write_spans)
         self._collector.drain_payloads(self._writer.write_payloads)
-        if self._counters != self._written_counters:
-            self._written_counters = self._counters
-            self._writer.write_counters(self._counters)
-
-    def _progress_line(self) -> str:
-        now_ns, now = time.monotonic_ns(), parse_counters(self._counters)
-        before_ns, before = self._progress or (now_ns, now)
-        self._progress = now_ns, now
-        return progress_line(before, now, now_ns - before_ns)
+        return spans
 
     def _metadata(self) -> dict[str, object]:
-        diagnosis, plan, loaded = self._diagnosis, self._collector.plan, self._collector.loaded
+        diagnosis, plan = self._diagnosis, self._collector.plan
         return {
             "side": Side.GUEST,
             "driver": {
@@ -240,12 +219,10 @@ class Session(RecordingSession):
             "counters_layout": dict(COUNTERS_LAYOUT),
             "capture": "payload" if self._collector.captures else "none",
             "payload_layout": dict(PAYLOAD_LAYOUT),
-            "probes": describe(plan, loaded.failures),
             "boundaries": plan.boundaries,
             "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
             "vmstat": self._started_vmstat,
             "balloons": [asdict(each) for each in self._started_balloons],
-            "bcc_version": loaded.bcc_version,
         }
 
 

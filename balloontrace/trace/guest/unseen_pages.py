@@ -16,7 +16,7 @@ from balloontrace.format.guest_layout import RING_HEADER_BYTES, SPAN
 from balloontrace.format.moved_pages import Moved
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, Function, SpanFlag, Status
 from balloontrace.system.kernel import Layout
-from balloontrace.trace.guest.probes import Plan
+from balloontrace.trace.guest.probes import GuestPlan
 
 UNIT_PAGES = max(1, os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES)
 """Balloon pages in one page of this kernel, which is what /proc/vmstat counts."""
@@ -35,7 +35,7 @@ _HOLDING = (Function.UPDATE_BALLOON_SIZE_FUNC, Function.LEAK_BALLOON)
 
 
 def seen_by_probes(
-    counters: Counters, plan: Plan, layout: Layout, moved: Moved, missed: Mapping[Function, int | None]
+    counters: Counters, plan: GuestPlan, layout: Layout, moved: Moved, missed: Mapping[Function, int | None]
 ) -> int | None:
     """Pages the programs have counted; None where the driver's structures do not show them.
 
@@ -62,7 +62,7 @@ def seen_by_probes(
     return max(0, pages - 2 * migrated)  # each is sent both ways
 
 
-def under_way(counters: Counters, plan: Plan, devices: int, *, moving: bool) -> int | None:
+def under_way(counters: Counters, plan: GuestPlan, devices: int, *, moving: bool) -> int | None:
     """Pages that a call under way can have moved: of the page-bitmap driver any number, which is None.
 
     `moving` tells that pages moved after the counters had been read.

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from balloontrace.errors import MissingProbeError
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
 from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
-from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, PAGE_BYTES, AttachedPrograms
-from balloontrace.trace.engines.bcc import load
-from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
-from balloontrace.trace.host.probes import TABLE, HostPlan, HostProbe
+from balloontrace.trace.attached_programs import (
+    DEFAULT_RING_BYTES,
+    PAGE_BYTES,
+    AttachedPrograms,
+    attach_first,
+)
+from balloontrace.trace.engines.request import Loaded, LoadRequest
+from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
-class HostCollector(AttachedPrograms):
+class HostCollector(AttachedPrograms[HostPlan]):
     """A plan attached for one process."""
 
     def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
-        """Compile and attach `plan` for process `pid`. Raises as `Collector` does.
+        """Compile and attach `plan` for process `pid`. Raises as `GuestCollector` does.
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
-        self.plan, loaded = _load(plan, pid, ring_bytes)
+        ways = (plan, plan.with_kprobes(), plan.with_tracepoints())
+        plan, loaded = attach_first(ways, lambda plan: _request(plan, pid, ring_bytes))
         maps = loaded.maps
         batch_bytes = RING_HEADER_BYTES + BATCH.size_bytes
         super().__init__(
+            plan,
             loaded,
             SharedPage(maps["threads"], THREADS_BYTES),
             ring=RecordRing(maps["batches"], ring_bytes, batch_bytes) if ring_bytes else None,
@@ -103,22 +108,11 @@ def summarise_host_losses(counters: HostCounters, missed: int | None) -> dict[st
     }
 
 
-def _load(plan: HostPlan, pid: int, ring_bytes: int) -> tuple[HostPlan, Loaded]:
-    """Attach the cheapest way; what the kernel refuses is tried with kprobes, then with tracepoints."""
-    reason = ""
-    for attempt in dict.fromkeys((plan, plan.with_kprobes(), plan.with_tracepoints())):
-        try:
-            return attempt, load(_request(attempt, pid, ring_bytes))
-        except AttachError as refused:
-            reason = str(refused)
-    raise MissingProbeError(f"a required probe was refused: {reason}")
-
-
 def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
     return LoadRequest(
         "host.bpf.c",
         _definitions(plan, pid, ring_bytes),
-        tuple(attachment for probe in plan.attachable for attachment in _attachments(probe)),
+        plan.attachments,
         _maps(ring_bytes),
     )
 
@@ -140,27 +134,3 @@ def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str 
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
     definitions |= {f"KIND_{probe.point.name}": str(probe.mechanism) for probe in plan.attachable}
     return definitions
-
-
-def _attached_to(probe: HostProbe, *, returns: bool) -> str:
-    if probe.mechanism is Mechanism.TRACEPOINT:
-        return probe.tracepoint(returns=returns)
-    return probe.target or ""
-
-
-def _attachments(probe: HostProbe) -> list[Attachment]:
-    symbol, mechanism = probe.symbol, probe.mechanism
-    return [
-        Attachment(
-            program=f"{mechanism.program(returns=returns)}_{probe.point.name}",
-            function=probe.point.name,
-            returns=returns,
-            mechanism=str(mechanism),
-            symbol=_attached_to(probe, returns=returns),
-            address=symbol.address if symbol else 0,
-            module=symbol.module if symbol else "",
-            required=probe.point.required,
-        )
-        # Returns first: a call under way while probes are attached is then counted as unmatched, not lost.
-        for returns in probe.point.ends(mechanism)
-    ]

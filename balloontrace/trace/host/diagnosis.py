@@ -5,85 +5,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balloontrace.errors import CannotTraceError
+from balloontrace.format.vocabulary import Side
 from balloontrace.system import kernel
 from balloontrace.system.kernel import Symbol
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.vmm import Process, find_vmms, require_first_pid_namespace
 from balloontrace.trace.host.probes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.trace.machine_checks import (
+    Diagnosis,
     Finding,
-    ProbedRow,
     State,
-    can_fentry,
     can_search_modules,
     check_firing,
-    check_machine,
-    find_bcc,
-    read_symbols,
-    trial_for,
+    look_at_machine,
 )
-from balloontrace.trace.mechanism import Mechanism
-from balloontrace.trace.probe_firing import NOTHING_KNOWN, Firing, find_firing
 from balloontrace.trace.probe_trial import Trial
 
 _TRACEPOINTS = "sys/kernel/tracing/events/syscalls/sys_enter_madvise"
 
 
 @dataclass(frozen=True)
-class HostDiagnosis:
-    """What `doctor --side host` shows and `record --side host` needs to know."""
+class HostDiagnosis(Diagnosis[HostPlan]):
+    """What there is to trace on a host."""
 
-    findings: tuple[Finding, ...]
     vmms: tuple[Process, ...]
-    plan: HostPlan
-    firing: Firing = NOTHING_KNOWN
 
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        """What makes tracing impossible."""
-        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """What will not be measured."""
-        return tuple(finding for finding in self.findings if finding.state is State.WARNING)
+    def describe(self) -> dict[str, object]:
+        """What `doctor --format json` shows of this side alone."""
+        return {
+            "side": str(Side.HOST),
+            "vmms": [asdict(vmm) for vmm in self.vmms],
+            "boundaries": self.plan.boundaries({}),
+        }
 
 
 def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | None = None) -> HostDiagnosis:
-    """Look at this system; never raises for something it could report. `trial` as for `diagnose`."""
-    symbols = read_symbols(SYMBOL_NAMES, root)
-    bcc = find_bcc()
-    machine = check_machine(symbols, bcc, root)
-    firing = find_firing(root, trial_for(root, machine) if trial is None else trial)
-    fentry = can_fentry(symbols, bcc) and Mechanism.FENTRY not in firing.unusable
+    """Look at this system; never raises for something it could report. `trial` as for `look_at_machine`."""
+    machine = look_at_machine(SYMBOL_NAMES, root, trial)
     plan = make_host_plan(
-        symbols,
-        fentry_functions=_known_functions(symbols, root) if fentry else frozenset(),
+        machine.symbols,
+        fentry_functions=_known_functions(machine.symbols, root) if machine.can_fentry else frozenset(),
         tracepoints=_has_tracepoints(root),
         page_layout=kernel.read_page_layout(root),
     )
     vmms = find_vmms(root)
     findings = (
-        *machine,
+        *machine.findings,
         _check_namespace(root),
-        check_firing(firing, host_probed_rows(plan)),
+        check_firing(machine.firing, plan.attachable),
         _check_kvm(plan),
         _check_vmms(vmms),
         _check_plan(plan),
     )
-    return HostDiagnosis(tuple(each for each in findings if each), vmms, plan, firing)
-
-
-def host_probed_rows(plan: HostPlan) -> tuple[ProbedRow, ...]:
-    """What a plan attaches, and how."""
-    return tuple(
-        ProbedRow(probe.point.name, probe.point.required, frozenset({probe.mechanism}))
-        for probe in plan.attachable
-    )
+    return HostDiagnosis(tuple(each for each in findings if each), plan, machine.firing, vmms)
 
 
 def _check_namespace(root: Path) -> Finding | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.mechanism import Mechanism
+from balloontrace.trace.plan import Plan, PlannedProbe
 
 KVM_MODULE = "kvm"
 
@@ -93,27 +94,33 @@ SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
 
 
 @dataclass(frozen=True)
-class HostProbe:
+class HostProbe(PlannedProbe[HostPoint]):
     """A row of the table as it fits this kernel."""
 
-    point: HostPoint
-    status: Status
     symbol: Symbol | None = None  # None for a tracepoint
-    mechanism: Mechanism = Mechanism.KPROBE
-    note: str = ""
 
     @property
-    def target(self) -> str | None:
-        """What is attached to, in the kernel's words; of a tracepoint, the one on entry."""
-        if self.mechanism is Mechanism.TRACEPOINT:
-            return self.tracepoint(returns=False)
-        if self.mechanism is Mechanism.RAW_TRACEPOINT:
-            return self.point.raw_tracepoint
-        return self.symbol.name if self.symbol else None
+    def by_symbol(self) -> tuple[tuple[Symbol, Mechanism], ...]:
+        """The one symbol, without a name for a tracepoint."""
+        return ((self.symbol or Symbol("", 0, ""), self.mechanism),)
 
-    def tracepoint(self, *, returns: bool) -> str:
-        """The tracepoint at one end of the system call, with its category."""
-        return f"syscalls:sys_{Mechanism.TRACEPOINT.program(returns=returns)}_{self.point.tracepoint}"
+    @property
+    def where(self) -> str | None:
+        """What is attached to; of a tracepoint, the one on entry."""
+        return self.target(self.by_symbol[0][0], returns=False) or None
+
+    @property
+    def module(self) -> str | None:
+        """The module it lies in; None for the kernel image."""
+        return (self.symbol.module or None) if self.symbol else None
+
+    def target(self, symbol: Symbol, *, returns: bool) -> str:
+        """What the program at one end is attached to, a tracepoint with its category."""
+        if self.mechanism is Mechanism.TRACEPOINT:
+            return f"syscalls:sys_{Mechanism.TRACEPOINT.program(returns=returns)}_{self.point.tracepoint}"
+        if self.mechanism is Mechanism.RAW_TRACEPOINT and self.point.raw_tracepoint:
+            return self.point.raw_tracepoint
+        return symbol.name
 
     @property
     def spelled_out(self) -> str:
@@ -122,37 +129,23 @@ class HostProbe:
             return "sys_enter+sys_exit tracepoints"
         if self.mechanism is Mechanism.RAW_TRACEPOINT:
             return "raw tracepoint"
-        ends = reversed(self.point.ends(self.mechanism))
-        return "+".join(self.mechanism.program(returns=returns) for returns in ends)
+        return super().spelled_out
 
 
 @dataclass(frozen=True)
-class HostPlan:
+class HostPlan(Plan[HostProbe]):
     """What will be attached on the host.
 
     `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
     `asks_freed` whether that was asked for, possible or not.
     """
 
-    probes: tuple[HostProbe, ...]
     page_layout: tuple[tuple[str, int], ...] = ()
     asks_freed: bool = False
 
     def probe(self, name: str) -> HostProbe:
         """The row of that name."""
         return next(probe for probe in self.probes if probe.point.name == name)
-
-    @property
-    def attachable(self) -> tuple[HostProbe, ...]:
-        """Rows that will be attached."""
-        return tuple(probe for probe in self.probes if probe.status is Status.ATTACH)
-
-    @property
-    def missing_required(self) -> tuple[HostProbe, ...]:
-        """Required rows that cannot be attached."""
-        return tuple(
-            probe for probe in self.probes if probe.point.required and probe.status is not Status.ATTACH
-        )
 
     def counting_freed(self) -> HostPlan:
         """The same plan with the probes that show what calls freed: all, or none if one is impossible."""
@@ -244,38 +237,10 @@ def _plan_probe(
                 mechanism = Mechanism.RAW_TRACEPOINT
             if point.tells_freed:
                 return HostProbe(
-                    point, Status.NOT_NEEDED, found[0], mechanism, "record --count-freed uses it"
+                    point, Status.NOT_NEEDED, mechanism, "record --count-freed uses it", found[0]
                 )
-            return HostProbe(point, Status.ATTACH, found[0], mechanism)
+            return HostProbe(point, Status.ATTACH, mechanism, symbol=found[0])
     if point.tracepoint and tracepoints:
         return HostProbe(point, Status.ATTACH, mechanism=Mechanism.TRACEPOINT)
     note = f"module {KVM_MODULE} is not loaded" if point.name.startswith("kvm_") else ""
     return HostProbe(point, Status.ABSENT, note=note)
-
-
-def describe_host(plan: HostPlan, failures: Mapping[str, str] | None = None) -> list[dict[str, object]]:
-    """The plan's rows as `doctor --format json` shows them, or, given `failures`, as a recording keeps them.
-
-    `failures` maps a row's name to the kernel's reason for refusing it; whatever is not in it was attached.
-    """
-    return [_describe_probe(probe, failures) for probe in plan.probes]
-
-
-def _describe_probe(probe: HostProbe, failures: Mapping[str, str] | None) -> dict[str, object]:
-    attaches = probe.status is Status.ATTACH
-    status, note = probe.status, probe.note
-    if failures is not None and attaches:
-        failure = failures.get(probe.point.name)
-        status, note = (Status.ATTACHED, note) if failure is None else (Status.FAILED, failure)
-    return {
-        "function": probe.point.name,
-        "symbol": probe.target,
-        "module": (probe.symbol.module or None) if probe.symbol else None,
-        "mechanism": probe.spelled_out if attaches else None,
-        "stage": probe.point.stage,
-        "status": str(status),
-        "stands_in_for": None,
-        "required": probe.point.required,
-        "yields": probe.point.yields,
-        "note": note or None,
-    }

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the user asks of tracing: one object, made once by the command, that travels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """What is traced and how, and for a recording when it stops and what it is called."""
+
+    side: str = "auto"  # guest, host or auto
+    pid: int | None = None
+    missing_probes: str = "error"  # or warn
+    attach: str = "auto"  # kprobe, and on the host tracepoint
+    ring_bytes: int = DEFAULT_RING_BYTES  # 0: no records, sums instead
+    capture: bool = False  # payloads
+    offsets: Mapping[str, int] = field(default_factory=dict)  # by struct.member, as the user knows them
+    count_freed: bool = False
+    duration_s: float | None = None
+    operations: int | None = None
+    command: Sequence[str] = ()
+    label: str | None = None
+    show_progress: bool = False
+    started_ns: int = 0  # when the program was started (CLOCK_MONOTONIC), for the cost of attaching
