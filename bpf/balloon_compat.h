@@ -2,59 +2,14 @@
 /*
  * What differs between kernels, compilers and ways to attach, each behind one name.
  *
- * Offsets of kernel structures come from the running kernel's BTF as -D<STRUCT>_<MEMBER>=<bytes>. One that is
- * unknown is NO_OFFSET, and what would be read through it is then not measured.
+ * Offsets of kernel structures come from the running kernel's BTF as -D<STRUCT>_<MEMBER>=<bytes>, one for each of
+ * KNOWN_MEMBERS in balloontrace/system/kernel.py. One that is unknown is NO_OFFSET, and what would be read through it
+ * is then not measured.
  */
 #ifndef BALLOON_COMPAT_H
 #define BALLOON_COMPAT_H
 
 #define NO_OFFSET (-1)
-
-#ifndef VIRTIO_BALLOON_VDEV
-#define VIRTIO_BALLOON_VDEV NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_NUM_PFNS
-#define VIRTIO_BALLOON_NUM_PFNS NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_PFNS
-#define VIRTIO_BALLOON_PFNS NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_RESP_DATA
-#define VIRTIO_BALLOON_RESP_DATA NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_RESP_POS
-#define VIRTIO_BALLOON_RESP_POS NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_NR_PAGE_BMAP
-#define VIRTIO_BALLOON_NR_PAGE_BMAP NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_MIN_PFN
-#define VIRTIO_BALLOON_MIN_PFN NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_MAX_PFN
-#define VIRTIO_BALLOON_MAX_PFN NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_NUM_PAGES
-#define VIRTIO_BALLOON_NUM_PAGES NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK
-#define VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_VB_DEV_INFO
-#define VIRTIO_BALLOON_VB_DEV_INFO NO_OFFSET
-#endif
-#ifndef VIRTIO_BALLOON_OOM_NB
-#define VIRTIO_BALLOON_OOM_NB NO_OFFSET
-#endif
-#ifndef VIRTQUEUE_INDEX
-#define VIRTQUEUE_INDEX NO_OFFSET
-#endif
-#ifndef VIRTQUEUE_VDEV
-#define VIRTQUEUE_VDEV NO_OFFSET
-#endif
-#ifndef VIRTIO_DEVICE_INDEX
-#define VIRTIO_DEVICE_INDEX NO_OFFSET
-#endif
 
 /*
  * Ways to hook a function, chosen per function with -DKIND_<function>=<kind>:
@@ -113,6 +68,9 @@
 #define ARGUMENT_U32_fentry(base, offset) (*(u32 *)((base) + (offset)))
 #define ARGUMENT_U32_kprobe(base, offset) read_u32(base, offset)
 #define ARGUMENT_U32_absent(base, offset) 0
+
+/* Adds to a sum that programs on other CPUs add to as well. */
+#define ADD(sum, value) __sync_fetch_and_add(&(sum), value)
 
 /* Which of 32 doublings `value` has reached: five comparisons, and no loop. */
 #define LOG2_OF_2(value, low) ((value) >> ((low) + 1) ? (low) + 1 : (low))

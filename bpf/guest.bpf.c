@@ -8,12 +8,15 @@
 #include <uapi/linux/ptrace.h>
 #include "balloon_events.h"
 #include "balloon_compat.h"
+#include "thread_state.h"
 
-/* Without a ring nobody wants spans: what they would tell is summed up in `live`. */
+/*
+ * Without a ring nobody wants spans: what they would tell is summed up in `live`. bcc translates calls of maps in this
+ * file only, not in the headers.
+ */
 #ifdef SPAN_RING_PAGES
 BPF_RINGBUF_OUTPUT(spans, SPAN_RING_PAGES);
 #else
-#define LIVE
 BPF_F_TABLE("array", int, struct bt_live, live, 1, BPF_F_MMAPABLE);
 #endif
 BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
@@ -27,59 +30,6 @@ BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
  * that finds its slot taken is not followed, and counted.
  */
 #define SLOTS 1024
-
-/* VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver: page numbers in its array, and all that one work item moves by it. */
-#define ITEM_PAGES 256
-
-/* The driver takes its target up to whole pages of its kernel (towards_target), each UNIT_PAGES of 4 KiB. */
-#ifndef UNIT_PAGES
-#define UNIT_PAGES 1
-#endif
-#define GOAL_PAGES(target) (((target) + UNIT_PAGES - 1) / UNIT_PAGES * UNIT_PAGES)
-
-#ifdef LIVE
-/* Of the work item under way, as far as it went; its own sends only, none by compaction or out of memory. */
-struct item_state {
-	u64 body_ns;          /* in fill_balloon or leak_balloon */
-	u64 send_ns;
-	u64 bitmap_ns;        /* in set_page_bitmap */
-	u64 bitmap_send_ns;   /* of send_ns, inside that */
-	u64 sent_ns;          /* the last of these returned; 0: there was none */
-	u32 pages;
-	u8 sends;             /* whether there were any; the flags below say the same */
-	u8 bodies;
-	u8 bitmaps;
-	u8 unknown;           /* sends of unknown pages */
-	u8 inflates;          /* sends on the queue for that */
-	u8 windowed;          /* the tell_host under way has send_resp_data inside, and is no send itself */
-	u16 padding;
-};
-#endif
-
-struct thread_state {
-	u32 tid;
-	u32 open;             /* bit f: inside function f */
-	u64 entry_ns[BT_FUNCTIONS];
-	u64 work;             /* the work item `device` was read for */
-	u64 balloon;          /* struct virtio_balloon of that work item, 0 when unknown */
-	u64 config_buffer;    /* where a config read will put its value */
-	u64 config_ns;
-	u32 config_calls;
-	u32 target_pages;
-	u32 actual_pages;
-	u32 pages;            /* of the send in flight */
-	u32 bytes;            /* of that send */
-	u16 queue;            /* of that send */
-	u16 device;
-	u16 passes;           /* of the set_page_bitmap in flight */
-	u16 bitmaps;          /* of that call */
-	u8 flags;             /* of the device, target and actual: BT_HAS_* */
-	u8 send_flags;        /* of the send in flight */
-	u16 padding;
-#ifdef LIVE
-	struct item_state item;
-#endif
-};
 
 BPF_ARRAY(threads, struct thread_state, SLOTS);
 
@@ -135,29 +85,37 @@ static __always_inline struct thread_state *enter(int function)
 
 	if (!sum)
 		return 0;
-	__sync_fetch_and_add(&sum->functions[function].entries, 1);
+	ADD(sum->functions[function].entries, 1);
 	if (!thread) {
-		__sync_fetch_and_add(&sum->functions[function].no_state, 1);
+		ADD(sum->functions[function].no_state, 1);
 		return 0;
 	}
 	if (thread->open & (1 << function))
-		__sync_fetch_and_add(&sum->functions[function].overwritten, 1);
+		ADD(sum->functions[function].overwritten, 1);
 	thread->open |= 1 << function;
 	thread->entry_ns[function] = bpf_ktime_get_ns();
 	return thread;
 }
 
 #ifdef SPAN_RING_PAGES
+/* Room for a span, 0 and counted when there is none. */
+static __always_inline struct bt_span *reserve_span(struct bt_counters *sum, int function)
+{
+	struct bt_span *span = spans.ringbuf_reserve(sizeof(*span));
+
+	if (!span)
+		ADD(sum->functions[function].lost, 1);
+	return span;
+}
+
 /* Writes a span; `flags` says which of the optional fields the caller measured. */
 static __always_inline void emit(struct bt_counters *sum, struct thread_state *thread, int function, u64 now_ns,
 				 u32 pages, int result, u8 flags)
 {
-	struct bt_span *span = spans.ringbuf_reserve(sizeof(*span));
+	struct bt_span *span = reserve_span(sum, function);
 
-	if (!span) {
-		__sync_fetch_and_add(&sum->functions[function].lost, 1);
+	if (!span)
 		return;
-	}
 	span->start_ns = thread->entry_ns[function];
 	span->duration_ns = now_ns - thread->entry_ns[function];
 	span->tid = thread->tid;
@@ -177,9 +135,30 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
 	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
-#else
-#define ADD(sum, value) __sync_fetch_and_add(&(sum), value)
 
+/* An interrupt has no state and no duration. */
+static __always_inline void emit_interrupt(struct bt_counters *sum, u64 vdev)
+{
+	struct bt_span *span = reserve_span(sum, BT_VIRTBALLOON_CHANGED);
+
+	if (!span)
+		return;
+	__builtin_memset(span, 0, sizeof(*span));
+	span->start_ns = bpf_ktime_get_ns();
+	span->tid = bpf_get_current_pid_tgid();
+	span->cpu = bpf_get_smp_processor_id();
+	span->function = BT_VIRTBALLOON_CHANGED;
+	if (VIRTIO_DEVICE_INDEX != NO_OFFSET) {
+		span->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
+		span->flags = BT_HAS_DEVICE;
+	}
+	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void live_item_begins(struct thread_state *thread) {}
+static __always_inline void live_send_begins(struct thread_state *thread) {}
+static __always_inline void live_target_read(struct thread_state *thread) {}
+#else
 static __always_inline struct bt_live *live_sums(void)
 {
 	int zero = 0;
@@ -187,134 +166,7 @@ static __always_inline struct bt_live *live_sums(void)
 	return live.lookup(&zero);
 }
 
-/* Whether what this thread does now is done for its work item: compaction and out of memory may come in between. */
-static __always_inline int is_of_item(struct thread_state *thread)
-{
-	return thread->open & (1 << BT_UPDATE_BALLOON_SIZE_FUNC) &&
-	       !(thread->open & (1 << BT_VIRTIO_BALLOON_OOM_NOTIFY | 1 << BT_VIRTBALLOON_MIGRATEPAGE));
-}
-
-/* Pages that a send, or a set_page_bitmap with all its sends, tells the host of. */
-static __always_inline void count_pages(struct bt_live *sum, struct thread_state *thread, u32 pages, u8 flags)
-{
-	if (thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE)
-		return; /* one in and one out */
-	if ((flags & (BT_HAS_PAGES | BT_HAS_QUEUE)) != (BT_HAS_PAGES | BT_HAS_QUEUE)) {
-		ADD(sum->unknown_sends, 1);
-		thread->item.unknown = 1;
-		return;
-	}
-	if (thread->queue == 0)
-		ADD(sum->inflated_pages, pages);
-	else
-		ADD(sum->deflated_pages, pages);
-	if (is_of_item(thread)) {
-		thread->item.pages += pages;
-		thread->item.inflates = thread->queue == 0;
-	}
-}
-
-static __always_inline void end_send(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns)
-{
-	ADD(sum->sends, 1);
-	if (!is_of_item(thread))
-		return;
-	thread->item.sends = 1;
-	thread->item.send_ns += duration_ns;
-	thread->item.sent_ns = now_ns;
-	if (thread->open & 1 << BT_SET_PAGE_BITMAP)
-		thread->item.bitmap_send_ns += duration_ns;
-}
-
-/* One send of page numbers is as much as a work item moves, but by bitmaps it moves all there is to move. */
-static __always_inline int is_short(struct thread_state *thread, u8 flags)
-{
-	struct item_state *item = &thread->item;
-
-	if (!(flags & BT_HAS_TARGET) || !(flags & BT_HAS_ACTUAL) || item->unknown)
-		return 0;
-	return GOAL_PAGES(thread->target_pages) > thread->actual_pages && (item->bitmaps || item->pages < ITEM_PAGES);
-}
-
-/* Stages as balloontrace/analysis/work_items.py has them. */
-static __always_inline void end_item(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns,
-				     u8 flags)
-{
-	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
-	struct item_state *item = &thread->item;
-	u8 both = BT_HAS_TARGET | BT_HAS_ACTUAL;
-	int away = (flags & both) == both && GOAL_PAGES(thread->target_pages) != thread->actual_pages;
-	u64 config_ns = flags & BT_HAS_CONFIG ? thread->config_ns : 0;
-	u64 build_ns = item->sends ? item->bitmap_ns - item->bitmap_send_ns : 0;
-	u64 body_ns = item->body_ns;
-
-	device->entered_ns = 0;
-	if (!item->sends && !item->bodies && !away) {
-		device->left_ns = 0; /* at its target: what follows is rest */
-		return;
-	}
-	if (!item->bodies) {
-		body_ns = duration_ns;
-		if (item->sent_ns && item->inflates)
-			body_ns = item->sent_ns - thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
-		body_ns -= config_ns;
-	}
-	ADD(sum->items, 1);
-	ADD(sum->item_ns, duration_ns);
-	ADD(sum->allocate_ns, body_ns - item->send_ns - build_ns);
-	ADD(sum->build_ns, build_ns);
-	ADD(sum->send_ns, item->send_ns);
-	if (device->left_ns)
-		ADD(sum->requeue_ns, thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC] - device->left_ns);
-	device->left_ns = away ? now_ns : 0;
-	if (is_short(thread, flags))
-		ADD(sum->failed_allocations, 1);
-}
-
-/* Adds a call to the sums; arguments as for a span. */
-static __always_inline void emit(struct bt_counters *unused, struct thread_state *thread, int function, u64 now_ns,
-				 u32 pages, int result, u8 flags)
-{
-	u64 duration_ns = now_ns - thread->entry_ns[function];
-	struct bt_live *sum = live_sums();
-
-	if (!sum)
-		return;
-	ADD(sum->buckets[function][LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)], 1);
-	switch (function) {
-	case BT_UPDATE_BALLOON_SIZE_FUNC:
-		end_item(sum, thread, now_ns, duration_ns, flags);
-		break;
-	case BT_FILL_BALLOON:
-	case BT_LEAK_BALLOON:
-		if (is_of_item(thread)) {
-			thread->item.bodies = 1;
-			thread->item.body_ns += duration_ns;
-		}
-		break;
-	case BT_TELL_HOST:
-		if (thread->item.windowed)
-			break;
-		end_send(sum, thread, now_ns, duration_ns);
-		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
-			count_pages(sum, thread, pages, flags);
-		break;
-	case BT_SEND_RESP_DATA:
-		thread->item.windowed = 1;
-		end_send(sum, thread, now_ns, duration_ns);
-		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
-			count_pages(sum, thread, 0, 0);
-		break;
-	case BT_SET_PAGE_BITMAP:
-		count_pages(sum, thread, pages, flags);
-		if (is_of_item(thread)) {
-			thread->item.bitmaps = 1;
-			thread->item.bitmap_ns += duration_ns;
-			thread->item.sent_ns = now_ns;
-		}
-		break;
-	}
-}
+#include "live_sums.h"
 #endif
 
 /* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
@@ -325,14 +177,14 @@ static __always_inline void leave(int function, struct thread_state *thread, u32
 
 	if (!sum)
 		return;
-	__sync_fetch_and_add(&sum->functions[function].returns, 1);
+	ADD(sum->functions[function].returns, 1);
 	if (!thread || !(thread->open & (1 << function))) {
-		__sync_fetch_and_add(&sum->functions[function].unmatched_returns, 1);
+		ADD(sum->functions[function].unmatched_returns, 1);
 		return;
 	}
-	__sync_fetch_and_add(&sum->functions[function].duration_ns, now_ns - thread->entry_ns[function]);
+	ADD(sum->functions[function].duration_ns, now_ns - thread->entry_ns[function]);
 	if (flags & BT_HAS_PAGES)
-		__sync_fetch_and_add(&sum->functions[function].pages, pages);
+		ADD(sum->functions[function].pages, pages);
 	emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & BT_HAS_DEVICE));
 	thread->open &= ~(1 << function);
 }
@@ -369,9 +221,7 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 		return 0;
 	thread->config_ns = 0;
 	thread->config_calls = 0;
-#ifdef LIVE
-	__builtin_memset(&thread->item, 0, sizeof(thread->item));
-#endif
+	live_item_begins(thread);
 	if (thread->work == work) {
 		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
 			thread->flags |= BT_HAS_DEVICE;
@@ -405,7 +255,7 @@ static __always_inline void follow_device(struct thread_state *thread, int moved
 	device->changed_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
 	device->moving = thread->actual_pages != GOAL_PAGES(thread->target_pages);
 	if (was_moving && !device->moving)
-		__sync_fetch_and_add(&device->operations, 1);
+		ADD(device->operations, 1);
 }
 
 static __always_inline int on_update_balloon_size_func_return(u64 result)
@@ -472,10 +322,10 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 
 		if (offset_bytes >= total_bytes)
 			break;
-		__sync_fetch_and_add(&sum->functions[BT_PAYLOAD].entries, 1);
+		ADD(sum->functions[BT_PAYLOAD].entries, 1);
 		piece = payloads.ringbuf_reserve(sizeof(*piece));
 		if (!piece) {
-			__sync_fetch_and_add(&sum->functions[BT_PAYLOAD].lost, 1);
+			ADD(sum->functions[BT_PAYLOAD].lost, 1);
 			continue;
 		}
 		bytes = total_bytes - offset_bytes;
@@ -523,9 +373,7 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 
 	if (!thread)
 		return 0;
-#ifdef LIVE
-	thread->item.windowed = 0;
-#endif
+	live_send_begins(thread);
 	thread->send_flags = 0;
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
@@ -639,33 +487,15 @@ static __always_inline int on_extend_page_bitmap_return(u64 result)
 	return 0;
 }
 
-/* virtballoon_changed(vdev): an interrupt on top of whatever thread runs, so it has no state and no duration. */
+/* virtballoon_changed(vdev): an interrupt on top of whatever thread runs. */
 static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 {
 	struct bt_counters *sum = sums();
 
 	if (!sum)
 		return 0;
-	__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].entries, 1);
-#ifdef SPAN_RING_PAGES
-	struct bt_span *span;
-
-	span = spans.ringbuf_reserve(sizeof(*span));
-	if (!span) {
-		__sync_fetch_and_add(&sum->functions[BT_VIRTBALLOON_CHANGED].lost, 1);
-		return 0;
-	}
-	__builtin_memset(span, 0, sizeof(*span));
-	span->start_ns = bpf_ktime_get_ns();
-	span->tid = bpf_get_current_pid_tgid();
-	span->cpu = bpf_get_smp_processor_id();
-	span->function = BT_VIRTBALLOON_CHANGED;
-	if (VIRTIO_DEVICE_INDEX != NO_OFFSET) {
-		span->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
-		span->flags = BT_HAS_DEVICE;
-	}
-	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
-#endif
+	ADD(sum->functions[BT_VIRTBALLOON_CHANGED].entries, 1);
+	emit_interrupt(sum, vdev);
 	return 0;
 }
 
@@ -722,16 +552,7 @@ static __always_inline void target_read(struct thread_state *thread, u64 buffer)
 	thread->config_ns = bpf_ktime_get_ns() - thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
 	thread->config_calls++;
 	thread->flags |= BT_HAS_TARGET | BT_HAS_CONFIG;
-#ifdef LIVE
-	struct bt_live *sum = live_sums();
-
-	if (!sum)
-		return;
-	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
-
-	device->target_pages = thread->target_pages;
-	device->entered_ns = thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC];
-#endif
+	live_target_read(thread);
 }
 
 static __always_inline void count_config_get(int by_kprobe)
@@ -741,9 +562,9 @@ static __always_inline void count_config_get(int by_kprobe)
 	if (!sum)
 		return;
 	if (by_kprobe)
-		__sync_fetch_and_add(&sum->functions[BT_CONFIG_GET].entries, 1);
+		ADD(sum->functions[BT_CONFIG_GET].entries, 1);
 	else
-		__sync_fetch_and_add(&sum->functions[BT_CONFIG_GET].returns, 1);
+		ADD(sum->functions[BT_CONFIG_GET].returns, 1);
 }
 
 static __always_inline int is_target(u64 offset, u64 length)
@@ -797,7 +618,7 @@ static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer,
 	struct bt_counters *sum = sums();
 
 	if (sum)
-		__sync_fetch_and_add(&sum->functions[BT_CONFIG_SET].entries, 1);
+		ADD(sum->functions[BT_CONFIG_SET].entries, 1);
 	if (!thread || !in_work_item(thread) || (u32)offset != CONFIG_ACTUAL || (u32)length != sizeof(u32))
 		return 0;
 	thread->actual_pages = read_u32(buffer, 0);

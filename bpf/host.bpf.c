@@ -27,13 +27,6 @@ BPF_HASH(waiting, u64, u64, 4096);
 BPF_ARRAY(waiting_pages, u64, 1);
 #endif
 
-/* include/uapi/asm-generic/mman-common.h, include/uapi/linux/falloc.h */
-#define ADVICE_WILLNEED 3
-#define ADVICE_DONTNEED 4
-#define ADVICE_FREE 8
-#define ADVICE_REMOVE 9
-#define MODE_PUNCH_HOLE 2
-
 /* include/uapi/linux/kvm.h: _IO(0xAE, 0x80), and three that send an interrupt to the guest */
 #define IOCTL_RUN 0xae80
 #define IOCTL_IRQ_LINE 0x4008ae61
@@ -149,7 +142,7 @@ static __always_inline struct bt_thread *begin_call(void)
 		if (!is_traced(id))
 			return 0;
 		if (!take_slot(thread, id)) {
-			__sync_fetch_and_add(&thread->no_state, 1);
+			ADD(thread->no_state, 1);
 			return 0;
 		}
 	}
@@ -222,119 +215,11 @@ static __always_inline struct bt_thread *find_call(u64 *entry_ns)
 			return thread;
 	}
 	if (is_traced(id))
-		__sync_fetch_and_add(&thread->unmatched_returns, 1);
+		ADD(thread->unmatched_returns, 1);
 	return 0;
 }
 
-static __always_inline u32 call_of_advice(u32 advice)
-{
-	if (advice == ADVICE_DONTNEED)
-		return BT_MADVISE_DONTNEED;
-	if (advice == ADVICE_REMOVE)
-		return BT_MADVISE_REMOVE;
-	if (advice == ADVICE_FREE)
-		return BT_MADVISE_FREE;
-	return advice == ADVICE_WILLNEED ? BT_MADVISE_WILLNEED : BT_MADVISE_OTHER;
-}
-
-/* What a system call asks for, from its arguments; the bytes of process_madvise only its result tells. */
-#define CALL_madvise(start, length, advice, unused) call_of_advice(advice)
-#define LENGTH_madvise(start, length, advice, unused) (length)
-#define BYTES_madvise(length, result) (length)
-
-#define CALL_process_madvise(pidfd, vector, count, advice) BT_PROCESS_MADVISE
-#define LENGTH_process_madvise(pidfd, vector, count, advice) 0
-#define BYTES_process_madvise(length, result) (result)
-
-#define CALL_fallocate(fd, mode, offset, length) \
-	((mode) & MODE_PUNCH_HOLE ? BT_FALLOCATE_PUNCH_HOLE : BT_FALLOCATE_OTHER)
-#define LENGTH_fallocate(fd, mode, offset, length) (length)
-#define BYTES_fallocate(length, result) (length)
-
-#define IS_FALLOCATE_madvise 0
-#define IS_FALLOCATE_process_madvise 0
-#define IS_FALLOCATE_fallocate 1
-
-/*
- * The arguments of a system call: members of the registers it was made with, which are its function's one argument. The
- * fourth is not where a function has it.
- */
-#if defined(__aarch64__) || defined(bpf_target_arm64)
-#define REGISTER(member) __builtin_offsetof(struct user_pt_regs, member)
-#define ARGUMENTS(OF, from) \
-	OF(from, REGISTER(regs[0])), OF(from, REGISTER(regs[1])), OF(from, REGISTER(regs[2])), OF(from, REGISTER(regs[3]))
-#define FIRST_ARGUMENT REGISTER(regs[0])
-#define ARGUMENTS_BYTES (4 * sizeof(u64))
-#else
-#define REGISTER(member) __builtin_offsetof(struct pt_regs, member)
-#define ARGUMENTS(OF, from) \
-	OF(from, REGISTER(di)), OF(from, REGISTER(si)), OF(from, REGISTER(dx)), OF(from, REGISTER(r10))
-#define FIRST_ARGUMENT REGISTER(r10)
-#define ARGUMENTS_BYTES (REGISTER(di) + sizeof(u64) - FIRST_ARGUMENT)
-#endif
-#define OF_ADDRESS(regs, offset) (*(u64 *)((regs) + (offset)))
-#define OF_COPY(regs, offset) ((regs)[((offset) - FIRST_ARGUMENT) / sizeof(u64)])
-
-/* Expands its arguments before they are counted, so that ARGUMENTS may stand for four of them. */
-#define APPLY(macro, ...) macro(__VA_ARGS__)
-
-/* fentry: the arguments are still there on return, so that the entry only looks at the clock. */
-#define CALL_PROGRAMS_fentry(name) \
-	int fentry_##name(u64 *ctx) { return start_clock(begin_call()); } \
-	int fexit_##name(u64 *ctx) \
-	{ \
-		u64 entry_ns, regs = ctx[0]; \
-		struct bt_thread *thread = find_call(&entry_ns); \
-\
-		if (thread) \
-			end_call(thread, entry_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, regs)), \
-				 BYTES_##name(APPLY(LENGTH_##name, ARGUMENTS(OF_ADDRESS, regs)), ctx[1]), ctx[1], \
-				 IS_FALLOCATE_##name); \
-		return 0; \
-	}
-
-/* Without arguments on return, the entry keeps what they tell. */
-#define CALL_RETURN(name, result) \
-	u64 entry_ns; \
-	struct bt_thread *thread = find_call(&entry_ns); \
-	long returned = (result); \
-\
-	if (thread) \
-		end_call(thread, entry_ns, thread->call, BYTES_##name(thread->length, returned), returned, \
-			 IS_FALLOCATE_##name); \
-	return 0;
-
-#define CALL_PROGRAMS_kprobe(name) \
-	int kprobe_##name(struct pt_regs *ctx) \
-	{ \
-		u64 regs[ARGUMENTS_BYTES / sizeof(u64)]; \
-		struct bt_thread *thread = begin_call(); \
-\
-		if (thread) { \
-			bpf_probe_read_kernel(regs, sizeof(regs), (void *)PT_REGS_PARM1(ctx) + FIRST_ARGUMENT); \
-			thread->call = APPLY(CALL_##name, ARGUMENTS(OF_COPY, regs)); \
-			thread->length = APPLY(LENGTH_##name, ARGUMENTS(OF_COPY, regs)); \
-		} \
-		return start_clock(thread); \
-	} \
-	int kretprobe_##name(struct pt_regs *ctx) { CALL_RETURN(name, PT_REGS_RC(ctx)) }
-
-/* struct syscall_tp_t and its exit of kernel/trace/trace_syscalls.c: 8 bytes of no use here, the number, what follows. */
-#define CALL_PROGRAMS_tracepoint(name) \
-	int enter_##name(u64 *ctx) \
-	{ \
-		struct bt_thread *thread = begin_call(); \
-\
-		if (thread) { \
-			thread->call = CALL_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
-			thread->length = LENGTH_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
-		} \
-		return start_clock(thread); \
-	} \
-	int exit_##name(u64 *ctx) { CALL_RETURN(name, ctx[2]) }
-
-#define CALL_PROGRAMS_absent(name)
-#define CALL_PROGRAMS(name) CONCAT(CALL_PROGRAMS_, KIND_##name)(name)
+#include "host_calls.h"
 
 CALL_PROGRAMS(madvise)
 CALL_PROGRAMS(process_madvise)
@@ -476,7 +361,7 @@ static __always_inline int has_waited(u64 page)
 	if (!left || !*left || !waiting.lookup(&page))
 		return 0;
 	waiting.delete(&page);
-	__sync_fetch_and_add(left, -1);
+	ADD(*left, -1);
 	return 1;
 }
 
@@ -519,7 +404,7 @@ static __always_inline int let_go(struct bt_thread *thread, u64 page, u32 refere
 	}
 	sum = waiting_pages.lookup(&zero);
 	if (sum && !waiting.lookup(&page) && !waiting.update(&page, &entry_ns))
-		__sync_fetch_and_add(sum, 1);
+		ADD(*sum, 1);
 	thread->freed_bytes += COUNT_FREED;
 	return 0;
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.bcc import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
@@ -53,6 +54,11 @@ def test_unmapping_is_not_freeing(tmp_path: Path) -> None:
 
 
 def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
-    requeue_ns, first_pages, second_pages = numbers(build("guest_rest.c", tmp_path))
+    offsets = [
+        f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"
+        for member in KNOWN_MEMBERS
+    ]
+    program = build("guest_rest.c", tmp_path, "UNIT_PAGES=1", *offsets)
+    requeue_ns, first_pages, second_pages = numbers(program)
     assert requeue_ns < 10_000
     assert (first_pages, second_pages) == (768, 0)

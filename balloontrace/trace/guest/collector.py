@@ -15,7 +15,7 @@ from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
-from balloontrace.system.kernel import Layout, read_symbols
+from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_symbols
 from balloontrace.trace.attached_programs import (
     DEFAULT_RING_BYTES,
     PAGE_BYTES,
@@ -29,6 +29,8 @@ from balloontrace.trace.shared_maps import RecordRing, SharedPage
 PAYLOAD_RING_BYTES = 8 << 20
 """Room for 7 900 records: 7 900 MiB of stock inflate, or 247 full sends of the patched driver."""
 _LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
+
+_NO_OFFSET = -1  # to bpf/balloon_compat.h: where a member lies is unknown
 
 Definitions = Mapping[str, str | int]
 """What is passed to the compiler as -D."""
@@ -204,8 +206,8 @@ def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> De
         definitions["SPAN_RING_PAGES"] = ring_bytes // PAGE_BYTES
     if payload_ring_bytes:
         definitions["PAYLOAD_RING_PAGES"] = payload_ring_bytes // PAGE_BYTES
-    for member, offset in layout.offsets.items():
-        definitions[member.replace(".", "_").upper()] = offset
+    for member in KNOWN_MEMBERS:
+        definitions[member.replace(".", "_").upper()] = layout.offsets.get(member, _NO_OFFSET)
     return definitions
 
 

@@ -5,41 +5,35 @@
  */
 #include <stddef.h>
 
-struct device {
+struct virtio_device {
 	unsigned int index;
 };
 
-struct balloon {
-	struct device *vdev;
-	unsigned int num_pages, num_pfns;
-	char work[32], oom[32];
-};
-
-struct queue {
+struct virtqueue {
 	unsigned int index;
-	struct device *vdev;
+	struct virtio_device *vdev;
 };
 
-#define VIRTIO_BALLOON_VDEV offsetof(struct balloon, vdev)
-#define VIRTIO_BALLOON_NUM_PAGES offsetof(struct balloon, num_pages)
-#define VIRTIO_BALLOON_NUM_PFNS offsetof(struct balloon, num_pfns)
-#define VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK offsetof(struct balloon, work)
-#define VIRTIO_BALLOON_OOM_NB offsetof(struct balloon, oom)
-#define VIRTIO_DEVICE_INDEX offsetof(struct device, index)
-#define VIRTQUEUE_INDEX offsetof(struct queue, index)
-#define VIRTQUEUE_VDEV offsetof(struct queue, vdev)
+/* Members by the names of the drivers; the test gives the offsets of all of them. */
+struct virtio_balloon {
+	struct virtio_device *vdev;
+	unsigned int num_pages, num_pfns, pfns[256], resp_pos, nr_page_bmap;
+	void *resp_data;
+	unsigned long min_pfn, max_pfn;
+	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32];
+};
 
 #include "guest.bpf.c"
 
 #define HOUR_NS 3600000000000ull
 
-static struct device devices[] = { { 3 }, { 7 } };
-static struct balloon first = { &devices[0] }, second = { &devices[1] };
-static struct queue inflate = { 0, &devices[0] };
+static struct virtio_device devices[] = { { 3 }, { 7 } };
+static struct virtio_balloon first = { &devices[0] }, second = { &devices[1] };
+static struct virtqueue inflate = { 0, &devices[0] };
 
-static void run_item(struct balloon *balloon, u32 target_pages, u32 moved_pages)
+static void run_item(struct virtio_balloon *balloon, u32 target_pages, u32 moved_pages)
 {
-	on_update_balloon_size_func_entry((u64)balloon->work);
+	on_update_balloon_size_func_entry((u64)balloon->update_balloon_size_work);
 	now_ns += 1000;
 	on_config_get(0, (u64)&target_pages, sizeof(target_pages));
 	if (moved_pages) {
@@ -64,7 +58,7 @@ int main(void)
 	run_item(&first, 512, 256);
 	printf("%llu\n", (unsigned long long)live_values[0].requeue_ns);
 
-	on_virtio_balloon_oom_notify_entry((u64)second.oom, 0, 0);
+	on_virtio_balloon_oom_notify_entry((u64)second.oom_nb, 0, 0);
 	on_virtio_balloon_oom_notify_return(0);
 	run_item(&first, 768, 256);
 	printf("%u %u\n", states[3].actual_pages, states[7].actual_pages);

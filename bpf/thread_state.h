@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What guest.bpf.c keeps of a thread between a call's entry and its return. */
+#ifndef THREAD_STATE_H
+#define THREAD_STATE_H
+
+/* VIRTIO_BALLOON_ARRAY_PFNS_MAX in the driver: page numbers in its array, and all that one work item moves by it. */
+#define ITEM_PAGES 256
+
+/* The driver takes its target up to whole pages of its kernel (towards_target), each UNIT_PAGES of 4 KiB. */
+#define GOAL_PAGES(target) (((target) + UNIT_PAGES - 1) / UNIT_PAGES * UNIT_PAGES)
+
+#ifndef SPAN_RING_PAGES
+/* Of the work item under way, as far as it went; its own sends only, none by compaction or out of memory. */
+struct item_state {
+	u64 body_ns;          /* in fill_balloon or leak_balloon */
+	u64 send_ns;
+	u64 bitmap_ns;        /* in set_page_bitmap */
+	u64 bitmap_send_ns;   /* of send_ns, inside that */
+	u64 sent_ns;          /* the last of these returned; 0: there was none */
+	u32 pages;
+	u8 sends;             /* whether there were any; the flags below say the same */
+	u8 bodies;
+	u8 bitmaps;
+	u8 unknown;           /* sends of unknown pages */
+	u8 inflates;          /* sends on the queue for that */
+	u8 windowed;          /* the tell_host under way has send_resp_data inside, and is no send itself */
+	u16 padding;
+};
+#endif
+
+struct thread_state {
+	u32 tid;
+	u32 open;             /* bit f: inside function f */
+	u64 entry_ns[BT_FUNCTIONS];
+	u64 work;             /* the work item `device` was read for */
+	u64 balloon;          /* struct virtio_balloon of that work item, 0 when unknown */
+	u64 config_buffer;    /* where a config read will put its value */
+	u64 config_ns;
+	u32 config_calls;
+	u32 target_pages;
+	u32 actual_pages;
+	u32 pages;            /* of the send in flight */
+	u32 bytes;            /* of that send */
+	u16 queue;            /* of that send */
+	u16 device;
+	u16 passes;           /* of the set_page_bitmap in flight */
+	u16 bitmaps;          /* of that call */
+	u8 flags;             /* of the device, target and actual: BT_HAS_* */
+	u8 send_flags;        /* of the send in flight */
+	u16 padding;
+#ifndef SPAN_RING_PAGES
+	struct item_state item;
+#endif
+};
+
+#endif
