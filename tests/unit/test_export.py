@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(export, [str(word) for word in words])
 
 
+@functools.cache
 def objects(name: str) -> list[dict[str, Any]]:
+    """What is written as NDJSON, for tests that only look."""
     lines = "".join(render_ndjson(described_events(collection.examined(name)))).splitlines()
     return [json.loads(line) for line in lines]
 
