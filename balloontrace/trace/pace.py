@@ -80,7 +80,7 @@ class _TimedCalls(Generic[_Name]):
 
 
 class Pace(Protocol[_Counters]):
-    """When the kernel shall time the programs of one side."""
+    """When the kernel is to time the programs of one side."""
 
     def is_wanted(self, counters: _Counters, *, timing: bool) -> bool:
         """Whether to time from now on, given whether the calls since the last look were timed."""
