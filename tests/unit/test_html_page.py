@@ -22,7 +22,7 @@ from balloontrace.analysis.make_report import examine
 from balloontrace.commands.report import report as report_command
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.render.json import render_json
-from balloontrace.render.report.html import render_html
+from balloontrace.render.report.html import LISTED_OPERATIONS, render_html
 from balloontrace.render.report.page_pictures import DRAWN_OPERATIONS
 from balloontrace.units import format_duration_ns
 from bench.html_report import write_patched, write_stock
@@ -164,6 +164,12 @@ def test_hundreds_of_operations_do_not_bury_the_page() -> None:
     assert len(told["operations"]) == 300
     assert len(page) < MOST_BYTES
     assert f"The {DRAWN_OPERATIONS} longest of 300" in tree.text
+    listed = {row.all("th")[0].text: row.values for row in tree.by_id("operations").all("tr")}
+    names = ("pages", "pages", "wall_ns", "rate_bytes_per_s", "sends")
+    shown = [each for each in told["operations"] if str(each["number"]) in listed]
+    assert len(shown) == LISTED_OPERATIONS
+    for each in shown:
+        assert listed[str(each["number"])] == [exactly(each[name]) for name in names]
     for total in told["totals"]:
         rows = tree.by_id("operations").all("tr", lambda row: "data-row" in row.attributes)
         assert exactly(total["stages"][0]["total_ns"]) in [value for row in rows for value in row.values]

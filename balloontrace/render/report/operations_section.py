@@ -44,11 +44,12 @@ def describe_operations(report: Report) -> Section:
     return [operation_table(listed), *([Line(hint)] if more > 0 else [])]
 
 
-def operation_table(operations: Iterable[Operation], described: Container[int] = ()) -> Table:
-    """An operation a row; of those `described` further down a page, the number leads there."""
+def operation_table(operations: Iterable[Operation], described: Container[int] | None = None) -> Table:
+    """An operation a row. A page has their sends too; of those it has `described`, the number leads there."""
+    sends = described is not None
     rows = [
         (
-            _number(operation.number, described),
+            _number(operation.number, described or ()),
             operation.device,
             operation.kind,
             numbers.count(operation.pages),
@@ -56,11 +57,12 @@ def operation_table(operations: Iterable[Operation], described: Container[int] =
             numbers.duration(operation.wall_ns),
             numbers.rate(operation.rate_bytes_per_s),
             operation.outcome or NOT_MEASURED,
+            *((numbers.count(operation.sends),) if sends else ()),
         )
         for operation in operations
     ]
-    names = ("#", "device", "kind", "pages", "size", "wall", "rate", "outcome")
-    return Table(names, rows, "rllrrrrl", {1: NAME_COLUMNS})
+    names = ["#", "device", "kind", "pages", "size", "wall", "rate", "outcome", *(["sends"] if sends else [])]
+    return Table(names, rows, "rllrrrrl" + "r" * sends, {1: NAME_COLUMNS})
 
 
 def _number(number: int, described: Container[int]) -> Name:
