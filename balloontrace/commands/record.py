@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import DURATION, SIZE
+from balloontrace.console.option_types import DURATION, SIZE, missing_probes_option
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
@@ -71,13 +71,7 @@ _MOST_BUFFER_BYTES = 256 << 20
     metavar="N",
     help="Stop when the balloon has reached its target N times.",
 )
-@click.option(
-    "--missing-probes",
-    type=click.Choice(["error", "warn"]),
-    default="error",
-    show_default=True,
-    help="What to do when a required function cannot be traced.",
-)
+@missing_probes_option
 @click.option(
     "--attach",
     type=click.Choice(["auto", "kprobe", "tracepoint"]),

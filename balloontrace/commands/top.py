@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
-from balloontrace.console.option_types import DURATION, Duration
+from balloontrace.console.option_types import DURATION, Duration, missing_probes_option
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
@@ -58,13 +58,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="COUNT", help="Stop after so many looks.")
 @click.option("-d", "--duration", "duration_s", type=DURATION, metavar="TIME", help="Stop after so long.")
 @click.option("--plain", is_flag=True, help="Write lines, as when standard output is not a terminal.")
-@click.option(
-    "--missing-probes",
-    type=click.Choice(["error", "warn"]),
-    default="error",
-    show_default=True,
-    help="What to do when a required function cannot be traced.",
-)
+@missing_probes_option
 @click.option(
     "--attach",
     type=click.Choice(["auto", "kprobe"]),

@@ -127,3 +127,12 @@ def output_options(command: Command) -> Command:
     force = click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
     decorated: Command = to_file(force(command))
     return decorated
+
+
+missing_probes_option = click.option(
+    "--missing-probes",
+    type=click.Choice(["error", "warn"]),
+    default="error",
+    show_default=True,
+    help="What to do when a required function cannot be traced.",
+)

@@ -22,7 +22,6 @@ from balloontrace.trace.pace import Pace
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_RING_BYTES = 2 << 20
 """Room for some 29 000 spans: 9 000 MiB of stock inflate between two drains."""
 

@@ -157,6 +157,13 @@ def test_what_collects_knows_no_file() -> None:
         assert "format.recording" not in reachable(module)
 
 
+def test_an_engine_does_not_know_what_it_attaches_for() -> None:
+    for module, path in modules().items():
+        if module.startswith("trace.engines"):
+            inside = {name for name in own(imports(path)) if room(name) == "trace"}
+            assert all(name.startswith("trace.engines") for name in inside), module
+
+
 def test_numpy_stays_in_the_analysis() -> None:
     assert not {module for module in users("numpy") if room(module) in NO_NUMPY}
     assert {room(module) for module in users("pandas") | users("scipy")} <= {"compare"}

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from balloontrace.errors import BalloontraceError
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+"""What rings and maps are whole numbers of."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,8 @@ from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADE
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_symbols
-from balloontrace.trace.attached_programs import (
-    DEFAULT_RING_BYTES,
-    PAGE_BYTES,
-    AttachedPrograms,
-    attach_first,
-)
-from balloontrace.trace.engines.request import Attachment, LoadRequest
+from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
+from balloontrace.trace.engines.request import PAGE_BYTES, Attachment, LoadRequest
 from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, GuestPlan
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 

@@ -11,13 +11,8 @@ from collections.abc import Mapping
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
 from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
-from balloontrace.trace.attached_programs import (
-    DEFAULT_RING_BYTES,
-    PAGE_BYTES,
-    AttachedPrograms,
-    attach_first,
-)
-from balloontrace.trace.engines.request import Loaded, LoadRequest
+from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
+from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
 from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
