@@ -36,34 +36,36 @@ def test_what_is_discarded_leaves_nothing(tmp_path: Path, published: bool) -> No
     assert names(tmp_path) == []
 
 
-def test_a_failed_start_keeps_the_old_file(tmp_path: Path) -> None:
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that is there already."""
     path = tmp_path / "old.bt"
     path.write_bytes(b"old")
-    with open_output(path, force=True) as output:
+    return path
+
+
+def test_a_failed_start_keeps_the_old_file(old: Path) -> None:
+    with open_output(old, force=True) as output:
         os.write(output.fd, b"new")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["old.bt"]
+    assert old.read_bytes() == b"old"
+    assert names(old.parent) == ["old.bt"]
 
 
-def test_what_is_discarded_after_all_gives_the_old_file_back(tmp_path: Path) -> None:
-    path = tmp_path / "old.bt"
-    path.write_bytes(b"old")
-    with open_output(path, force=True) as output:
+def test_what_is_discarded_after_all_gives_the_old_file_back(old: Path) -> None:
+    with open_output(old, force=True) as output:
         os.write(output.fd, b"new")
         output.publish()
-        assert path.read_bytes() == b"new"
+        assert old.read_bytes() == b"new"
         output.discard()
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["old.bt"]
+    assert old.read_bytes() == b"old"
+    assert names(old.parent) == ["old.bt"]
 
 
-def test_what_was_replaced_is_gone_in_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "old.bt"
-    path.write_bytes(b"old")
-    with open_output(path, force=True) as output:
+def test_what_was_replaced_is_gone_in_the_end(old: Path) -> None:
+    with open_output(old, force=True) as output:
         output.publish()
-    assert path.read_bytes() == b""
-    assert names(tmp_path) == ["old.bt"]
+    assert old.read_bytes() == b""
+    assert names(old.parent) == ["old.bt"]
 
 
 def test_a_taken_name_is_refused_early_and_late(tmp_path: Path) -> None:
