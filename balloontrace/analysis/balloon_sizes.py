@@ -16,7 +16,7 @@ from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting
 from balloontrace.analysis.operations import find_removals
 from balloontrace.format.balloon_size import VMSTAT, BalloonSize, count_balloon_pages, kernel_page_in_pages
-from balloontrace.format.vocabulary import Function, Queue, SpanFlag
+from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.balloon import Balloon, BalloonState, GivenBack
 from balloontrace.results.recording_header import Header
 from balloontrace.units import off_target_pages
@@ -73,7 +73,7 @@ def find_moves(spans: Spans, nesting: Nesting, traced: Set[Function]) -> Moves |
     known = bool(SENDS & traced) and pages_of_sends_known(spans, nesting)
     if not known or not spans.has(SpanFlag.QUEUE)[which].all():
         return None
-    signed = np.where(spans.columns["queue"] == Queue.INFLATE, 1, -1) * spans.int64("pages")
+    signed = spans.directions * spans.int64("pages")
     return Moves(np.flatnonzero(which), spans.end_ns[which], nesting.device[which], signed[which])
 
 

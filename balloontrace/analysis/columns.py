@@ -30,7 +30,7 @@ from balloontrace.format.guest_layout import (
     TableLayout,
 )
 from balloontrace.format.host_layout import BATCH
-from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
+from balloontrace.format.vocabulary import BatchFlag, Call, Function, Kind, Queue, SpanFlag
 
 Column = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -94,6 +94,14 @@ class Spans:
         flags = self.columns["flags"].astype(np.uint8, copy=False)
         found: Mask = (flags & np.uint8(flag)) != 0
         return found
+
+    @property
+    def directions(self) -> Column:
+        """Which way pages on each call's queue go: 1 into the balloon, -1 out of it, 0 on other queues."""
+        queue = self.columns["queue"]
+        ways = [(queue == Queue[kind.name]) * kind.direction for kind in Kind]
+        directions: Column = np.add.reduce(ways).astype(np.int64)
+        return directions
 
     def measured(self, name: str, flag: SpanFlag) -> Column:
         """A column where it was measured, and 0 elsewhere: for sums."""

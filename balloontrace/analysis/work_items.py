@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import NO_SPAN, Nesting, look_up
-from balloontrace.format.vocabulary import Function, Queue, SpanFlag
+from balloontrace.format.vocabulary import Function, SpanFlag
 
 NOT_MEASURED = -1
 
@@ -330,8 +330,8 @@ def _direction(spans: Spans, made: _Made, sizes: _Sizes, asleep: Mask) -> Column
     direction[made.bodies.rows] = np.where(filled, 1, -1)
     for calls in (made.bitmaps, made.sends):  # the sends last: what they say holds
         queued = calls.among(spans.has(SpanFlag.QUEUE))
-        queue = spans.columns["queue"][queued.spans]
-        direction[queued.rows] = np.where(queue == Queue.INFLATE, 1, -1)
+        ways = spans.directions[queued.spans]
+        direction[queued.rows[ways != 0]] = ways[ways != 0]
     return direction.astype(np.int64)
 
 
