@@ -52,13 +52,13 @@ struct bt_span {
 	bt_u64 duration_ns;   /* entry to return */
 	bt_u32 tid;           /* thread, as the kernel's pid */
 	bt_u16 cpu;           /* where it returned */
-	bt_u8 function;       /* enum bt_function */
-	bt_u8 flags;          /* enum bt_span_flags */
+	bt_u16 function;      /* enum bt_function */
 	bt_u16 device;        /* N of virtioN */
 	bt_u16 queue;         /* virtqueue index: 0 inflate, 1 deflate */
 	bt_u32 pages;         /* pages this call moved or named, 4 KiB units */
 	bt_s32 result;        /* return value */
-	bt_u32 config_calls;  /* times the target was read from configuration space inside this call */
+	bt_u16 config_calls;  /* times the target was read from configuration space inside this call */
+	bt_u16 flags;         /* enum bt_span_flags */
 	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
 	bt_u32 actual_pages;  /* size of the balloon, which the driver writes to `actual` before it returns */
 	bt_u64 config_ns;     /* from entry until the target had been read */

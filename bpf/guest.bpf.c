@@ -110,7 +110,7 @@ static __always_inline struct bt_span *reserve_span(struct bt_counters *sum, int
 
 /* Writes a span; `flags` says which of the optional fields the caller measured. */
 static __always_inline void emit(struct bt_counters *sum, struct thread_state *thread, int function, u64 now_ns,
-				 u32 pages, int result, u8 flags)
+				 u32 pages, int result, u16 flags)
 {
 	struct bt_span *span = reserve_span(sum, function);
 
@@ -170,7 +170,7 @@ static __always_inline struct bt_live *live_sums(void)
 #endif
 
 /* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
-static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u8 flags)
+static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u16 flags)
 {
 	struct bt_counters *sum = sums();
 	u64 now_ns = bpf_ktime_get_ns();
@@ -463,7 +463,7 @@ static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 
 static __always_inline int on_set_page_bitmap_return(u64 result)
 {
 	struct thread_state *thread = find_thread();
-	u8 flags = 0;
+	u16 flags = 0;
 
 	/* The queue is that of the sends inside, the number of pages its own: those inside set none. */
 	if (thread && SET_PAGE_BITMAP_ARGUMENTS) {

@@ -14,7 +14,7 @@ static __always_inline int is_of_item(struct thread_state *thread)
 }
 
 /* Pages that a send, or a set_page_bitmap with all its sends, tells the host of. */
-static __always_inline void count_pages(struct bt_live *sum, struct thread_state *thread, u32 pages, u8 flags)
+static __always_inline void count_pages(struct bt_live *sum, struct thread_state *thread, u32 pages, u16 flags)
 {
 	if (thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE)
 		return; /* one in and one out */
@@ -46,7 +46,7 @@ static __always_inline void end_send(struct bt_live *sum, struct thread_state *t
 }
 
 /* One send of page numbers is as much as a work item moves, but by bitmaps it moves all there is to move. */
-static __always_inline int is_short(struct thread_state *thread, u8 flags)
+static __always_inline int is_short(struct thread_state *thread, u16 flags)
 {
 	struct item_state *item = &thread->item;
 
@@ -57,11 +57,11 @@ static __always_inline int is_short(struct thread_state *thread, u8 flags)
 
 /* Stages as balloontrace/analysis/work_items.py has them. */
 static __always_inline void end_item(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns,
-				     u8 flags)
+				     u16 flags)
 {
 	struct bt_live_device *device = &sum->devices[thread->device % BT_DEVICES];
 	struct item_state *item = &thread->item;
-	u8 both = BT_HAS_TARGET | BT_HAS_ACTUAL;
+	u16 both = BT_HAS_TARGET | BT_HAS_ACTUAL;
 	int away = (flags & both) == both && GOAL_PAGES(thread->target_pages) != thread->actual_pages;
 	u64 config_ns = flags & BT_HAS_CONFIG ? thread->config_ns : 0;
 	u64 build_ns = item->sends ? item->bitmap_ns - item->bitmap_send_ns : 0;
@@ -92,7 +92,7 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 
 /* Adds a call to the sums; arguments as for a span. */
 static __always_inline void emit(struct bt_counters *unused, struct thread_state *thread, int function, u64 now_ns,
-				 u32 pages, int result, u8 flags)
+				 u32 pages, int result, u16 flags)
 {
 	u64 duration_ns = now_ns - thread->entry_ns[function];
 	struct bt_live *sum = live_sums();

@@ -45,9 +45,8 @@ struct thread_state {
 	u16 device;
 	u16 passes;           /* of the set_page_bitmap in flight */
 	u16 bitmaps;          /* of that call */
-	u8 flags;             /* of the device, target and actual: BT_HAS_* */
-	u8 send_flags;        /* of the send in flight */
-	u16 padding;
+	u16 flags;            /* of the device, target and actual: BT_HAS_* */
+	u16 send_flags;       /* of the send in flight */
 #ifndef SPAN_RING_PAGES
 	struct item_state item;
 #endif

@@ -91,8 +91,8 @@ class Spans:
 
     def has(self, flag: SpanFlag) -> Mask:
         """Which spans carry the optional field that `flag` stands for."""
-        flags = self.columns["flags"].astype(np.uint8, copy=False)
-        found: Mask = (flags & np.uint8(flag)) != 0
+        flags = self.columns["flags"].astype(np.uint16, copy=False)
+        found: Mask = (flags & np.uint16(flag)) != 0
         return found
 
     @property
@@ -137,7 +137,7 @@ def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask
     start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
     sane &= recorded.holds(start_ns, start_ns + duration_ns)
     leave_out_far(start_ns, sane)
-    with_config = (columns["flags"].astype(np.uint8) & np.uint8(SpanFlag.CONFIG)) != 0
+    with_config = (columns["flags"].astype(np.uint16) & np.uint16(SpanFlag.CONFIG)) != 0
     sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
     leave_out_large(duration_ns, sane)
 

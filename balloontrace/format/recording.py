@@ -40,7 +40,8 @@ from balloontrace.untrusted import made_printable, printable
 #        `balloons` at start and end: size and target of each, as its device has them
 #        `machine` tells swap, clearing of pages, huge pages, NUMA nodes and vm.min_free_kbytes
 #        host: `freed_counts`, freed_bytes in its sums, hugetlb_bytes of its memory
-FORMAT_VERSION = (1, 2)
+#   1.3  span fields flags and function of 16 bits, config_calls too
+FORMAT_VERSION = (1, 3)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"

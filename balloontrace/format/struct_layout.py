@@ -27,7 +27,7 @@ class Struct:
     alignment_bytes: int
     decoder: struct.Struct
 
-    def rows(self, raw: bytes) -> Iterator[dict[str, int]]:
+    def rows(self, raw: bytes | memoryview) -> Iterator[dict[str, int]]:
         """The numbers of each struct in an array of them, in this machine's byte order."""
         names = [name for name, _, _ in self.fields]
         return (dict(zip(names, row, strict=True)) for row in self.decoder.iter_unpack(raw))

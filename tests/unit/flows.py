@@ -18,7 +18,7 @@ PAGES_PER_SEND = 256
 
 
 class Span(NamedTuple):
-    """The fields of a `struct bt_span`, in its order."""
+    """The fields of a `struct bt_span`."""
 
     start_ns: int = 0
     duration_ns: int = 0

@@ -17,20 +17,24 @@ from balloontrace.format.guest_layout import (
     PAYLOAD,
     PAYLOAD_DATA_BYTES,
     PAYLOAD_LAYOUT,
+    SPAN,
     SPAN_LAYOUT,
 )
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import Function
 
-_SPAN = struct.Struct("<QQIHBBHHIiIIIQIHH")
 _PAYLOAD = struct.Struct("<QIIIHBx")
 _RING = struct.Struct("<II")
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
     """Spans as they are in the kernel's ring buffer."""
-    return b"".join(_RING.pack(_SPAN.size, 0) + _SPAN.pack(*span) for span in spans)
+    names = [name for name, _, _ in SPAN.fields]
+    return b"".join(
+        _RING.pack(SPAN.size_bytes, 0) + SPAN.decoder.pack(*(getattr(span, name) for name in names))
+        for span in spans
+    )
 
 
 def pack_payloads(payloads: Iterable[Payload]) -> bytes:

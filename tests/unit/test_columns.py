@@ -132,3 +132,8 @@ def test_counters_are_rows_by_function_and_device() -> None:
     assert len(functions) == guest_layout.FUNCTIONS
     assert [device["moving"] for device in devices] == [0] * guest_layout.DEVICES
     assert decode_counters(raw[:100], guest_layout.parse_counters_layout(None)) == (functions[:1], [])
+
+
+def test_there_is_room_for_eight_more_flags() -> None:
+    raw = synthetic.pack_spans([span(1)._replace(flags=1 << 15 | SpanFlag.BYTES)])
+    assert decode_spans([raw], TODAY).columns["flags"].tolist() == [1 << 15 | SpanFlag.BYTES]

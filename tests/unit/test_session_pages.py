@@ -12,19 +12,19 @@ from typing import cast
 
 import pytest
 from fake_system import limited_to
+from flows import Span
 from scripted_session import (
     COUNTERS_BYTES,
-    RECORD,
     ScriptedCollector,
     end_of,
     run_session,
     spans_in,
     vmstat_of,
 )
+from synthetic import pack_spans
 
 from balloontrace.format.guest_layout import (
     FUNCTION_COUNTERS,
-    RING_HEADER_BYTES,
 )
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
@@ -150,13 +150,10 @@ def test_a_full_disk_says_how_many_pages_it_cost(
     monkeypatch.setattr("balloontrace.system.kernel.read_vmstat", vmstat_of([0, 100 * 256, 100 * 256]))
     layout = replace(diagnosis.layout, offsets={"virtio_balloon.num_pfns": 312})
     collector = CountingCollector(diagnosis, 100 * 256)
-    span = bytearray(RECORD)
-    span[RING_HEADER_BYTES + 22] = Function.TELL_HOST
-    span[RING_HEADER_BYTES + 23] = SpanFlag.PAGES
-    struct.pack_into("I", span, RING_HEADER_BYTES + 28, 256)
+    span = pack_spans([Span(function=Function.TELL_HOST, flags=SpanFlag.PAGES, pages=256)])
 
     def drain(take: Callable[[memoryview], object]) -> int:
-        take(memoryview(bytes(span) * 100))  # what is refused stays in the ring
+        take(memoryview(span * 100))  # what is refused stays in the ring
         return 100
 
     monkeypatch.setattr(collector, "drain", drain)

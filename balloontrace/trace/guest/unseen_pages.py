@@ -8,7 +8,6 @@ elsewhere tells (`moved`). Pages are balloon pages, of 4 KiB.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 
 from balloontrace.format.guest_counters import Counters
@@ -24,7 +23,6 @@ UNIT_PAGES = max(1, os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES)
 SEND_PAGES = 256
 """VIRTIO_BALLOON_ARRAY_PFNS_MAX: what the stock driver can have moved and not sent yet."""
 
-_OFFSETS = {name: RING_HEADER_BYTES + offset for name, offset in SPAN.offsets.items()}
 _COUNTING = (Function.TELL_HOST, Function.SET_PAGE_BITMAP)
 # What a page cannot move without.
 _MOVING = (
@@ -84,7 +82,7 @@ def pages_of_spans(raw: bytes | memoryview) -> int:
     stride = RING_HEADER_BYTES + SPAN.size_bytes
     total = 0
     for start in range(0, len(raw) - stride + 1, stride):
-        counts = raw[start + _OFFSETS["function"]] in _COUNTING
-        if counts and raw[start + _OFFSETS["flags"]] & SpanFlag.PAGES:
-            total += struct.unpack_from("=I", raw, start + _OFFSETS["pages"])[0]
+        (span,) = SPAN.rows(raw[start + RING_HEADER_BYTES : start + stride])
+        if span["function"] in _COUNTING and span["flags"] & SpanFlag.PAGES:
+            total += span["pages"]
     return total
