@@ -74,13 +74,13 @@ fexit:vmlinux:__x64_sys_madvise /tid == {pid} && @start/ {{
 }}
 interval:ms:150 /@before/ {{ printf("counting\\n"); }}
 """
-# In the host: stops the VMM the moment it has given so many pages back, and again at so many more. Nobody
-# outside is fast enough for that: an inflate of 251 MiB has ended before a shell had started.
+# In the host: stops the VMM (19 is SIGSTOP) the moment it has given so many pages back, and again at so many
+# more. Nobody outside is fast enough for that: an inflate of 251 MiB has ended before a shell had started.
 STOP_VMM = """
 interval:ms:100 {{ @before = 1; }}
 fentry:vmlinux:__x64_sys_madvise /tid == {pid} && args.__unused->dx == {advice}/ {{
     @pages += 1;
-    if (@pages == {first} || @pages == {second}) {{ signal("STOP"); printf("stopped at %d\\n", @pages); }}
+    if (@pages == {first} || @pages == {second}) {{ signal(19); printf("stopped at %d\\n", @pages); }}
 }}
 interval:ms:150 /@before/ {{ printf("counting\\n"); }}
 """
