@@ -31,7 +31,7 @@ NESTED_QEMU_MIB = 2048
 NESTED_QEMU_LEFT_MIB = 1024
 NESTED_S = 10 * BALLOON_S
 # Ten recordings of each driver, and each of them small.
-IN_TURN_MIB = 128
+IN_TURN_MIB = 256
 
 CAPTURE = ("--capture", "payload")
 

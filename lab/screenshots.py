@@ -43,11 +43,7 @@ SHOTS = (
     Shot("report-map-fragmented", ("report", "examples/bitmap-fragmented.bt"), ".map", ".legend", dark=True),
     Shot(
         "compare",
-        (
-            "compare",
-            "examples/nested-stock-guest.bt,examples/nested-stock-host.bt",
-            "examples/nested-bitmap-guest.bt,examples/nested-bitmap-host.bt",
-        ),
+        ("compare", "examples/before", "examples/after"),
         "#group-1",
         "#time-ratios-1",
     ),

@@ -55,7 +55,7 @@ def compare(
 
     \b
     Examples:
-      balloontrace compare examples/stock-inflate.bt examples/bitmap-inflate.bt
+      balloontrace compare examples/before examples/after
       balloontrace compare guest-1.bt,host-1.bt guest-2.bt,host-2.bt
       balloontrace compare stock/ patched/ --fail-on-regression 5
       balloontrace compare stock/ patched/ --format html -o compare.html
