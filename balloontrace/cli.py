@@ -5,32 +5,20 @@ from __future__ import annotations
 
 import importlib
 import io
+import pkgutil
 import platform
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
 import balloontrace
+from balloontrace import commands
 from balloontrace.console import standard_streams
 from balloontrace.console.missing_libraries import explain_import_error
 from balloontrace.console.stderr import say
 from balloontrace.errors import BalloontraceError, ExitCode
 from balloontrace.untrusted import printable, printable_lines
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-# Verb to what its help line says; a verb's module is imported when it is used, to keep `--help` instant.
-_COMMANDS = {
-    "doctor": "Say whether a balloon can be traced here, and how.",
-    "record": "Trace the balloon of this guest into a recording.",
-    "top": "Show what a balloon is doing now, on a guest or its host.",
-    "report": "Show where the time of each inflate and deflate went.",
-    "compare": "Say what changed from one set of recordings to another, and whether the data can tell.",
-    "export": "Write the single events of a recording for other tools.",
-}
 
 
 def _keep_lines(command: click.Command) -> click.Command:
@@ -40,29 +28,21 @@ def _keep_lines(command: click.Command) -> click.Command:
 
 
 class _Verbs(click.Group):
-    """Finds a verb's command in the module of its name."""
+    """Finds a verb by its module in `commands`; a new one is a file there."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if not module.ispkg)
 
-    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
             return None
-        command: click.Command = getattr(importlib.import_module(f"balloontrace.commands.{name}"), name)
+        command: click.Command = getattr(importlib.import_module(f"{commands.__name__}.{name}"), name)
         return _keep_lines(command)
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The verbs with their help lines, no verb's module being imported, and the group's options."""
-        from click.shell_completion import CompletionItem
-
-        verbs = [
-            CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)
-        ]
-        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        verbs = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl([(verb.name or "", verb.short_help or "") for verb in verbs if verb])
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

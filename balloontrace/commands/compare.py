@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from balloontrace.results.comparison import Comparison
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    short_help="Say what changed from one set of recordings to another, and whether the data can tell.",
+)
 @click.argument("before", shell_complete=complete_recordings)
 @click.argument("after", shell_complete=complete_recordings)
 @click.option("--kind", type=click.Choice([*map(str, Kind)]), help="Compare only these.  [default: both]")

@@ -22,7 +22,7 @@ _MARKS = {"ok": "ok  ", "warning": "warn", "problem": "NO  "}
 _INDENT = 17
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say whether a balloon can be traced here, and how.")
 @click.option(
     "--format",
     "form",

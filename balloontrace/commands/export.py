@@ -25,7 +25,7 @@ _TABLES = ("spans", "payloads", "counters", "batches")
 _DESCRIPTIONS = (_METADATA, _HOST_METADATA)
 
 
-@click.command("export")
+@click.command("export", short_help="Write the single events of a recording for other tools.")
 @click.argument("recording", type=RECORDING)
 @click.argument("host_recording", type=RECORDING, required=False)
 @format_option("export", default="csv")

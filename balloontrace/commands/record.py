@@ -31,7 +31,11 @@ _LEAST_BUFFER_BYTES = 4 << 10
 _MOST_BUFFER_BYTES = 256 << 20
 
 
-@click.command("record", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "record",
+    short_help="Trace the balloon of this guest into a recording.",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.option(
     "-o",
     "output",

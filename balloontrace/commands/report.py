@@ -62,7 +62,7 @@ def parse_max_lost(text: str) -> MaxLost:
     raise UsageError(f"--max-lost takes a number of events or a percentage such as 0.1%, not {text!r}")
 
 
-@click.command("report")
+@click.command("report", short_help="Show where the time of each inflate and deflate went.")
 @click.argument("recording", type=RECORDING)
 @click.argument("host_recording", type=RECORDING, required=False)
 @format_option("report", default="table")

@@ -29,7 +29,7 @@ _View = TypeVar("_View")
 _PROCESS_ENDED = "process exited"  # which is no failure: what there was has been seen
 
 
-@click.command("top")
+@click.command("top", short_help="Show what a balloon is doing now, on a guest or its host.")
 @click.option(
     "--side",
     type=click.Choice([*map(str, Side), "auto"]),
