@@ -116,7 +116,7 @@ def decode_spans(
     Records with a wrong ring buffer header or impossible values are counted as damaged; so are the bytes at
     the end of a piece that make no whole record. Impossible are times that no clock shows or that lie outside
     the recording, and a configuration access longer than its call. So are calls that together take longer
-    than 64 bits hold.
+    than 64 bits hold, and numbers that no call can have, which a wider member of an older layout may hold.
     """
     records, torn = record_table(pieces, layout)
     whole = whole_records(records, layout)
@@ -137,6 +137,10 @@ def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask
     start_ns, duration_ns = (columns[name].astype(np.uint64) for name in ("start_ns", "duration_ns"))
     sane &= recorded.holds(start_ns, start_ns + duration_ns)
     leave_out_far(start_ns, sane)
+    for name, values in columns.items():
+        kept = COLUMN_TYPES[name]
+        if name != "function" and values.dtype.itemsize > kept.itemsize:  # older layouts have wider members
+            sane &= values == values.astype(kept)
     with_config = (columns["flags"].astype(np.uint16) & np.uint16(SpanFlag.CONFIG)) != 0
     sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
     leave_out_large(duration_ns, sane)

@@ -124,6 +124,8 @@ def topmost(starts: Int64s, ends: Int64s, ranks: NDArray[np.intp]) -> Pieces:
     # In order, because looking up one after the other what lies side by side is several times as fast.
     order = np.argsort(starts, kind="stable")
     starts, ends, ranks = starts[order], ends[order], ranks[order]
+    if np.all(ends[:-1] <= starts[1:]):  # as a rule a page is named once, and nothing lies on anything
+        return Pieces(starts, ends, ranks)
     # Not np.unique: newer ones hash integers, which takes a hundred times as long as sorting these.
     edges = np.sort(np.concatenate([starts, ends]), kind="stable")
     edges = edges[np.diff(edges, prepend=-1) > 0]

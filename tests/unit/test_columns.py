@@ -103,6 +103,22 @@ def test_a_later_layout_with_appended_fields_is_understood() -> None:
     assert spans.damaged == 0
 
 
+@pytest.mark.parametrize(("passes", "kept"), [(3, [3]), (70_000, [])])
+def test_a_wider_member_never_wraps(passes: int, kept: list[int]) -> None:
+    older = {
+        "stride_bytes": 80,
+        "header_bytes": 8,
+        "fields": [
+            ["passes", "u32", 64] if name == "passes" else [name, kind, offset]
+            for name, kind, offset in guest_layout.SPAN.fields
+        ],
+    }
+    record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + struct.pack("<II", passes, 0)
+    spans = decode_spans([record], guest_layout.parse_span_layout(older))
+    assert spans.int64("passes").tolist() == kept
+    assert spans.damaged == 1 - len(kept)
+
+
 @pytest.mark.parametrize(
     "change",
     [
