@@ -20,6 +20,7 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples/README.md")
 )
 FROM_A_CHECKOUT = "PYTHONPATH=. python3 -m "
+KPROBES = "/sys/kernel/debug/kprobes/list"
 LEFT_MIB = FULL_MIB - 7168
 DEMO_S = 600
 
@@ -75,16 +76,28 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
     elif "record" in words:
         run_record(words, guest)
     elif words.startswith("bpftrace "):
-        tracer = guest.start(shell(f"exec {words.replace('PID', '1')}"))
-        tracer.wait_for(b"Attach", ATTACH_S, stream="stdout")
-        tracer.signal(signal.SIGINT)
-        tracer.wait(120, check=True)
+        run_bpftrace(words, guest)
     elif "doctor" in words:
         guest.run(shell(f"cd /repo && {words}"), check=True)
     else:
         words = words.removeprefix(FROM_A_CHECKOUT)
         assert words.startswith("balloontrace "), f"no test for {command!r}"
         balloontrace_in(folder, words)
+
+
+def run_bpftrace(words: str, guest: lab.Guest) -> None:
+    """Run a `bpftrace` command of a probe and its return until both are attached."""
+    tracer = guest.start(shell(f"exec {words.replace('PID', '1')}"))
+    tracer.wait_for(b"Attaching 2 probes", ATTACH_S, stream="stdout")
+
+    def are_attached() -> bool:
+        assert tracer.poll() is None, tracer.wait().describe()
+        return guest.run(["cat", KPROBES], check=True).stdout.count("\n") == 2
+
+    guest.wait_until(are_attached, ATTACH_S, what="both probes of bpftrace")
+    # Its status says nothing: an end in the moment before its loop is a failure to it.
+    tracer.signal(signal.SIGINT)
+    assert "ERROR" not in tracer.wait(120).stderr
 
 
 def run_record(words: str, guest: lab.Guest) -> lab.Completed:
