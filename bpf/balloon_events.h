@@ -34,6 +34,10 @@ enum bt_function {
 	BT_FUNCTIONS = 16,                /* size of tables indexed by function */
 };
 
+/* The queues whose pages go in and out of the balloon, by virtqueue index; those behind them move none. */
+#define BT_INFLATE_QUEUE 0
+#define BT_DEFLATE_QUEUE 1
+
 /* Which optional fields of a span were measured; the others are zero and mean nothing. */
 enum bt_span_flags {
 	BT_HAS_DEVICE = 1 << 0,
@@ -54,7 +58,7 @@ struct bt_span {
 	bt_u16 cpu;           /* where it returned */
 	bt_u16 function;      /* enum bt_function */
 	bt_u16 device;        /* N of virtioN */
-	bt_u16 queue;         /* virtqueue index: 0 inflate, 1 deflate */
+	bt_u16 queue;         /* virtqueue index, e.g. BT_INFLATE_QUEUE */
 	bt_u32 pages;         /* pages this call moved or named, 4 KiB units */
 	bt_s32 result;        /* return value */
 	bt_u16 config_calls;  /* times the target was read from configuration space inside this call */

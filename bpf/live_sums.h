@@ -18,18 +18,19 @@ static __always_inline void count_pages(struct bt_live *sum, struct thread_state
 {
 	if (thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE)
 		return; /* one in and one out */
-	if ((flags & (BT_HAS_PAGES | BT_HAS_QUEUE)) != (BT_HAS_PAGES | BT_HAS_QUEUE)) {
+	if ((flags & (BT_HAS_PAGES | BT_HAS_QUEUE)) != (BT_HAS_PAGES | BT_HAS_QUEUE) ||
+	    thread->queue > BT_DEFLATE_QUEUE) {
 		ADD(sum->unknown_sends, 1);
 		thread->item.unknown = 1;
 		return;
 	}
-	if (thread->queue == 0)
+	if (thread->queue == BT_INFLATE_QUEUE)
 		ADD(sum->inflated_pages, pages);
 	else
 		ADD(sum->deflated_pages, pages);
 	if (is_of_item(thread)) {
 		thread->item.pages += pages;
-		thread->item.inflates = thread->queue == 0;
+		thread->item.inflates = thread->queue == BT_INFLATE_QUEUE;
 	}
 }
 

@@ -116,9 +116,13 @@ class _Device:
         return sum(index in self.of_span for index in sends.tolist())
 
     def inflates(self, group: int, sends: NDArray[np.intp]) -> Mask | None:
-        """Which sends are on the inflate queue; None when neither they nor an operation says."""
+        """Which sends are on the inflate queue, the others being on the deflate queue.
+
+        None when neither they nor an operation says, or when one is on another queue.
+        """
         if self.spans.has(SpanFlag.QUEUE)[sends].all():
-            return np.asarray(self.spans.columns["queue"][sends] == Queue.INFLATE)
+            ways = self.spans.directions[sends]
+            return np.asarray(ways > 0) if ways.all() else None
         return np.full(len(sends), self.operations.found[group].kind is Kind.INFLATE) if group >= 0 else None
 
     def captured(self, sends: NDArray[np.intp]) -> Captured:

@@ -18,7 +18,7 @@ from synthetic_payloads import BASE_PFN, ArrayFlow, NamingFlow, run, word
 
 from balloontrace.analysis.columns import decode_payloads
 from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, parse_payload_layout
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import Function, Queue
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.results.payload import PayloadStatistics
@@ -74,6 +74,19 @@ def test_compaction_moves_what_the_host_has() -> None:
     report = report_of(flow)
     # first was given back and second taken when compaction moved it, so that only second is held.
     assert statistics(report, 1).pages_in_balloon_before == 1
+
+
+def test_a_send_on_a_queue_that_moves_no_page_ends_what_is_known() -> None:
+    flow = NamingFlow([run(BASE_PFN, 6), word(BASE_PFN, 1), word(BASE_PFN + 64, 1), run(BASE_PFN, 6)])
+    flow.resize(64)
+    flow.migrate()
+    other = len(Queue)
+    flow.spans = [
+        span._replace(queue=other) if span.tid == 77 and span.queue == Queue.DEFLATE else span
+        for span in flow.spans
+    ]
+    flow.resize(128)
+    assert statistics(report_of(flow), 1).pages_in_balloon_before is None
 
 
 def test_a_page_never_named_is_noticed() -> None:

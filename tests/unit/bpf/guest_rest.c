@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Work items of two balloons by one worker. Prints what `top` takes for waiting to be queued again when an inflate was
- * stopped half way for an hour; then where two balloons stand after the worker dealt with the second in between.
+ * stopped half way for an hour; then where two balloons stand after the worker dealt with the second in between. Last
+ * what a send on a queue that moves no page of the balloon adds to inflated, deflated and unknown.
  */
 #include <stddef.h>
 
@@ -29,7 +30,7 @@ struct virtio_balloon {
 
 static struct virtio_device devices[] = { { 3 }, { 7 } };
 static struct virtio_balloon first = { &devices[0] }, second = { &devices[1] };
-static struct virtqueue inflate = { 0, &devices[0] };
+static struct virtqueue inflate = { 0, &devices[0] }, reporting = { 4, &devices[0] };
 
 static void run_item(struct virtio_balloon *balloon, u32 target_pages, u32 moved_pages)
 {
@@ -62,5 +63,11 @@ int main(void)
 	on_virtio_balloon_oom_notify_return(0);
 	run_item(&first, 768, 256);
 	printf("%u %u\n", states[3].actual_pages, states[7].actual_pages);
+
+	live_values[0].inflated_pages = live_values[0].deflated_pages = 0;
+	on_tell_host_entry((u64)&first, (u64)&reporting);
+	on_tell_host_return(0);
+	printf("%llu %llu %llu\n", (unsigned long long)live_values[0].inflated_pages,
+	       (unsigned long long)live_values[0].deflated_pages, (unsigned long long)live_values[0].unknown_sends);
 	return 0;
 }
