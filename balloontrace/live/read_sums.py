@@ -42,8 +42,9 @@ class GuestSource:
         """The sums as they are now."""
         balloon_pages = count_balloon_pages(kernel.read_vmstat(), _PAGE_BYTES)
         sizes = dict(zip(self._devices, read_balloon_sizes(self._devices.values()), strict=True))
-        counters = parse_counters(self._collector.read_counters())
-        live = parse_live(self._collector.read_live())
+        # Side by side, before either is parsed: both are to be of one moment.
+        raw, raw_live = self._collector.read_counters(), self._collector.read_live()
+        counters, live = parse_counters(raw), parse_live(raw_live)
         follow_pace(self._collector, self._timing, counters)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns, sizes)
@@ -71,8 +72,8 @@ class HostSource:
 
     def look(self) -> HostLook:
         """The sums as they are now."""
-        counters = parse_host_counters(self._collector.read_counters())
-        batches = parse_live_batches(self._collector.read_live())
+        raw, raw_live = self._collector.read_counters(), self._collector.read_live()
+        counters, batches = parse_host_counters(raw), parse_live_batches(raw_live)
         follow_pace(self._collector, self._timing, counters)
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return HostLook(time.monotonic_ns(), counters, batches, spent_ns)
