@@ -306,9 +306,10 @@ static __always_inline int on_leak_balloon_return(u64 result)
 
 /*
  * What a send copied out of the driver's memory, in pieces of one size. `total_bytes` is the driver's word; whatever
- * it says, no more than BT_PAYLOAD_PIECES are read.
+ * it says, no more than BT_PAYLOAD_PIECES are read. All of it has 64 bits: of fewer LLVM 14 makes code in which the
+ * verifier sees a length that may be negative.
  */
-static __always_inline void capture(struct thread_state *thread, int function, u64 from, u32 total_bytes)
+static __always_inline void capture(struct thread_state *thread, int function, u64 from, u64 total_bytes)
 {
 #ifdef PAYLOAD_RING_PAGES
 	struct bt_counters *sum = sums();
@@ -316,9 +317,9 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 	if (!sum || !from)
 		return;
 	for (int i = 0; i < BT_PAYLOAD_PIECES; i++) {
-		u32 offset_bytes = i * BT_PAYLOAD_BYTES;
+		u64 offset_bytes = i * BT_PAYLOAD_BYTES;
 		struct bt_payload *piece;
-		u32 bytes;
+		u64 bytes;
 
 		if (offset_bytes >= total_bytes)
 			break;

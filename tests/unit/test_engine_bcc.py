@@ -162,6 +162,20 @@ def test_an_optional_probe_that_is_refused_is_noted(
 
 
 @pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("refused", ["kretfunc", "kfunc"])
+def test_neither_end_of_a_function_is_left_alone(
+    request_of_two: LoadRequest, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """LLVM 14's capture was refused on entry, and the return stayed attached alone."""
+    on_return = replace(MIGRATE, program="exit_virtballoon_migratepage", returns=True)
+    monkeypatch.setenv("REFUSED", f"{refused}__virtio_balloon__virtballoon_migratepage")
+    loaded = load(replace(request_of_two, attachments=(on_return, MIGRATE, TELL_HOST)))
+    close(loaded)
+    assert list(loaded.failures) == ["virtballoon_migratepage"]
+    assert (list(loaded.programs), len(loaded.links)) == (["entry_tell_host"], 1)
+
+
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     ("variable", "value"), [("REFUSED", hex(TELL_HOST.address)), ("UNKNOWN", "entry_tell_host")]
 )

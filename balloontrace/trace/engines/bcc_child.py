@@ -53,7 +53,8 @@ class Attacher:
         self.version = str(getattr(bcc, "__version__", "unknown"))
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
-        self.links: list[int] = []
+        self._programs_of: dict[str, set[str]] = {}
+        self.links: dict[str, list[int]] = {}  # by function
         self.failures: dict[str, str] = {}
         self._lib = bcc.lib
         source = Path(request["source"])
@@ -63,10 +64,17 @@ class Attacher:
 
     def fds(self) -> list[int]:
         """Everything that must outlive this process."""
-        return [*self.maps.values(), *self.programs.values(), *self.links]
+        links = [fd for fds in self.links.values() for fd in fds]
+        return [*self.maps.values(), *self.programs.values(), *links]
 
     def attach(self, attachment: dict[str, Any]) -> None:
-        """Attach one program; an optional one that is refused is noted and left out."""
+        """Attach one program; an optional one that is refused is noted, and its whole function left out.
+
+        An entry tells nothing without its return, nor a return without its entry.
+        """
+        function = attachment["function"]
+        if function in self.failures:
+            return
         how = {
             "fentry": self._attach_fentry,
             "kprobe": self._attach_kprobe,
@@ -78,10 +86,19 @@ class Attacher:
         except RefusedError as error:
             if attachment["required"]:
                 raise
-            self.failures[attachment["function"]] = str(error)
+            self.failures[function] = str(error)
+            self._take_away(function)
             return
         self.programs[attachment["program"]] = program_fd
-        self.links.append(link_fd)
+        self._programs_of.setdefault(function, set()).add(attachment["program"])
+        self.links.setdefault(function, []).append(link_fd)
+
+    def _take_away(self, function: str) -> None:
+        """Detach what was attached of a function before one of its probes was refused."""
+        links = self.links.pop(function, [])
+        programs = [self.programs.pop(name) for name in self._programs_of.pop(function, set())]
+        for fd in (*links, *programs):
+            os.close(fd)
 
     def _load(self, attachment: dict[str, Any], kind: int, name: str) -> int:
         """Load the C function under `name`, from which bcc derives the target of an fentry program."""
@@ -179,7 +196,7 @@ def serve(end: socket.socket) -> int:
         reply = {
             "maps": list(attacher.maps),
             "programs": list(attacher.programs),
-            "links": len(attacher.links),
+            "links": sum(map(len, attacher.links.values())),
             "failures": attacher.failures,
             "bcc_version": attacher.version,
             "wall_ns": time.monotonic_ns() - started_ns,
