@@ -351,7 +351,6 @@ static __always_inline void capture(struct thread_state *thread, int function, u
  * counts its pages first and tells the host then, and writes num_pages to `actual`.
  */
 #define NOTE_SEND(function, thread, balloon, vq) do { \
-	(thread)->send_flags = 0; \
 	if (VIRTQUEUE_INDEX != NO_OFFSET) { \
 		(thread)->queue = ARGUMENT_U32(function, vq, VIRTQUEUE_INDEX); \
 		(thread)->send_flags |= BT_HAS_QUEUE; \
@@ -365,6 +364,15 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 } while (0)
 
 /*
+ * A send goes where the call around it goes, one of `outer`, if that is known; its own arguments, where they can be
+ * trusted, say the same.
+ */
+static __always_inline void begin_send(struct thread_state *thread, u32 outer)
+{
+	thread->send_flags &= thread->open & outer ? BT_HAS_QUEUE : 0;
+}
+
+/*
  * tell_host(vb, vq): a send of page numbers. In the patched driver with bitmaps a window instead, whose sends
  * are calls of send_resp_data, and num_pfns counts the pages of all windows.
  */
@@ -375,7 +383,7 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 	if (!thread)
 		return 0;
 	live_send_begins(thread);
-	thread->send_flags = 0;
+	begin_send(thread, 1 << BT_SET_PAGE_BITMAP);
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
 	NOTE_SEND(tell_host, thread, balloon, vq);
@@ -403,7 +411,7 @@ static __always_inline int on_send_resp_data_entry(u64 balloon, u64 vq, u64 busy
 
 	if (!thread)
 		return 0;
-	thread->send_flags = 0;
+	begin_send(thread, 1 << BT_TELL_HOST | 1 << BT_SET_PAGE_BITMAP);
 	if (!SEND_RESP_DATA_ARGUMENTS)
 		return 0;
 	NOTE_SEND(send_resp_data, thread, balloon, vq);
@@ -449,7 +457,7 @@ static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 
 	if (!thread)
 		return 0;
 	thread->bitmaps = 0;
-	thread->send_flags = 0;
+	begin_send(thread, 0);
 	if (!SET_PAGE_BITMAP_ARGUMENTS)
 		return 0;
 	NOTE_SEND(set_page_bitmap, thread, balloon, vq);
@@ -500,6 +508,17 @@ static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 	return 0;
 }
 
+/* The return of what may come in between: the queue noted last is that of its sends, not that of a call around it. */
+static __always_inline int leave_aside(int function, u64 result)
+{
+	struct thread_state *thread = find_thread();
+
+	leave(function, thread, 0, result, BT_HAS_RESULT);
+	if (thread)
+		thread->send_flags = 0;
+	return 0;
+}
+
 /* virtio_balloon_oom_notify(notifier, unused, freed): the out-of-memory path of any thread. */
 static __always_inline int on_virtio_balloon_oom_notify_entry(u64 notifier, u64 unused, u64 freed)
 {
@@ -512,8 +531,7 @@ static __always_inline int on_virtio_balloon_oom_notify_entry(u64 notifier, u64 
 
 static __always_inline int on_virtio_balloon_oom_notify_return(u64 result)
 {
-	leave(BT_VIRTIO_BALLOON_OOM_NOTIFY, find_thread(), 0, result, BT_HAS_RESULT);
-	return 0;
+	return leave_aside(BT_VIRTIO_BALLOON_OOM_NOTIFY, result);
 }
 
 /* virtballoon_migratepage(vb_dev_info, newpage, page, mode): compaction moves one ballooned page. */
@@ -528,8 +546,7 @@ static __always_inline int on_virtballoon_migratepage_entry(u64 info, u64 newpag
 
 static __always_inline int on_virtballoon_migratepage_return(u64 result)
 {
-	leave(BT_VIRTBALLOON_MIGRATEPAGE, find_thread(), 0, result, BT_HAS_RESULT);
-	return 0;
+	return leave_aside(BT_VIRTBALLOON_MIGRATEPAGE, result);
 }
 
 /*

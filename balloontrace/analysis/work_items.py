@@ -235,7 +235,9 @@ def _find_moved(
     pages, known = np.where(by_step, np.abs(step), pages), known | by_step
     asleep = ~sizes.tried & slept
     direction = _direction(spans, made, sizes, asleep)
-    direction = np.where(by_step & (direction == 0), np.sign(step), direction)
+    # What its calls say of no queue: it sent the way that `actual` moved.
+    sent = step_known & (made.sends.any | made.bitmaps.any)
+    direction = np.where((by_step | sent) & (direction == 0), np.sign(step), direction)
     short = _short(direction, pages, sizes, asleep, made.bitmaps.any)
     return _Moved(direction, pages, known, short & (known | ~sizes.tried | (slept & (direction > 0))))
 

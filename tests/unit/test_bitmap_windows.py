@@ -74,6 +74,22 @@ def test_waiting_for_memory_is_seen_whatever_the_size() -> None:
     assert operation.short_work_items == 1
 
 
+@pytest.mark.parametrize("target_pages", [GIB_PAGES, 0], ids=["inflate", "deflate"])
+def test_where_no_call_has_a_queue_the_size_tells_the_direction(target_pages: int) -> None:
+    """Of a compiler's variant of send_resp_data the arguments are not known, nor was the queue around it."""
+    flow = PatchedFlow(sends_of_windows=(2, 1))
+    for size_pages in (GIB_PAGES // 2, target_pages):
+        flow.resize(size_pages)
+    flow.spans = [span._replace(flags=span.flags & ~SpanFlag.QUEUE) for span in flow.spans]
+    flow.drop(Function.LEAK_BALLOON)
+    report = report_of(flow)
+    last = report.operations[-1]
+    assert (last.kind, last.outcome) == ("inflate" if target_pages else "deflate", "reached")
+    assert (last.pages, last.sends) == (GIB_PAGES // 2, 3)
+    # How large the balloon was before the first one, nothing in the recording says.
+    assert len(report.operations) == 1
+
+
 def test_without_send_resp_data_the_windows_stand_in_for_sends() -> None:
     flow = PatchedFlow(sends_of_windows=(2, 1))
     flow.resize(GIB_PAGES)

@@ -53,12 +53,22 @@ def test_unmapping_is_not_freeing(tmp_path: Path) -> None:
     assert pages == [1, 1, 1, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5, 6, 7, 7, 7, 7, 8, 8, 520, 520]
 
 
-def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
+def build_guest(source: str, folder: Path, *definitions: str) -> Path:
     offsets = [
         f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"
         for member in KNOWN_MEMBERS
     ]
-    program = build("guest_rest.c", tmp_path, "UNIT_PAGES=1", *offsets)
+    return build(source, folder, "UNIT_PAGES=1", *offsets, *definitions)
+
+
+def test_a_send_without_arguments_takes_the_queue_of_the_call_around_it(tmp_path: Path) -> None:
+    """gcc 16 makes send_resp_data.constprop.0."""
+    program = build_guest("guest_queue.c", tmp_path, "SEND_RESP_DATA_ARGUMENTS=0")
+    assert numbers(program) == [0, 0, 1000, 0, -1, -1]
+
+
+def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
+    program = build_guest("guest_rest.c", tmp_path)
     requeue_ns, first_pages, second_pages, *of_other_queue = numbers(program)
     assert requeue_ns < 10_000
     assert (first_pages, second_pages) == (768, 0)

@@ -4,26 +4,7 @@
  * stopped half way for an hour; then where two balloons stand after the worker dealt with the second in between. Last
  * what a send on a queue that moves no page of the balloon adds to inflated, deflated and unknown.
  */
-#include <stddef.h>
-
-struct virtio_device {
-	unsigned int index;
-};
-
-struct virtqueue {
-	unsigned int index;
-	struct virtio_device *vdev;
-};
-
-/* Members by the names of the drivers; the test gives the offsets of all of them. */
-struct virtio_balloon {
-	struct virtio_device *vdev;
-	unsigned int num_pages, num_pfns, pfns[256], resp_pos, nr_page_bmap;
-	void *resp_data;
-	unsigned long min_pfn, max_pfn;
-	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32];
-};
-
+#include "guest_drivers.h"
 #include "guest.bpf.c"
 
 #define HOUR_NS 3600000000000ull

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The drivers' structures, with members by their names; a test gives the offsets of all of them. */
+#include <stddef.h>
+
+struct virtio_device {
+	unsigned int index;
+};
+
+struct virtqueue {
+	unsigned int index;
+	struct virtio_device *vdev;
+};
+
+struct virtio_balloon {
+	struct virtio_device *vdev;
+	unsigned int num_pages, num_pfns, pfns[256], resp_pos, nr_page_bmap;
+	void *resp_data;
+	unsigned long min_pfn, max_pfn;
+	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32];
+};
