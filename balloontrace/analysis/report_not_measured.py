@@ -12,14 +12,24 @@ from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Payloads
 from balloontrace.analysis.guest_side import GuestEvents, GuestRecording
 from balloontrace.analysis.host_side import HostRecording
+from balloontrace.analysis.metadata import mapping, text
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED
-from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import DriverKind, Status, untraced_features
+from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
 from balloontrace.results.recording_header import Header, Probe
 from balloontrace.units import format_duration_ns
 
 _LISTED = 8
+
+# For each function that sends: which one tells something of it, by which members of struct virtio_balloon.
+_TELL_PAGES = {
+    Function.TELL_HOST: (Function.TELL_HOST, ("num_pfns",)),
+    Function.SEND_RESP_DATA: (Function.SET_PAGE_BITMAP, ("num_pfns",)),
+}
+_TELL_PAYLOAD = {
+    Function.TELL_HOST: (Function.TELL_HOST, ("num_pfns", "pfns")),
+    Function.SEND_RESP_DATA: (Function.SEND_RESP_DATA, ("resp_data", "resp_pos")),
+}
 
 
 def find_not_measured(
@@ -30,7 +40,7 @@ def find_not_measured(
         *_of_guest(guest, events, both),
         *_untraced(guest.header, with_host=host is not None),
         *(host.not_measured if host else ()),
-        *_payloads_not_measured(guest.recording, events.payloads, events.operations),
+        *_payloads_not_measured(guest, events.payloads, events.operations),
     )
 
 
@@ -44,8 +54,8 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
         yield "sends, and b+c+d: tell_host was not traced"
     elif not pages_of_sends_known(spans, operations.nesting):
         yield (
-            "pages of a send: the driver has no type information; pages of operations are how far the "
-            "balloon's size moved, without the first work item of the recording"
+            f"pages of a send: {_why_untold(guest, operations, _TELL_PAGES)}; pages of operations are how "
+            "far the balloon's size moved, without the first work item of the recording"
         )
     if not operations.items.config_measured.any() and len(operations.items):
         yield "reading the target: its probe was not attached"
@@ -111,10 +121,41 @@ def _missing_probe(probe: Probe, stand_in: str | None) -> str:
     return f"{sentence} ({probe.note})" if probe.note else sentence
 
 
-def _payloads_not_measured(recording: Recording, payloads: Payloads, operations: Operations) -> list[str]:
+def _payloads_not_measured(guest: GuestRecording, payloads: Payloads, operations: Operations) -> list[str]:
     """Why it is not known what sends named, where it is not."""
     if payloads.found or not operations.nesting.send.any():
         return []
-    if recording.metadata.get("capture") == "payload":
-        return ["what sends named: the driver has no type information; record --layout tells where it lies"]
-    return ["what sends named: record --capture payload keeps it"]
+    if guest.recording.metadata.get("capture") != "payload":
+        return ["what sends named: record --capture payload keeps it"]
+    lost = sum(loss.lost or 0 for loss in guest.losses if loss.function == Function.PAYLOAD.symbol)
+    if lost:
+        return [f"what sends named: the ring of payloads was full, and all {lost} pieces were lost"]
+    return [f"what sends named: {_why_untold(guest, operations, _TELL_PAYLOAD)}"]
+
+
+def _why_untold(
+    guest: GuestRecording,
+    operations: Operations,
+    tell: Mapping[Function, tuple[Function, tuple[str, ...]]],
+) -> str:
+    """Why sends do not say what `tell` takes from them or from a call around them."""
+    spans, sends = operations.spans, operations.nesting.send
+    told = [tell[function] for function in tell if (sends & spans.of(function)).any()]
+    causes = [_why_unread(guest, function, members) for function, members in told]
+    return "; ".join(dict.fromkeys(causes))
+
+
+def _why_unread(guest: GuestRecording, function: Function, members: Sequence[str]) -> str:
+    probe = next((each for each in guest.header.probes if each.function == function.symbol), None)
+    if probe is None or probe.status != Status.ATTACHED:
+        return _missing_probe(probe or Probe(function.symbol), None)
+    if probe.symbol and "." in probe.symbol:
+        return f"{probe.symbol} is a compiler's variant, whose arguments are not known"
+    layout = mapping(guest.recording.metadata, "layout")
+    unknown = [f"virtio_balloon.{name}" for name in members]
+    unknown = [name for name in unknown if name not in mapping(layout, "offsets_bytes")]
+    if unknown:
+        why = text(layout, "problem")
+        because = f" ({why})" if why else ""
+        return f"where {' and '.join(unknown)} lie is not known{because}; record --layout tells"
+    return f"{function.symbol} had none to tell"

@@ -58,10 +58,19 @@ def test_offsets_from_the_user_stand_in_for_type_information(system: FakeSystem)
         finding(diagnose(system.root, offsets=offsets), "btf").text.partition(" of a send")[0]
         for offsets in ({}, pages, queue)
     ]
-    assert texts == [f"no type information, so {what}" for what in ("pages and queue", "queue", "pages")]
+    assert texts == ["pages and queue", "queue", "pages"]
     told = diagnose(system.root, offsets=pages | queue)
     assert told.warnings == ()
     assert finding(told, "btf").text == "structure offsets: command line"
+
+
+def test_type_information_without_a_member_is_not_called_missing(
+    system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout({"virtqueue.index": 48, "virtio_balloon.pfns": 316}, source="btf")
+    monkeypatch.setattr("balloontrace.system.kernel.read_layout", lambda *_: layout)
+    said = "pages of a send are not measured: the type information does not have virtio_balloon.num_pfns"
+    assert finding(diagnose(system.root), "btf").text == said
 
 
 def test_an_empty_machine_names_every_problem_and_never_raises(tmp_path: Path) -> None:

@@ -105,16 +105,15 @@ def _driver_kind(plan: GuestPlan) -> DriverKind:
 
 
 def _check_btf(layout: Layout) -> Finding:
-    if not layout.problem:
-        return Finding("btf", State.OK, "BTF of the kernel and the driver")
-    unknown = [what for what, member in _NEEDED_OF_A_SEND.items() if layout.get(*member) is None]
-    if not unknown:
-        return Finding("btf", State.OK, f"structure offsets: {layout.source}")
-    return Finding(
-        "btf",
-        State.WARNING,
-        f"no type information, so {' and '.join(unknown)} of a send are not measured ({layout.problem})",
-    )
+    members = {what: member for what, member in _NEEDED_OF_A_SEND.items() if layout.get(*member) is None}
+    if not members:
+        found = (
+            f"structure offsets: {layout.source}" if layout.problem else "BTF of the kernel and the driver"
+        )
+        return Finding("btf", State.OK, found)
+    names = " and ".join(map(".".join, members.values()))
+    why = layout.problem or f"the type information does not have {names}"
+    return Finding("btf", State.WARNING, f"{' and '.join(members)} of a send are not measured: {why}")
 
 
 def _check_device(devices: tuple[BalloonDevice, ...]) -> Finding:

@@ -220,7 +220,11 @@ class GuestSession(RecordingSession[Counters]):
             "capture": "payload" if self._collector.captures else "none",
             "payload_layout": dict(PAYLOAD_LAYOUT),
             "boundaries": plan.boundaries,
-            "layout": {"source": diagnosis.layout.source, "offsets_bytes": diagnosis.layout.offsets},
+            "layout": {
+                "source": diagnosis.layout.source,
+                "offsets_bytes": diagnosis.layout.offsets,
+                "problem": diagnosis.layout.problem,
+            },
             "vmstat": self._started_vmstat,
             "balloons": [asdict(each) for each in self._started_balloons],
         }

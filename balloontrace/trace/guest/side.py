@@ -75,12 +75,16 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
 
 
 def _warn_of_missing_payloads(diagnosis: GuestDiagnosis) -> None:
-    """Say which payloads cannot be captured because nobody knows where they lie."""
-    wanted = {"num_pfns", "pfns"} | ({"resp_data", "resp_pos"} if diagnosis.plan.patched else set())
+    """Say which payloads cannot be captured: nobody knows where they lie, or what the arguments are."""
+    plan = diagnosis.plan
+    wanted = {"num_pfns", "pfns"} | ({"resp_data", "resp_pos"} if plan.patched else set())
     unknown = sorted(name for name in wanted if diagnosis.layout.get("virtio_balloon", name) is None)
     if unknown:
         members = ", ".join(f"virtio_balloon.{name}" for name in unknown)
         say(f"balloontrace: warning: payloads are not captured without the offsets of {members}: --layout\n")
+    for probe in plan.attachable:
+        if probe.function in (Function.TELL_HOST, Function.SEND_RESP_DATA) and not probe.arguments_trusted:
+            say(f"balloontrace: warning: payloads of {probe.where} are not captured: {probe.note}\n")
 
 
 def needed_for_progress(plan: GuestPlan) -> frozenset[str]:
