@@ -3,7 +3,9 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-READY := $(VENV)/.ready
+INSTALLED := $(VENV)/.ready
+# Programs of bpf/, compiled for the engine prebuilt.
+READY := build/bpf.stamp
 # One process more than processors, for some tests wait; a file stays with one, for its tests share what they read.
 UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist loadfile tests/unit
 # Most guests have one emulated CPU, and most tests wait for theirs: two files at a time take little more than half.
@@ -38,7 +40,7 @@ screenshots: $(READY)  ## take the pictures of the README anew, in a headless br
 	@$(PYTHON) -m lab.screenshots
 
 clean:  ## remove what make made here; `python -m lab clean` removes the cached image
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) bpf/objects build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: lint
@@ -47,6 +49,10 @@ lint: $(READY)
 	$(PYTHON) -m ruff check --quiet .
 	$(PYTHON) -m mypy --no-error-summary
 
-$(READY): pyproject.toml lab/make-venv
+$(INSTALLED): pyproject.toml lab/make-venv
 	@lab/make-venv $(VENV)
+	@touch $@
+
+$(READY): $(INSTALLED) hatch_build.py $(wildcard bpf/*.[ch])
+	@$(PYTHON) hatch_build.py
 	@touch $@

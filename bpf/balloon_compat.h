@@ -18,6 +18,7 @@
  *   both     all four, for functions of one name of which fentry reaches only the first
  *   raw_tracepoint  program raw_<function>, with the arguments of a tracepoint
  *   absent   none
+ * A prebuilt object has programs of every kind, and those not attached are not loaded.
  * Measured in an instruction-counted guest (6.12, x86-64) an empty entry and return pair costs 308
  * instructions with fentry/fexit, 892 with kprobe/kretprobe.
  *
@@ -26,26 +27,33 @@
  */
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
+#ifdef PREBUILT
+#define PROGRAMS(function, arity, result) \
+	PROGRAMS_fentry(function, arity, result) \
+	PROGRAMS_kprobe(function, arity, result)
+#define ENTRY_PROGRAM(function, arity) ENTRY_fentry(function, arity) ENTRY_kprobe(function, arity)
+#else
 #define PROGRAMS(function, arity, result) CONCAT(PROGRAMS_, KIND_##function)(function, arity, result)
 #define ENTRY_PROGRAM(function, arity) CONCAT(ENTRY_, KIND_##function)(function, arity)
+#endif
 
 #define PROGRAMS_absent(function, arity, result)
 #define ENTRY_absent(function, arity)
 
 #define ENTRY_fentry(function, arity) \
-	int fentry_##function(u64 *ctx) { return on_##function##_entry(FENTRY_ARGS_##arity); }
+	PROGRAM("fentry") fentry_##function(u64 *ctx) { return on_##function##_entry(FENTRY_ARGS_##arity); }
 #define PROGRAMS_fentry(function, arity, result) \
 	ENTRY_fentry(function, arity) \
-	int fexit_##function(u64 *ctx) { return on_##function##_return(FEXIT_##result(arity)); }
+	PROGRAM("fexit") fexit_##function(u64 *ctx) { return on_##function##_return(FEXIT_##result(arity)); }
 
 #define ENTRY_raw_tracepoint(function, arity) \
-	int raw_##function(u64 *ctx) { return on_##function##_entry(FENTRY_ARGS_##arity); }
+	PROGRAM("raw_tracepoint") raw_##function(u64 *ctx) { return on_##function##_entry(FENTRY_ARGS_##arity); }
 
 #define ENTRY_kprobe(function, arity) \
-	int kprobe_##function(struct pt_regs *ctx) { return on_##function##_entry(KPROBE_ARGS_##arity); }
+	PROGRAM("kprobe") kprobe_##function(struct pt_regs *ctx) { return on_##function##_entry(KPROBE_ARGS_##arity); }
 #define PROGRAMS_kprobe(function, arity, result) \
 	ENTRY_kprobe(function, arity) \
-	int kretprobe_##function(struct pt_regs *ctx) { return on_##function##_return(KRETPROBE_##result); }
+	PROGRAM("kretprobe") kretprobe_##function(struct pt_regs *ctx) { return on_##function##_return(KRETPROBE_##result); }
 
 #define FENTRY_ARGS_1 ctx[0]
 #define FENTRY_ARGS_2 ctx[0], ctx[1]
@@ -64,7 +72,12 @@
  * A u32 member of what an argument of `function` points to. An fentry argument keeps its type, so the kernel
  * lets it be followed like any pointer: one instruction instead of a helper call of 89.
  */
+#ifdef PREBUILT
+#define ARGUMENT_U32(function, base, offset) \
+	(KIND_##function ? ARGUMENT_U32_fentry(base, offset) : ARGUMENT_U32_kprobe(base, offset))
+#else
 #define ARGUMENT_U32(function, base, offset) CONCAT(ARGUMENT_U32_, KIND_##function)(base, offset)
+#endif
 #define ARGUMENT_U32_fentry(base, offset) (*(u32 *)((base) + (offset)))
 #define ARGUMENT_U32_kprobe(base, offset) read_u32(base, offset)
 #define ARGUMENT_U32_absent(base, offset) 0
@@ -80,7 +93,7 @@
 #define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
 
 /* A u32 member at `offset` of the structure at `base`; 0 when the offset is unknown or the read fails. */
-static __always_inline u32 read_u32(u64 base, int offset)
+static __always_inline u32 read_u32(u64 base, long long offset)
 {
 	u32 value = 0;
 
@@ -89,7 +102,7 @@ static __always_inline u32 read_u32(u64 base, int offset)
 	return value;
 }
 
-static __always_inline u64 read_pointer(u64 base, int offset)
+static __always_inline u64 read_pointer(u64 base, long long offset)
 {
 	u64 value = 0;
 

@@ -5,23 +5,26 @@
  * Everything here runs at most once per send, never once per page, and wakes nobody. A call's state
  * is kept per thread between its entry and its return: the functions sleep and may change CPU.
  */
-#include <uapi/linux/ptrace.h>
+#include "balloon_engine.h"
 #include "balloon_events.h"
 #include "balloon_compat.h"
+#ifdef PREBUILT
+#include "guest_constants.h"
+#endif
 #include "thread_state.h"
 
 /*
- * Without a ring nobody wants spans: what they would tell is summed up in `live`. bcc translates calls of maps in this
- * file only, not in the headers.
+ * Without a ring nobody wants spans: what they would tell is summed up in `live`.
  */
 #ifdef SPAN_RING_PAGES
-BPF_RINGBUF_OUTPUT(spans, SPAN_RING_PAGES);
+RING(spans, SPAN_RING_PAGES);
 #else
-BPF_F_TABLE("array", int, struct bt_live, live, 1, BPF_F_MMAPABLE);
+SHARED(struct bt_live, live);
 #endif
-BPF_F_TABLE("array", int, struct bt_counters, counters, 1, BPF_F_MMAPABLE);
-#ifdef PAYLOAD_RING_PAGES
-BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
+SHARED(struct bt_counters, counters);
+#if defined(PAYLOAD_RING_PAGES) || defined(PREBUILT)
+#define CAPTURES PAYLOAD_RING_PAGES
+RING(payloads, PAYLOAD_RING_PAGES);
 #endif
 
 /*
@@ -31,20 +34,20 @@ BPF_RINGBUF_OUTPUT(payloads, PAYLOAD_RING_PAGES);
  */
 #define SLOTS 1024
 
-BPF_ARRAY(threads, struct thread_state, SLOTS);
+struct thread_slots {
+	struct thread_state slots[SLOTS];
+};
+
+SHARED(struct thread_slots, threads);
 
 static __always_inline struct bt_counters *sums(void)
 {
-	int zero = 0;
-
-	return counters.lookup(&zero);
+	return VALUE(struct bt_counters, counters);
 }
 
 static __always_inline struct thread_state *slot_of(u32 tid)
 {
-	int slot = tid % SLOTS;
-
-	return threads.lookup(&slot);
+	return &VALUE(struct thread_slots, threads)->slots[tid % SLOTS];
 }
 
 /* The state of this thread if it is inside a traced function. */
@@ -101,7 +104,7 @@ static __always_inline struct thread_state *enter(int function)
 /* Room for a span, 0 and counted when there is none. */
 static __always_inline struct bt_span *reserve_span(struct bt_counters *sum, int function)
 {
-	struct bt_span *span = spans.ringbuf_reserve(sizeof(*span));
+	struct bt_span *span = bpf_ringbuf_reserve(MAP(spans), sizeof(*span), 0);
 
 	if (!span)
 		ADD(sum->functions[function].lost, 1);
@@ -133,7 +136,7 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->bytes = thread->bytes;
 	span->passes = thread->passes;
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
-	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
 
 /* An interrupt has no state and no duration. */
@@ -152,7 +155,7 @@ static __always_inline void emit_interrupt(struct bt_counters *sum, u64 vdev)
 		span->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
 		span->flags = BT_HAS_DEVICE;
 	}
-	spans.ringbuf_submit(span, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
 
 static __always_inline void live_item_begins(struct thread_state *thread) {}
@@ -161,9 +164,7 @@ static __always_inline void live_target_read(struct thread_state *thread) {}
 #else
 static __always_inline struct bt_live *live_sums(void)
 {
-	int zero = 0;
-
-	return live.lookup(&zero);
+	return VALUE(struct bt_live, live);
 }
 
 #include "live_sums.h"
@@ -311,10 +312,10 @@ static __always_inline int on_leak_balloon_return(u64 result)
  */
 static __always_inline void capture(struct thread_state *thread, int function, u64 from, u64 total_bytes)
 {
-#ifdef PAYLOAD_RING_PAGES
+#ifdef CAPTURES
 	struct bt_counters *sum = sums();
 
-	if (!sum || !from)
+	if (!CAPTURES || !sum || !from)
 		return;
 	for (int i = 0; i < BT_PAYLOAD_PIECES; i++) {
 		u64 offset_bytes = i * BT_PAYLOAD_BYTES;
@@ -324,7 +325,7 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 		if (offset_bytes >= total_bytes)
 			break;
 		ADD(sum->functions[BT_PAYLOAD].entries, 1);
-		piece = payloads.ringbuf_reserve(sizeof(*piece));
+		piece = bpf_ringbuf_reserve(MAP(payloads), sizeof(*piece), 0);
 		if (!piece) {
 			ADD(sum->functions[BT_PAYLOAD].lost, 1);
 			continue;
@@ -341,7 +342,7 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 		piece->padding = 0;
 		if (bpf_probe_read_kernel(piece->data, bytes, (void *)(from + offset_bytes)))
 			piece->bytes = 0;
-		payloads.ringbuf_submit(piece, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(piece, BPF_RB_NO_WAKEUP);
 	}
 #endif
 }
@@ -592,7 +593,7 @@ static __always_inline int is_target(u64 offset, u64 length)
 
 /* On return fentry still shows the arguments, so that one program does. */
 #define CONFIG_GET_fentry \
-	int fexit_config_get(u64 *ctx) { return on_config_get(ctx[1], ctx[2], ctx[3]); }
+	PROGRAM("fexit") fexit_config_get(u64 *ctx) { return on_config_get(ctx[1], ctx[2], ctx[3]); }
 #define CONFIG_GET_kprobe PROGRAMS_kprobe(config_get, 4, NO_RESULT)
 #define CONFIG_GET_both CONFIG_GET_fentry CONFIG_GET_kprobe
 #define CONFIG_GET_absent
@@ -654,5 +655,9 @@ PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
+#ifdef PREBUILT
+CONFIG_GET_both
+#else
 CONCAT(CONFIG_GET_, KIND_config_get)
+#endif
 ENTRY_PROGRAM(config_set, 4)

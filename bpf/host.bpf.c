@@ -11,20 +11,23 @@
  *
  * COUNT_FREED is the bytes of a page where what becomes free is to be counted, else 0; that takes a program per page.
  */
-#include <uapi/linux/ptrace.h>
+#include "balloon_engine.h"
 #include "balloon_batches.h"
 #include "balloon_compat.h"
+#ifdef PREBUILT
+#include "host_constants.h"
+#endif
 
 /* Without a ring nothing is handed over: what would be is summed up in `live`. */
 #ifdef BATCH_RING_PAGES
-BPF_RINGBUF_OUTPUT(batches, BATCH_RING_PAGES);
+RING(batches, BATCH_RING_PAGES);
 #else
-BPF_F_TABLE("array", int, struct bt_live_slots, live, 1, BPF_F_MMAPABLE);
+SHARED(struct bt_live_slots, live);
 #endif
-BPF_F_TABLE("array", int, struct bt_threads, threads, 1, BPF_F_MMAPABLE);
-#if COUNT_FREED
-BPF_HASH(waiting, u64, u64, 4096);
-BPF_ARRAY(waiting_pages, u64, 1);
+SHARED(struct bt_threads, threads);
+#if COUNT_FREED || defined(PREBUILT)
+HASH(waiting, u64, u64, 4096);
+SHARED(u64, waiting_pages);
 #endif
 
 /* include/uapi/linux/kvm.h: _IO(0xAE, 0x80), and three that send an interrupt to the guest */
@@ -35,17 +38,9 @@ BPF_ARRAY(waiting_pages, u64, 1);
 
 #define LARGEST_ERRNO 4095
 
-/*
- * The one value of `threads`, by its address (BPF_PSEUDO_MAP_VALUE): a look-up would take 15 instructions more. The
- * number is the map's place in the request to balloontrace/trace/engines/bcc_child.py, which puts its descriptor there.
- */
-#define PSEUDO_MAP_VALUE 2
-
 static __always_inline struct bt_thread *slot_of(u64 id)
 {
-	struct bt_threads *value = (struct bt_threads *)bpf_pseudo_fd(PSEUDO_MAP_VALUE, THREADS_MAP);
-
-	return &value->slots[id % BT_SLOTS];
+	return &VALUE(struct bt_threads, threads)->slots[id % BT_SLOTS];
 }
 
 /*
@@ -74,11 +69,11 @@ static __always_inline int is_open(struct bt_batch *batch)
 #ifdef BATCH_RING_PAGES
 static __always_inline void hand_over(struct bt_thread *thread)
 {
-	struct bt_batch *record = batches.ringbuf_reserve(sizeof(*record));
+	struct bt_batch *record = bpf_ringbuf_reserve(MAP(batches), sizeof(*record), 0);
 
 	if (record) {
 		*record = thread->batch;
-		batches.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	} else {
 		thread->lost++;
 	}
@@ -88,14 +83,11 @@ static __always_inline void hand_over(struct bt_thread *thread)
 {
 	struct bt_batch *batch = &thread->batch;
 	struct bt_live_batches *sum;
-	struct bt_live_slots *all;
 	u64 served_ns;
-	int zero = 0;
 
-	all = live.lookup(&zero);
-	if (!all || !(batch->flags & BT_KICK_SEEN) || !(batch->flags & BT_DONE_SEEN))
+	if (!(batch->flags & BT_KICK_SEEN) || !(batch->flags & BT_DONE_SEEN))
 		return;
-	sum = &all->slots[thread->id % BT_SLOTS];
+	sum = &VALUE(struct bt_live_slots, live)->slots[thread->id % BT_SLOTS];
 	served_ns = batch->done_ns - batch->kick_ns;
 	sum->delimited++;
 	sum->served_ns += served_ns;
@@ -340,7 +332,7 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 
 /* ---- what became free ---- */
 
-#if COUNT_FREED
+#if COUNT_FREED || defined(PREBUILT)
 /* include/linux/page-flags.h: so marked, the pointer to what a page belongs to is of anonymous memory. */
 #define MAPPING_ANONYMOUS 1
 
@@ -355,12 +347,11 @@ static __always_inline struct bt_thread *find_caller(void)
 /* Whether a page that becomes free, in any process, was counted when it had to wait for that; forgets it then. */
 static __always_inline int has_waited(u64 page)
 {
-	int zero = 0;
-	u64 *left = waiting_pages.lookup(&zero);
+	u64 *left = VALUE(u64, waiting_pages);
 
-	if (!left || !*left || !waiting.lookup(&page))
+	if (!*left || !HASH_LOOKUP(waiting, &page))
 		return 0;
-	waiting.delete(&page);
+	HASH_DELETE(waiting, &page);
 	ADD(*left, -1);
 	return 1;
 }
@@ -396,14 +387,13 @@ static __always_inline int on_mm_page_free_entry(u64 page, u64 order)
 static __always_inline int let_go(struct bt_thread *thread, u64 page, u32 references)
 {
 	u64 *sum, entry_ns = thread->entry_ns;
-	int zero = 0;
 
 	if (read_u32(page, FOLIO__REFCOUNT) != references || read_pointer(page, FOLIO_FLAGS) >> PG_LRU & 1) {
 		thread->let_go++;
 		return 0;
 	}
-	sum = waiting_pages.lookup(&zero);
-	if (sum && !waiting.lookup(&page) && !waiting.update(&page, &entry_ns))
+	sum = VALUE(u64, waiting_pages);
+	if (!HASH_LOOKUP(waiting, &page) && !HASH_UPDATE(waiting, &page, &entry_ns))
 		ADD(*sum, 1);
 	thread->freed_bytes += COUNT_FREED;
 	return 0;
@@ -438,7 +428,7 @@ static __always_inline int on_delete_batch_entry(u64 mapping, u64 batch)
 	return 0;
 }
 
-ENTRY_PROGRAM(mm_page_free, 2)
+ENTRY_raw_tracepoint(mm_page_free, 2)
 ENTRY_PROGRAM(remove_rmap, 1)
 ENTRY_PROGRAM(truncate_folio, 2)
 ENTRY_PROGRAM(delete_batch, 2)
@@ -446,18 +436,28 @@ ENTRY_PROGRAM(delete_batch, 2)
 
 /* Only the return of these is of interest; fentry shows the arguments then too. */
 #define EVENTFD_READ_fentry \
-	int fexit_eventfd_read(u64 *ctx) { return on_eventfd_read_return(ctx[2]); }
+	PROGRAM("fexit") fexit_eventfd_read(u64 *ctx) { return on_eventfd_read_return(ctx[2]); }
 #define EVENTFD_READ_kprobe \
-	int kretprobe_eventfd_read(struct pt_regs *ctx) { return on_eventfd_read_return(PT_REGS_RC(ctx)); }
+	PROGRAM("kretprobe") kretprobe_eventfd_read(struct pt_regs *ctx) { return on_eventfd_read_return(PT_REGS_RC(ctx)); }
 #define EVENTFD_READ_absent
 
 #define KVM_VCPU_IOCTL_fentry \
-	int fexit_kvm_vcpu_ioctl(u64 *ctx) { return (u32)ctx[1] == IOCTL_RUN && !ctx[3] ? left_guest() : 0; }
+	PROGRAM("fexit") fexit_kvm_vcpu_ioctl(u64 *ctx) { return (u32)ctx[1] == IOCTL_RUN && !ctx[3] ? left_guest() : 0; }
 #define KVM_VCPU_IOCTL_kprobe PROGRAMS_kprobe(kvm_vcpu_ioctl, 2, RESULT)
 #define KVM_VCPU_IOCTL_absent
 
+#ifdef PREBUILT
+EVENTFD_READ_fentry
+EVENTFD_READ_kprobe
+#else
 CONCAT(EVENTFD_READ_, KIND_eventfd_read)
+#endif
 ENTRY_PROGRAM(eventfd_write, 1)
+#ifdef PREBUILT
+KVM_VCPU_IOCTL_fentry
+KVM_VCPU_IOCTL_kprobe
+#else
 CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
+#endif
 ENTRY_PROGRAM(kvm_vm_ioctl, 2)
 ENTRY_PROGRAM(split_huge_pmd, 1)

@@ -67,8 +67,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 
 /* fentry: the arguments are still there on return, so that the entry only looks at the clock. */
 #define CALL_PROGRAMS_fentry(name) \
-	int fentry_##name(u64 *ctx) { return start_clock(begin_call()); } \
-	int fexit_##name(u64 *ctx) \
+	PROGRAM("fentry") fentry_##name(u64 *ctx) { return start_clock(begin_call()); } \
+	PROGRAM("fexit") fexit_##name(u64 *ctx) \
 	{ \
 		u64 entry_ns, regs = ctx[0]; \
 		struct bt_thread *thread = find_call(&entry_ns); \
@@ -92,7 +92,7 @@ static __always_inline u32 call_of_advice(u32 advice)
 	return 0;
 
 #define CALL_PROGRAMS_kprobe(name) \
-	int kprobe_##name(struct pt_regs *ctx) \
+	PROGRAM("kprobe") kprobe_##name(struct pt_regs *ctx) \
 	{ \
 		u64 regs[ARGUMENTS_BYTES / sizeof(u64)]; \
 		struct bt_thread *thread = begin_call(); \
@@ -104,11 +104,11 @@ static __always_inline u32 call_of_advice(u32 advice)
 		} \
 		return start_clock(thread); \
 	} \
-	int kretprobe_##name(struct pt_regs *ctx) { CALL_RETURN(name, PT_REGS_RC(ctx)) }
+	PROGRAM("kretprobe") kretprobe_##name(struct pt_regs *ctx) { CALL_RETURN(name, PT_REGS_RC(ctx)) }
 
 /* struct syscall_tp_t and its exit of kernel/trace/trace_syscalls.c: 8 bytes of no use here, the number, what follows. */
 #define CALL_PROGRAMS_tracepoint(name) \
-	int enter_##name(u64 *ctx) \
+	PROGRAM("tracepoint") enter_##name(u64 *ctx) \
 	{ \
 		struct bt_thread *thread = begin_call(); \
 \
@@ -118,9 +118,13 @@ static __always_inline u32 call_of_advice(u32 advice)
 		} \
 		return start_clock(thread); \
 	} \
-	int exit_##name(u64 *ctx) { CALL_RETURN(name, ctx[2]) }
+	PROGRAM("tracepoint") exit_##name(u64 *ctx) { CALL_RETURN(name, ctx[2]) }
 
 #define CALL_PROGRAMS_absent(name)
+#ifdef PREBUILT
+#define CALL_PROGRAMS(name) CALL_PROGRAMS_fentry(name) CALL_PROGRAMS_kprobe(name) CALL_PROGRAMS_tracepoint(name)
+#else
 #define CALL_PROGRAMS(name) CONCAT(CALL_PROGRAMS_, KIND_##name)(name)
+#endif
 
 #endif

@@ -7,7 +7,7 @@
 #define ITEM_PAGES 256
 
 /* The driver takes its target up to whole pages of its kernel (towards_target), each UNIT_PAGES of 4 KiB. */
-#define GOAL_PAGES(target) (((target) + UNIT_PAGES - 1) / UNIT_PAGES * UNIT_PAGES)
+#define GOAL_PAGES(target) (((target) + UNIT_PAGES - 1) & ~(UNIT_PAGES - 1))
 
 #ifndef SPAN_RING_PAGES
 /* Of the work item under way, as far as it went; its own sends only, none by compaction or out of memory. */

@@ -68,6 +68,9 @@ def parse_header(recording: Recording) -> Header:
         probes=tuple(_each(metadata.get("probes"), _parse_probe)),
         boundaries=_text_mapping(mapping(metadata, "boundaries")),
         recording_id=text(metadata, "recording_id"),
+        # Before there were two it was bcc.
+        engine=text(metadata, "engine") or ("bcc" if text(metadata, "bcc_version") else None),
+        engine_version=text(metadata, "engine_version") or text(metadata, "bcc_version"),
     )
 
 

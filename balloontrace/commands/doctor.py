@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from balloontrace.console.option_types import engine_option
 from balloontrace.console.standard_streams import write_stdout
 from balloontrace.console.stderr import note, verbose_option
 from balloontrace.errors import CannotTraceError
@@ -38,8 +39,9 @@ _INDENT = 17
     show_default=True,
     help="guest: this machine's own balloon; host: processes here that serve one.",
 )
+@engine_option
 @verbose_option
-def doctor(form: str, side: str) -> None:
+def doctor(form: str, side: str, engine: str) -> None:
     r"""Say whether the balloon of this machine can be traced, with what, and how to install what is missing.
 
     \b
@@ -49,7 +51,7 @@ def doctor(form: str, side: str) -> None:
     from balloontrace.trace.attach import SIDES
     from balloontrace.trace.options import TraceOptions
 
-    diagnosis: Diagnosis[Any] = SIDES[side](TraceOptions()).diagnose()
+    diagnosis: Diagnosis[Any] = SIDES[side](TraceOptions(engine=engine)).diagnose()
     rows = diagnosis.plan.describe()
     note(lambda: _symbol_lines(rows))
     text = _json(diagnosis, rows) if form == "json" else _text(diagnosis, rows)

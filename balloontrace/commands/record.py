@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import DURATION, SIZE, missing_probes_option
+from balloontrace.console.option_types import DURATION, SIZE, engine_option, missing_probes_option
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
@@ -84,6 +84,7 @@ _MOST_BUFFER_BYTES = 256 << 20
     help="auto takes fentry where it can, which costs less but keeps the driver's module loaded; tracepoint "
     "is for system calls on the host.",
 )
+@engine_option
 @click.option(
     "--buffer",
     "ring_bytes",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
-from balloontrace.console.option_types import DURATION, Duration, missing_probes_option
+from balloontrace.console.option_types import DURATION, Duration, engine_option, missing_probes_option
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
@@ -66,6 +66,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     show_default=True,
     help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
 )
+@engine_option
 @verbose_option
 def top(interval_s: float, count: int | None, duration_s: float | None, *, plain: bool, **asked: Any) -> None:  # noqa: ANN401
     r"""Show a balloon live: its size, target and rate, the time left, and where the time goes.

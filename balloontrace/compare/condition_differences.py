@@ -72,6 +72,7 @@ _TRAITS = (
     _Trait("memory of the guest", lambda report: _bytes(report.header.machine.memory_bytes)),
     *_settings(Side.GUEST, lambda report: report.header.machine),
     _Trait("way of attaching probes", lambda report: _mechanisms(report)),
+    _Trait("engine", lambda report: report.header.engine, told_lately=True),
     _Trait("capture of payloads", lambda report: _capture(report)),
 )
 

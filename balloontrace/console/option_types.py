@@ -136,3 +136,12 @@ missing_probes_option = click.option(
     show_default=True,
     help="What to do when a required function cannot be traced.",
 )
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "prebuilt", "bcc"]),
+    default="auto",
+    show_default=True,
+    help="prebuilt loads programs that came compiled; bcc compiles them here, with kernel headers. "
+    "auto takes prebuilt where it can.",
+)

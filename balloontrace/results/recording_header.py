@@ -91,6 +91,8 @@ class Header:
     probes: tuple[Probe, ...] = ()
     boundaries: Mapping[str, str] = field(default_factory=dict)
     recording_id: str | None = None
+    engine: str | None = None  # that loaded the programs: prebuilt or bcc
+    engine_version: str | None = None
 
     @property
     def is_of_host(self) -> bool:

@@ -16,6 +16,7 @@ _KIND_STRUCT = 4  # BTF_KIND_STRUCT, include/uapi/linux/btf.h
 _KIND_UNION = 5  # BTF_KIND_UNION
 _KIND_ENUM = 6  # BTF_KIND_ENUM
 _KIND_FUNC = 12  # BTF_KIND_FUNC
+_KIND_DATASEC = 15  # BTF_KIND_DATASEC
 _VLEN_MASK = 0xFFFF
 _KIND_SHIFT = 24
 _KIND_MASK = 0x1F
@@ -40,13 +41,19 @@ class _Member(ctypes.Structure):
     _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
 
 
+class _SectionVariable(ctypes.Structure):
+    """`struct btf_var_secinfo`."""
+
+    _fields_ = (("type", ctypes.c_uint32), ("offset", ctypes.c_uint32), ("size", ctypes.c_uint32))
+
+
 class _Enumerator(ctypes.Structure):
     """`struct btf_enum`."""
 
     _fields_ = (("name_off", ctypes.c_uint32), ("val", ctypes.c_int32))
 
 
-def _load_libbpf() -> ctypes.CDLL:
+def load_libbpf() -> ctypes.CDLL:
     """Load libbpf and declare what is used of it; OSError when the machine has none."""
     lib = ctypes.CDLL(LIBBPF, use_errno=True)
     lib.btf__parse_split.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
@@ -109,6 +116,20 @@ class Btf:
         values = (_Enumerator * count).from_address(address + ctypes.sizeof(_Type))
         return {self._name(value.name_off): value.val for value in values}
 
+    def variables(self, section: str) -> dict[str, int]:
+        """Byte offset of each variable in a section of an object file; none when there is no such section."""
+        type_id = self._find(section, _KIND_DATASEC)
+        if type_id is None:
+            return {}
+        address = self._lib.btf__type_by_id(self._handle, type_id)
+        count = _Type.from_address(address).info & _VLEN_MASK
+        variables = (_SectionVariable * count).from_address(address + ctypes.sizeof(_Type))
+        names = (self._lib.btf__type_by_id(self._handle, each.type) for each in variables)
+        return {
+            self._name(_Type.from_address(name).name_off): each.offset
+            for name, each in zip(names, variables, strict=True)
+        }
+
     def _members(self, type_id: int, start_bytes: int) -> Iterator[tuple[str, int]]:
         """Name and offset of each member of a structure or union that begins at `start_bytes`."""
         address = self._lib.btf__type_by_id(self._handle, type_id)
@@ -138,6 +159,10 @@ class Btf:
         """The number of function `name` in the type information, None where it is not described."""
         return self._find(name, _KIND_FUNC)
 
+    def own_function_id(self, name: str) -> int | None:
+        """The same for a function of the module itself."""
+        return self._own.get((name, _KIND_FUNC))
+
 
 def enable_run_time_statistics() -> int | None:
     """Have the kernel count runs and time of BPF programs while the returned descriptor is open."""
@@ -155,7 +180,7 @@ def open_btf(root: Path, module: str = "") -> Iterator[Btf]:
     Raises BtfError when libbpf or the type information is missing; freed at the end of the block.
     """
     try:
-        lib = _load_libbpf()
+        lib = load_libbpf()
     except OSError as error:
         raise BtfError(
             f"{LIBBPF} cannot be loaded: install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"

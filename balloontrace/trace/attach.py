@@ -121,7 +121,7 @@ def _describe_attached(collector: AttachedPrograms[Any]) -> Iterator[str]:
         how = f"{row['mechanism']} at {row['symbol']}" if row["status"] == "attached" else row["status"]
         yield f"{row['function']} ({row['stage']}): {how}" + (f"; {row['note']}" if row["note"] else "")
     yield (
-        f"compiled and attached by bcc {loaded.bcc_version} in {loaded.setup_wall_ns / 1e9:.1f} s, "
+        f"attached by {loaded.engine} ({loaded.engine_version}) in {loaded.setup_wall_ns / 1e9:.1f} s, "
         f"{loaded.setup_cpu_ns / 1e9:.1f} s of it processor time, "
         f"{loaded.setup_peak_memory_bytes >> 20} MiB at the peak"
     )

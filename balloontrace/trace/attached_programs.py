@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from balloontrace.errors import MissingProbeError
+from balloontrace.console.stderr import note
+from balloontrace.errors import CannotTraceError, MissingProbeError
 from balloontrace.system.libbpf import enable_run_time_statistics
-from balloontrace.trace.engines.bcc import load
+from balloontrace.trace.engines.choose import Engine, load
 from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
 from balloontrace.trace.pace import Pace
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
@@ -129,18 +131,26 @@ class AttachedPrograms(Generic[_Plan]):
         return {}
 
 
-def attach_first(plans: Iterable[_Plan], request_of: Callable[[_Plan], LoadRequest]) -> tuple[_Plan, Loaded]:
+def attach_first(
+    engines: Sequence[Engine], plans: Iterable[_Plan], request_of: Callable[[_Plan], LoadRequest]
+) -> tuple[_Plan, Loaded]:
     """Attach the first of `plans`, cheapest first, of which the kernel refuses no required probe.
 
-    Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when all are refused.
+    What one engine cannot do the next one tries. Raises CannotTraceError when the last can load nothing,
+    MissingProbeError when all plans are refused.
     """
-    reason = ""
-    for plan in dict.fromkeys(plans):
+    refusal = ""
+    for engine, plan in product(engines, dict.fromkeys(plans)):
         try:
-            return plan, load(request_of(plan))
+            return plan, load(request_of(plan), engine)
         except AttachError as refused:
-            reason = str(refused)
-    raise MissingProbeError(f"a required probe was refused: {reason}")
+            refusal = str(refused)
+        except CannotTraceError as error:
+            if engine is engines[-1]:
+                raise
+            refusal = str(error)
+        note([f"{engine}: {refusal}"].copy)
+    raise MissingProbeError(f"a required probe was refused: {refusal}")
 
 
 def follow_pace(programs: AttachedPrograms[_Plan], pace: Pace[_Counters], counters: _Counters) -> None:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from balloontrace.errors import CannotTraceError
 from balloontrace.system import kernel
 from balloontrace.system.kernel import Symbol
+from balloontrace.trace.engines import prebuilt
+from balloontrace.trace.engines.choose import Engine, engines_of
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
 from balloontrace.trace.probe_firing import Firing, find_firing
@@ -65,6 +68,7 @@ class Diagnosis(abc.ABC, Generic[_Plan]):
     findings: tuple[Finding, ...]
     plan: _Plan
     firing: Firing
+    engines: tuple[Engine, ...]  # those that can be had here, in the order in which they are tried
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -102,22 +106,26 @@ class Machine:
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
     firing: Firing
-    can_fentry: bool  # kernel and bcc can hook functions, those of modules too, by fentry
+    engines: tuple[Engine, ...]  # those asked for that can be had here
+    can_fentry: bool  # kernel and the first engine can hook functions, those of modules too, by fentry
 
 
 def look_at_machine(
-    names: Iterable[str], root: Path, trial: Callable[[Path], Trial] | None = None
+    names: Iterable[str], root: Path, engine: str, trial: Callable[[Path], Trial] | None = None
 ) -> Machine:
     """What both sides need of machine and user, and the symbols of `names`.
 
-    `trial` tries probes out; by default it is done where it can be, on the running kernel.
+    `engine` is the word of `--engine`; `trial` tries probes out, by default where it can be done, on the
+    running kernel.
     """
     symbols, bcc = _read_symbols(names, root), find_bcc()
-    findings = _check_machine(symbols, bcc, root)
+    engines, of_engines = _check_engines(engines_of(engine), bcc, root)
+    findings = (*_check_machine(symbols, root), *of_engines)
     firing = find_firing(root, _trial_for(root, findings) if trial is None else trial)
     has_trampoline = any(symbol.plain_name == _TRAMPOLINE for symbol in symbols)
-    can_fentry = bcc.version >= _BCC_WITH_MODULE_FENTRY and has_trampoline
-    return Machine(symbols, findings, firing, can_fentry and Mechanism.FENTRY not in firing.unusable)
+    knows_modules = Engine.PREBUILT in engines or bcc.version >= _BCC_WITH_MODULE_FENTRY
+    can_fentry = knows_modules and has_trampoline and Mechanism.FENTRY not in firing.unusable
+    return Machine(symbols, findings, firing, engines, can_fentry)
 
 
 def _read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
@@ -133,15 +141,35 @@ def can_search_modules(root: Path) -> bool:
     return bool(kernel.read_effective_capabilities(root) >> _CAP_SYS_ADMIN & 1)
 
 
-def _check_machine(symbols: tuple[Symbol, ...], bcc: Bcc, root: Path) -> tuple[Finding, ...]:
+def _check_machine(symbols: tuple[Symbol, ...], root: Path) -> tuple[Finding, ...]:
     return (
         _check_privilege(root),
         _check_lockdown(root),
         _check_kernel(root, {symbol.plain_name for symbol in symbols}),
         _check_symbols(symbols),
-        _check_bcc(bcc),
-        _check_headers(root),
     )
+
+
+def _check_engines(
+    asked: Iterable[Engine], bcc: Bcc, root: Path
+) -> tuple[tuple[Engine, ...], tuple[Finding, ...]]:
+    """Which of the engines asked for can be had here, and what was found of each."""
+    findings = {
+        engine: (_check_prebuilt(),) if engine is Engine.PREBUILT else (_check_bcc(bcc), _check_headers(root))
+        for engine in asked
+    }
+    usable = tuple(
+        engine for engine, found in findings.items() if all(each.state is State.OK for each in found)
+    )
+    said = tuple(each for found in findings.values() for each in found)
+    # What only another engine needs is no problem.
+    return usable, tuple(map(_not_needed, said)) if usable else said
+
+
+def _not_needed(finding: Finding) -> Finding:
+    if finding.state is State.OK:
+        return finding
+    return Finding(finding.name, State.OK, f"not needed: {finding.text}")
 
 
 def _trial_for(root: Path, machine: Iterable[Finding | None]) -> Callable[[Path], Trial] | None:
@@ -251,6 +279,13 @@ def _check_bcc(bcc: Bcc) -> Finding:
             "bcc", State.PROBLEM, "the BPF Compiler Collection is not installed for this python3", fix
         )
     return Finding("bcc", State.OK, f"bcc {'.'.join(map(str, bcc.version)) or 'of unknown version'}")
+
+
+def _check_prebuilt() -> Finding:
+    try:
+        return Finding("prebuilt", State.OK, prebuilt.find())
+    except CannotTraceError as error:
+        return Finding("prebuilt", State.PROBLEM, str(error))
 
 
 def _check_headers(root: Path) -> Finding:

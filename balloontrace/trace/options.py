@@ -17,6 +17,7 @@ class TraceOptions:
     pid: int | None = None
     missing_probes: str = "error"  # or warn
     attach: str = "auto"  # kprobe, and on the host tracepoint
+    engine: str = "auto"  # prebuilt or bcc
     ring_bytes: int = DEFAULT_RING_BYTES  # 0: no records, sums instead
     capture: bool = False  # payloads
     offsets: Mapping[str, int] = field(default_factory=dict)  # by struct.member, as the user knows them

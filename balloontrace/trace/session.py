@@ -11,7 +11,6 @@ import abc
 import enum
 import errno
 import os
-import re
 import select
 import signal
 import sys
@@ -28,7 +27,7 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording import FORMAT_VERSION
 from balloontrace.format.recording_writer import RecordingWriter
-from balloontrace.system.machine import read_machine
+from balloontrace.system.machine import read_machine, read_peak_memory_bytes
 from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import DrainPace, Pace
@@ -282,6 +281,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             "machine": read_machine(),
             "probes": plan.describe(loaded.failures),
             "bcc_version": loaded.bcc_version,
+            "engine": loaded.engine,
+            "engine_version": loaded.engine_version,
         }
 
     def _common_end(self, result: SessionResult) -> dict[str, object]:
@@ -297,7 +298,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         return {
             "bpf": programs,
             "cpu_ns": time.process_time_ns(),
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": read_peak_memory_bytes(),
             "setup_cpu_ns": loaded.setup_cpu_ns,
             "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
             "wakeups": self._wakeups,
@@ -337,9 +338,3 @@ class _Signals:
 def clocks() -> dict[str, int]:
     """Now, by the clock of the spans and by that of the wall."""
     return {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
-
-
-def _peak_memory_bytes() -> int | None:
-    """VmHWM; ru_maxrss would count the process that started this one, before it became ours."""
-    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else None

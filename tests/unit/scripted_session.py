@@ -47,7 +47,7 @@ class ScriptedCollector:
         self, diagnosis: GuestDiagnosis, drains: Sequence[bytes] = (), operations: Sequence[int] = ()
     ) -> None:
         self.plan = diagnosis.plan
-        self.loaded = Loaded({}, {}, [], {}, "0.31.0", 9_000, 100 << 20, 9_000)
+        self.loaded = Loaded({}, {}, [], {}, "bcc", "0.31.0", 9_000, 100 << 20, 9_000)
         self.detached = False
         self.drains_after_detaching = 0
         self._drains = list(drains)

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from balloontrace.errors import MissingProbeError, UsageError
+from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.attach import attached_line, choose_side
 from balloontrace.trace.attached_programs import attach_first
+from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
 from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.trace.options import TraceOptions
@@ -25,7 +26,7 @@ def request(plan: HostPlan) -> LoadRequest:
 
 
 def loaded(**failures: str) -> Loaded:
-    return Loaded({}, {}, [], failures, "0.31.0", 1, 1, 1)
+    return Loaded({}, {}, [], failures, "bcc", "0.31.0", 1, 1, 1)
 
 
 @pytest.mark.parametrize("refused", [(), ("fentry",), ("fentry", "kprobe")])
@@ -34,7 +35,7 @@ def test_what_the_kernel_refuses_is_tried_another_way(
 ) -> None:
     ways: list[str] = []
 
-    def load(request: LoadRequest) -> Loaded:
+    def load(request: LoadRequest, engine: Engine) -> Loaded:  # noqa: ARG001
         ways.append(next(each.mechanism for each in request.attachments if each.function == "madvise"))
         if ways[-1] in refused:
             raise AttachError(f"no {ways[-1]}")
@@ -42,7 +43,7 @@ def test_what_the_kernel_refuses_is_tried_another_way(
 
     monkeypatch.setattr("balloontrace.trace.attached_programs.load", load)
     plans = (PLAN, PLAN.with_kprobes(), PLAN.with_tracepoints())
-    plan, _ = attach_first(plans, request)
+    plan, _ = attach_first((Engine.BCC,), plans, request)
     assert plan is plans[len(refused)]
     assert tuple(ways[:-1]) == refused
 
@@ -50,15 +51,31 @@ def test_what_the_kernel_refuses_is_tried_another_way(
 def test_a_plan_refused_in_every_way_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[LoadRequest] = []
 
-    def load(request: LoadRequest) -> Loaded:
+    def load(request: LoadRequest, engine: Engine) -> Loaded:  # noqa: ARG001
         tried.append(request)
         raise AttachError("it is refused")
 
     monkeypatch.setattr("balloontrace.trace.attached_programs.load", load)
     plan = PLAN.with_kprobes()
     with pytest.raises(MissingProbeError, match="a required probe was refused: it is refused"):
-        attach_first((plan, plan.with_kprobes()), request)
+        attach_first((Engine.BCC,), (plan, plan.with_kprobes()), request)
     assert len(tried) == 1
+
+
+def test_what_one_engine_cannot_do_the_next_one_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Engine] = []
+
+    def load(request: LoadRequest, engine: Engine) -> Loaded:  # noqa: ARG001
+        tried.append(engine)
+        if engine is Engine.PREBUILT:
+            raise CannotTraceError("it takes none of it")
+        return loaded()
+
+    monkeypatch.setattr("balloontrace.trace.attached_programs.load", load)
+    attach_first(tuple(Engine), (PLAN.with_kprobes(),), request)
+    assert tried == [Engine.PREBUILT, Engine.BCC]
+    with pytest.raises(CannotTraceError, match="it takes none of it"):
+        attach_first((Engine.PREBUILT,), (PLAN.with_kprobes(),), request)
 
 
 def test_what_was_refused_is_not_counted_as_attached() -> None:

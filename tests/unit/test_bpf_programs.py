@@ -27,7 +27,7 @@ def build(source: str, folder: Path, *definitions: str) -> Path:
     program = folder / Path(source).stem
     names = [point.name for point in HOST_TABLE] + [point.function.symbol for point in TABLE]
     kinds = [f"-DKIND_{name}=fentry" for name in names]
-    flags = ["-O1", "-w", f"-I{HERE / 'include'}", f"-I{bpf_folder()}", *kinds]
+    flags = ["-O1", "-w", "-include", str(HERE / "engine.h"), f"-I{bpf_folder()}", *kinds]
     flags += [f"-D{point.function.name}_ARGUMENTS=1" for point in TABLE]
     subprocess.run(
         ["cc", *flags, *(f"-D{each}" for each in definitions), "-o", program, HERE / source], check=True
@@ -42,12 +42,12 @@ def numbers(*words: str | Path) -> list[int]:
 
 @pytest.mark.parametrize("vcpu", [SERVER + 1, SERVER + SLOTS], ids=["another slot", "the same slot"])
 def test_a_vcpu_takes_no_slot_from_a_thread_that_serves(tmp_path: Path, vcpu: int) -> None:
-    program = build("host_slots.c", tmp_path, "TGID=900", "THREADS_MAP=1", "COUNT_FREED=0")
+    program = build("host_slots.c", tmp_path, "TGID=900", "COUNT_FREED=0")
     assert numbers(program, str(vcpu)) == [BUFFERS, BUFFERS, BUFFERS * CALLS]
 
 
 def test_unmapping_is_not_freeing(tmp_path: Path) -> None:
-    found = numbers(build("host_freed.c", tmp_path, "TGID=900", "THREADS_MAP=1"))
+    found = numbers(build("host_freed.c", tmp_path, "TGID=900"))
     nothing, pages = found[::2], found[1::2]
     assert nothing == [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 7, 8, 8, 8, 9, 10, 11, 11, 12, 12, 13]
     assert pages == [1, 1, 1, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5, 6, 7, 7, 7, 7, 8, 8, 520, 520]

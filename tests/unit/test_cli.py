@@ -59,7 +59,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_doctor_says_no(untraceable: dict[str, str]) -> None:
-    done = balloontrace_command("doctor", env=untraceable)
+    done = balloontrace_command("doctor", "--engine", "bcc", env=untraceable)
     assert done.returncode == 3
     assert sentence(done).startswith("cannot trace here: ")
     words = " ".join(done.stdout.split())
@@ -69,7 +69,7 @@ def test_doctor_says_no(untraceable: dict[str, str]) -> None:
 
 
 def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:
-    done = balloontrace_command("doctor", "--format", "json", env=untraceable)
+    done = balloontrace_command("doctor", "--format", "json", "--engine", "bcc", env=untraceable)
     assert done.returncode == 3
     found = json.loads(done.stdout)
     assert (found["schema_version"], found["can_trace"]) == (1, False)

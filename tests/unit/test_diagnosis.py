@@ -12,6 +12,8 @@ from fake_system import DRIVER, STOCK_SYMBOLS, FakeSystem, lay_out_bcc, lay_out_
 
 from balloontrace.format.vocabulary import DriverKind, Function, Status
 from balloontrace.system.kernel import Layout
+from balloontrace.trace.engines.choose import Engine
+from balloontrace.trace.engines.libbpf import _library
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
 from balloontrace.trace.machine_checks import Finding, State
 
@@ -30,14 +32,16 @@ def finding(diagnosis: GuestDiagnosis, name: str) -> Finding:
     return found
 
 
-def only_problem(system: FakeSystem) -> Finding:
-    (found,) = diagnose(system.root).problems
+def only_problem(system: FakeSystem, engine: str = "bcc") -> Finding:
+    (found,) = diagnose(system.root, engine=engine).problems
     return found
 
 
-def with_symbols(system: FakeSystem, *more: str, but: str = "no such name") -> GuestDiagnosis:
+def with_symbols(
+    system: FakeSystem, *more: str, but: str = "no such name", engine: str = "auto"
+) -> GuestDiagnosis:
     system.kallsyms([*(line for line in STOCK_SYMBOLS if but not in line), *more])
-    return diagnose(system.root)
+    return diagnose(system.root, engine=engine)
 
 
 def test_a_system_that_can_be_traced(system: FakeSystem) -> None:
@@ -74,7 +78,7 @@ def test_type_information_without_a_member_is_not_called_missing(
 
 
 def test_an_empty_machine_names_every_problem_and_never_raises(tmp_path: Path) -> None:
-    diagnosis = diagnose(tmp_path)
+    diagnosis = diagnose(tmp_path, engine="bcc")
     assert {"privilege", "kernel", "symbols", "headers", "device", "driver"} <= {
         found.name for found in diagnosis.problems
     }
@@ -148,6 +152,36 @@ def test_hidden_addresses_are_a_warning(system: FakeSystem) -> None:
     assert diagnosis.problems == ()
     assert finding(diagnosis, "symbols").state is State.WARNING
     assert "kptr_restrict" in finding(diagnosis, "symbols").sentence
+
+
+# ---- engines ----
+
+
+def test_what_the_other_engine_lacks_is_not_needed(system: FakeSystem) -> None:
+    shutil.rmtree(system.root / "lib")
+    diagnosis = diagnose(system.root)
+    assert diagnosis.problems == ()
+    assert diagnosis.engines == (Engine.PREBUILT,)
+    assert finding(diagnosis, "prebuilt").text.startswith("BPF programs compiled for ")
+    assert finding(diagnosis, "headers").text == f"not needed: no kernel headers for {RELEASE}"
+
+
+def test_without_libbpf_the_engine_is_bcc(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balloontrace.system.libbpf.LIBBPF", "libbpf.so.none")
+    _library.cache_clear()
+    diagnosis = diagnose(system.root)
+    assert diagnosis.problems == ()
+    assert diagnosis.engines == (Engine.BCC,)
+    assert "install libbpf1" in finding(diagnosis, "prebuilt").text
+    assert only_problem(system, "prebuilt").name == "prebuilt"
+    assert {found.name for found in diagnose(system.root, engine="bcc").findings}.isdisjoint({"prebuilt"})
+
+
+def test_no_engine_names_what_each_lacks(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balloontrace.system.libbpf.LIBBPF", "libbpf.so.none")
+    _library.cache_clear()
+    shutil.rmtree(system.root / "lib")
+    assert [found.name for found in diagnose(system.root).problems] == ["prebuilt", "headers"]
 
 
 # ---- bcc ----
@@ -254,7 +288,7 @@ def test_fentry_needs_kernel_and_bcc(
     monkeypatch.syspath_prepend(lay_out_bcc(tmp_path / "python", bcc))
     layout = Layout({}, frozenset({"tell_host"}), source="btf")
     monkeypatch.setattr("balloontrace.system.kernel.read_layout", lambda *_: layout)
-    diagnosis = with_symbols(FakeSystem(tmp_path / "root"), but=symbols or "no such name")
+    diagnosis = with_symbols(FakeSystem(tmp_path / "root"), but=symbols or "no such name", engine="bcc")
     assert diagnosis.plan.probe(Function.TELL_HOST).mechanism == expected
 
 

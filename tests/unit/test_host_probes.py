@@ -111,7 +111,7 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     absent = counting.lacking_freed
     assert len(absent) == (1 if layout else 4)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
-    diagnosis = HostDiagnosis((), plan, NOTHING_KNOWN, ())
+    diagnosis = HostDiagnosis((), plan, NOTHING_KNOWN, (), ())
     make_sure_of_plan(HostSide(TraceOptions()), diagnosis)
     assert capsys.readouterr().err == ""
     assert make_sure_of_plan(HostSide(TraceOptions(count_freed=True)), diagnosis) == counting
@@ -132,7 +132,7 @@ def test_without_kvm_the_boundaries_are_eventfds() -> None:
     assert plan.probe("kvm_vm_ioctl").note == "module kvm is not loaded"
     definitions = _definitions(plan, 1234, 1 << 20)
     assert (definitions["KIND_kvm_vm_ioctl"], definitions["KIND_madvise"]) == ("absent", "kprobe")
-    assert (definitions["TGID"], definitions["THREADS_MAP"]) == (1234, 1)
+    assert definitions["TGID"] == 1234
 
 
 def test_rows_say_what_became_of_them() -> None:
@@ -147,7 +147,7 @@ def test_rows_say_what_became_of_them() -> None:
 def test_what_delimits_buffers_is_detached_first_and_returns_of_calls_last() -> None:
     names = programs(make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)))
     links = list(range(len(names)))
-    loaded = Loaded({}, dict.fromkeys(names, 0), links, {}, "", 0, 0, 0)
+    loaded = Loaded({}, dict.fromkeys(names, 0), links, {}, "bcc", "", 0, 0, 0)
     order = [names[link] for link in _in_order_of_detaching(loaded)]
     assert sorted(order) == sorted(names)
     calls = ["madvise", "process_madvise", "fallocate"]

@@ -41,7 +41,7 @@ class ScriptedCollector:
 
     def __init__(self) -> None:
         self.plan = make_host_plan(())
-        self.loaded = Loaded({}, {}, [], {"madvise": "refused"}, "0.31.0", 9_000, 100 << 20, 9_000)
+        self.loaded = Loaded({}, {}, [], {"madvise": "refused"}, "bcc", "0.31.0", 9_000, 100 << 20, 9_000)
         self.timings: list[bool] = []
         self._waiting = [record(first_call_ns=5, last_return_ns=6, calls_0=3)]
 

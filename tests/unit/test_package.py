@@ -18,11 +18,11 @@ WHERE = "from balloontrace.trace.engines.bcc import bpf_folder; print(bpf_folder
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built offline from a copy, so that building leaves nothing in the tree."""
+    """Built offline from a copy, with what was compiled, so that building leaves nothing in the tree."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy2(ROOT / name, tree / name)
-    for name in ("balloontrace", "bpf", "docs"):
+    for name in ("balloontrace", "bpf", "build", "docs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out],
@@ -58,6 +58,17 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "balloontrace = balloontrace.__main__:main" in archive.read(entry_points).decode()
         assert not {name.split("/")[0] for name in names} & {"tests", "lab", "bpf", "docs"}
+
+
+def test_the_compiled_programs_are_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if name.endswith(".bpf.o")}
+    objects = ("guest", "guest-live", "host", "host-live")
+    assert found == {
+        f"balloontrace/bpf/objects/{machine}/{name}.bpf.o"
+        for machine in ("x86_64", "aarch64")
+        for name in objects
+    }
 
 
 def test_an_installed_wheel_finds_its_sources(wheel: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _loaded(
 ) -> Loaded:
     if not answer:
         ended = f"signal {-status}" if status < 0 else f"status {status}"
-        raise _failure(
+        raise failure(
             CannotTraceError,
             f"the process compiling the BPF programs ended with {ended}; it needs some 110 MB, "
             "on the host's side up to 235",
@@ -107,9 +107,9 @@ def _loaded(
         )
     reply: dict[str, Any] = json.loads(answer)
     if reply.get("problem") == "refused":
-        raise _failure(AttachError, reply["error"], messages)
+        raise failure(AttachError, reply["error"], messages)
     if "error" in reply:
-        raise _failure(CannotTraceError, f"the BPF programs cannot be compiled: {reply['error']}", messages)
+        raise failure(CannotTraceError, f"the BPF programs cannot be compiled: {reply['error']}", messages)
     if reply["failures"]:
         note(messages.splitlines)
     feed = iter(fds)
@@ -118,14 +118,15 @@ def _loaded(
         programs={name: next(feed) for name in reply["programs"]},
         links=[next(feed) for _ in range(reply["links"])],
         failures=reply["failures"],
-        bcc_version=reply["bcc_version"],
+        engine="bcc",
+        engine_version=reply["bcc_version"],
         setup_cpu_ns=int((usage.ru_utime + usage.ru_stime) * 1e9),
         setup_peak_memory_bytes=usage.ru_maxrss * 1024,
         setup_wall_ns=reply["wall_ns"],
     )
 
 
-def _failure(kind: type[BalloontraceError], sentence: str, messages: str) -> BalloontraceError:
+def failure(kind: type[BalloontraceError], sentence: str, messages: str) -> BalloontraceError:
     """An error of one sentence, with the cause that the messages tell; `-v` shows all of them."""
     note(messages.splitlines)
     cause = find_cause(messages)

@@ -24,7 +24,8 @@ REQUEST_BYTES = 1 << 20
 
 # include/uapi/linux/bpf.h: BPF_LD | BPF_DW | BPF_IMM, whose source register tells what the number stands for
 _LOAD_64_BITS = 0x18
-_PSEUDO_MAP_VALUE = 2
+_PSEUDO_MAP = (1, 2)  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
+_FIRST_PLACE = 1 << 24  # no descriptor is so large
 
 
 class _Instruction(ctypes.Structure):
@@ -59,6 +60,7 @@ class Attacher:
         self._lib = bcc.lib
         source = Path(request["source"])
         flags = [f"-D{name}={value}" for name, value in request["definitions"].items()]
+        flags += [f"-D{name}_PLACE={_FIRST_PLACE + place}" for place, name in enumerate(request["maps"])]
         self._bpf = bcc.BPF(text=source.read_text(), cflags=[*flags, f"-I{source.parent}"])
         self.maps = {name: self._bpf[name].map_fd for name in request["maps"]}
 
@@ -117,15 +119,20 @@ class Attacher:
         return fd
 
     def _put_map_descriptors(self, start: int, size_bytes: int) -> None:
-        """Make map values that the program takes the address of known to the kernel.
+        """Give the program the descriptors of maps that it names by their place in the request.
 
-        bcc cannot express them: the source names a map by its place in the request, negative numbers and
-        all others being descriptors already.
+        All other numbers are descriptors already.
         """
         instructions = (_Instruction * (size_bytes // ctypes.sizeof(_Instruction))).from_address(start)
+        fds = list(self.maps.values())
         for instruction in instructions:
-            if instruction.code == _LOAD_64_BITS and instruction.registers >> 4 == _PSEUDO_MAP_VALUE:
-                instruction.immediate = list(self.maps.values())[instruction.immediate]
+            place = instruction.immediate - _FIRST_PLACE
+            if (
+                instruction.code == _LOAD_64_BITS
+                and instruction.registers >> 4 in _PSEUDO_MAP
+                and 0 <= place < len(fds)
+            ):
+                instruction.immediate = fds[place]
 
     def _attach_fentry(self, attachment: dict[str, Any]) -> tuple[int, int]:
         prefix = "kretfunc" if attachment["returns"] else "kfunc"

@@ -45,10 +45,16 @@ class Loaded:
     programs: dict[str, int]
     links: list[int]
     failures: dict[str, str]  # optional functions that could not be attached, and why
-    bcc_version: str
+    engine: str  # "bcc" or "prebuilt"
+    engine_version: str
     setup_cpu_ns: int
     setup_peak_memory_bytes: int
     setup_wall_ns: int
+
+    @property
+    def bcc_version(self) -> str | None:
+        """Of bcc, where it was that."""
+        return self.engine_version if self.engine == "bcc" else None
 
 
 class AttachError(BalloontraceError):

@@ -17,6 +17,7 @@ from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
+from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Attachment, LoadRequest
 from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, GuestPlan
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
@@ -38,11 +39,12 @@ class GuestCollector(AttachedPrograms[GuestPlan]):
         self,
         plan: GuestPlan,
         layout: Layout,
+        engines: tuple[Engine, ...],
         *,
         ring_bytes: int = DEFAULT_RING_BYTES,
         payload_ring_bytes: int = 0,
     ) -> None:
-        """Compile and attach `plan`; with room for payloads, what each send carries is captured too.
+        """Attach `plan` by the first of `engines` that can; with room for payloads, these are captured too.
 
         Without a ring (0 bytes) there are no spans; what they would tell is summed up for `read_live`.
         Raises CannotTraceError when nothing can be compiled or loaded, MissingProbeError when a required
@@ -50,7 +52,9 @@ class GuestCollector(AttachedPrograms[GuestPlan]):
         """
         self.captures = payload_ring_bytes > 0
         definitions = _definitions(layout, ring_bytes, payload_ring_bytes)
-        plan, loaded = attach_first((plan, plan.with_kprobes()), lambda plan: _request(plan, definitions))
+        plan, loaded = attach_first(
+            engines, (plan, plan.with_kprobes()), lambda plan: _request(plan, definitions)
+        )
         maps = loaded.maps
         super().__init__(
             plan,
@@ -191,7 +195,7 @@ def _request(plan: GuestPlan, definitions: Definitions) -> LoadRequest:
 def _maps(definitions: Definitions) -> tuple[str, ...]:
     rings = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads"}
     live = () if "SPAN_RING_PAGES" in definitions else ("live",)
-    return ("counters", *live, *(name for size, name in rings.items() if size in definitions))
+    return ("counters", "threads", *live, *(name for size, name in rings.items() if size in definitions))
 
 
 def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> Definitions:

@@ -65,14 +65,15 @@ def diagnose(
     root: Path = kernel.ROOT,
     *,
     offsets: Mapping[str, int] | None = None,
+    engine: str = "auto",
     trial: Callable[[Path], Trial] | None = None,
 ) -> GuestDiagnosis:
     """Look at this system; never raises for something it could report.
 
-    `offsets` are structure offsets that the user knows, by `struct.member`; `trial` as for
+    `offsets` are structure offsets that the user knows, by `struct.member`; `engine` and `trial` as for
     `look_at_machine`.
     """
-    machine = look_at_machine(SYMBOL_NAMES, root, trial)
+    machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     draft = make_plan(machine.symbols, Layout())
     # Type information takes longest to say that something is not there.
     names = {symbol.plain_name for symbol in machine.symbols} & set(SYMBOL_NAMES)
@@ -95,7 +96,7 @@ def diagnose(
         *_check_plan(plan),
     )
     found = tuple(finding for finding in findings if finding)
-    return GuestDiagnosis(found, plan, machine.firing, devices, kind, layout, balloons)
+    return GuestDiagnosis(found, plan, machine.firing, machine.engines, devices, kind, layout, balloons)
 
 
 def _driver_kind(plan: GuestPlan) -> DriverKind:

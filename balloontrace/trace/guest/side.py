@@ -48,7 +48,7 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
 
     def diagnose(self) -> GuestDiagnosis:
         """Look at this system; never raises for something it could report."""
-        return diagnose(offsets=self.options.offsets)
+        return diagnose(offsets=self.options.offsets, engine=self.options.engine)
 
     def choose_plan(self, diagnosis: GuestDiagnosis) -> GuestPlan:
         """The plan, by kprobes alone where that was asked for."""
@@ -67,7 +67,11 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
         needed = needed_for_progress(plan) if options.operations is not None else frozenset()
         payload_ring_bytes = PAYLOAD_RING_BYTES if options.capture else 0
         with GuestCollector(
-            plan, diagnosis.layout, ring_bytes=options.ring_bytes, payload_ring_bytes=payload_ring_bytes
+            plan,
+            diagnosis.layout,
+            diagnosis.engines,
+            ring_bytes=options.ring_bytes,
+            payload_ring_bytes=payload_ring_bytes,
         ) as collector:
             if needed & collector.loaded.failures.keys():
                 raise UsageError(_NO_PROGRESS)

@@ -12,6 +12,7 @@ from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
 from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
+from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
 from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.mechanism import Mechanism
@@ -23,13 +24,15 @@ _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 class HostCollector(AttachedPrograms[HostPlan]):
     """A plan attached for one process."""
 
-    def __init__(self, plan: HostPlan, pid: int, *, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
-        """Compile and attach `plan` for process `pid`. Raises as `GuestCollector` does.
+    def __init__(
+        self, plan: HostPlan, pid: int, engines: tuple[Engine, ...], *, ring_bytes: int = DEFAULT_RING_BYTES
+    ) -> None:
+        """Attach `plan` for process `pid`. Raises as `GuestCollector` does.
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
         ways = (plan, plan.with_kprobes(), plan.with_tracepoints())
-        plan, loaded = attach_first(ways, lambda plan: _request(plan, pid, ring_bytes))
+        plan, loaded = attach_first(engines, ways, lambda plan: _request(plan, pid, ring_bytes))
         maps = loaded.maps
         batch_bytes = RING_HEADER_BYTES + BATCH.size_bytes
         super().__init__(
@@ -108,19 +111,19 @@ def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
         "host.bpf.c",
         _definitions(plan, pid, ring_bytes),
         plan.attachments,
-        _maps(ring_bytes),
+        _maps(ring_bytes, counts_freed=bool(plan.freed_by({}))),
     )
 
 
-def _maps(ring_bytes: int) -> tuple[str, str]:
-    return ("batches" if ring_bytes else "live", "threads")
+def _maps(ring_bytes: int, *, counts_freed: bool) -> tuple[str, ...]:
+    freed = ("waiting", "waiting_pages") if counts_freed else ()
+    return ("batches" if ring_bytes else "live", "threads", *freed)
 
 
 def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str | int]:
     """What the BPF source leaves open."""
     definitions: dict[str, str | int] = {
         "TGID": pid,
-        "THREADS_MAP": _maps(ring_bytes).index("threads"),
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
     }

@@ -43,9 +43,14 @@ class HostDiagnosis(Diagnosis[HostPlan]):
         }
 
 
-def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | None = None) -> HostDiagnosis:
-    """Look at this system; never raises for something it could report. `trial` as for `look_at_machine`."""
-    machine = look_at_machine(SYMBOL_NAMES, root, trial)
+def diagnose_host(
+    root: Path = kernel.ROOT, *, engine: str = "auto", trial: Callable[[Path], Trial] | None = None
+) -> HostDiagnosis:
+    """Look at this system; never raises for something it could report.
+
+    `engine` and `trial` as for `look_at_machine`.
+    """
+    machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     plan = make_host_plan(
         machine.symbols,
         fentry_functions=_known_functions(machine.symbols, root) if machine.can_fentry else frozenset(),
@@ -61,7 +66,8 @@ def diagnose_host(root: Path = kernel.ROOT, *, trial: Callable[[Path], Trial] | 
         _check_vmms(vmms),
         _check_plan(plan),
     )
-    return HostDiagnosis(tuple(each for each in findings if each), plan, machine.firing, vmms)
+    found = tuple(each for each in findings if each)
+    return HostDiagnosis(found, plan, machine.firing, machine.engines, vmms)
 
 
 def _check_namespace(root: Path) -> Finding | None:

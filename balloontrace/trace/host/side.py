@@ -56,7 +56,7 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
 
     def diagnose(self) -> HostDiagnosis:
         """Look at this system; never raises for something it could report."""
-        return diagnose_host()
+        return diagnose_host(engine=self.options.engine)
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:
         """The process that was named, or the only one there is."""
@@ -84,11 +84,13 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
         return plan
 
     @contextmanager
-    def attached(self, diagnosis: HostDiagnosis, plan: HostPlan) -> Iterator[AttachedHost]:  # noqa: ARG002
+    def attached(self, diagnosis: HostDiagnosis, plan: HostPlan) -> Iterator[AttachedHost]:
         """Attach for the process; detached at the end of the context."""
         process = self._process
         with (
             closing(ProcessWatch(process)) as watch,
-            HostCollector(plan, process.pid, ring_bytes=self.options.ring_bytes) as collector,
+            HostCollector(
+                plan, process.pid, diagnosis.engines, ring_bytes=self.options.ring_bytes
+            ) as collector,
         ):
             yield AttachedHost(collector, process, watch)

@@ -31,24 +31,24 @@ static void run_item(struct virtio_balloon *balloon, u32 target_pages, u32 moved
 
 int main(void)
 {
-	struct bt_device_state *states = counters_values[0].devices;
+	struct bt_device_state *states = counters.devices;
 
 	thread_id = 77;
 	run_item(&first, 512, 256);
 	run_item(&first, 256, 0);
 	now_ns += HOUR_NS;
 	run_item(&first, 512, 256);
-	printf("%llu\n", (unsigned long long)live_values[0].requeue_ns);
+	printf("%llu\n", (unsigned long long)live.requeue_ns);
 
 	on_virtio_balloon_oom_notify_entry((u64)second.oom_nb, 0, 0);
 	on_virtio_balloon_oom_notify_return(0);
 	run_item(&first, 768, 256);
 	printf("%u %u\n", states[3].actual_pages, states[7].actual_pages);
 
-	live_values[0].inflated_pages = live_values[0].deflated_pages = 0;
+	live.inflated_pages = live.deflated_pages = 0;
 	on_tell_host_entry((u64)&first, (u64)&reporting);
 	on_tell_host_return(0);
-	printf("%llu %llu %llu\n", (unsigned long long)live_values[0].inflated_pages,
-	       (unsigned long long)live_values[0].deflated_pages, (unsigned long long)live_values[0].unknown_sends);
+	printf("%llu %llu %llu\n", (unsigned long long)live.inflated_pages,
+	       (unsigned long long)live.deflated_pages, (unsigned long long)live.unknown_sends);
 	return 0;
 }

@@ -45,7 +45,7 @@ static void begin(void)
 
 static void end(void)
 {
-	struct bt_call_sums *sums = &threads_values[0].slots[thread_id % BT_SLOTS].sums[BT_MADVISE_DONTNEED];
+	struct bt_call_sums *sums = &threads.slots[thread_id % BT_SLOTS].sums[BT_MADVISE_DONTNEED];
 	u64 entry_ns;
 	struct bt_thread *thread = find_call(&entry_ns);
 

@@ -45,10 +45,10 @@ int main(int count, char **words)
 		on_eventfd_write_entry(0);
 	}
 	for (int slot = 0; slot < BT_SLOTS; slot++) {
-		batches += threads_values[0].slots[slot].batches;
-		delimited += live_values[0].slots[slot].delimited;
+		batches += threads.slots[slot].batches;
+		delimited += live.slots[slot].delimited;
 		for (int bucket = 0; bucket < BT_BUCKETS; bucket++)
-			calls += threads_values[0].slots[slot].sums[BT_MADVISE_DONTNEED].buckets[bucket];
+			calls += threads.slots[slot].sums[BT_MADVISE_DONTNEED].buckets[bucket];
 	}
 	printf("%llu %llu %llu\n", (unsigned long long)batches, (unsigned long long)delimited,
 	       (unsigned long long)calls);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * In place of the kernel's and bcc's: what the BPF programs need, for the logic of their functions in a process of
+ * In place of bpf/balloon_engine.h: what the BPF programs need, for the logic of their functions in a process of
  * its own. Time and thread are what a test says; a map is a variable.
  */
-#ifndef TEST_PTRACE_H
-#define TEST_PTRACE_H
+#ifndef BALLOON_ENGINE_H
+#define BALLOON_ENGINE_H
 
 #include <stdint.h>
 #include <stdio.h>
@@ -20,18 +20,13 @@ struct pt_regs {
 };
 
 #define __always_inline inline __attribute__((always_inline, unused))
-#define BPF_F_MMAPABLE 0
+#define PROGRAM(section) int
 
-#define BPF_F_TABLE(kind, key, type, name, size, flags)                   \
-	static type name##_values[size];                                  \
-	static type *name##_lookup(const int *index) { return &name##_values[*index]; } \
-	static struct {                                                   \
-		type *(*lookup)(const int *index);                        \
-	} name = { name##_lookup }
-#define BPF_ARRAY(name, type, size) BPF_F_TABLE(0, int, type, name, size, 0)
+#define SHARED(type, name) static type name
+#define VALUE(type, name) (&name)
 
 /* A hash with room for all that a test puts there. */
-#define BPF_HASH(name, key, type, size)                                   \
+#define HASH(name, key, type, size)                                   \
 	static struct { key of; type value; } name##_rows[size];          \
 	static u32 name##_used;                                           \
 	static type *name##_lookup(const key *of)                         \
@@ -53,12 +48,11 @@ struct pt_regs {
 		for (u32 row = 0; row < name##_used; row++)               \
 			if (name##_rows[row].of == *of)                   \
 				name##_rows[row] = name##_rows[--name##_used]; \
-	}                                                                 \
-	static struct {                                                   \
-		type *(*lookup)(const key *of);                           \
-		int (*update)(const key *of, const type *value);          \
-		void (*delete)(const key *of);                            \
-	} name = { name##_lookup, name##_update, name##_delete }
+	}
+
+#define HASH_LOOKUP(name, key) name##_lookup(key)
+#define HASH_UPDATE(name, key, value) name##_update(key, value)
+#define HASH_DELETE(name, key) name##_delete(key)
 
 static u64 now_ns = 1000;
 static u64 thread_id;
@@ -72,7 +66,5 @@ static int bpf_probe_read_kernel(void *to, u32 bytes, const void *from)
 	memcpy(to, from, bytes);
 	return 0;
 }
-
-#define bpf_pseudo_fd(kind, number) ((u64)(uintptr_t)&threads_values[0])
 
 #endif

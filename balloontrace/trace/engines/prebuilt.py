@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Loads objects that were compiled when this package was built: no compiler, no headers, no bcc.
+
+What bcc is told by -D is told here too: offsets and the like as constants, kinds of hooks by which programs
+are loaded, sizes of rings as sizes of maps.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from balloontrace.console.stderr import note
+from balloontrace.errors import CannotTraceError
+from balloontrace.system.attach_kprobe import attach_kprobe
+from balloontrace.system.kernel import ROOT
+from balloontrace.system.libbpf import BtfError, open_btf
+from balloontrace.system.machine import read_peak_memory_bytes
+from balloontrace.trace.engines.bcc import bpf_folder, failure
+from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
+from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachment, Loaded, LoadRequest
+
+NAME = "prebuilt"
+_RINGS = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads", "BATCH_RING_PAGES": "batches"}
+_RECORDS = frozenset({"SPAN_RING_PAGES", "BATCH_RING_PAGES"})  # without one of them, sums stand in
+_OPTIONAL_MAPS = ("payloads", "waiting")
+
+
+def object_path(request: LoadRequest) -> Path:
+    """The object of a request on this machine, whether it is there or not."""
+    name = Path(request.source).name.removesuffix(".bpf.c")
+    live = "" if _RECORDS & request.definitions.keys() else "-live"
+    return _folder() / f"{name}{live}.bpf.o"
+
+
+def find() -> str:
+    """What this engine has here, in words. Raises CannotTraceError when something is missing."""
+    path = _folder() / "guest.bpf.o"
+    if not path.exists():
+        raise CannotTraceError(f"this package has no BPF programs compiled for {platform.machine()}")
+    with _opened(path) as program_object:
+        return f"BPF programs compiled for {platform.machine()}, libbpf {program_object.version}"
+
+
+def _folder() -> Path:
+    return bpf_folder() / "objects" / platform.machine()
+
+
+def load(request: LoadRequest) -> Loaded:
+    """Load and attach what `request` asks for, in this process.
+
+    Raises CannotTraceError when there is no object or no libbpf for it, or when the kernel takes no part of
+    it, AttachError when it refuses a required probe.
+    """
+    started_ns, started_cpu_ns = time.monotonic_ns(), time.process_time_ns()
+    path = object_path(request)
+    if not path.exists():
+        raise CannotTraceError(f"this package has no BPF programs compiled for {platform.machine()}")
+    failures: dict[str, str] = {}
+    own = _module_functions(request.attachments)
+    while True:
+        with _opened(path) as program_object:
+            wanted = _targeted(program_object, request, own, failures)
+            try:
+                program_object.load()
+            except BpfObjectError as error:
+                # One that is refused takes all with it: without it the others may be taken.
+                refused = program_object.refused_programs()
+                messages = "".join(program_object.messages)
+                for attachment in wanted:
+                    if attachment.program in refused:
+                        _refuse(attachment, f"{attachment.program} was not loaded", failures, messages)
+                if not refused:
+                    raise failure(CannotTraceError, f"cannot load: {error}", messages) from error
+                continue
+            return _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
+
+
+def _opened(path: Path) -> BpfObject:
+    try:
+        return BpfObject(path)
+    except BpfObjectError as error:
+        raise CannotTraceError(str(error)) from error
+
+
+def _targeted(
+    program_object: BpfObject,
+    request: LoadRequest,
+    own: Mapping[tuple[str, str], int],
+    failures: dict[str, str],
+) -> list[Attachment]:
+    """Prepare the object; returns what it will attach: all but what has failed or has no target here."""
+    program_object.set_constants(_constants(request.definitions, program_object))
+    for size, name in _RINGS.items():
+        if size in request.definitions:
+            program_object.set_max_entries(name, int(request.definitions[size]) * PAGE_BYTES)
+    for name in _OPTIONAL_MAPS:
+        if name not in request.maps and program_object.has_map(name):
+            program_object.leave_out_map(name)
+    wanted = []
+    for attachment in request.attachments:
+        if attachment.function in failures:
+            continue
+        try:
+            if attachment.mechanism == "fentry":
+                _set_target(program_object, attachment, own)
+        except BpfObjectError as error:
+            _refuse(attachment, f"{attachment.symbol} has no fentry: {error}", failures)
+        else:
+            wanted.append(attachment)
+    wanted = [attachment for attachment in wanted if attachment.function not in failures]
+    program_object.load_only({attachment.program for attachment in wanted})
+    return wanted
+
+
+def _module_functions(attachments: Iterable[Attachment]) -> dict[tuple[str, str], int]:
+    """By module and function, its number in the module's type information; for fentry only."""
+    wanted: dict[str, set[str]] = {}
+    for attachment in attachments:
+        if attachment.mechanism == "fentry" and attachment.module:
+            wanted.setdefault(attachment.module, set()).add(attachment.symbol)
+    found = {}
+    for module, functions in wanted.items():
+        with suppress(BtfError), open_btf(ROOT, module) as btf:
+            numbers = {function: btf.own_function_id(function) for function in functions}
+            found.update({(module, name): number for name, number in numbers.items() if number})
+    return found
+
+
+def _set_target(
+    program_object: BpfObject, attachment: Attachment, own: Mapping[tuple[str, str], int]
+) -> None:
+    number = own.get((attachment.module, attachment.symbol))
+    if number is not None:
+        program_object.set_module_target(attachment.program, attachment.module, number)
+    elif attachment.module:
+        raise BpfObjectError(f"no type information on it in module {attachment.module}")
+    else:
+        program_object.set_target(attachment.program, attachment.symbol)
+
+
+def _constants(definitions: Mapping[str, str | int], program_object: BpfObject) -> dict[str, int]:
+    """What the object has a constant for; a kind of hook is 1 where fentry shows types."""
+    known = program_object.constant_names()
+    return {
+        name: int(value == "fentry") if isinstance(value, str) else value
+        for name, value in definitions.items()
+        if name in known
+    }
+
+
+def _refuse(attachment: Attachment, sentence: str, failures: dict[str, str], messages: str = "") -> None:
+    """Note what an optional probe failed of; AttachError for a required one."""
+    error = failure(AttachError, sentence, messages)
+    if attachment.required:
+        raise error
+    failures[attachment.function] = str(error)
+
+
+def _attach(
+    program_object: BpfObject,
+    request: LoadRequest,
+    wanted: list[Attachment],
+    failures: dict[str, str],
+    started_ns: int,
+    started_cpu_ns: int,
+) -> Loaded:
+    maps: dict[str, int] = {}
+    programs: dict[str, int] = {}
+    links: list[int] = []
+    try:
+        maps.update((name, program_object.map_fd(name)) for name in request.maps)
+        for attachment in wanted:
+            try:
+                link = _link(program_object, attachment)
+            except (BpfObjectError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                _refuse(attachment, f"{attachment.symbol} is refused: {reason}", failures)
+                continue
+            links.append(link)
+            if attachment.program not in programs:
+                programs[attachment.program] = program_object.program_fd(attachment.program)
+    except BaseException:
+        for fd in (*maps.values(), *programs.values(), *links):
+            os.close(fd)
+        raise
+    if failures:
+        note(program_object.messages.copy)
+    return Loaded(
+        maps=maps,
+        programs=programs,
+        links=links,
+        failures=failures,
+        engine=NAME,
+        engine_version=f"libbpf {program_object.version}",
+        setup_cpu_ns=time.process_time_ns() - started_cpu_ns,
+        setup_peak_memory_bytes=read_peak_memory_bytes() or 0,
+        setup_wall_ns=time.monotonic_ns() - started_ns,
+    )
+
+
+def _link(program_object: BpfObject, attachment: Attachment) -> int:
+    """Attach one program; the descriptor it hangs on. Raises OSError or BpfObjectError."""
+    program = attachment.program
+    category, _, event = attachment.symbol.partition(":")
+    match attachment.mechanism:
+        case "fentry":
+            return program_object.attach_tracing(program)
+        case "raw_tracepoint":
+            return program_object.attach_raw_tracepoint(program, event)
+        case "tracepoint":
+            return program_object.attach_tracepoint(program, category, event)
+    fd = program_object.program_fd(program)
+    try:
+        name = "" if attachment.address else attachment.symbol
+        return attach_kprobe(fd, attachment.address, returns=attachment.returns, name=name)
+    finally:
+        with suppress(OSError):
+            os.close(fd)

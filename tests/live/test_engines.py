@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Engines beside each other in one guest: the same operations make the same spans and the same batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from hostserve import WARM_UP, Server
+from tracing import FULL_MIB, MIB_PAGES, Json, Recorder, assert_whole, move, outcomes, report, start_recording
+
+import lab
+from balloontrace.analysis.columns import decode_batches, decode_spans
+from balloontrace.format.guest_layout import parse_span_layout
+from balloontrace.format.host_counters import parse_host_counters
+from balloontrace.format.host_layout import parse_batch_layout
+from balloontrace.format.recording import read_recording
+
+ENGINES = ("prebuilt", "bcc")
+ORDERS = ("dontneed 257", "remove 11", "punch 5 3", "both 7", "fail 3", "empty 2")
+MOVED_MIB = 7 * 1024
+SETUP_BYTES = 45_000_000
+HIDE_BCC = """
+mkdir -p /tmp/hidden/bcc
+echo 'raise ImportError("hidden")' > /tmp/hidden/bcc/__init__.py
+"""
+
+
+def start_engines(guest: lab.Guest, name: str, *options: str) -> list[Recorder]:
+    """A recorder with each engine, all attached."""
+    started = [
+        start_recording(guest, f"/root/{name}-{engine}.bt", "--engine", engine, *options)
+        for engine in ENGINES
+    ]
+    return [recorder.wait_attached() for recorder in started]
+
+
+def kinds_of_spans(path: Path) -> Counter[tuple[int, ...]]:
+    """How many spans there are of each function, with what they say beside times."""
+    recording = read_recording(path)
+    spans = decode_spans(recording.spans, parse_span_layout(recording.metadata["span_layout"]))
+    names = ("function", "flags", "device", "queue", "pages", "result", "config_calls", "target_pages")
+    columns = [spans.int64(name).tolist() for name in (*names, "actual_pages")]
+    return Counter(zip(*columns, strict=True))
+
+
+def calls_of_batches(path: Path) -> Json:
+    """What a recording of the host's side says beside times."""
+    recording = read_recording(path)
+    assert recording.counters is not None
+    counters = parse_host_counters(recording.counters)
+    assert (counters.lost, counters.unmatched_returns, counters.overwritten) == (0, 0, 0)
+    batches = decode_batches(recording.batches, parse_batch_layout(recording.metadata["batch_layout"]))
+    names = ("madvise_bytes", "fallocate_bytes", "errors", "last_errno", "flags", "tid")
+    return {
+        "calls": {str(kind): sums.calls for kind, sums in counters.calls.items()},
+        **{name: batches.int64(name).tolist() for name in names},
+    }
+
+
+def test_either_engine_sees_the_same_spans(guest: lab.Guest, tmp_path: Path) -> None:
+    recorders = start_engines(guest, "guest")
+    move(guest, FULL_MIB - MOVED_MIB)
+    move(guest, FULL_MIB)
+    for recorder in recorders:
+        recorder.end()
+    paths = [recorder.pull(tmp_path) for recorder in recorders]
+    assert kinds_of_spans(paths[0]) == kinds_of_spans(paths[1])
+    for engine, path in zip(ENGINES, paths, strict=True):
+        found = report(path)
+        assert_whole(found)
+        pages = MOVED_MIB * MIB_PAGES
+        assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
+        assert read_recording(path).metadata["engine"] == engine
+    assert report(paths[0])["own_cost"]["setup_peak_memory_bytes"] < SETUP_BYTES
+
+
+def test_either_engine_sees_the_same_batches(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
+    recorders = start_engines(guest, "host", "-p", str(server.pid))
+    server.serve(WARM_UP, *ORDERS)
+    for recorder in recorders:
+        recorder.end()
+    seen = [calls_of_batches(recorder.pull(tmp_path)) for recorder in recorders]
+    assert len(seen[0]["flags"]) == len(ORDERS)
+    assert seen[0] == seen[1]
+
+
+def test_without_bcc_and_headers(guest: lab.Guest, tmp_path: Path) -> None:
+    guest.run(["sh", "-c", HIDE_BCC], check=True)
+    recorder = start_recording(
+        guest, "/root/alone.bt", "--engine", "prebuilt", "--operations", "1",
+        env={"PYTHONPATH": "/tmp/hidden"},
+    ).wait_attached()  # fmt: skip
+    move(guest, FULL_MIB - 53)
+    assert recorder.wait().status == 0
+    found = report(recorder.pull(tmp_path))
+    assert_whole(found)
+    assert outcomes(found) == [("inflate", "reached", 53 * MIB_PAGES)]
