@@ -17,11 +17,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Name of an object, its source, and what makes it that one. The sizes given are replaced when it is loaded.
-_OBJECTS = (
-    ("guest", "guest.bpf.c", ("-DSPAN_RING_PAGES=1",)),
-    ("guest-live", "guest.bpf.c", ()),
-    ("host", "host.bpf.c", ("-DBATCH_RING_PAGES=1",)),
-    ("host-live", "host.bpf.c", ()),
+_OBJECTS = tuple(
+    (f"{side}{live}{typed}", f"{side}.bpf.c", (*definitions, *more))
+    for side, ring in (("guest", "-DSPAN_RING_PAGES=1"), ("host", "-DBATCH_RING_PAGES=1"))
+    for live, definitions in (("", (ring,)), ("-live", ()))
+    for typed, more in (("", ()), ("-typed", ("-DTYPED_READS",)))
 )
 _MACHINES: dict[str, tuple[str, ...]] = {"x86_64": (), "aarch64": ("-D__aarch64__",)}
 # v3: Linux 5.1 and newer. bpfel: both machines have their bytes in that order.

@@ -92,13 +92,25 @@
 #define LOG2_OF_16(value, low) ((value) >> ((low) + 8) ? LOG2_OF_8(value, (low) + 8) : LOG2_OF_8(value, low))
 #define LOG2_OF_32(value) ((value) >> 16 ? LOG2_OF_16(value, 16) : LOG2_OF_16(value, 0))
 
+/* Puts what is at an address of the kernel into `value`; leaves it alone when that cannot be read. */
+#ifdef TYPED_READS
+/*
+ * Lockdown in confidentiality mode takes bpf_probe_read_kernel away, and leaves pointers that have a type. READ_TYPE
+ * is that of any structure that begins with 8 bytes of numbers. A bad address reads as 0.
+ */
+CONSTANT(READ_TYPE, 0);
+#define READ_KERNEL(value, address) (value) = *(typeof(value) *)bpf_rdonly_cast((void *)(address), READ_TYPE)
+#else
+#define READ_KERNEL(value, address) bpf_probe_read_kernel(&(value), sizeof(value), (void *)(address))
+#endif
+
 /* A u32 member at `offset` of the structure at `base`; 0 when the offset is unknown or the read fails. */
 static __always_inline u32 read_u32(u64 base, long long offset)
 {
 	u32 value = 0;
 
 	if (offset != NO_OFFSET)
-		bpf_probe_read_kernel(&value, sizeof(value), (void *)(base + offset));
+		READ_KERNEL(value, base + offset);
 	return value;
 }
 
@@ -107,7 +119,7 @@ static __always_inline u64 read_pointer(u64 base, long long offset)
 	u64 value = 0;
 
 	if (offset != NO_OFFSET)
-		bpf_probe_read_kernel(&value, sizeof(value), (void *)(base + offset));
+		READ_KERNEL(value, base + offset);
 	return value;
 }
 

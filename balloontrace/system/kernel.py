@@ -265,6 +265,11 @@ def read_lockdown(root: Path = ROOT) -> str | None:
     return None if "lockdown" in names or not names else "none"
 
 
+def is_confidential(root: Path = ROOT) -> bool:
+    """Whether BPF programs may not copy memory of the kernel: only what has a type can be read."""
+    return read_lockdown(root) == "confidentiality"
+
+
 def read_headers_path(root: Path = ROOT, release: str | None = None) -> Path | None:
     """Where bcc will find this kernel's headers, None when it will not."""
     build = root / "lib/modules" / (release or platform.release()) / "build"

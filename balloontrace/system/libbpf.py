@@ -151,6 +151,10 @@ class Btf:
         name: bytes | None = self._lib.btf__name_by_offset(self._handle, offset)
         return name.decode() if name else ""
 
+    def struct_id(self, name: str) -> int | None:
+        """The number of `struct name`, None where there is none."""
+        return self._find(name, _KIND_STRUCT)
+
     def has_function(self, name: str) -> bool:
         """Whether the type information describes function `name`; it may be inlined all the same."""
         return self.function_id(name) is not None

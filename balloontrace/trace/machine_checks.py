@@ -21,7 +21,7 @@ from balloontrace.trace.engines.choose import Engine, engines_of
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
 from balloontrace.trace.probe_firing import Firing, find_firing
-from balloontrace.trace.probe_trial import Trial, try_probes
+from balloontrace.trace.probe_trial import KPROBES, Trial, try_probes
 
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -29,6 +29,7 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 # Kernel functions whose presence says what the kernel can do; detected by symbol, never by version.
 _RING_BUFFER = "bpf_ringbuf_reserve"
 _TRAMPOLINE = "bpf_trampoline_link_prog"
+_TYPED_READS = "bpf_rdonly_cast"
 
 _FOR_PROBES = {"privilege", "lockdown", "kernel"}  # findings without which no probe can be tried
 
@@ -120,7 +121,7 @@ def look_at_machine(
     """
     symbols, bcc = _read_symbols(names, root), find_bcc()
     engines, of_engines = _check_engines(engines_of(engine), bcc, root)
-    findings = (*_check_machine(symbols, root), *of_engines)
+    findings = (*_check_machine(symbols, engines, root), *of_engines)
     firing = find_firing(root, _trial_for(root, findings) if trial is None else trial)
     has_trampoline = any(symbol.plain_name == _TRAMPOLINE for symbol in symbols)
     knows_modules = Engine.PREBUILT in engines or bcc.version >= _BCC_WITH_MODULE_FENTRY
@@ -131,7 +132,7 @@ def look_at_machine(
 def _read_symbols(names: Iterable[str], root: Path) -> tuple[Symbol, ...]:
     """Symbols of `names`, and of what tells the kernel's abilities; none where they cannot be read."""
     try:
-        return kernel.read_symbols((*names, _RING_BUFFER, _TRAMPOLINE), root)
+        return kernel.read_symbols((*names, _RING_BUFFER, _TRAMPOLINE, _TYPED_READS), root)
     except OSError:
         return ()
 
@@ -141,11 +142,12 @@ def can_search_modules(root: Path) -> bool:
     return bool(kernel.read_effective_capabilities(root) >> _CAP_SYS_ADMIN & 1)
 
 
-def _check_machine(symbols: tuple[Symbol, ...], root: Path) -> tuple[Finding, ...]:
+def _check_machine(symbols: tuple[Symbol, ...], engines: Iterable[Engine], root: Path) -> tuple[Finding, ...]:
+    names = {symbol.plain_name for symbol in symbols}
     return (
         _check_privilege(root),
-        _check_lockdown(root),
-        _check_kernel(root, {symbol.plain_name for symbol in symbols}),
+        _check_lockdown(root, names, engines),
+        _check_kernel(root, names),
         _check_symbols(symbols),
     )
 
@@ -227,12 +229,15 @@ def _check_privilege(root: Path) -> Finding:
     return Finding("privilege", State.PROBLEM, "this user may not load BPF programs", "run it with sudo")
 
 
-def _check_lockdown(root: Path) -> Finding:
+def _check_lockdown(root: Path, names: set[str], engines: Iterable[Engine]) -> Finding:
     mode = kernel.read_lockdown(root)
-    if mode == "confidentiality":
+    if kernel.is_confidential(root):
+        forbids = "kernel lockdown is in confidentiality mode, which forbids kprobes"
+        if Engine.PREBUILT in engines and {_TRAMPOLINE, _TYPED_READS} <= names:
+            return Finding("lockdown", State.OK, f"{forbids}: fentry alone is used")
         return Finding(
-            "lockdown", State.PROBLEM, "kernel lockdown is in confidentiality mode, which forbids kprobes",
-            "boot without lockdown=confidentiality",
+            "lockdown", State.PROBLEM, forbids,
+            "boot without lockdown=confidentiality, or use engine prebuilt on Linux 6.2 or newer",
         )  # fmt: skip
     known = mode or "unknown: securityfs is not mounted, or may not be read"
     return Finding("lockdown", State.OK, f"kernel lockdown: {known}")
@@ -240,15 +245,18 @@ def _check_lockdown(root: Path) -> Finding:
 
 def _check_kernel(root: Path, names: set[str]) -> Finding:
     release = platform.release()
-    if not (root / "sys/bus/event_source/devices/kprobe").exists():
+    has_kprobes = (root / KPROBES).exists()
+    if not has_kprobes and _TRAMPOLINE not in names:
         return Finding(
-            "kernel", State.PROBLEM, f"kernel {release} has no kprobes", "use one with CONFIG_KPROBE_EVENTS=y"
-        )
+            "kernel", State.PROBLEM, f"kernel {release} has neither kprobes nor BPF trampolines",
+            "use one with CONFIG_KPROBE_EVENTS=y or CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y",
+        )  # fmt: skip
     if names and _RING_BUFFER not in names:
         return Finding(
             "kernel", State.PROBLEM, f"kernel {release} has no BPF ring buffer", "use Linux 5.8 or newer"
         )
-    return Finding("kernel", State.OK, f"kernel {release}: kprobes and BPF ring buffer")
+    way = "kprobes" if has_kprobes else "no kprobes, but BPF trampolines,"
+    return Finding("kernel", State.OK, f"kernel {release}: {way} and BPF ring buffer")
 
 
 def _check_symbols(symbols: tuple[Symbol, ...]) -> Finding:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from balloontrace.system.kernel import read_text
 from balloontrace.trace.mechanism import Mechanism
-from balloontrace.trace.probe_trial import Trial
+from balloontrace.trace.probe_trial import KPROBES, Trial
 
 _FTRACE = "proc/sys/kernel/ftrace_enabled"
-_KPROBES = "sys/kernel/debug/kprobes/enabled"
+_KPROBES_SWITCH = "sys/kernel/debug/kprobes/enabled"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ def find_firing(root: Path, try_probes: Callable[[Path], Trial] | None) -> Firin
 
     What was tried is believed more than a switch: kprobes go through ftrace on some architectures only.
     """
-    ftrace_off, kprobes_off = (_is_off(root / path) for path in (_FTRACE, _KPROBES))
+    ftrace_off, kprobes_off = (_is_off(root / path) for path in (_FTRACE, _KPROBES_SWITCH))
     trial = try_probes(root) if try_probes is not None else Trial()
     unusable = {
         mechanism: f"the kernel refuses {mechanism} probes ({reason})"
         for mechanism, reason in trial.refused.items()
     }
+    if try_probes is not None and not (root / KPROBES).exists():
+        unusable[Mechanism.KPROBE] = "this kernel has no kprobes"
     for mechanism in (Mechanism.FENTRY, Mechanism.KPROBE):
         switch = _switch(mechanism, ftrace_off=ftrace_off, kprobes_off=kprobes_off)
         if mechanism not in trial.fired:

@@ -29,7 +29,7 @@ _SYSTEM_CALL_NUMBERS = {
     "x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "ppc64": 361,
     "s390x": 351,
 }  # fmt: skip
-_KPROBES = "sys/bus/event_source/devices/kprobe"
+KPROBES = "sys/bus/event_source/devices/kprobe"
 
 # include/uapi/linux/bpf.h
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 1, 5, 17
@@ -74,7 +74,7 @@ def _attachers(root: Path) -> Iterator[tuple[Mechanism, _Attach]]:
         function_id = None
     if function_id is not None:
         yield Mechanism.FENTRY, partial(_attach_fentry, function_id)
-    if (root / _KPROBES).exists():
+    if (root / KPROBES).exists():
         yield Mechanism.KPROBE, partial(_attach_kprobe, root)
 
 

@@ -20,6 +20,11 @@ ENGINES = ("prebuilt", "bcc")
 ORDERS = ("dontneed 257", "remove 11", "punch 5 3", "both 7", "fail 3", "empty 2")
 MOVED_MIB = 7 * 1024
 SETUP_BYTES = 45_000_000
+LOCKED_MIB = 1024
+LOCK_DOWN = """
+[ -e /sys/kernel/security/lockdown ] || mount -t securityfs none /sys/kernel/security
+echo confidentiality > /sys/kernel/security/lockdown
+"""
 HIDE_BCC = """
 mkdir -p /tmp/hidden/bcc
 echo 'raise ImportError("hidden")' > /tmp/hidden/bcc/__init__.py
@@ -83,6 +88,24 @@ def test_either_engine_sees_the_same_batches(guest: lab.Guest, server: Server, t
     seen = [calls_of_batches(recorder.pull(tmp_path)) for recorder in recorders]
     assert len(seen[0]["flags"]) == len(ORDERS)
     assert seen[0] == seen[1]
+
+
+def test_lockdown_leaves_fentry(tmp_path: Path) -> None:
+    """The kernel then copies no memory for programs, and takes no kprobes."""
+    with lab.solo(memory_mib=LOCKED_MIB) as guest:
+        guest.run(["sh", "-c", LOCK_DOWN], check=True)
+        recorder = start_recording(guest, "/root/locked.bt", "--operations", "2").wait_attached()
+        move(guest, LOCKED_MIB - 300)
+        move(guest, LOCKED_MIB)
+        assert recorder.wait().status == 0
+        path = recorder.pull(tmp_path)
+        found = report(path)
+        assert_whole(found)
+        pages = 300 * MIB_PAGES
+        assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
+        assert not any("kprobe" in (probe["mechanism"] or "") for probe in found["header"]["probes"])
+        refused = guest.run(["balloontrace", "record", "-o", "/root/no.bt", "--capture", "payload"])
+        assert (refused.status, "leave it out" in refused.stderr) == (2, True)
 
 
 def test_without_bcc_and_headers(guest: lab.Guest, tmp_path: Path) -> None:

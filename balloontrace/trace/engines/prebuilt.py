@@ -17,7 +17,7 @@ from pathlib import Path
 from balloontrace.console.stderr import note
 from balloontrace.errors import CannotTraceError
 from balloontrace.system.attach_kprobe import attach_kprobe
-from balloontrace.system.kernel import ROOT
+from balloontrace.system.kernel import ROOT, is_confidential
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.machine import read_peak_memory_bytes
 from balloontrace.trace.engines.bcc import bpf_folder, failure
@@ -27,6 +27,8 @@ from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachme
 NAME = "prebuilt"
 _RINGS = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads", "BATCH_RING_PAGES": "batches"}
 _RECORDS = frozenset({"SPAN_RING_PAGES", "BATCH_RING_PAGES"})  # without one of them, sums stand in
+_READ_TYPE = "READ_TYPE"
+_READ_AS = "timespec64"  # begins with 8 bytes of numbers, and every kernel has it
 _OPTIONAL_MAPS = ("payloads", "waiting")
 
 
@@ -34,7 +36,8 @@ def object_path(request: LoadRequest) -> Path:
     """The object of a request on this machine, whether it is there or not."""
     name = Path(request.source).name.removesuffix(".bpf.c")
     live = "" if _RECORDS & request.definitions.keys() else "-live"
-    return _folder() / f"{name}{live}.bpf.o"
+    typed = "-typed" if is_confidential() else ""
+    return _folder() / f"{name}{live}{typed}.bpf.o"
 
 
 def find() -> str:
@@ -146,11 +149,25 @@ def _set_target(
 def _constants(definitions: Mapping[str, str | int], program_object: BpfObject) -> dict[str, int]:
     """What the object has a constant for; a kind of hook is 1 where fentry shows types."""
     known = program_object.constant_names()
+    if _READ_TYPE in known:
+        definitions = {**definitions, _READ_TYPE: _find_read_type()}
     return {
         name: int(value == "fentry") if isinstance(value, str) else value
         for name, value in definitions.items()
         if name in known
     }
+
+
+def _find_read_type() -> int:
+    """The number in vmlinux's type information of what `READ_KERNEL` takes everything for."""
+    try:
+        with open_btf(ROOT) as btf:
+            number = btf.struct_id(_READ_AS)
+    except BtfError as error:
+        raise CannotTraceError(str(error)) from error
+    if number is None:
+        raise CannotTraceError(f"the kernel's type information has no struct {_READ_AS}")
+    return number
 
 
 def _refuse(attachment: Attachment, sentence: str, failures: dict[str, str], messages: str = "") -> None:

@@ -22,6 +22,7 @@ from balloontrace.trace.machine_checks import (
     check_firing,
     look_at_machine,
 )
+from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.probe_trial import Trial
 from balloontrace.units import format_standing
 
@@ -80,6 +81,8 @@ def diagnose(
     layout = kernel.read_layout(draft.driver_module, names, root).overruled(offsets or {})
     fentry = machine.can_fentry and (not draft.driver_module or can_search_modules(root))
     plan = make_plan(machine.symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
+    if Mechanism.KPROBE in machine.firing.unusable:
+        plan = plan.without_kprobes()
     kind = _driver_kind(plan)
     devices = kernel.read_balloon_devices(root)
     sizes = read_balloon_sizes([device.name for device in devices], root)

@@ -173,6 +173,10 @@ class GuestPlan(Plan[GuestProbe]):
             self, probes=tuple(replace(probe, mechanism=Mechanism.KPROBE) for probe in self.probes)
         )
 
+    def without_kprobes(self) -> GuestPlan:
+        """The same plan for a kernel without kprobes: of functions of one name, those that fentry reaches."""
+        return replace(self, probes=tuple(map(_by_fentry_alone, self.probes)))
+
     def moved_to(self, symbols: Iterable[Symbol]) -> GuestPlan:
         """The same plan where the driver's module was loaded again, at other addresses.
 
@@ -212,6 +216,17 @@ class GuestPlan(Plan[GuestProbe]):
             name: (function if self.probe(function).status is Status.ATTACH else fallback).symbol
             for name, function, fallback in rows
         }
+
+
+def _by_fentry_alone(probe: GuestProbe) -> GuestProbe:
+    reached = tuple(symbol for symbol, mechanism in probe.by_symbol if mechanism is Mechanism.FENTRY)
+    if probe.mechanism is not Mechanism.FENTRY or len(reached) == len(probe.symbols):
+        return probe
+    return replace(
+        probe,
+        symbols=reached,
+        note=f"fentry reaches {len(reached)} of {len(probe.symbols)} functions of this name",
+    )
 
 
 def _moved(probe: GuestProbe, found: Mapping[str, Symbol]) -> GuestProbe:

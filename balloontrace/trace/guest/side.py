@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from balloontrace.console.stderr import say
 from balloontrace.errors import MissingProbeError, UsageError
 from balloontrace.format.vocabulary import Function, Status
+from balloontrace.system.kernel import is_confidential
 from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES, GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
 from balloontrace.trace.guest.probes import GuestPlan
@@ -18,6 +19,10 @@ from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.side import TracedSide
 
 _SHOW_PROGRESS = (Function.CONFIG_GET, Function.CONFIG_SET)  # the balloon's target, and its size
+_NO_PAYLOADS = (
+    "--capture payload copies memory of the driver, which kernel lockdown in confidentiality mode forbids; "
+    "leave it out"
+)
 _NO_PROGRESS = "--operations needs the balloon's target and size, which this kernel does not show; use -d"
 
 
@@ -63,6 +68,8 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
         """Attach to the driver; detached at the end of the context."""
         options = self.options
         if options.capture:
+            if is_confidential():
+                raise UsageError(_NO_PAYLOADS)
             _warn_of_missing_payloads(diagnosis)
         needed = needed_for_progress(plan) if options.operations is not None else frozenset()
         payload_ring_bytes = PAYLOAD_RING_BYTES if options.capture else 0
