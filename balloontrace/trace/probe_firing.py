@@ -32,6 +32,7 @@ class Firing:
         return " and ".join(dict.fromkeys(self.unusable.values()))
 
 
+_ALLOW = "look for what forbids it: lockdown, a security module, or the seccomp profile of a container"
 NOTHING_KNOWN = Firing()
 
 
@@ -56,9 +57,10 @@ def find_firing(root: Path, try_probes: Callable[[Path], Trial] | None) -> Firin
         elif not trial.fired[mechanism]:
             unusable[mechanism] = switch or "a probe that was tried did not run"
     fired = tuple(mechanism for mechanism, fires in trial.fired.items() if fires)
-    return Firing(
-        unusable, fired, _mend(ftrace_off=ftrace_off, kprobes_off=kprobes_off) if unusable else None
+    fix = _fix(ftrace_off=ftrace_off, kprobes_off=kprobes_off) or (
+        _ALLOW if trial.refused and not fired else None
     )
+    return Firing(unusable, fired, fix if unusable else None)
 
 
 def _is_off(path: Path) -> bool:
@@ -73,7 +75,7 @@ def _switch(mechanism: Mechanism, *, ftrace_off: bool, kprobes_off: bool) -> str
     return "kernel.ftrace_enabled is 0" if ftrace_off else None
 
 
-def _mend(*, ftrace_off: bool, kprobes_off: bool) -> str | None:
+def _fix(*, ftrace_off: bool, kprobes_off: bool) -> str | None:
     commands = [
         *(["sysctl kernel.ftrace_enabled=1"] if ftrace_off else []),
         *(["echo 1 > /sys/kernel/debug/kprobes/enabled"] if kprobes_off else []),

@@ -134,11 +134,18 @@ def test_lockdown(system: FakeSystem) -> None:
     assert diagnose(system.root).problems == ()
     system.write("sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
     assert "confidentiality" in only_problem(system).text
+    assert "confidentiality" in only_problem(system, "prebuilt").text
+    typed = with_symbols(system, "ffffffff81000800 T bpf_rdonly_cast")
+    assert typed.problems == ()
+    assert "fentry alone" in finding(typed, "lockdown").text
 
 
 def test_kernel_without_kprobes(system: FakeSystem) -> None:
     (system.root / "sys/bus/event_source/devices/kprobe").rmdir()
-    assert "no kprobes" in only_problem(system).text
+    assert diagnose(system.root).problems == ()
+    found = with_symbols(system, but="bpf_trampoline_link_prog").problems
+    assert [each.name for each in found] == ["kernel"]
+    assert "neither kprobes nor BPF trampolines" in found[0].text
 
 
 def test_kernel_without_ring_buffer(system: FakeSystem) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from balloontrace.format.vocabulary import Side
+
 ROOT = Path(__file__).parents[2]
 BPF_SOURCES = sorted(path.name for path in (ROOT / "bpf").iterdir() if path.suffix in (".c", ".h"))
 WHERE = "from balloontrace.trace.engines.bcc import bpf_folder; print(bpf_folder())"
@@ -63,7 +65,7 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
 def test_the_compiled_programs_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if name.endswith(".bpf.o")}
-    objects = ("guest", "guest-live", "host", "host-live")
+    objects = [f"{side}{live}{typed}" for side in Side for live in ("", "-live") for typed in ("", "-typed")]
     assert found == {
         f"balloontrace/bpf/objects/{machine}/{name}.bpf.o"
         for machine in ("x86_64", "aarch64")
