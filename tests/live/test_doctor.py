@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tracing import bind_driver, shell
+from tracing import ROOT, bind_driver, shell
 
 import lab
+from balloontrace.system.kernel import parse_offsets
 from lab.patched_driver import load_patched
 
 DOCTOR_S = 60
@@ -60,6 +62,9 @@ def test_a_guest_that_can_be_traced(guest: lab.Guest) -> None:
     assert {"virtio_balloon.num_pfns", "virtio_balloon.num_pages", "virtqueue.index"} <= set(
         found["layout"]["offsets_bytes"]
     )
+    example = re.search(r"--layout ([\w.=,]+)`", (ROOT / "docs/overhead.md").read_text())
+    assert example is not None
+    assert parse_offsets(example[1]).items() <= found["layout"]["offsets_bytes"].items()
 
 
 def test_the_same_as_text(guest: lab.Guest) -> None:
