@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -96,3 +98,45 @@ def test_a_required_function_of_a_module_without_types_is_refused() -> None:
     request = LoadRequest("guest.bpf.c", {"SPAN_RING_PAGES": 1}, (nowhere,), ("counters", "spans"))
     with pytest.raises(AttachError, match="no_such_module"):
         prebuilt.load(request)
+
+
+class StandIn(BpfObject):
+    """An object of which the kernel loads every program, and refuses to attach one."""
+
+    refused = ""
+    left_open: ClassVar[set[int]] = set()
+
+    def load(self) -> None: ...
+
+    def set_module_target(self, program: str, module: str, number: int) -> None: ...
+
+    def map_fd(self, name: str) -> int:
+        return self.program_fd(name)
+
+    def program_fd(self, name: str) -> int:  # noqa: ARG002
+        fd = os.memfd_create("stand-in")
+        self.left_open.add(fd)
+        return fd
+
+    def attach_raw_tracepoint(self, program: str, event: str | None) -> int:  # noqa: ARG002
+        if program == self.refused:
+            raise BpfObjectError("it is not to be had")
+        return self.program_fd(program)
+
+
+@pytest.mark.parametrize("refused", ["kprobe", "kretprobe"])
+def test_neither_end_of_a_function_is_left_alone(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    monkeypatch.setattr(prebuilt, "BpfObject", StandIn)
+    monkeypatch.setattr(StandIn, "refused", f"{refused}_virtballoon_migratepage")
+    ends = tuple(
+        Attachment(f"{program}_{name}", name, program == "kretprobe", "raw_tracepoint", name, 0, "", False)
+        for name in ("tell_host", "virtballoon_migratepage")
+        for program in ("kretprobe", "kprobe")
+    )
+    loaded = prebuilt.load(LoadRequest("guest.bpf.c", {"SPAN_RING_PAGES": 1}, ends, ("counters",)))
+    fds = [*loaded.maps.values(), *loaded.programs.values(), *loaded.links]
+    assert list(loaded.failures) == ["virtballoon_migratepage"]
+    assert (list(loaded.programs), len(loaded.links)) == (["kretprobe_tell_host", "kprobe_tell_host"], 2)
+    for fd in fds:
+        os.close(fd)
+    assert not [fd for fd in StandIn.left_open if Path(f"/proc/self/fd/{fd}").exists()]

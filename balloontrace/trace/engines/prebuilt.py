@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from balloontrace.console.stderr import note
@@ -188,29 +189,32 @@ def _attach(
 ) -> Loaded:
     maps: dict[str, int] = {}
     programs: dict[str, int] = {}
-    links: list[int] = []
+    links: dict[str, list[int]] = {}  # by function
     try:
         maps.update((name, program_object.map_fd(name)) for name in request.maps)
         for attachment in wanted:
+            if attachment.function in failures:
+                continue
             try:
                 link = _link(program_object, attachment)
             except (BpfObjectError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 _refuse(attachment, f"{attachment.symbol} is refused: {reason}", failures)
-                continue
-            links.append(link)
-            if attachment.program not in programs:
-                programs[attachment.program] = program_object.program_fd(attachment.program)
+                # An entry tells nothing without its return, nor a return without its entry.
+                _close(links.pop(attachment.function, ()))
+            else:
+                links.setdefault(attachment.function, []).append(link)
+        kept = (attachment.program for attachment in wanted if attachment.function in links)
+        programs.update((name, program_object.program_fd(name)) for name in dict.fromkeys(kept))
     except BaseException:
-        for fd in (*maps.values(), *programs.values(), *links):
-            os.close(fd)
+        _close((*maps.values(), *programs.values(), *chain(*links.values())))
         raise
     if failures:
         note(program_object.messages.copy)
     return Loaded(
         maps=maps,
         programs=programs,
-        links=links,
+        links=[*chain(*links.values())],
         failures=failures,
         engine=NAME,
         engine_version=f"libbpf {program_object.version}",
@@ -218,6 +222,11 @@ def _attach(
         setup_peak_memory_bytes=read_peak_memory_bytes() or 0,
         setup_wall_ns=time.monotonic_ns() - started_ns,
     )
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _link(program_object: BpfObject, attachment: Attachment) -> int:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs that capture payloads, as compilers make them of it, are taken by this machine's kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from balloontrace.system.kernel import KNOWN_MEMBERS
+from balloontrace.trace.engines.bcc import bpf_folder
+from balloontrace.trace.engines.libbpf import BpfObject
+
+CLANGS = [name for name in ("clang", *(f"clang-{n}" for n in range(11, 30))) if shutil.which(name)]
+RING_BYTES = 1 << 16
+_BPF = {"x86_64": 321, "aarch64": 280}
+
+
+def may_load() -> bool:
+    """Whether the kernel has bpf(2) and lets this user make maps: here a queue of 8 bytes."""
+    attributes = (ctypes.c_uint32 * 32)(22, 0, 8, 1)
+    libc = ctypes.CDLL(None)
+    fd: int = libc.syscall(_BPF.get(os.uname().machine, -1), 0, attributes, ctypes.sizeof(attributes))
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+@pytest.mark.skipif(not CLANGS, reason="needs clang")
+@pytest.mark.skipif(not may_load(), reason="needs to load BPF programs")
+@pytest.mark.parametrize("clang", CLANGS)
+@pytest.mark.parametrize("instructions", ["v1", "v2", "v3"])
+def test_the_verifier_takes_captures(tmp_path: Path, clang: str, instructions: str) -> None:
+    """bcc has LLVM make code without 32-bit arithmetic, where LLVM 14 loses what is known of a length."""
+    path = tmp_path / "guest.bpf.o"
+    flags = ["-target", "bpfel", "-g", "-O2", "-w", "-DPREBUILT", "-DSPAN_RING_PAGES=1"]
+    source = bpf_folder() / "guest.bpf.c"
+    subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
+    with BpfObject(path) as found:
+        arguments = {"TELL_HOST_ARGUMENTS": 1, "SEND_RESP_DATA_ARGUMENTS": 1, "PAYLOAD_RING_PAGES": 1}
+        offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
+        found.set_constants({**offsets, **arguments})
+        for ring in ("spans", "payloads"):
+            found.set_max_entries(ring, RING_BYTES)
+        found.load_only({"kprobe_tell_host", "kprobe_send_resp_data"})
+        found.load()
