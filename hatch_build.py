@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -44,14 +45,15 @@ def compile_all(root: Path) -> bool:
     if clang is None:
         return False
     folder, stamp = root / "bpf", root / "build" / "bpf.stamp"
-    inputs = _digest(folder, clang)
+    words = _words(root)
+    inputs = _digest(folder, clang, words)
     if stamp.exists() and stamp.read_text() == inputs:
         return True
     for machine, flags in _MACHINES.items():
         (folder / "objects" / machine).mkdir(parents=True, exist_ok=True)
         for name, source, definitions in _OBJECTS:
             # From inside the folder: the names of files in an object are the same wherever it is made.
-            command = [clang, *_FLAGS, *flags, *definitions, "-c", source]
+            command = [clang, *_FLAGS, *flags, *words, *definitions, "-c", source]
             subprocess.run([*command, "-o", f"objects/{machine}/{name}.bpf.o"], cwd=folder, check=True)
     stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(inputs)
@@ -63,9 +65,15 @@ def find_clang() -> str | None:
     return next(filter(None, map(shutil.which, ("clang", *(f"clang-{n}" for n in range(29, 13, -1))))), None)
 
 
-def _digest(folder: Path, clang: str) -> str:
+def _words(root: Path) -> list[str]:
+    """Numbers that the sources and the package share."""
+    vocabulary = run_path(str(root / "balloontrace/format/vocabulary.py"))
+    return [f"-D{name}={value}" for name, value in vocabulary["c_definitions"]().items()]
+
+
+def _digest(folder: Path, clang: str, words: list[str]) -> str:
     version = subprocess.run([clang, "--version"], capture_output=True, check=True).stdout
-    digest = hashlib.sha256(version)
+    digest = hashlib.sha256(version + " ".join(words).encode())
     for path in (Path(__file__), *sorted(folder.glob("*.[ch]"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

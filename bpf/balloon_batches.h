@@ -11,29 +11,10 @@
 #include "balloon_events.h"
 
 /*
- * System calls that give memory back or take it, by what they ask for. A number, once released, keeps its
- * meaning.
+ * BT_MADVISE_DONTNEED and the other kinds of calls, BT_KICK_SEEN and what else is known of how a batch was
+ * delimited: definitions from balloontrace/format/vocabulary.py, as in balloon_events.h.
  */
-enum bt_call {
-	BT_MADVISE_DONTNEED = 0,
-	BT_MADVISE_REMOVE = 1,
-	BT_MADVISE_FREE = 2,
-	BT_MADVISE_WILLNEED = 3,
-	BT_MADVISE_OTHER = 4,          /* any other advice */
-	BT_FALLOCATE_PUNCH_HOLE = 5,
-	BT_FALLOCATE_OTHER = 6,
-	BT_PROCESS_MADVISE = 7,        /* with any advice; its bytes are those it says it advised */
-	BT_CALLS = 8,
-};
-
-/* How a batch was delimited. */
-enum bt_batch_flags {
-	BT_KICK_SEEN = 1 << 0,         /* kick_ns was measured: an eventfd was read */
-	BT_KICK_VCPU = 1 << 1,         /* a vCPU thread left the guest, which also does for other reasons */
-	BT_DONE_SEEN = 1 << 2,         /* done_ns was measured: an eventfd was written */
-	BT_DONE_IOCTL = 1 << 3,        /* an interrupt was sent by ioctl */
-	BT_UNFINISHED = 1 << 4,        /* recording ended inside this batch */
-};
+#define BT_CALLS 8 /* size of tables indexed by kind of call */
 
 /* One buffer served: the calls a thread made between a kick and the completion that follows them. */
 struct bt_batch {
@@ -44,12 +25,12 @@ struct bt_batch {
 	bt_u64 calls_ns;           /* inside the calls, summed */
 	bt_u64 madvise_bytes;      /* lengths of madvise, bytes advised by process_madvise; failed calls count 0 */
 	bt_u64 fallocate_bytes;    /* by fallocate; VMMs that call both call both for the same memory */
-	bt_u32 calls[BT_CALLS];    /* failed ones too, indexed by enum bt_call */
+	bt_u32 calls[BT_CALLS];    /* failed ones too, indexed by kind */
 	bt_u32 tid;                /* thread, as the kernel's pid */
 	bt_u32 errors;             /* calls that failed */
 	bt_u32 thp_splits;         /* huge page mappings split inside the calls */
 	bt_u16 last_errno;         /* of the last call that failed */
-	bt_u16 flags;              /* enum bt_batch_flags */
+	bt_u16 flags;              /* how it was delimited, e.g. BT_KICK_SEEN */
 };
 
 /* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */
@@ -72,7 +53,7 @@ struct bt_thread {
 	bt_u64 id;                 /* process and thread at work here, the former in the upper half */
 	bt_u64 entry_ns;           /* of the call it is inside; 0: inside none */
 	bt_u64 length;             /* bytes that call names, unless its return tells */
-	bt_u32 call;               /* enum bt_call */
+	bt_u32 call;               /* e.g. BT_MADVISE_DONTNEED */
 	bt_u32 in_run;             /* inside KVM_RUN */
 	struct bt_batch batch;     /* under way once first_call_ns is not 0 */
 	bt_u64 batches;            /* finished */

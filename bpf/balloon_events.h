@@ -16,39 +16,12 @@ typedef unsigned int bt_u32;
 typedef int bt_s32;
 typedef unsigned long long bt_u64;
 
-/* The traced functions. A number, once released, keeps its meaning. */
-enum bt_function {
-	BT_UPDATE_BALLOON_SIZE_FUNC = 1,  /* the driver's work item */
-	BT_FILL_BALLOON = 2,
-	BT_LEAK_BALLOON = 3,
-	BT_TELL_HOST = 4,
-	BT_VIRTBALLOON_CHANGED = 5,       /* configuration-change interrupt */
-	BT_VIRTIO_BALLOON_OOM_NOTIFY = 6,
-	BT_VIRTBALLOON_MIGRATEPAGE = 7,
-	BT_CONFIG_GET = 8,                /* counted only, never a span of its own */
-	BT_CONFIG_SET = 9,                /* the same */
-	BT_SEND_RESP_DATA = 10,           /* page-bitmap patch: one send of records */
-	BT_SET_PAGE_BITMAP = 11,          /* page-bitmap patch: pages into bitmaps, records and sends */
-	BT_EXTEND_PAGE_BITMAP = 12,       /* page-bitmap patch: memory for the bitmaps */
-	BT_PAYLOAD = 15,                  /* no function: counts the pieces of payloads */
-	BT_FUNCTIONS = 16,                /* size of tables indexed by function */
-};
-
-/* The queues whose pages go in and out of the balloon, by virtqueue index; those behind them move none. */
-#define BT_INFLATE_QUEUE 0
-#define BT_DEFLATE_QUEUE 1
-
-/* Which optional fields of a span were measured; the others are zero and mean nothing. */
-enum bt_span_flags {
-	BT_HAS_DEVICE = 1 << 0,
-	BT_HAS_QUEUE = 1 << 1,
-	BT_HAS_PAGES = 1 << 2,
-	BT_HAS_RESULT = 1 << 3,
-	BT_HAS_TARGET = 1 << 4,
-	BT_HAS_ACTUAL = 1 << 5,
-	BT_HAS_CONFIG = 1 << 6,
-	BT_HAS_BYTES = 1 << 7,
-};
+/*
+ * BT_TELL_HOST and the other traced functions, BT_HAS_* (which optional fields of a span were measured; the others
+ * are zero and mean nothing), BT_INFLATE_QUEUE: their numbers come from balloontrace/format/vocabulary.py as
+ * definitions, as offsets do. Compiled without them, each is an undeclared name.
+ */
+#define BT_FUNCTIONS 16 /* size of tables indexed by function */
 
 /* One completed call of a traced function in the guest. */
 struct bt_span {
@@ -56,13 +29,13 @@ struct bt_span {
 	bt_u64 duration_ns;   /* entry to return */
 	bt_u32 tid;           /* thread, as the kernel's pid */
 	bt_u16 cpu;           /* where it returned */
-	bt_u16 function;      /* enum bt_function */
+	bt_u16 function;      /* e.g. BT_TELL_HOST */
 	bt_u16 device;        /* N of virtioN */
 	bt_u16 queue;         /* virtqueue index, e.g. BT_INFLATE_QUEUE */
 	bt_u32 pages;         /* pages this call moved or named, 4 KiB units */
 	bt_s32 result;        /* return value */
 	bt_u16 config_calls;  /* times the target was read from configuration space inside this call */
-	bt_u16 flags;         /* enum bt_span_flags */
+	bt_u16 flags;         /* BT_HAS_* */
 	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
 	bt_u32 actual_pages;  /* size of the balloon, which the driver writes to `actual` before it returns */
 	bt_u64 config_ns;     /* from entry until the target had been read */

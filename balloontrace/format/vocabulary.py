@@ -57,20 +57,20 @@ class Status(enum.StrEnum):
 
 
 class Function(enum.IntEnum):
-    """Traced functions, by their kernel names; numbers as in `bpf/balloon_events.h`."""
+    """Traced functions, by their kernel names. A number, once released, keeps its meaning."""
 
-    UPDATE_BALLOON_SIZE_FUNC = 1
+    UPDATE_BALLOON_SIZE_FUNC = 1  # the driver's work item
     FILL_BALLOON = 2
     LEAK_BALLOON = 3
     TELL_HOST = 4
-    VIRTBALLOON_CHANGED = 5
+    VIRTBALLOON_CHANGED = 5  # configuration-change interrupt
     VIRTIO_BALLOON_OOM_NOTIFY = 6
     VIRTBALLOON_MIGRATEPAGE = 7
-    CONFIG_GET = 8
-    CONFIG_SET = 9
-    SEND_RESP_DATA = 10
-    SET_PAGE_BITMAP = 11
-    EXTEND_PAGE_BITMAP = 12
+    CONFIG_GET = 8  # counted only, never a span of its own
+    CONFIG_SET = 9  # the same
+    SEND_RESP_DATA = 10  # page-bitmap patch: one send of records
+    SET_PAGE_BITMAP = 11  # page-bitmap patch: pages into bitmaps, records and sends
+    EXTEND_PAGE_BITMAP = 12  # page-bitmap patch: memory for the bitmaps
     PAYLOAD = 15  # no function: its counters count the pieces of captured payloads
 
     @property
@@ -93,26 +93,26 @@ class SpanFlag(enum.IntFlag):
 
 
 class Call(enum.IntEnum):
-    """System calls that give memory back or take it; numbers as in `bpf/balloon_batches.h`."""
+    """System calls that give memory back or take it. A number, once released, keeps its meaning."""
 
     MADVISE_DONTNEED = 0
     MADVISE_REMOVE = 1
     MADVISE_FREE = 2
     MADVISE_WILLNEED = 3
-    MADVISE_OTHER = 4
+    MADVISE_OTHER = 4  # any other advice
     FALLOCATE_PUNCH_HOLE = 5
     FALLOCATE_OTHER = 6
-    PROCESS_MADVISE = 7
+    PROCESS_MADVISE = 7  # with any advice; its bytes are those it says it advised
 
 
 class BatchFlag(enum.IntFlag):
     """How a batch was delimited."""
 
-    KICK_SEEN = 1 << 0
-    KICK_VCPU = 1 << 1
-    DONE_SEEN = 1 << 2
-    DONE_IOCTL = 1 << 3
-    UNFINISHED = 1 << 4
+    KICK_SEEN = 1 << 0  # kick_ns was measured: an eventfd was read
+    KICK_VCPU = 1 << 1  # a vCPU thread left the guest, which it also does for other reasons
+    DONE_SEEN = 1 << 2  # done_ns was measured: an eventfd was written
+    DONE_IOCTL = 1 << 3  # an interrupt was sent by ioctl
+    UNFINISHED = 1 << 4  # recording ended inside this batch
 
 
 class Queue(enum.IntEnum):
@@ -120,6 +120,15 @@ class Queue(enum.IntEnum):
 
     INFLATE = 0
     DEFLATE = 1
+
+
+def c_definitions() -> dict[str, int]:
+    """What the BPF sources call these numbers, e.g. BT_TELL_HOST: given to whatever compiles them."""
+    return {
+        **{f"BT_{each.name}": each.value for words in (Function, Call, BatchFlag) for each in words},
+        **{f"BT_HAS_{flag.name}": flag.value for flag in SpanFlag},
+        **{f"BT_{queue.name}_QUEUE": queue.value for queue in Queue},
+    }
 
 
 BALLOON_PAGE_BYTES = 4096

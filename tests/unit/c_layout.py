@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from balloontrace.format.struct_layout import TYPE_BYTES
+from balloontrace.format.vocabulary import c_definitions
 
+C_DEFINITIONS = tuple(f"-D{name}={value}" for name, value in c_definitions().items())
 BPF = Path(__file__).parents[2] / "bpf"
 Fields = tuple[tuple[str, str, int], ...]
 
@@ -26,6 +28,6 @@ def assert_is_c(folder: Path, header: str, tables: Mapping[str, Fields], numbers
         f'#include <stdio.h>\n#include <stddef.h>\n#include "{BPF / header}"\n'
         f"int main(void) {{\n{lines}\nreturn 0; }}\n"
     )
-    subprocess.run(["cc", "-Wall", "-Werror", "-o", program, source], check=True)
+    subprocess.run(["cc", "-Wall", "-Werror", *C_DEFINITIONS, "-o", program, source], check=True)
     said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
     assert dict(zip(expected, map(int, said), strict=True)) == expected

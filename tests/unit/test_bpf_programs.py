@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from c_layout import C_DEFINITIONS
 
 from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.bcc import bpf_folder
@@ -29,9 +30,8 @@ def build(source: str, folder: Path, *definitions: str) -> Path:
     kinds = [f"-DKIND_{name}=fentry" for name in names]
     flags = ["-O1", "-w", "-include", str(HERE / "engine.h"), f"-I{bpf_folder()}", *kinds]
     flags += [f"-D{point.function.name}_ARGUMENTS=1" for point in TABLE]
-    subprocess.run(
-        ["cc", *flags, *(f"-D{each}" for each in definitions), "-o", program, HERE / source], check=True
-    )
+    flags += [*C_DEFINITIONS, *(f"-D{each}" for each in definitions)]
+    subprocess.run(["cc", *flags, "-o", program, HERE / source], check=True)
     return program
 
 

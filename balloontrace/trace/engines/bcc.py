@@ -21,6 +21,7 @@ from typing import Any
 
 from balloontrace.console.stderr import note
 from balloontrace.errors import BalloontraceError, CannotTraceError
+from balloontrace.format.vocabulary import c_definitions
 from balloontrace.trace.engines.bcc_child import REQUEST_BYTES
 from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
 
@@ -86,7 +87,9 @@ def _child_environment() -> dict[str, str]:
 def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
     """The answer and the descriptors that came with it; both empty when the child died."""
     try:
-        asked = {**asdict(request), "source": str(bpf_folder() / request.source)}
+        definitions = {**c_definitions(), **request.definitions}
+        source = str(bpf_folder() / request.source)
+        asked = {**asdict(request), "source": source, "definitions": definitions}
         end.send(json.dumps(asked).encode())
         answer, fds, _, _ = socket.recv_fds(end, REQUEST_BYTES, _MAXIMUM_FDS)
     except (BrokenPipeError, ConnectionResetError):  # it died before it had read the request
