@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import engine_option
+from balloontrace.console.option_types import engine_option, pid_option
 from balloontrace.console.standard_streams import write_stdout
 from balloontrace.console.stderr import note, verbose_option
 from balloontrace.errors import CannotTraceError
@@ -35,23 +35,26 @@ _INDENT = 17
 @click.option(
     "--side",
     type=click.Choice([*map(str, Side)]),
-    default=Side.GUEST.value,
-    show_default=True,
+    default=None,
+    show_default="guest, unless -p is given",
     help="guest: this machine's own balloon; host: processes here that serve one.",
 )
+@pid_option
 @engine_option
 @verbose_option
-def doctor(form: str, side: str, engine: str) -> None:
+def doctor(form: str, side: str | None, pid: int | None, engine: str) -> None:
     r"""Say whether the balloon of this machine can be traced, with what, and how to install what is missing.
 
     \b
     Example:
       sudo balloontrace doctor
     """  # fmt: skip
-    from balloontrace.trace.attach import SIDES
+    from balloontrace.trace.attach import SIDES, side_of
     from balloontrace.trace.options import TraceOptions
 
-    diagnosis: Diagnosis[Any] = SIDES[side](TraceOptions(engine=engine)).diagnose()
+    asked = side or (Side.GUEST if pid is None else "auto")
+    options = TraceOptions(pid=pid, engine=engine)
+    diagnosis: Diagnosis[Any] = SIDES[side_of(asked, pid)](options).diagnose()
     rows = diagnosis.plan.describe()
     note(lambda: _symbol_lines(rows))
     text = _json(diagnosis, rows) if form == "json" else _text(diagnosis, rows)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import DURATION, SIZE, engine_option, missing_probes_option
+from balloontrace.console.option_types import DURATION, SIZE, engine_option, missing_probes_option, pid_option
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
@@ -54,13 +54,7 @@ _MOST_BUFFER_BYTES = 256 << 20
     help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
     "guest where there is a balloon, unless -p is given.",
 )
-@click.option(
-    "-p",
-    "--pid",
-    type=click.IntRange(min=1),
-    metavar="PID",
-    help="The process to trace on the host: a VMM where there are several, or a vhost-user backend.",
-)
+@pid_option
 @click.option(
     "-d",
     "--duration",

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
-from balloontrace.console.option_types import DURATION, Duration, engine_option, missing_probes_option
+from balloontrace.console.option_types import (
+    DURATION,
+    Duration,
+    engine_option,
+    missing_probes_option,
+    pid_option,
+)
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
@@ -38,13 +44,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
     "there is a balloon, unless -p is given.",
 )
-@click.option(
-    "-p",
-    "--pid",
-    type=click.IntRange(min=1),
-    metavar="PID",
-    help="The process to show on the host: a VMM where there are several, or a vhost-user backend.",
-)
+@pid_option
 @click.option(
     "-i",
     "--interval",

@@ -137,6 +137,13 @@ missing_probes_option = click.option(
     help="What to do when a required function cannot be traced.",
 )
 
+pid_option = click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="The process on the host: a VMM where there are several, or a vhost-user backend.",
+)
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "prebuilt", "bcc"]),

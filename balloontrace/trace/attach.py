@@ -38,12 +38,13 @@ SIDES: Mapping[str, Callable[[TraceOptions], AnySide]] = {Side.GUEST: GuestSide,
 
 def choose_side(options: TraceOptions) -> AnySide:
     """Guest or host. UsageError for what is asked and cannot be had there."""
-    side = SIDES[_side_of(options.side, options.pid)](options)
+    side = SIDES[side_of(options.side, options.pid)](options)
     side.check_options()
     return side
 
 
-def _side_of(side: str, pid: int | None) -> str:
+def side_of(side: str, pid: int | None) -> str:
+    """Guest or host: `side` is the word of `--side`. UsageError for a guest with a process named."""
     if pid is not None:
         if side == Side.GUEST:
             raise UsageError("-p names a process of the host; leave it out, or leave --side guest out")

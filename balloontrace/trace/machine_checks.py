@@ -124,7 +124,8 @@ def look_at_machine(
     findings = (*_check_machine(symbols, engines, root), *of_engines)
     firing = find_firing(root, _trial_for(root, findings) if trial is None else trial)
     has_trampoline = any(symbol.plain_name == _TRAMPOLINE for symbol in symbols)
-    knows_modules = Engine.PREBUILT in engines or bcc.version >= _BCC_WITH_MODULE_FENTRY
+    # Without any engine the plan is what one of today's would attach.
+    knows_modules = Engine.PREBUILT in engines or not bcc.found or bcc.version >= _BCC_WITH_MODULE_FENTRY
     can_fentry = knows_modules and has_trampoline and Mechanism.FENTRY not in firing.unusable
     return Machine(symbols, findings, firing, engines, can_fentry)
 
@@ -302,6 +303,7 @@ def _check_headers(root: Path) -> Finding:
     if path is None:
         return Finding(
             "headers", State.PROBLEM, f"no kernel headers for {release}",
-            f"install linux-headers-{release} (Debian, Ubuntu) or kernel-devel-{release} (Fedora)",
+            f"install linux-headers-{release} (Debian, Ubuntu) or kernel-devel-{release} (Fedora); where the "
+            "archive has none of this kernel any more, boot the newest one it has, or use engine prebuilt",
         )  # fmt: skip
     return Finding("headers", State.OK, f"kernel headers in {path}")

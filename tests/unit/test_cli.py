@@ -79,6 +79,15 @@ def test_doctor_says_no_in_json(untraceable: dict[str, str]) -> None:
     assert all(fixes[name] for name, state in states.items() if state == "problem")
 
 
+@pytest.mark.parametrize("words", [[], ["--side", "host"]])
+def test_doctor_of_a_process(untraceable: dict[str, str], words: list[str]) -> None:
+    done = balloontrace_command("doctor", *words, "-p", str(os.getpid()), env=untraceable)
+    assert f"vmm process {os.getpid()} " in " ".join(done.stdout.split())
+    gone = balloontrace_command("doctor", *words, "-p", str(1 << 30), env=untraceable)
+    assert gone.returncode == 3
+    assert f"NO vmm -p {1 << 30}: there is no such process" in " ".join(gone.stdout.split())
+
+
 def test_record_says_why_not_and_leaves_nothing(untraceable: dict[str, str], tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -121,6 +130,7 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
     [
         (["no-such-command"], "No such command"),
         (["record", "--no-such-option"], "No such option"),
+        (["doctor", "--side", "guest", "-p", "1"], "-p names a process of the host"),
         (["record", "--operations", "0"], "--operations"),
         (["record", "--operations", "many"], "--operations"),
         (["record", "-d", "0"], "-d"),

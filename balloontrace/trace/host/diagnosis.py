@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from balloontrace.errors import CannotTraceError
+from balloontrace.errors import CannotTraceError, UsageError
 from balloontrace.format.vocabulary import Side
 from balloontrace.system import kernel
 from balloontrace.system.kernel import Symbol
 from balloontrace.system.libbpf import BtfError, open_btf
-from balloontrace.system.vmm import Process, find_vmms, require_first_pid_namespace
+from balloontrace.system.vmm import Process, find_vmms, read_process, require_first_pid_namespace
 from balloontrace.trace.host.probes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.trace.machine_checks import (
     Diagnosis,
@@ -44,11 +44,15 @@ class HostDiagnosis(Diagnosis[HostPlan]):
 
 
 def diagnose_host(
-    root: Path = kernel.ROOT, *, engine: str = "auto", trial: Callable[[Path], Trial] | None = None
+    root: Path = kernel.ROOT,
+    *,
+    engine: str = "auto",
+    pid: int | None = None,
+    trial: Callable[[Path], Trial] | None = None,
 ) -> HostDiagnosis:
     """Look at this system; never raises for something it could report.
 
-    `engine` and `trial` as for `look_at_machine`.
+    `pid` is a process that was named; `engine` and `trial` as for `look_at_machine`.
     """
     machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     plan = make_host_plan(
@@ -63,7 +67,7 @@ def diagnose_host(
         _check_namespace(root),
         check_firing(machine.firing, plan.attachable),
         _check_kvm(plan),
-        _check_vmms(vmms),
+        _check_vmms(vmms) if pid is None else _check_process(pid, root),
         _check_plan(plan),
     )
     found = tuple(each for each in findings if each)
@@ -108,6 +112,15 @@ def _check_kvm(plan: HostPlan) -> Finding:
 def _check_vmms(vmms: Iterable[Process]) -> Finding:
     listed = "; ".join(vmm.description for vmm in vmms)
     return Finding("vmm", State.OK, listed or "no process has /dev/kvm open: name one with record -p PID")
+
+
+def _check_process(pid: int, root: Path) -> Finding:
+    try:
+        return Finding("vmm", State.OK, f"process {read_process(pid, root).description}")
+    except UsageError as error:
+        return Finding(
+            "vmm", State.PROBLEM, str(error), "doctor --side host without -p lists those that run VMs"
+        )  # fmt: skip
 
 
 def _check_plan(plan: HostPlan) -> Finding:

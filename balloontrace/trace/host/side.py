@@ -56,7 +56,7 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
 
     def diagnose(self) -> HostDiagnosis:
         """Look at this system; never raises for something it could report."""
-        return diagnose_host(engine=self.options.engine)
+        return diagnose_host(engine=self.options.engine, pid=self.options.pid)
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:
         """The process that was named, or the only one there is."""
