@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from c_layout import C_DEFINITIONS
 
 from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.bcc import bpf_folder
@@ -37,7 +38,7 @@ def may_load() -> bool:
 def test_the_verifier_takes_captures(tmp_path: Path, clang: str, instructions: str) -> None:
     """bcc has LLVM make code without 32-bit arithmetic, where LLVM 14 loses what is known of a length."""
     path = tmp_path / "guest.bpf.o"
-    flags = ["-target", "bpfel", "-g", "-O2", "-w", "-DPREBUILT", "-DSPAN_RING_PAGES=1"]
+    flags = ["-target", "bpfel", "-g", "-O2", "-w", "-DPREBUILT", "-DSPAN_RING_PAGES=1", *C_DEFINITIONS]
     source = bpf_folder() / "guest.bpf.c"
     subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
     with BpfObject(path) as found:
