@@ -69,6 +69,9 @@ struct bt_function_counters {
 	bt_u64 overwritten;        /* entries that found the previous call of the same thread unreturned */
 	bt_u64 duration_ns;        /* over returned calls */
 	bt_u64 pages;              /* over returned calls, 4 KiB units */
+	bt_u64 summed;             /* returned calls of or inside migrations, without a span each; counted above too */
+	bt_u64 summed_ns;          /* over those */
+	bt_u64 summed_pages;       /* over those, 4 KiB units: sent, or of migrations moved */
 };
 
 /* Where a device stands, as the driver last said. Indexed by virtio index modulo BT_DEVICES. */

@@ -158,6 +158,12 @@ static __always_inline void emit_interrupt(struct bt_counters *sum, u64 vdev)
 	bpf_ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
 
+/* User space drains the ring once it is a quarter full; where it is fuller, user space does not keep up. */
+static __always_inline int is_filling(void)
+{
+	return bpf_ringbuf_query(MAP(spans), BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(MAP(spans), BPF_RB_RING_SIZE) / 2;
+}
+
 static __always_inline void live_item_begins(struct thread_state *thread) {}
 static __always_inline void live_send_begins(struct thread_state *thread) {}
 static __always_inline void live_target_read(struct thread_state *thread) {}
@@ -168,7 +174,28 @@ static __always_inline struct bt_live *live_sums(void)
 }
 
 #include "live_sums.h"
+
+static __always_inline int is_filling(void)
+{
+	return 0;
+}
 #endif
+
+/*
+ * Compaction can move tens of thousands of pages in seconds, with two sends each. Where the ring fills up, migrations are
+ * summed up: what is left of it is for spans of operations. One that the balloon gives up has its span all the same, for
+ * the balloon is smaller then.
+ */
+#define ENOENT 2
+
+static __always_inline int is_summed(struct thread_state *thread, int function, int result)
+{
+	if (function != BT_VIRTBALLOON_MIGRATEPAGE && function != BT_TELL_HOST && function != BT_SEND_RESP_DATA)
+		return 0;
+	if (function == BT_VIRTBALLOON_MIGRATEPAGE && result == -ENOENT)
+		return 0;
+	return thread->summed && thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE;
+}
 
 /* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
 static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u16 flags)
@@ -186,7 +213,17 @@ static __always_inline void leave(int function, struct thread_state *thread, u32
 	ADD(sum->functions[function].duration_ns, now_ns - thread->entry_ns[function]);
 	if (flags & BT_HAS_PAGES)
 		ADD(sum->functions[function].pages, pages);
-	emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & BT_HAS_DEVICE));
+	if (is_summed(thread, function, result)) {
+		ADD(sum->functions[function].summed, 1);
+		ADD(sum->functions[function].summed_ns, now_ns - thread->entry_ns[function]);
+		if (function == BT_VIRTBALLOON_MIGRATEPAGE)
+			pages = result ? 0 : UNIT_PAGES;
+		else if (!(flags & BT_HAS_PAGES))
+			pages = 0;
+		ADD(sum->functions[function].summed_pages, pages);
+	} else {
+		emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & BT_HAS_DEVICE));
+	}
 	thread->open &= ~(1 << function);
 }
 
@@ -222,6 +259,7 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 		return 0;
 	thread->config_ns = 0;
 	thread->config_calls = 0;
+	thread->summed = 0;
 	live_item_begins(thread);
 	if (thread->work == work) {
 		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
@@ -315,7 +353,7 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 #ifdef CAPTURES
 	struct bt_counters *sum = sums();
 
-	if (!CAPTURES || !sum || !from)
+	if (!CAPTURES || !sum || !from || is_summed(thread, function, 0))
 		return;
 	for (int i = 0; i < BT_PAYLOAD_PIECES; i++) {
 		u64 offset_bytes = i * BT_PAYLOAD_BYTES;
@@ -540,6 +578,8 @@ static __always_inline int on_virtballoon_migratepage_entry(u64 info, u64 newpag
 {
 	struct thread_state *thread = enter(BT_VIRTBALLOON_MIGRATEPAGE);
 
+	if (thread)
+		thread->summed = is_filling();
 	if (thread && VIRTIO_BALLOON_VB_DEV_INFO != NO_OFFSET)
 		set_device_of_balloon(thread, info - VIRTIO_BALLOON_VB_DEV_INFO);
 	return 0;

@@ -47,6 +47,7 @@ struct thread_state {
 	u16 bitmaps;          /* of that call */
 	u16 flags;            /* of the device, target and actual: BT_HAS_* */
 	u16 send_flags;       /* of the send in flight */
+	u16 summed;           /* whether the migration in flight is summed up, with its sends */
 #ifndef SPAN_RING_PAGES
 	struct item_state item;
 #endif

@@ -22,7 +22,7 @@ from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, 
 from balloontrace.results.host_side import Pairing
 from balloontrace.results.operation import Served
 from balloontrace.results.recording_header import Header
-from balloontrace.units import format_duration_ns, format_things
+from balloontrace.units import format_count, format_duration_ns, format_things
 
 # The split of b is shown where the bound of its error is on average at most this part of what is split.
 _KNOWN_WELL = 0.25
@@ -62,17 +62,27 @@ def join(
     batches: Batches,
     windows: tuple[Window, Window],
     *,
+    summed_sends: int = 0,
     splits_counted: bool = True,
 ) -> BothSides:
     """Match both sides; RecordingError when they do not belong together.
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
-    and host were recording. `splits_counted` tells whether the batches say how many huge pages were split.
+    and host were recording. `summed_sends` have no
+    span each; `splits_counted` tells whether the batches say how many huge pages were split.
     """
-    sends = np.flatnonzero(operations.nesting.send)
+    # Where some of compaction's sends are not known one by one, none of them is looked for.
+    compaction = operations.nesting.migrate != NO_SPAN
+    sends = np.flatnonzero(operations.nesting.send & ~(compaction & (summed_sends > 0)))
     guest = _sends(spans, sends, pages_of_sends, windows[0])
     whole = whole_batches(batches, windows[1].start_ns)
-    partners = find_partners(guest, batches, _served(batches, windows[1]), whole)
+    try:
+        partners = find_partners(guest, batches, _served(batches, windows[1]), whole)
+    except RecordingError as error:
+        if not summed_sends:
+            raise
+        sums = format_things(summed_sends, "send by compaction is", "sends by compaction are")
+        raise RecordingError(f"{error}; {sums} known as sums alone") from None
     matching, served = partners.matching, partners.rows[partners.matching.batches]
     completed = batches.has(BatchFlag.DONE_SEEN)[served]
     kicked = batches.has(BatchFlag.KICK_SEEN)[served]
@@ -94,6 +104,7 @@ def join(
             found=int((~kicked & split).sum()),
             unseen=int((~completed).sum()),
             ended_unseen=int((~completed & split).sum()),
+            summed_sends=summed_sends,
         ),
         send_of_batch,
         matching.clock,
@@ -235,10 +246,15 @@ def _pairing(
     found: int,
     unseen: int,
     ended_unseen: int,
+    summed_sends: int,
 ) -> Pairing:
     matching, clock = partners.matching, partners.matching.clock
     silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
     notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
+    if summed_sends:
+        notes.append(
+            f"no buffer was looked for of compaction's sends: {format_count(summed_sends)} are sums alone"
+        )
     if found:
         notes.append(
             format_things(

@@ -29,6 +29,7 @@ from balloontrace.analysis.page_count_checks import find_pages_unseen
 from balloontrace.analysis.payloads_of_operations import Carried, measure_payloads
 from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.report_losses import find_losses, find_traced, missing_spans
+from balloontrace.analysis.summed_migrations import Summed, find_summed
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_payload_layout, parse_span_layout
 from balloontrace.format.moved_pages import Unseen
@@ -52,6 +53,7 @@ class GuestRecording:
     losses: tuple[Loss, ...]
     traced: frozenset[Function]
     missing: Mapping[Function, int]
+    summed: Summed
     gaps: tuple[DriverGap, ...]
 
     @property
@@ -110,6 +112,7 @@ def read_guest(recording: Recording) -> GuestRecording:
         losses,
         find_traced(header, decoded, losses),
         missing_spans(decoded, losses),
+        find_summed(losses),
         parse_driver_gaps(recording),
     )
 
@@ -126,7 +129,7 @@ def find_events(guest: GuestRecording) -> GuestEvents:
     payloads = decode_payloads(
         guest.recording.payloads, parse_payload_layout(guest.recording.metadata.get("payload_layout"))
     )
-    carried = measure_payloads(operations.spans, operations, payloads)
+    carried = measure_payloads(operations.spans, operations, payloads, sends_unseen=bool(guest.summed))
     return GuestEvents(operations.spans, operations, payloads, carried)
 
 

@@ -133,7 +133,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         warnings=warn_of_guest(guest, events, sizes, host.warnings if host else ()),
         operations=shown,
         totals=sum_up(shown, tables.of_kinds()),
-        outside=operations.outside,
+        outside=guest.summed.added_to(operations.outside),
         checks=_checks(guest, events, sizes, both),
         losses=guest.losses,
         not_measured=find_not_measured(guest, events, host, both),
@@ -156,8 +156,9 @@ def _checks(
     """What was counted twice."""
     new_pages = events.carried.new_pages
     counted = check_counts(
-        events.spans, sizes.moves, events.operations, guest.header, guest.traced, guest.vmstats, new_pages
-    )
+        events.spans, sizes.moves, events.operations, guest.header, guest.traced, guest.vmstats, new_pages,
+        guest.summed.moved_pages,
+    )  # fmt: skip
     return (
         *counted,
         *check_sizes(sizes.balloons, sizes.watched, sizes.told, events.operations),
@@ -181,6 +182,7 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             events.carried.pages_of_sends,
             host.batches,
             windows,
+            summed_sends=guest.summed.sends,
             splits_counted=host.side.thp_splits is not None,
         )
     except RecordingError:

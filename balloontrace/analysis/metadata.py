@@ -25,7 +25,10 @@ _MAX_TEXT_CHARACTERS = 4096
 _MAX_INTEGER = 2**63 - 1
 _MAX_FEATURE_BIT = 127
 
-_LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
+_LOSS_COUNTS = (
+    "entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed", "summed",
+    "summed_ns", "summed_pages",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

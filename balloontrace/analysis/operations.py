@@ -22,6 +22,7 @@ from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.consistency import understand
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting, look_up
+from balloontrace.analysis.summed_migrations import MIGRATIONS, SENDS_OF_MIGRATIONS
 from balloontrace.analysis.work_items import NOT_MEASURED, WorkItems
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.operation import DRIVER_REMOVED, IN_PROGRESS, REACHED, STALLED, SUPERSEDED
@@ -369,8 +370,8 @@ def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column)
     idle[items.span[~items.active]] = True
     alone = (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
     kinds = (
-        ("virtballoon_migratepage (page compaction)", spans.of(Function.VIRTBALLOON_MIGRATEPAGE)),
-        ("send of virtballoon_migratepage", sends & (nesting.migrate != NO_SPAN)),
+        (MIGRATIONS, spans.of(Function.VIRTBALLOON_MIGRATEPAGE)),
+        (SENDS_OF_MIGRATIONS, sends & (nesting.migrate != NO_SPAN)),
         ("virtio_balloon_oom_notify", spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY)),
         ("send of virtio_balloon_oom_notify", sends & (nesting.oom != NO_SPAN) & (send_row == NO_SPAN)),
         ("leak_balloon of a driver being removed or frozen", removal),

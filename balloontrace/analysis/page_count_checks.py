@@ -37,18 +37,21 @@ def check_counts(
     traced: Set[Function],
     vmstats: tuple[Mapping[str, int], Mapping[str, int]],
     named_pages: Mapping[Queue, int | None],
+    migrated_unseen_pages: int = 0,
 ) -> tuple[Check, ...]:
     """Each identity that ought to hold, and whether it does; `agrees` is None where one side is unknown.
 
     `vmstats` are /proc/vmstat before and after. The kernel counts BALLOON_INFLATE and BALLOON_DEFLATE where
     a page enters or leaves a balloon, in its own page size. BALLOON_MIGRATE is counted separately
     (mm/balloon_compaction.c and virtballoon_migratepage). `named_pages` are those that payloads name, each
-    once.
+    once; `migrated_unseen_pages` those that compaction moved without a span.
     """
     # MIGRATEPAGE_SUCCESS is 0; finding the lock taken gives -EAGAIN and moves nothing.
     moved = spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & (spans.measured("result", SpanFlag.RESULT) == 0)
     migrated = int(np.count_nonzero(moved)) if Function.VIRTBALLOON_MIGRATEPAGE in traced else None
     unit_pages = kernel_page_in_pages(header.machine.page_size_bytes)
+    if migrated is not None:
+        migrated += migrated_unseen_pages // (unit_pages or 1)
     note = _running(operations)
     counts = (
         ("balloon_inflate", None if moves is None else moves.sum_of(moves.pages > 0), unit_pages),

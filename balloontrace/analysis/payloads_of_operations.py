@@ -71,8 +71,13 @@ class _Effort:
         return self.runs > 0 and self.steps > 0
 
 
-def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -> Carried:
-    """Join payloads and sends; nothing but None where no payload was captured."""
+def measure_payloads(
+    spans: Spans, operations: Operations, payloads: Payloads, *, sends_unseen: bool = False
+) -> Carried:
+    """Join payloads and sends; nothing but None where no payload was captured.
+
+    `sends_unseen` tells that there were others, at times that nobody knows.
+    """
     count = len(operations.found)
     carried = Carried([None] * count, [None] * count, [None] * count)
     if not payloads.found:
@@ -85,7 +90,8 @@ def measure_payloads(spans: Spans, operations: Operations, payloads: Payloads) -
     order = np.argsort(device, kind="stable")
     bounds = np.flatnonzero(np.diff(device[order])) + 1
     for mine in np.split(order, bounds) if len(order) else []:
-        _follow(_Device(spans, operations, of_span, sends[mine], group[mine]), carried, effort)
+        device_sends = _Device(spans, operations, of_span, sends[mine], group[mine])
+        _follow(device_sends, carried, effort, sends_unseen=sends_unseen)
     return carried
 
 
@@ -135,7 +141,7 @@ class _Device:
         )
 
 
-def _follow(device: _Device, carried: Carried, effort: _Effort) -> None:
+def _follow(device: _Device, carried: Carried, effort: _Effort, *, sends_unseen: bool) -> None:
     """Go through a device's sends, keeping what the host has been given."""
     found = device.operations.found
     contents: PageSet | None = None
@@ -185,6 +191,8 @@ def _follow(device: _Device, carried: Carried, effort: _Effort) -> None:
             left[group] -= len(sends)
             if not left[group] and found[group].actual_after_pages == 0:
                 contents = PageSet.empty()
+        if sends_unseen:
+            contents = None
 
 
 def _count_new(carried: Carried, queue: Queue, named: Named) -> None:

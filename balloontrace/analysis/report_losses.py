@@ -38,6 +38,9 @@ def find_losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
             lost=row.get("lost"),
             no_state=row.get("no_state"),
             overwritten=row.get("overwritten"),
+            summed=row.get("summed"),
+            summed_ns=row.get("summed_ns"),
+            summed_pages=row.get("summed_pages"),
         )
         for function in Function
         if function not in _COUNTED_ONLY and function < len(rows) and any((row := rows[function]).values())
@@ -75,7 +78,7 @@ def missing_spans(spans: Spans, losses: Sequence[Loss]) -> dict[Function, int]:
 def _spans_made(loss: Loss) -> int:
     """Where no return is probed the entry makes the span, else the return of an entry that was seen."""
     calls = loss.entries if loss.returns is None else loss.returns - (loss.unmatched_returns or 0)
-    return (calls or 0) - (loss.lost or 0)
+    return (calls or 0) - (loss.lost or 0) - (loss.summed or 0)
 
 
 def missing_batches(side: HostSide) -> int | None:

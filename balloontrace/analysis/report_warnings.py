@@ -34,6 +34,7 @@ def warn_of_guest(
         *of_host,
         *_missing_warnings(sum(guest.missing.values())),
         *_loss_warnings(guest.losses, lost),
+        *guest.summed.warnings(),
     )
 
 

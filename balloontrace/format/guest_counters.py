@@ -21,6 +21,9 @@ class FunctionCounts:
     overwritten: int
     duration_ns: int
     pages: int
+    summed: int = 0
+    summed_ns: int = 0
+    summed_pages: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ PAYLOAD = lay_out(
 )  # fmt: skip
 FUNCTION_COUNTERS = lay_out(
     "u64 entries", "u64 returns", "u64 unmatched_returns", "u64 lost", "u64 no_state", "u64 overwritten",
-    "u64 duration_ns", "u64 pages",
+    "u64 duration_ns", "u64 pages", "u64 summed", "u64 summed_ns", "u64 summed_pages",
 )  # fmt: skip
 DEVICE_STATE = lay_out(
     "u32 target_pages", "u32 actual_pages", "u64 operations", "u64 changed_ns", "u32 moving"

@@ -41,7 +41,8 @@ from balloontrace.untrusted import made_printable, printable
 #        `machine` tells swap, clearing of pages, huge pages, NUMA nodes and vm.min_free_kbytes
 #        host: `freed_counts`, freed_bytes in its sums, hugetlb_bytes of its memory
 #   1.3  span fields flags and function of 16 bits, config_calls too
-FORMAT_VERSION = (1, 3)
+#   1.4  counters and losses: summed, summed_ns, summed_pages of calls without a span of their own
+FORMAT_VERSION = (1, 4)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What happened at the probes of one function. `events_lost` sums what should have been a span."""
+    """What happened at the probes of one function. `events_lost` sums what should have been a span.
+
+    `summed` calls, of compaction, have no span of their own on purpose; all they were is in these sums.
+    """
 
     function: str
     entries: int | None = None
@@ -18,6 +21,9 @@ class Loss:
     no_state: int | None = None
     overwritten: int | None = None
     missed: int | None = None
+    summed: int | None = None
+    summed_ns: int | None = None
+    summed_pages: int | None = None
 
     @property
     def events_lost(self) -> int | None:

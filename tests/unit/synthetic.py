@@ -13,6 +13,7 @@ from flows import Flow, PatchedFlow, Payload, Span
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     DEVICES,
+    FUNCTION_COUNTERS,
     FUNCTIONS,
     PAYLOAD,
     PAYLOAD_DATA_BYTES,
@@ -52,7 +53,7 @@ def pack_payloads(payloads: Iterable[Payload]) -> bytes:
 
 def pack_counters(spans: Iterable[Span], *, lost: int = 0) -> bytes:
     """A `struct bt_counters` for these spans, with `lost` sends that found no room."""
-    rows = [[0] * 8 for _ in range(FUNCTIONS)]
+    rows = [[0] * len(FUNCTION_COUNTERS.fields) for _ in range(FUNCTIONS)]
     for span in spans:
         row = rows[span.function]
         row[0] += 1
@@ -60,7 +61,7 @@ def pack_counters(spans: Iterable[Span], *, lost: int = 0) -> bytes:
         row[6] += span.duration_ns
         row[7] += span.pages
     rows[Function.TELL_HOST][3] = lost
-    return b"".join(struct.pack("<8Q", *row) for row in rows) + bytes(DEVICES * 32)
+    return b"".join(FUNCTION_COUNTERS.decoder.pack(*row) for row in rows) + bytes(DEVICES * 32)
 
 
 def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]:

@@ -67,6 +67,18 @@ def test_a_send_without_arguments_takes_the_queue_of_the_call_around_it(tmp_path
     assert numbers(program) == [0, 0, 1000, 0, -1, -1]
 
 
+def test_a_storm_of_migrations_is_summed_up_and_nothing_lost(tmp_path: Path) -> None:
+    found = numbers(build_guest("guest_storm.c", tmp_path, "SPAN_RING_PAGES=1"))
+    spans, summed, sums, (lost, given_up) = found[:3], found[3:6], found[6:9], found[9:]
+    of_migrations, of_sends, of_items = (one + other for one, other in zip(spans, summed, strict=True))
+    assert (of_migrations, of_sends, of_items) == (80, 70 * 2 + 1, 1)
+    assert (lost, given_up) == (0, 10)
+    assert (spans[2], summed[2]) == (1, 0)
+    # Of the summed ones one in seven found the lock taken, moved nothing and sent nothing.
+    assert sums[0] > 0
+    assert sums[1:] == [summed[1], 100 * summed[1]]
+
+
 def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
     program = build_guest("guest_rest.c", tmp_path)
     requeue_ns, first_pages, second_pages, *of_other_queue = numbers(program)

@@ -51,7 +51,8 @@ def describe_losses(report: Report) -> Section:
 
 
 def loss_table(losses: Sequence[Loss]) -> Table:
-    """What became of the calls of each probe."""
+    """What became of the calls of each probe, and where some were summed up, of how many."""
+    with_sums = any(loss.summed for loss in losses)
     rows = [
         (
             loss.function,
@@ -61,11 +62,13 @@ def loss_table(losses: Sequence[Loss]) -> Table:
             numbers.count(loss.no_state),
             numbers.count(loss.overwritten),
             numbers.count(loss.missed),
+            *((numbers.count(loss.summed),) if with_sums else ()),
         )
         for loss in losses
     ]
     names = ("probe", "calls", "unmatched", "no room", "no state", "no return", "missed")
-    return Table(names, rows, "lrrrrrr", {0: _PROBE_COLUMNS})
+    names_of_sums = ("summed up",) if with_sums else ()
+    return Table((*names, *names_of_sums), rows, "lrrrrrr" + "r" * with_sums, {0: _PROBE_COLUMNS})
 
 
 def probe_table(probes: Sequence[Probe]) -> Table:

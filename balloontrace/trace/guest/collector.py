@@ -24,7 +24,10 @@ from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20
 """Room for 7 900 records: 7 900 MiB of stock inflate, or 247 full sends of the patched driver."""
-_LOSS_COUNTS = ("entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed")
+_LOSS_COUNTS = (
+    "entries", "returns", "unmatched_returns", "lost", "no_state", "overwritten", "missed", "summed",
+    "summed_ns", "summed_pages",
+)  # fmt: skip
 
 _NO_OFFSET = -1  # to bpf/balloon_compat.h: where a member lies is unknown
 
@@ -174,6 +177,9 @@ def summarise_losses(
             "no_state": counts.no_state if returns else None,
             "overwritten": counts.overwritten if returns else None,
             "missed": missed.get(probe.function),
+            "summed": counts.summed if returns else None,
+            "summed_ns": counts.summed_ns if returns else None,
+            "summed_pages": counts.summed_pages if returns else None,
         }
     if captures:
         counts = counters.functions[Function.PAYLOAD]
