@@ -45,7 +45,7 @@ def kvm_works(image: Image, program: QemuProgram, kvm_node: Path) -> bool:
     """
     if not os.access(kvm_node, os.R_OK | os.W_OK):
         return False
-    inputs = [read_qemu_version(program), image.folder.name, _BOOT_ID.read_text()]
+    inputs = [read_qemu_version(program), image.folder.name, image.kernel_name, _BOOT_ID.read_text()]
     kind = "kvm-" if program == SYSTEM_QEMU else "newkvm-"
     verdict = cache_folder() / f"{kind}{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
     if not verdict.exists():

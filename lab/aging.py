@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from signal import SIGTERM
 
 from lab.guest import Guest
-from lab.image import ImageSpec
+from lab.kernels import ImageSpec
 from lab.patched_driver import ensure_driver
 
 _FILL_S = 180

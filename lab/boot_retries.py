@@ -9,7 +9,7 @@ from typing import TypeVar
 from lab.cache import cache_folder
 from lab.errors import VMLost
 from lab.guest import Guest
-from lab.image import ImageSpec
+from lab.kernels import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.vm import Vm, start_vm

@@ -15,14 +15,24 @@ from pathlib import Path
 from typing import TextIO
 
 from lab.errors import LabError
-from lab.packages import find_tool, read_apt_proxies, read_debian_mirrors, tail_lines
+from lab.kernels import ImageSpec
+from lab.packages import find_tool, hide_addresses, read_apt_proxies, read_debian_mirrors, tail_lines
 from lab.progress import Progress
 
 FREE_MIB = 1024  # room in the root file system for what tests build and install
 _TAIL_LINES = 12
 _INSTALLS = re.compile(r"(\d+) newly installed")
 _SETS_UP = re.compile(r"Setting up (\S+)")
-_NOT_WANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
+# Most of a kernel's modules are for devices that no VM has.
+_NO_DEVICES = (
+    *("sound", "drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/net/ethernet", "drivers/iio"),
+    *("drivers/net/wireless", "drivers/usb", "drivers/scsi", "drivers/staging", "drivers/hwmon"),
+)
+_NOT_WANTED = (
+    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"),
+    *(f"/*lib/modules/*/kernel/{part}/*" for part in _NO_DEVICES),
+)
+
 
 STAGES = (
     ("I: running apt-get update", "fetching package lists"),
@@ -30,13 +40,13 @@ STAGES = (
     ("I: extracting archives", "extracting base packages"),
     ("I: installing essential packages", "installing base packages"),
     ("I: installing remaining packages", "downloading and installing packages"),
-    ("lab: programs", "compiling the lab's programs, packing the initramfs"),
+    ("lab: kernels", "installing the kernels, compiling the lab's programs"),
     ("lab: file system", "making the root file system"),
     ("I: removing tempdir", "cleaning up"),
 )
 
 
-def build_tree(suite: str, packages: Sequence[str], sources: Path, result: Path, progress: Progress) -> None:
+def build_tree(spec: ImageSpec, sources: Path, result: Path, progress: Progress) -> None:
     """Builds into the folder `result`. Raises LabError."""
     # A plain user's mmdebstrap works under other user ids: they must be able to reach and write its folder.
     is_root = os.geteuid() == 0
@@ -44,7 +54,7 @@ def build_tree(suite: str, packages: Sequence[str], sources: Path, result: Path,
     with tempfile.TemporaryDirectory(prefix="balloontrace-lab-", dir=base) as work:
         Path(work).chmod(0o755 if is_root else 0o777)
         command = mmdebstrap_command(
-            suite, packages, sources, Path(work), result, read_debian_mirrors(), read_apt_proxies()
+            spec, sources, Path(work), result, read_debian_mirrors(), read_apt_proxies()
         )
         run_mmdebstrap([*guard(), *command], Path(work), result / "build.log", progress)
         shutil.move(Path(work) / "root.ext4", result / "root.ext4")
@@ -64,8 +74,7 @@ def guard() -> list[str]:
 
 
 def mmdebstrap_command(
-    suite: str,
-    packages: Iterable[str],
+    spec: ImageSpec,
     sources: Path,
     work: Path,
     result: Path,
@@ -77,22 +86,43 @@ def mmdebstrap_command(
     hooks = [
         'mkdir "$1/lab"',
         f"copy-in {copied} /lab",
-        'echo "lab: programs" >&2; chroot "$1" sh /lab/build',
-        f"download /lab/vmlinuz {shlex.quote(str(result / 'vmlinuz'))}",
-        f"download /lab/initrd {shlex.quote(str(result / 'initrd'))}",
-        'rm "$1/lab/vmlinuz" "$1/lab/initrd"',
+        f'echo "lab: kernels" >&2; chroot "$1" env {build_variables(spec)} sh /lab/build',
+        f"copy-out /lab/kernels {shlex.quote(str(result))}",
+        'rm -r "$1/lab/kernels"',
         f'echo "lab: file system" >&2; {file_system_script(work)}',
     ]
     return [
         "mmdebstrap", "--verbose", "--variant=minbase", "--format=null",
-        "--include=" + ",".join(packages),
+        "--include=" + ",".join(spec.packages),
         '--aptopt=APT::Install-Recommends "false"',
+        # A mirror that was not updated for some days will do.
+        '--aptopt=Acquire::Check-Valid-Until "false"',
         *(f"--aptopt={option}" for option in apt_options),
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_WANTED),
+        *([f"--setup-hook={add_suite(spec.suite, spec.kernels_from)}"] if spec.kernels_from else ()),
         *(f"--customize-hook={hook}" for hook in hooks),
-        suite, "/dev/null", *mirrors,
+        spec.suite, "/dev/null", *mirrors,
     ]  # fmt: skip
+
+
+def add_suite(suite: str, further: str) -> str:
+    """Shell that has the tree `$1` get packages from another suite too, from where the first one comes."""
+    return (
+        f'sed -n "s/ {suite} main/ {further} main/p" "$1/etc/apt/sources.list" '
+        f'>"$1/etc/apt/sources.list.d/{further}.list"'
+    )
+
+
+def build_variables(spec: ImageSpec) -> str:
+    """What lab/image/build is told, as words of a shell."""
+    variables = {
+        "KERNELS": " ".join(spec.kernels),
+        "KERNELS_FROM": spec.kernels_from,
+        "HEADERS": "yes" if spec.headers else "no",
+        "PURGED": " ".join(spec.purged),
+    }
+    return shlex.join(f"{name}={value}" for name, value in variables.items())
 
 
 def file_system_script(work: Path) -> str:
@@ -162,4 +192,5 @@ def explain_failure(status: int, output: str) -> str:
     """One sentence, and the end of the output where the sentence cannot say it all."""
     if "No space left on device" in output:
         return "The image could not be built: no space left; set XDG_CACHE_HOME to a place with more."
-    return f"mmdebstrap could not build the image (status {status}):\n{tail_lines(output, _TAIL_LINES)}"
+    tail = hide_addresses(tail_lines(output, _TAIL_LINES))
+    return f"mmdebstrap could not build the image (status {status}):\n{tail}"

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import click
 
@@ -18,6 +18,7 @@ from lab.errors import LabError, VMLost
 from lab.folders import read_state, remove_stale, vm_folders
 from lab.guest import Guest
 from lab.image import ensure_image, image_size_bytes, remove_leftovers, remove_tree, remove_unused
+from lab.kernels import DEFAULT, IMAGES
 from lab.process import GuestProcess
 from lab.progress import Progress
 from lab.qemu import VmConfig
@@ -33,6 +34,10 @@ _ANSWERS_S = 30
 _LOOK_AGAIN_S = 0.05
 
 name_option = click.option("--name", default="lab", show_default=True, help="Which VM.")
+image_option = click.option(
+    "--image", "image_name", type=click.Choice(list(IMAGES)), default=DEFAULT, show_default=True,
+    help="Its system and its kernel.",
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,6 +57,8 @@ def cli() -> None:
 @click.option("--extra-ns-per-discard", type=click.IntRange(0), help="The same: before each discard.")
 @click.option("--extra-ns-in-discard", type=click.IntRange(0), help="The same: inside each discard.")
 @click.option("--nested", "is_nested", is_flag=True, help="In a host VM, which is called NAME-host.")
+@image_option
+@click.option("--machine", type=click.Choice(["pc", "microvm"]), default="pc", help="A microvm has no PCI.")
 @click.option("--kernel-arg", multiple=True, help="Further word for the guest kernel's command line.")
 def up(
     name: str,
@@ -65,6 +72,8 @@ def up(
     extra_ns_per_discard: int | None,
     extra_ns_in_discard: int | None,
     is_nested: bool,
+    image_name: str,
+    machine: Literal["pc", "microvm"],
     kernel_arg: tuple[str, ...],
 ) -> None:
     """Start a VM that stays until `down`."""
@@ -79,11 +88,12 @@ def up(
         balloons=({},) * (balloons if balloons is not None else int(device is None)),
         backend=device,
         kernel_args=kernel_arg,
+        machine=machine,
     )
     progress = Progress()
     progress.stage(f"starting VM {name}")
     start = boot_nested if is_nested else boot
-    start(config, name, outlives_us=True, progress=progress).detach()
+    start(config, name, outlives_us=True, spec=IMAGES[image_name], progress=progress).detach()
     progress.stage(f"VM {name} is up; try: python -m lab run --name {name} -- balloontrace doctor")
 
 
@@ -159,9 +169,10 @@ def down(name: str | None, everything: bool) -> None:
 
 
 @cli.command()
-def image() -> None:
+@image_option
+def image(image_name: str) -> None:
     """Build the image if need be; print where it is."""
-    built = ensure_image()
+    built = ensure_image(IMAGES[image_name])
     click.echo(f"{image_size_bytes(built) >> 20} MiB on disk", err=True)
     click.echo(str(built.folder))
 

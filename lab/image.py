@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's disk image, kernel and initramfs: built once from Debian packages, then kept in the cache."""
+"""Disk images, with kernels and initramfs: built once from Debian packages, then kept in the cache."""
 
 from __future__ import annotations
 
@@ -8,60 +8,43 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from lab.build import build_tree
 from lab.cache import check_space, images_folder, locked, try_lock
 from lab.errors import LabError
+from lab.kernels import ImageSpec
 from lab.packages import TO_BUILD, TO_BUILD_WITHOUT_ROOT, ensure_packages
 from lab.progress import Progress
 
 # Part of the key: raise it when build.py makes something else of the same inputs.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 SOURCES = Path(__file__).parent / "image"
 NEEDED_BYTES = 4 << 30
+KEPT_S = 24 * 3600  # images that were used since are not removed when another one is built
 _PARTIAL = ".partial"
 
-PACKAGES = (
-    *("linux-image-amd64", "linux-headers-amd64", "kmod", "udev", "procps", "iproute2", "util-linux"),
-    *(
-        "python3",
-        "python3-bpfcc",
-        "python3-click",
-        "python3-numpy",
-        "python3-pandas",
-        "python3-rich",
-        "python3-tabulate",
-    ),
-    *("bpftool", "bpftrace", "strace", "gcc", "libc6-dev", "make", "xz-utils", "cpio"),
-)
 
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """What goes into an image; the files in lab/image/ are part of every image."""
-
-    suite: str = "trixie"
-    packages: tuple[str, ...] = PACKAGES
-
-    def key(self, sources: Path = SOURCES) -> str:
-        """Hex name of the image: the same exactly when everything that shapes it is the same."""
-        digest = hashlib.sha256()
-        digest.update(json.dumps([BUILDER_VERSION, self.suite, sorted(self.packages)]).encode())
-        for path in sorted(sources.iterdir()):
-            digest.update(f"\0{path.name}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()[:32]
+def image_key(spec: ImageSpec, sources: Path = SOURCES) -> str:
+    """Hex name of an image: the same exactly when everything that shapes it is the same."""
+    inputs = [sorted(v) if isinstance(v, tuple) else v for v in astuple(replace(spec, booted=""))]
+    digest = hashlib.sha256(json.dumps([BUILDER_VERSION, inputs]).encode())
+    for path in sorted(sources.iterdir()):
+        digest.update(f"\0{path.name}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Image:
-    """A whole image; the folder appears under its name only when everything in it is complete."""
+    """An image and one of its kernels; the folder appears under its name when all in it is complete."""
 
     folder: Path
+    kernel_name: str = ImageSpec().kernel
     disk: Path | None = None  # where the root file system is, if not there too
 
     @property
@@ -72,12 +55,25 @@ class Image:
     @property
     def kernel(self) -> Path:
         """The guest kernel as Debian ships it."""
-        return self.folder / "vmlinuz"
+        return self.kernel_folder / "vmlinuz"
 
     @property
     def initrd(self) -> Path:
         """The initramfs with boot.c and the modules it loads."""
-        return self.folder / "initrd"
+        return self.kernel_folder / "initrd"
+
+    @property
+    def kernel_folder(self) -> Path:
+        """What belongs to this kernel: see lab/image/build."""
+        return self.folder / "kernels" / self.kernel_name
+
+    def release(self) -> str:
+        """What `uname -r` will say."""
+        return (self.kernel_folder / "release").read_text().strip()
+
+    def has_9p(self) -> bool:
+        """Whether this kernel can be given folders over 9p; one that cannot has virtiofs."""
+        return (self.kernel_folder / "shares").read_text().strip() == "9p"
 
 
 @contextmanager
@@ -89,8 +85,9 @@ def using_image(
     Raises LabError when it cannot be built.
     """
     spec = spec or ImageSpec()
-    image = Image(images_folder() / spec.key())
+    image = Image(images_folder() / image_key(spec), spec.kernel)
     with locked(use_lock(image.folder), shared=True) as descriptor:
+        os.utime(descriptor)
         if not image.folder.exists():
             build_image(spec, image, progress or Progress())
         yield image, descriptor
@@ -117,13 +114,13 @@ def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
         check_space(images_folder(), NEEDED_BYTES, "Building the image")
         partial = Path(tempfile.mkdtemp(prefix="new-", suffix=_PARTIAL, dir=images_folder()))
         try:
-            build_tree(spec.suite, spec.packages, SOURCES, partial, progress)
+            build_tree(spec, SOURCES, partial, progress)
             partial.chmod(0o755)
             partial.rename(image.folder)
         except BaseException:
             remove_tree(partial)
             raise
-        remove_unused(keep=image.folder)
+        remove_unused(unused_s=KEPT_S)
         progress.stage(f"image ready: {image.folder}")
 
 
@@ -147,21 +144,22 @@ def parse_mounts_below(mountinfo: str, folder: Path) -> list[str]:
     return [point for point in points if point == escaped or point.startswith(escaped + "/")]
 
 
-def remove_unused(keep: Path | None = None) -> list[Path]:
-    """Removes images no VM uses, except `keep`; returns those that are in use and stay."""
+def remove_unused(unused_s: float = 0) -> list[Path]:
+    """Removes images that no VM uses, nor has used for so long; returns those that a VM uses."""
     in_use = []
     for folder in images_folder().iterdir():
-        if not folder.is_dir() or folder == keep:
+        if not folder.is_dir():
             continue
         lock = try_lock(use_lock(folder))
         if lock is None:
             in_use.append(folder)
             continue
-        remove_tree(folder)
+        if time.time() - os.fstat(lock).st_mtime >= unused_s:
+            remove_tree(folder)
         os.close(lock)
     return in_use
 
 
 def image_size_bytes(image: Image) -> int:
     """Bytes the image really takes on disk (the root file system is sparse)."""
-    return sum(path.stat().st_blocks * 512 for path in image.folder.iterdir())
+    return sum(path.stat().st_blocks * 512 for path in image.folder.rglob("*"))

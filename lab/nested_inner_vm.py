@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run in a host VM: starts the VM in it, and is the inner end of the tunnel to the machine outside.
 
-It is given a VmConfig as JSON, and writes `ready` when QEMU has been started.
+It is given a VmConfig as JSON and the name of the kernel, and writes `ready` when QEMU has been started.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lab.vm_processes import (
     VM_TAG,
     Software,
     launch,
-    wait_backend_ended,
+    wait_helper_ended,
 )
 
 MOUNTS = Path("/lab")
@@ -59,7 +59,7 @@ def main() -> None:
     """Runs the VM until it ends, or until the machine outside lets go of it."""
     config = decode_config(sys.argv[1])
     software = Software(
-        image=Image(MOUNTS / IMAGE_TAG, disk=DISK),
+        image=Image(MOUNTS / IMAGE_TAG, sys.argv[2], disk=DISK),
         program=tree_program(MOUNTS / QEMU_TAG),
         accelerator=KVM,
         backend_build=MOUNTS / BACKEND_TAG if config.backend is not None else None,
@@ -83,7 +83,7 @@ def main() -> None:
             processes.qemu.kill()
         status = processes.qemu.wait()
         if processes.backend is not None:
-            wait_backend_ended(processes.backend)
+            wait_helper_ended(processes.backend)
     if not tunnel.is_cut:
         tunnel.finish(status)
 
@@ -107,6 +107,7 @@ def open_trunk(ports: Path) -> FileIO:
     return trunk
 
 
-def inner_command(config: VmConfig) -> list[str]:
+def inner_command(config: VmConfig, kernel: str) -> list[str]:
     """The program that is the inner end, to be run in the repository of a host VM."""
-    return ["python3", "-c", "from lab.nested_inner_vm import main; main()", json.dumps(asdict(config))]
+    start = "from lab.nested_inner_vm import main; main()"
+    return ["python3", "-c", start, json.dumps(asdict(config)), kernel]

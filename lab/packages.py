@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from lab.progress import Progress
 
 _TAIL_LINES = 8
 _TOOL_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_URL = re.compile(r"\w[\w+.-]*://(?:[^/\s@]*@)?(?P<host>[^/\s'\"]*)(?:[^\s'\"]*/)?")
+# "Could not connect to NAME:80 (192.0.2.1)", "Could not resolve 'NAME'", "[IP: 192.0.2.1 80]"
+_PEER = re.compile(r"(connect to |connection to |resolve ')[^\s',]+")
+_NUMBERS = re.compile(r"\[IP: [^]]*\]|\(?\b\d+\.\d+\.\d+\.\d+\b\)?")
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,22 @@ def _run_apt(command: Sequence[str], aim: str) -> None:
         command, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
-        tail = tail_lines(done.stdout + done.stderr, _TAIL_LINES)
+        tail = hide_addresses(tail_lines(done.stdout + done.stderr, _TAIL_LINES))
         raise LabError(f"apt-get could not {aim} (status {done.returncode}):\n{tail}")
 
 
 def tail_lines(text: str, lines: int) -> str:
     """The last `lines` lines that are not empty."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def hide_addresses(text: str) -> str:
+    """What apt wrote, without where this machine gets its packages from; names of files stay."""
+    hosts = {host for match in _URL.finditer(text) if (host := match["host"])}
+    text = _URL.sub("ARCHIVE/", text)
+    for host in sorted(hosts | {host.partition(":")[0] for host in hosts}, key=len, reverse=True):
+        text = text.replace(host, "ARCHIVE")
+    return _NUMBERS.sub("ARCHIVE", _PEER.sub(r"\1ARCHIVE", text))
 
 
 INDEXTARGETS_FORMAT = "$(CREATED_BY)\t$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"

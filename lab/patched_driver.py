@@ -16,7 +16,8 @@ from lab.build import guard
 from lab.cache import check_space, locked
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.image import Image, ImageSpec, remove_tree, using_image
+from lab.image import Image, remove_tree, using_image
+from lab.kernels import ImageSpec
 from lab.packages import Requirement, ensure_packages, find_tool, tail_lines
 from lab.progress import Progress
 

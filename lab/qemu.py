@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from lab.agent import AGENT_PORTS
 from lab.errors import LabError
@@ -50,6 +51,7 @@ class VmConfig:
     kernel_args: tuple[str, ...] = ()
     init_on_alloc: bool = False  # Debian's default is on: then the guest clears every page it gives away
     extra_args: tuple[str, ...] = ()
+    machine: Literal["pc", "microvm"] = "pc"  # a microvm has no PCI: its devices are virtio-mmio
     hosting: Hosting | None = None
 
     @property
@@ -65,6 +67,8 @@ class VmConfig:
             raise LabError("A guest whose time counts instructions has one CPU.")
         if self.icount and self.hosting is not None:
             raise LabError("A host VM's time passes, it cannot count instructions.")
+        if self.machine == "microvm" and (self.backend or self.hosting):
+            raise LabError("A microvm has QEMU's own balloon, and no VM in it.")
         if len(self.balloons) > 1:
             raise LabError("QEMU has one balloon of its own per VM; attach another one through extra_args.")
 
@@ -106,6 +110,7 @@ class Plumbing:
     repo: Path
     io: Path
     backend_fd: int | None = None  # connected to the lab's own balloon device
+    virtiofs_fds: Mapping[str, int] = field(default_factory=dict)  # folders by tag, for a kernel without 9p
     hosting: HostingPlumbing | None = None
 
 
@@ -126,15 +131,21 @@ def qemu_command(
     program: QemuProgram = SYSTEM_QEMU,
 ) -> list[str]:
     """The whole command line, one device after the other."""
+    is_shared = plumbing.backend_fd is not None or plumbing.virtiofs_fds
+    devices = [
+        *disk_arguments(image.root),
+        *control_arguments(plumbing),
+        *folder_arguments(plumbing),
+        *balloon_arguments(config.balloons),
+    ]
+    if config.machine == "microvm":
+        devices = [word.replace("-pci", "-device", 1) for word in devices]
     return [
         *program.argv,
         *machine_arguments(config, accelerator),
         *kernel_arguments(config, image),
-        *disk_arguments(image.root),
-        *control_arguments(plumbing),
-        *share_arguments("repo", plumbing.repo, readonly=True),
-        *share_arguments("io", plumbing.io, readonly=False),
-        *balloon_arguments(config.balloons),
+        *(shared_memory_arguments(config.memory_mib) if is_shared else ()),
+        *devices,
         *(backend_arguments(config, plumbing.backend_fd) if plumbing.backend_fd is not None else ()),
         *(hosting_arguments(image, plumbing.hosting) if plumbing.hosting is not None else ()),
         *config.extra_args,
@@ -142,9 +153,9 @@ def qemu_command(
 
 
 def machine_arguments(config: VmConfig, accelerator: Accelerator) -> list[str]:
-    """A PC with only what is asked for; `pc` and not `q35` because its PCI bus allows unplugging."""
+    """A PC with only what is asked for. The PCI bus of `pc` allows unplugging, that of `q35` does not."""
     return [
-        "-machine", "pc", *accelerator.arguments, "-cpu", accelerator.cpu,
+        "-machine", config.machine, *accelerator.arguments, "-cpu", accelerator.cpu,
         "-smp", str(config.cpus), "-m", f"{config.memory_mib}M",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
     ]  # fmt: skip
@@ -179,6 +190,28 @@ def control_arguments(plumbing: Plumbing) -> list[str]:
     return arguments
 
 
+def shared_memory_arguments(memory_mib: int) -> list[str]:
+    """Memory of the guest that other processes than QEMU can be given too."""
+    return [
+        "-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on",
+        "-machine", "memory-backend=memory",
+    ]  # fmt: skip
+
+
+def folder_arguments(plumbing: Plumbing) -> list[str]:
+    """The repository and the exchange folder."""
+    if not plumbing.virtiofs_fds:
+        return [
+            *share_arguments("repo", plumbing.repo, readonly=True),
+            *share_arguments("io", plumbing.io, readonly=False),
+        ]
+    arguments = []
+    for tag, descriptor in plumbing.virtiofs_fds.items():
+        arguments += ["-chardev", f"socket,id={tag},fd={descriptor}"]
+        arguments += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+    return arguments
+
+
 def share_arguments(tag: str, folder: Path, *, readonly: bool) -> list[str]:
     """A folder the guest mounts by `tag`; security_model=none needs no privilege on this machine."""
     backend = f"local,id={tag},path={option_value(folder)},security_model=none,multidevs=remap"
@@ -202,11 +235,9 @@ def balloon_arguments(balloons: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def backend_arguments(config: VmConfig, descriptor: int) -> list[str]:
-    """A balloon (virtio device 5) that the process behind `descriptor` is; it shares the guest's memory."""
+    """A balloon (virtio device 5) that the process behind `descriptor` is."""
     queues = f"num_vqs={config.backend_queues},config_size=16"
     return [
-        "-object", f"memory-backend-memfd,id=memory,size={config.memory_mib}M,share=on",
-        "-machine", "memory-backend=memory",
         "-chardev", f"socket,id=backend,fd={descriptor}",
         "-device", f"{VHOST_DEVICE},id=backend0,chardev=backend,virtio-id=5,{queues}",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.build import guard, run_mmdebstrap
+from lab.build import add_suite, guard, run_mmdebstrap
 from lab.cache import cache_folder, check_space, locked, try_lock
 from lab.errors import LabError
 from lab.image import use_lock
@@ -34,6 +34,7 @@ from lab.progress import Progress
 from lab.qemu import SYSTEM_QEMU, VHOST_DEVICE, QemuProgram
 
 SUITE = "trixie"
+BACKPORTS = "trixie-backports"
 PACKAGES = ("qemu-system-x86", "seabios")
 # Part of the key: raise it when this file makes something else of the same inputs.
 TREE_VERSION = 1
@@ -143,17 +144,13 @@ def remove_unused_trees(keep: Path | None = None) -> None:
 
 def mmdebstrap_command(tar: Path, mirrors: Sequence[str], apt_options: Sequence[str]) -> list[str]:
     """The recipe: packages unpacked but not set up. Backports come from where the release comes from."""
-    add_backports = (
-        f'sed -n "s/ {SUITE} main/ {SUITE}-backports main/p" "$1/etc/apt/sources.list" '
-        '>"$1/etc/apt/sources.list.d/backports.list"'
-    )
     return [
         "mmdebstrap", "--verbose", "--variant=extract", "--format=tar",
         "--include=" + ",".join(PACKAGES),
         '--aptopt=APT::Install-Recommends "false"',
-        f'--aptopt=APT::Default-Release "{SUITE}-backports"',
+        f'--aptopt=APT::Default-Release "{BACKPORTS}"',
         *(f"--aptopt={option}" for option in apt_options),
-        f"--setup-hook={add_backports}",
+        f"--setup-hook={add_suite(SUITE, BACKPORTS)}",
         SUITE, str(tar), *mirrors,
     ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from lab.errors import CommandFailed, LabError
 from lab.folders import VmState
 from lab.guest import Guest
 from lab.identity import ProcessIdentity, own_identity, read_identity
-from lab.image import ImageSpec
+from lab.kernels import ImageSpec
 from lab.nested_inner_vm import MOUNTS, QEMU_PID, READY, inner_command
 from lab.progress import Progress
 from lab.qemu import Hosting, VmConfig
@@ -151,7 +151,7 @@ def boot_nested(
             )
             undo.callback(host.stop)
             prepare_host(host, with_backend=config.backend is not None)
-            vm = start_inner_vm(host, config, folder, outlives_us=outlives_us)
+            vm = start_inner_vm(host, config, folder, spec, outlives_us=outlives_us)
             guest = await_guest(vm, boot_timeout_s)
             undo.pop_all()
             return Nested(host, guest)
@@ -182,7 +182,9 @@ modprobe -q kvm_amd || modprobe -q kvm_intel || true
         raise LabError(f"The host VM cannot run a guest: {failed.completed.stderr.strip()}") from None
 
 
-def start_inner_vm(host: Guest, config: VmConfig, folder: Path, *, outlives_us: bool) -> Vm:
+def start_inner_vm(
+    host: Guest, config: VmConfig, folder: Path, spec: ImageSpec | None = None, *, outlives_us: bool
+) -> Vm:
     """Starts QEMU in the host VM, and the process that stands for it here. Raises LabError."""
     with ExitStack() as stack:
         trunk = stack.enter_context(closing(host.connect(TUNNEL_SOCKET)))
@@ -199,7 +201,7 @@ def start_inner_vm(host: Guest, config: VmConfig, folder: Path, *, outlives_us: 
     identity = read_identity(outer.pid) or ProcessIdentity(outer.pid, 0)
     vm = Vm(folder, identity, outer)
     try:
-        inner = host.start(inner_command(config), cwd="/repo")
+        inner = host.start(inner_command(config, (spec or ImageSpec()).kernel), cwd="/repo")
         inner.wait_for(READY.encode(), _READY_S, stream="stdout")
     except BaseException:
         vm.send_signal(signal.SIGKILL)

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, Unpack
 from lab.boot_retries import boot
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.image import ImageSpec
+from lab.kernels import ImageSpec
 from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.signals import sigterm_raises
@@ -40,6 +40,7 @@ class GuestOptions(TypedDict, total=False):
     kernel_args: Sequence[str]
     init_on_alloc: bool
     extra_args: Sequence[str]
+    machine: Literal["pc", "microvm"]
 
 
 @contextmanager
@@ -85,4 +86,5 @@ def guest_config(*, memory_mib: int, cpus: int, options: GuestOptions) -> VmConf
         kernel_args=tuple(options.get("kernel_args", ())),
         init_on_alloc=options.get("init_on_alloc", False),
         extra_args=tuple(options.get("extra_args", ())),
+        machine=options.get("machine", "pc"),
     )

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from lab.cache import run_folder, try_lock
 from lab.errors import LabError, VMLost
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
-from lab.image import ImageSpec, using_image
+from lab.image import using_image
+from lab.kernels import ImageSpec
 from lab.packages import TO_RUN, ensure_packages, tail_lines
 from lab.progress import Progress
 from lab.qemu import SYSTEM_QEMU, VmConfig, needs_new_qemu
 from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
-from lab.vm_processes import DIES_WITH_US, QEMU_LOG, Software, launch, wait_backend_ended
+from lab.virtiofs import ensure_virtiofsd
+from lab.vm_processes import DIES_WITH_US, QEMU_LOG, Software, launch, wait_helper_ended
 
 _SHOWN_LINES = 60
 _END_TIMEOUT_S = 5
@@ -40,11 +43,13 @@ class Vm:
         identity: ProcessIdentity,
         child: subprocess.Popen[bytes] | None = None,
         backend: subprocess.Popen[bytes] | None = None,
+        shares: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
         self.folder = folder
         self.identity = identity
         self._child = child
         self._backend = backend
+        self._shares = shares
 
     @property
     def name(self) -> str:
@@ -85,10 +90,12 @@ class Vm:
             self.send_signal(number)
             self.wait_ended(_END_TIMEOUT_S)
         self.wait_backend_ended()
+        for process in self._shares:
+            wait_helper_ended(process)
 
     def wait_backend_ended(self) -> int | None:
         """Waits for the balloon device, and kills it in the end; its exit status, None without one."""
-        return wait_backend_ended(self._backend) if self._backend is not None else None
+        return wait_helper_ended(self._backend) if self._backend is not None else None
 
     def remove(self) -> None:
         """Removes its folder; QEMU must have ended."""
@@ -194,6 +201,8 @@ def _enter_software(
 ) -> Software:
     image, *locks = stack.enter_context(using_image(spec, progress))
     program, tree, build = SYSTEM_QEMU, None, None
+    if not image.has_9p():
+        ensure_virtiofsd(progress)
     backend = config.hosting.backend if config.hosting is not None else config.backend
     if backend is not None:
         build = build_backend(sanitize=backend.sanitize, progress=progress)
@@ -220,7 +229,7 @@ def _launch(config: VmConfig, folder: Path, software: Software, *, outlives_us: 
         processes.qemu.kill()
         processes.qemu.wait()
         raise
-    return Vm(folder, identity, processes.qemu, processes.backend)
+    return Vm(folder, identity, processes.qemu, processes.backend, processes.shares)
 
 
 def _read_text(path: Path) -> str:

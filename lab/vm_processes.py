@@ -17,6 +17,7 @@ from lab.image import Image
 from lab.qemu import TCG, Accelerator, HostingPlumbing, Plumbing, QemuProgram, VmConfig, qemu_command
 from lab.tsc import clock_arguments
 from lab.vhost import CONTROL_SOCKET, start_backend
+from lab.virtiofs import share_folders
 
 REPO = Path(__file__).resolve().parent.parent
 QEMU_LOG = "qemu.log"
@@ -45,6 +46,7 @@ class Processes:
 
     qemu: subprocess.Popen[bytes]
     backend: subprocess.Popen[bytes] | None
+    shares: Sequence[subprocess.Popen[bytes]] = ()  # each ends when QEMU does
 
 
 def socket_names(config: VmConfig) -> list[str]:
@@ -86,6 +88,12 @@ def launch(
             io=folder / "io",
             hosting=_plan_hosting(config, software, descriptors),
         )
+        shares: Sequence[subprocess.Popen[bytes]] = ()
+        if not software.image.has_9p():
+            shared = {"repo": plumbing.repo, "io": plumbing.io}
+            ends, shares = share_folders(shared, sockets or folder, stack, guard)
+            plumbing = replace(plumbing, virtiofs_fds=ends)
+            descriptors |= ends
         backend = None
         if config.backend is not None and software.backend_build is not None and control is not None:
             # Both ends are closed here on the way out: the device lives as long as QEMU has its end.
@@ -102,16 +110,16 @@ def launch(
             env={**os.environ, **software.program.environment},
             pass_fds=(*descriptors.values(), *software.locks), start_new_session=True,
         )  # fmt: skip
-    return Processes(qemu, backend)
+    return Processes(qemu, backend, shares)
 
 
-def wait_backend_ended(backend: subprocess.Popen[bytes]) -> int:
-    """Waits for a balloon device whose QEMU has ended, and kills it in the end; its exit status."""
+def wait_helper_ended(helper: subprocess.Popen[bytes]) -> int:
+    """Waits for what ends when its QEMU does, and kills it in the end; its exit status."""
     try:
-        return backend.wait(END_TIMEOUT_S)
+        return helper.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        backend.kill()
-        return backend.wait()
+        helper.kill()
+        return helper.wait()
 
 
 def _plan_hosting(

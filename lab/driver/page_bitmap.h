@@ -82,6 +82,65 @@ static void clear_page_bitmap(struct virtio_balloon *vb)
 		memset(vb->page_bitmap[i], 0, BALLOON_BMAP_SIZE);
 }
 
+#ifdef NO_PAGES_LOCK
+/*
+ * Compaction takes pages from the balloon's list, and puts them back, under a lock that mm keeps to itself. So the
+ * list cannot be walked; the driver keeps a bitmap of the pages instead, under balloon_lock.
+ */
+static bool alloc_held(struct virtio_balloon *vb)
+{
+	vb->held_end = end_of_memory_pfn();
+	vb->held = kvcalloc(BITS_TO_LONGS(vb->held_end), sizeof(*vb->held), GFP_KERNEL);
+	return vb->held;
+}
+
+static void free_held(struct virtio_balloon *vb)
+{
+	kvfree(vb->held);
+}
+
+static inline void note_held(struct virtio_balloon *vb, struct page *page, bool held)
+{
+	const unsigned long pfn = page_to_balloon_pfn(page);
+
+	if (pfn < vb->held_end)
+		assign_bit(pfn, vb->held, held);
+}
+
+static bool mark_held(struct virtio_balloon *vb, unsigned long window_pfns)
+{
+	const unsigned long end = min(vb->start_pfn + window_pfns, vb->held_end);
+	unsigned long pfn = vb->start_pfn;
+	bool found = false;
+
+	for_each_set_bit_from(pfn, vb->held, end) {
+		const unsigned long bit = pfn - vb->start_pfn;
+
+		set_bit(bit % PFNS_PER_BMAP, vb->page_bitmap[bit / PFNS_PER_BMAP]);
+		vb->end_pfn = pfn;
+		found = true;
+	}
+	return found;
+}
+
+static inline void lock_list(struct virtio_balloon *vb) {}
+static inline void unlock_list(struct virtio_balloon *vb) {}
+#else
+static inline bool alloc_held(struct virtio_balloon *vb) { return true; }
+static inline void free_held(struct virtio_balloon *vb) {}
+static inline void note_held(struct virtio_balloon *vb, struct page *page, bool held) {}
+
+static inline void lock_list(struct virtio_balloon *vb)
+{
+	spin_lock_irq(&vb->vb_dev_info.pages_lock);
+}
+
+static inline void unlock_list(struct virtio_balloon *vb)
+{
+	spin_unlock_irq(&vb->vb_dev_info.pages_lock);
+}
+#endif
+
 /*
  * Sets the bit of each listed page that lies in the window from start_pfn; returns whether there is one, and the
  * highest in end_pfn. Compaction takes pages from the balloon's list, and puts them back, under pages_lock only: the
@@ -93,7 +152,11 @@ static bool mark_window(struct virtio_balloon *vb, struct list_head *pages, unsi
 	unsigned long walked = 0;
 	bool found = false;
 
-	spin_lock_irq(&vb->vb_dev_info.pages_lock);
+#ifdef NO_PAGES_LOCK
+	if (pages == &vb->vb_dev_info.pages)
+		return mark_held(vb, window_pfns);
+#endif
+	lock_list(vb);
 	for (at = pages->next; at != pages; at = at->next) {
 		const unsigned long pfn = page_to_balloon_pfn(list_entry(at, struct page, lru));
 
@@ -106,14 +169,14 @@ static bool mark_window(struct virtio_balloon *vb, struct list_head *pages, unsi
 		}
 		if (++walked % PAGES_PER_LOCK == 0) {
 			list_add(&place, at);
-			spin_unlock_irq(&vb->vb_dev_info.pages_lock);
+			unlock_list(vb);
 			cond_resched();
-			spin_lock_irq(&vb->vb_dev_info.pages_lock);
+			lock_list(vb);
 			at = place.prev;
 			list_del(&place);
 		}
 	}
-	spin_unlock_irq(&vb->vb_dev_info.pages_lock);
+	unlock_list(vb);
 	return found;
 }
 

@@ -3,7 +3,6 @@
  * A virtio balloon driver that can name pages by bitmap: what the "speed up inflate/deflate" series of 2016 did, with
  * the same functions, for today's kernels. README.md says what it took over and what it mended.
  */
-#include <linux/balloon_compaction.h>
 #include <linux/bitmap.h>
 #include <linux/delay.h>
 #include <linux/log2.h>
@@ -65,6 +64,11 @@ struct virtio_balloon {
 	unsigned int nr_page_bmap;
 	/* Lowest and highest page of this operation; the window being told, both ends included. */
 	unsigned long min_pfn, max_pfn, start_pfn, end_pfn;
+
+#ifdef NO_PAGES_LOCK
+	/* The pages in the balloon by number, up to held_end; page_bitmap.h says why. */
+	unsigned long *held, held_end;
+#endif
 
 	struct balloon_dev_info vb_dev_info;
 
@@ -206,10 +210,11 @@ static unsigned int fill_balloon(struct virtio_balloon *vb, size_t num)
 			break;
 		}
 		balloon_page_enqueue(&vb->vb_dev_info, page);
+		note_held(vb, page, true);
 		note_page(vb, page, use_bmap);
 		vb->num_pages += VIRTIO_BALLOON_PAGES_PER_PAGE;
 		if (managed)
-			adjust_managed_page_count(page, -1);
+			count_managed(page, -1);
 		if (use_bmap)
 			cond_resched();
 	}
@@ -231,7 +236,7 @@ static void release_pages_balloon(struct virtio_balloon *vb, struct list_head *p
 
 	list_for_each_entry_safe(page, next, pages, lru) {
 		if (managed)
-			adjust_managed_page_count(page, 1);
+			count_managed(page, 1);
 		list_del(&page->lru);
 		put_page(page);
 		cond_resched();
@@ -252,6 +257,7 @@ static unsigned int leak_balloon(struct virtio_balloon *vb, size_t num)
 
 		if (!page)
 			break;
+		note_held(vb, page, false);
 		note_page(vb, page, use_bmap);
 		list_add(&page->lru, &pages);
 		vb->num_pages -= VIRTIO_BALLOON_PAGES_PER_PAGE;
@@ -381,7 +387,7 @@ static void stats_request(struct virtqueue *vq)
 
 /* ---- compaction ---- */
 
-#ifdef CONFIG_BALLOON_COMPACTION
+#ifdef BALLOON_PAGES_MIGRATE
 static void tell_host_one_page(struct virtio_balloon *vb, struct virtqueue *vq, struct page *page)
 {
 	put_head(vb, page_to_balloon_pfn(page), VIRTIO_BALLOON_PFN_SHIFT, 0);
@@ -407,32 +413,25 @@ static int virtballoon_migratepage(struct balloon_dev_info *vb_dev_info, struct 
 				   enum migrate_mode mode)
 {
 	struct virtio_balloon *vb = container_of(vb_dev_info, struct virtio_balloon, vb_dev_info);
-	unsigned long flags;
 
 	if (!mutex_trylock(&vb->balloon_lock))
 		return -EAGAIN;
-	get_page(newpage);
 	/* A page in the balloon is not counted as its zone's: moving between zones changes both counts. */
 	if (!virtio_has_feature(vb->vdev, VIRTIO_BALLOON_F_DEFLATE_ON_OOM) && page_zone(page) != page_zone(newpage)) {
-		adjust_managed_page_count(page, 1);
-		adjust_managed_page_count(newpage, -1);
+		count_managed(page, 1);
+		count_managed(newpage, -1);
 	}
 
-	spin_lock_irqsave(&vb_dev_info->pages_lock, flags);
-	balloon_page_insert(vb_dev_info, newpage);
-	vb_dev_info->isolated_pages--;
-	__count_vm_event(BALLOON_MIGRATE);
-	spin_unlock_irqrestore(&vb_dev_info->pages_lock, flags);
+	replace_balloon_page(vb_dev_info, newpage);
+	note_held(vb, newpage, true);
 	tell_host_of_migration(vb, vb->inflate_vq, newpage);
 
-	spin_lock_irqsave(&vb_dev_info->pages_lock, flags);
-	forget_balloon_page(page);
-	spin_unlock_irqrestore(&vb_dev_info->pages_lock, flags);
+	note_held(vb, page, false);
 	tell_host_of_migration(vb, vb->deflate_vq, page);
+	drop_balloon_page(vb_dev_info, page);
 
 	mutex_unlock(&vb->balloon_lock);
-	put_page(page);
-	return MIGRATEPAGE_SUCCESS;
+	return 0;
 }
 #endif
 
@@ -465,6 +464,7 @@ static void free_response(struct virtio_balloon *vb)
 	kfree(vb->page_bitmap[0]);
 	kfree(vb->resp_data);
 	kfree(vb->resp_hdr);
+	free_held(vb);
 }
 
 /* What naming pages by bitmap needs at all times; free_response() frees it, whatever there is of it. */
@@ -474,7 +474,7 @@ static int alloc_response(struct virtio_balloon *vb)
 	vb->resp_data = kmalloc(BALLOON_BMAP_SIZE, GFP_KERNEL);
 	vb->page_bitmap[0] = kmalloc(BALLOON_BMAP_SIZE, GFP_KERNEL);
 	vb->nr_page_bmap = 1;
-	return vb->resp_hdr && vb->resp_data && vb->page_bitmap[0] ? 0 : -ENOMEM;
+	return vb->resp_hdr && vb->resp_data && vb->page_bitmap[0] && alloc_held(vb) ? 0 : -ENOMEM;
 }
 
 static void init_balloon(struct virtio_balloon *vb, struct virtio_device *vdev)
@@ -486,7 +486,8 @@ static void init_balloon(struct virtio_balloon *vb, struct virtio_device *vdev)
 	mutex_init(&vb->balloon_lock);
 	init_waitqueue_head(&vb->acked);
 	balloon_devinfo_init(&vb->vb_dev_info);
-#ifdef CONFIG_BALLOON_COMPACTION
+	set_managed(&vb->vb_dev_info, !virtio_has_feature(vdev, VIRTIO_BALLOON_F_DEFLATE_ON_OOM));
+#ifdef BALLOON_PAGES_MIGRATE
 	vb->vb_dev_info.migratepage = virtballoon_migratepage;
 #endif
 	vb->oom_nb.notifier_call = virtio_balloon_oom_notify;

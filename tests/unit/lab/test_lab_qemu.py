@@ -106,6 +106,23 @@ def test_free_page_hints_have_a_third_queue() -> None:
     assert any("num_vqs=3" in device for device in values(words, "-device"))
 
 
+def test_a_kernel_without_9p_has_its_folders_over_virtiofs() -> None:
+    config = VmConfig(memory_mib=512)
+    words = qemu_command(config, IMAGE, TCG, replace(PLUMBING, virtiofs_fds={"repo": 12, "io": 13}))
+    assert values(words, "-object") == ["memory-backend-memfd,id=memory,size=512M,share=on"]
+    assert values(words, "-fsdev") == []
+    assert "vhost-user-fs-pci,chardev=io,tag=io" in values(words, "-device")
+    assert "socket,id=io,fd=13" in values(words, "-chardev")
+
+
+def test_a_microvm_has_no_pci() -> None:
+    devices = values(command(VmConfig(machine="microvm")), "-device")
+    assert "virtio-balloon-device,id=balloon0" in devices
+    assert not any("-pci" in device for device in devices)
+    with pytest.raises(LabError, match="microvm"):
+        VmConfig(machine="microvm", backend=BackendOptions()).check()
+
+
 def test_nothing_is_shared_with_qemus_own_balloon() -> None:
     assert values(command(), "-object") == []
 
