@@ -61,9 +61,9 @@ IMAGES = {
     **_by_name(
         "trixie", ImageSpec("trixie", ("6.12-cloud", "6.12-rt", "7.2", "7.3", "7.3-cloud"), FULL, BACKPORTS)
     ),
-    **_by_name("trixie-bare", _bare("trixie", ("6.12", "6.16", "6.17", "6.18", "7.2", "7.3"), BACKPORTS)),
     **_by_name(
-        "trixie-bare", _bare("trixie", ("6.12-cloud", "6.18-cloud", "7.3-cloud", "7.3-rt"), BACKPORTS)
+        "trixie-bare",
+        _bare("trixie", ("6.12", "6.16", "6.17", "6.18", "6.18-cloud", "7.2", "7.3"), BACKPORTS),
     ),
     **_by_name("bookworm", ImageSpec("bookworm", ("6.1", "6.1-cloud", "6.12"), FULL, "bookworm-backports")),
     **_by_name("bookworm-bare", _bare("bookworm", ("6.1", "6.1-cloud"))),

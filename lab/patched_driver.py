@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from lab.packages import Requirement, ensure_packages, find_tool, tail_lines
 from lab.progress import Progress
 
 # Part of the key: raise it when this file builds something else from the same sources.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 SOURCES = Path(__file__).parent / "driver"
 MODULE = "virtio_balloon"
 NEEDED_BYTES = 2 << 30
@@ -39,6 +41,7 @@ _PARTS = (
     "/etc/alternatives",
 )
 _LINKS = ("bin", "lib", "lib64")
+_PAYLOAD_FIELDS, _SETUP_SECTS_FIELD, _SECTOR_BYTES = 0x248, 0x1F1, 512
 _TAIL_LINES = 15
 _LOAD_S = 60
 
@@ -73,7 +76,7 @@ def ensure_driver(spec: ImageSpec | None = None, progress: Progress | None = Non
     """The driver for the kernel of an image, built if need be; it goes with the image. Raises LabError."""
     progress = progress or Progress()
     with using_image(spec, progress) as (image, _):
-        files = DriverFiles(image.folder / f"driver-{driver_key()}")
+        files = DriverFiles(image.kernel_folder / f"driver-{driver_key()}")
         if not files.folder.exists():
             with locked(image.folder / "driver.lock"):
                 if not files.folder.exists():
@@ -89,6 +92,8 @@ def load_patched(guest: Guest, *, btf: bool = True, spec: ImageSpec | None = Non
     `spec` is what the guest was booted from.
     """
     module = ensure_driver(spec).module(btf=btf)
+    if not module.exists():
+        raise LabError("Types of this kernel were not found, so there is no driver with types of its own.")
     inside = guest.push(module)
     unload(guest)
     guest.run(["insmod", inside], timeout_s=_LOAD_S, check=True)
@@ -114,9 +119,10 @@ def build_driver(image: Image, files: DriverFiles, sources: Path = SOURCES) -> N
     try:
         copy_out(image.root, tree)
         shutil.copytree(sources, tree / "driver")
-        (tree / "dev").mkdir()
-        (tree / "tmp").mkdir()
-        _run(build_command(tree), "build the patched driver")
+        for folder in ("dev", "proc", "tmp"):
+            (tree / folder).mkdir()
+        (tree / "driver" / "vmlinux").write_bytes(unpack_vmlinuz(image.kernel.read_bytes()))
+        _run(build_command(tree, image.release()), "build the patched driver")
         (tree / "driver" / "built").rename(files.folder)
     finally:
         remove_tree(tree)
@@ -137,11 +143,24 @@ def copy_out(root: Path, tree: Path, parts: Sequence[str] = _PARTS) -> None:
         (tree / link).symlink_to(f"usr/{link}")
 
 
-def build_command(tree: Path) -> list[str]:
+def unpack_vmlinuz(vmlinuz: bytes) -> bytes:
+    """The kernel in a bzImage, with its types; empty where it is packed in a way that Python does not know.
+
+    Where to look is in the kernel's Documentation/arch/x86/boot.rst: payload_offset and payload_length.
+    """
+    offset, length = struct.unpack_from("<II", vmlinuz, _PAYLOAD_FIELDS)
+    start = (vmlinuz[_SETUP_SECTS_FIELD] + 1) * _SECTOR_BYTES + offset
+    payload = vmlinuz[start : start + length]
+    if payload.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMADecompressor().decompress(payload)
+    return b""
+
+
+def build_command(tree: Path, release: str) -> list[str]:
     """Runs lab/driver/build with `tree` as its root; its mounts are its own, and go with it."""
     script = (
-        f"cd {shlex.quote(str(tree))} && mount --rbind /dev dev && "
-        "exec chroot . /usr/bin/env -i PATH=/usr/bin LC_ALL=C.UTF-8 sh /driver/build"
+        f"cd {shlex.quote(str(tree))} && mount --rbind /dev dev && mount --rbind /proc proc && "
+        f"exec chroot . /usr/bin/env -i PATH=/usr/bin LC_ALL=C.UTF-8 sh /driver/build {shlex.quote(release)}"
     )
     if os.geteuid() == 0:
         return [*guard(), "sh", "-c", script]

@@ -89,6 +89,7 @@ static unsigned long page_to_balloon_pfn(struct page *page)
 	return page_to_pfn(page) * VIRTIO_BALLOON_PAGES_PER_PAGE;
 }
 
+#include "held_pages.h"
 #include "page_bitmap.h"
 
 static_assert(ARRAY_SIZE(((struct virtio_balloon *)0)->page_bitmap) == BALLOON_BMAP_COUNT);

@@ -165,6 +165,9 @@ static void spin_unlock_irq(int *lock)
 		disturb();
 }
 
+static void lock_list(struct virtio_balloon *vb) { spin_lock_irq(&vb->vb_dev_info.pages_lock); }
+static void unlock_list(struct virtio_balloon *vb) { spin_unlock_irq(&vb->vb_dev_info.pages_lock); }
+
 #include "page_bitmap.h"
 
 static void put_sent(u64 word)

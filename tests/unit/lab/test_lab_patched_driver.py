@@ -49,8 +49,8 @@ def test_copying_out_of_what_is_no_file_system_says_so(tmp_path: Path) -> None:
 
 
 def test_build_runs_in_namespaces_of_its_own(tmp_path: Path) -> None:
-    assert {"setpriv", "unshare", "--mount"} <= set(build_command(tmp_path / "a folder"))
-    assert "cd '" in build_command(tmp_path / "a folder")[-1]
+    assert {"setpriv", "unshare", "--mount"} <= set(build_command(tmp_path / "a folder", "6.12"))
+    assert "cd '" in build_command(tmp_path / "a folder", "6.12")[-1]
 
 
 def test_buddyinfo() -> None:
