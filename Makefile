@@ -12,7 +12,7 @@ UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist lo
 LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile tests/live
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare test check bench examples screenshots clean
+.PHONY: help demo compare matrix test check bench examples screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(READY)  ## boot a real guest, trace an inflate and a deflate in it, show
 
 compare: $(READY)  ## two drivers in turn, 10 times, and what that proves; ROUNDS=, SIZE=, BEFORE=, AFTER=, OUT=, SELF=
 	@$(PYTHON) -m lab.$(if $(SELF),compare_same_driver,compare_drivers)
+
+matrix: $(READY)  ## record on every kernel the lab knows, an hour or two; ONLY=word,... for some; see docs/matrix.md
+	@$(PYTHON) -m lab.matrix
 
 test: $(READY) lint  ## all tests, those in real guests included
 	$(UNIT_TESTS)
