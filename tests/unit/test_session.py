@@ -20,7 +20,8 @@ from scripted_session import RECORD, Run, ScriptedCollector, end_of, run_session
 
 from balloontrace.errors import UsageError
 from balloontrace.format.recording import read_recording
-from balloontrace.format.vocabulary import Status
+from balloontrace.format.vocabulary import Function, Status
+from balloontrace.system.kernel import Symbol
 from balloontrace.trace.attached_programs import parse_fdinfo
 from balloontrace.trace.guest.collector import GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis
@@ -79,6 +80,27 @@ def test_operations_need_the_target(diagnosis: GuestDiagnosis, monkeypatch: pyte
     rows = tuple(replace(probe, status=Status.ABSENT) for probe in diagnosis.plan.probes)
     with pytest.raises(UsageError, match="--operations needs the balloon's target"):
         side.attached(diagnosis, replace(diagnosis.plan, probes=rows)).__enter__()
+
+
+def test_payloads_of_a_variant_are_not_promised(
+    diagnosis: GuestDiagnosis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collector = SimpleNamespace(loaded=SimpleNamespace(failures={}))
+    monkeypatch.setattr(
+        "balloontrace.trace.guest.side.GuestCollector", lambda *_, **__: nullcontext(collector)
+    )
+    note, symbol = "a compiler's variant", Symbol("tell_host.isra.0", 0xC0400010, "virtio_balloon")
+    variant = replace(
+        diagnosis.plan.probe(Function.TELL_HOST),
+        status=Status.ATTACH,
+        symbols=(symbol,),
+        arguments_trusted=False,
+        note=note,
+    )
+    plan = replace(diagnosis.plan, probes=(variant,))
+    with GuestSide(TraceOptions(capture=True)).attached(replace(diagnosis, plan=plan), plan):
+        pass
+    assert f"warning: payloads of tell_host.isra.0 are not captured: {note}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
