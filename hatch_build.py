@@ -66,9 +66,10 @@ def find_clang() -> str | None:
 
 
 def _words(root: Path) -> list[str]:
-    """Numbers that the sources and the package share."""
-    vocabulary = run_path(str(root / "balloontrace/format/vocabulary.py"))
-    return [f"-D{name}={value}" for name, value in vocabulary["c_definitions"]().items()]
+    """What the package defines for the sources."""
+    modules = ("format/vocabulary.py", "trace/engines/constants.py")
+    found = [run_path(str(root / "balloontrace" / path))["c_definitions"]() for path in modules]
+    return [f"-D{name}={value}" for definitions in found for name, value in definitions.items()]
 
 
 def _digest(folder: Path, clang: str, words: list[str]) -> str:

@@ -98,7 +98,6 @@
  * Lockdown in confidentiality mode takes bpf_probe_read_kernel away, and leaves pointers that have a type. READ_TYPE
  * is that of any structure that begins with 8 bytes of numbers. A bad address reads as 0.
  */
-CONSTANT(READ_TYPE, 0);
 #define READ_KERNEL(value, address) (value) = *(typeof(value) *)bpf_rdonly_cast((void *)(address), READ_TYPE)
 #else
 #define READ_KERNEL(value, address) bpf_probe_read_kernel(&(value), sizeof(value), (void *)(address))

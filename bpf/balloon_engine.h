@@ -2,8 +2,8 @@
 /*
  * What compiles and loads these programs: bcc on the machine itself, or clang beforehand and libbpf there (PREBUILT).
  *
- * What bcc is told by -D before it compiles is a constant of .rodata in a prebuilt object, by the same name, set before it is
- * loaded. The verifier knows its value, and drops the branches not taken.
+ * What bcc is told by -D before it compiles is an immediate of instructions in a prebuilt object, by the same name, set before
+ * it is loaded. The verifier knows its value, and drops the branches not taken.
  */
 #ifndef BALLOON_ENGINE_H
 #define BALLOON_ENGINE_H
@@ -30,6 +30,8 @@
 #define HASH_LOOKUP(name, key) bpf_map_lookup_elem_(bpf_pseudo_fd(PSEUDO_MAP_FD, name##_PLACE), key)
 #define HASH_UPDATE(name, key, value) bpf_map_update_elem_(bpf_pseudo_fd(PSEUDO_MAP_FD, name##_PLACE), key, value, BPF_ANY)
 #define HASH_DELETE(name, key) bpf_map_delete_elem_(bpf_pseudo_fd(PSEUDO_MAP_FD, name##_PLACE), key)
+
+#define MAY_BE(constant) (constant)
 
 /* bcc goes by the name of the function. */
 #define PROGRAM(section) int

@@ -16,8 +16,15 @@ typedef unsigned long long u64;
 #define SEC(name) __attribute__((section(name), used))
 #define PROGRAM(section) SEC(section) int
 
-/* Set before the object is loaded, and never again. */
-#define CONSTANT(name, value) const volatile long long name = (value)
+/* Nothing is known yet when it is compiled. */
+#define MAY_BE(constant) 1
+
+/* A number given before the object is loaded: its mark is an immediate, which balloontrace/trace/engines/constants.py knows. */
+#define CONSTANT(mark) ({ \
+	long long number_; \
+	__asm__("%0 = %1 ll" : "=r"(number_) : "i"(mark)); \
+	number_; \
+})
 
 /* arch/x86/include/asm/ptrace.h; arch/arm64/include/uapi/asm/ptrace.h, which struct pt_regs begins with */
 #ifdef __aarch64__

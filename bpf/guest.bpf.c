@@ -8,9 +8,6 @@
 #include "balloon_engine.h"
 #include "balloon_events.h"
 #include "balloon_compat.h"
-#ifdef PREBUILT
-#include "guest_constants.h"
-#endif
 #include "thread_state.h"
 
 /*
@@ -22,7 +19,7 @@ RING(spans, SPAN_RING_PAGES);
 SHARED(struct bt_live, live);
 #endif
 SHARED(struct bt_counters, counters);
-#if defined(PAYLOAD_RING_PAGES) || defined(PREBUILT)
+#ifdef PAYLOAD_RING_PAGES
 #define CAPTURES PAYLOAD_RING_PAGES
 RING(payloads, PAYLOAD_RING_PAGES);
 #endif

@@ -14,9 +14,6 @@
 #include "balloon_engine.h"
 #include "balloon_batches.h"
 #include "balloon_compat.h"
-#ifdef PREBUILT
-#include "host_constants.h"
-#endif
 
 /* Without a ring nothing is handed over: what would be is summed up in `live`. */
 #ifdef BATCH_RING_PAGES
@@ -25,7 +22,7 @@ RING(batches, BATCH_RING_PAGES);
 SHARED(struct bt_live_slots, live);
 #endif
 SHARED(struct bt_threads, threads);
-#if COUNT_FREED || defined(PREBUILT)
+#if MAY_BE(COUNT_FREED)
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
@@ -332,7 +329,7 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 
 /* ---- what became free ---- */
 
-#if COUNT_FREED || defined(PREBUILT)
+#if MAY_BE(COUNT_FREED)
 /* include/linux/page-flags.h: so marked, the pointer to what a page belongs to is of anonymous memory. */
 #define MAPPING_ANONYMOUS 1
 

@@ -12,12 +12,14 @@ import pytest
 from balloontrace.errors import CannotTraceError
 from balloontrace.trace.engines import prebuilt
 from balloontrace.trace.engines.bcc import bpf_folder
+from balloontrace.trace.engines.constants import NAMES
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.request import AttachError, Attachment, LoadRequest
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
 from balloontrace.trace.mechanism import Mechanism
 
+GIVEN = dict.fromkeys(NAMES, 0)
 MACHINES = ("x86_64", "aarch64")
 GUEST_MAPS = {"counters", "threads"}
 PROGRAMS = {
@@ -60,10 +62,20 @@ def test_an_object_has_every_program_and_map(machine: str, name: str) -> None:
 
 def test_constants_are_set_by_name() -> None:
     with opened("x86_64", "host") as found:
-        assert {"TGID", "COUNT_FREED", "FOLIO_FLAGS"} <= set(found.constant_names())
-        found.set_constants({"TGID": 1234, "COUNT_FREED": 4096})
+        assert {"TGID", "COUNT_FREED", "FOLIO_FLAGS"} <= found.open_constants()
         with pytest.raises(KeyError):
-            found.set_constants({"UNKNOWN": 1})
+            found.set_constants({"TGID": 1234})
+        found.set_constants(dict.fromkeys(NAMES, -1))
+        assert found.open_constants() == set()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_constant_is_somewhere(machine: str) -> None:
+    left: set[str] = set()
+    for name in (*MAPS, "guest-typed", "host-typed"):
+        with opened(machine, name) as found:
+            left |= found.open_constants()
+    assert left == set(NAMES)
 
 
 def test_what_is_no_object_is_one_sentence(tmp_path: Path) -> None:
@@ -95,7 +107,7 @@ def test_a_required_function_of_a_module_without_types_is_refused() -> None:
     nowhere = Attachment(
         "fentry_tell_host", "tell_host", False, "fentry", "tell_host", 0, "no_such_module", True
     )
-    request = LoadRequest("guest.bpf.c", {"SPAN_RING_PAGES": 1}, (nowhere,), ("counters", "spans"))
+    request = LoadRequest("guest.bpf.c", {**GIVEN, "SPAN_RING_PAGES": 1}, (nowhere,), ("counters", "spans"))
     with pytest.raises(AttachError, match="no_such_module"):
         prebuilt.load(request)
 
@@ -133,7 +145,7 @@ def test_neither_end_of_a_function_is_left_alone(monkeypatch: pytest.MonkeyPatch
         for name in ("tell_host", "virtballoon_migratepage")
         for program in ("kretprobe", "kprobe")
     )
-    loaded = prebuilt.load(LoadRequest("guest.bpf.c", {"SPAN_RING_PAGES": 1}, ends, ("counters",)))
+    loaded = prebuilt.load(LoadRequest("guest.bpf.c", {**GIVEN, "SPAN_RING_PAGES": 1}, ends, ("counters",)))
     fds = [*loaded.maps.values(), *loaded.programs.values(), *loaded.links]
     assert list(loaded.failures) == ["virtballoon_migratepage"]
     assert (list(loaded.programs), len(loaded.links)) == (["kretprobe_tell_host", "kprobe_tell_host"], 2)

@@ -10,17 +10,18 @@ import ctypes
 import fcntl
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+import struct
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from balloontrace.errors import BalloontraceError
-from balloontrace.system.libbpf import LIBBPF, Btf, load_libbpf
+from balloontrace.system.libbpf import LIBBPF, load_libbpf
+from balloontrace.trace.engines.constants import MARK, NAMES
 
-_CONSTANTS = ".rodata"
-_CONSTANT_BYTES = 8  # `CONSTANT` in bpf/balloon_prebuilt.h
 _MESSAGE_BYTES = 64 << 10  # what libbpf says at a time; the verifier's log may be longer
 
 _ADDRESS, _TEXT, _INT, _BOOL = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_bool
@@ -28,18 +29,18 @@ _FUNCTIONS: Mapping[str, tuple[object, tuple[object, ...]]] = {
     "libbpf_version_string": (_TEXT, ()),
     "libbpf_set_print": (_ADDRESS, (_ADDRESS,)),
     "bpf_object__open_file": (_ADDRESS, (_TEXT, _ADDRESS)),
-    "bpf_object__btf": (_ADDRESS, (_ADDRESS,)),
     "bpf_object__load": (_INT, (_ADDRESS,)),
     "bpf_object__close": (None, (_ADDRESS,)),
     "bpf_object__next_program": (_ADDRESS, (_ADDRESS, _ADDRESS)),
     "bpf_object__find_map_by_name": (_ADDRESS, (_ADDRESS, _TEXT)),
     "bpf_program__name": (_TEXT, (_ADDRESS,)),
+    "bpf_program__insns": (_ADDRESS, (_ADDRESS,)),
+    "bpf_program__insn_cnt": (ctypes.c_size_t, (_ADDRESS,)),
     "bpf_program__fd": (_INT, (_ADDRESS,)),
     "bpf_program__set_autoload": (_INT, (_ADDRESS, _BOOL)),
     "bpf_program__set_attach_target": (_INT, (_ADDRESS, _INT, _TEXT)),
     "bpf_program__attach_tracepoint": (_ADDRESS, (_ADDRESS, _TEXT, _TEXT)),
     "bpf_map__fd": (_INT, (_ADDRESS,)),
-    "bpf_map__initial_value": (_ADDRESS, (_ADDRESS, ctypes.POINTER(ctypes.c_size_t))),
     "bpf_map__set_autocreate": (_INT, (_ADDRESS, _BOOL)),
     "bpf_map__set_max_entries": (_INT, (_ADDRESS, ctypes.c_uint32)),
     "libbpf_register_prog_handler": (_INT, (_TEXT, _INT, _INT, _ADDRESS)),
@@ -102,6 +103,13 @@ def _prepare(program: int, options: ctypes._Pointer[_LoadOptions], _cookie: int)
 
 
 _HANDLER = _HandlerOptions(sz=ctypes.sizeof(_HandlerOptions), prog_prepare_load_fn=_PREPARE(_prepare))
+
+
+# struct bpf_insn: code, registers, 16 bits of offset, 32 of immediate. BPF_LD | BPF_DW | BPF_IMM takes two.
+_INSTRUCTION_BYTES = 8
+_MARKED = (
+    rb"\x18[\0-\x0f]\0\0(?P<low>.{4})\0{4}(?P<high>" + re.escape(MARK.to_bytes(4, sys.byteorder)) + rb")"
+)
 
 
 class _BtfInfo(ctypes.Structure):
@@ -171,15 +179,28 @@ class BpfObject:
         return self._programs.keys()
 
     def set_constants(self, values: Mapping[str, int]) -> None:
-        """Give the constants of the object their values. KeyError for one that it does not have."""
-        address = self._lib.bpf_map__initial_value(self._map(_CONSTANTS), ctypes.byref(ctypes.c_size_t()))
-        offsets = Btf(self._lib, self._lib.bpf_object__btf(self._object)).variables(_CONSTANTS)
-        for name, value in values.items():
-            ctypes.c_int64.from_address(address + offsets[name]).value = value
+        """Give marked immediates of all programs their values. KeyError for one that is not among them."""
+        for code, mark in self._marks():
+            halves = struct.pack("=q", values[_name_of(mark)])
+            code[mark.start("low") : mark.end("low")] = halves[:4]
+            code[mark.start("high") : mark.end("high")] = halves[4:]
 
-    def constant_names(self) -> Collection[str]:
-        """What `set_constants` takes."""
-        return Btf(self._lib, self._lib.bpf_object__btf(self._object)).variables(_CONSTANTS).keys()
+    def open_constants(self) -> set[str]:
+        """Names of those that have no value yet."""
+        return {_name_of(mark) for _, mark in self._marks()}
+
+    def _marks(self) -> Iterator[tuple[memoryview, re.Match[bytes]]]:
+        """Each program's instructions with each mark in them.
+
+        Found as bytes: to go through all instructions takes Python a tenth of a second under emulation.
+        """
+        for program in self._programs.values():
+            address = self._lib.bpf_program__insns(program)
+            size_bytes = self._lib.bpf_program__insn_cnt(program) * _INSTRUCTION_BYTES
+            code = memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
+            for mark in re.finditer(_MARKED, bytes(code), re.DOTALL):
+                if mark.start() % _INSTRUCTION_BYTES == 0:
+                    yield code, mark
 
     def set_max_entries(self, name: str, entries: int) -> None:
         """How large a map is to be: of a ring, in bytes."""
@@ -293,6 +314,10 @@ class BpfObject:
         if result < 0:
             raise BpfObjectError(f"{what}: {os.strerror(-result)}")
         return result
+
+
+def _name_of(mark: re.Match[bytes]) -> str:
+    return NAMES[int.from_bytes(mark["low"], sys.byteorder)]
 
 
 @cache

@@ -98,7 +98,7 @@ def _targeted(
     failures: dict[str, str],
 ) -> list[Attachment]:
     """Prepare the object; returns what it will attach: all but what has failed or has no target here."""
-    program_object.set_constants(_constants(request.definitions, program_object))
+    program_object.set_constants(_constants(request.definitions))
     for size, name in _RINGS.items():
         if size in request.definitions:
             program_object.set_max_entries(name, int(request.definitions[size]) * PAGE_BYTES)
@@ -147,16 +147,14 @@ def _set_target(
         program_object.set_target(attachment.program, attachment.symbol)
 
 
-def _constants(definitions: Mapping[str, str | int], program_object: BpfObject) -> dict[str, int]:
-    """What the object has a constant for; a kind of hook is 1 where fentry shows types."""
-    known = program_object.constant_names()
-    if _READ_TYPE in known:
-        definitions = {**definitions, _READ_TYPE: _find_read_type()}
-    return {
+def _constants(definitions: Mapping[str, str | int]) -> dict[str, int]:
+    """What an object leaves open; a kind of hook is 1 where fentry shows types."""
+    typed = {_READ_TYPE: _find_read_type()} if is_confidential() else {}
+    given = {
         name: int(value == "fentry") if isinstance(value, str) else value
         for name, value in definitions.items()
-        if name in known
     }
+    return {"PAYLOAD_RING_PAGES": 0, **given, **typed}
 
 
 def _find_read_type() -> int:

@@ -21,6 +21,7 @@ struct pt_regs {
 
 #define __always_inline inline __attribute__((always_inline, unused))
 #define PROGRAM(section) int
+#define MAY_BE(constant) (constant)
 
 #define SHARED(type, name) static type name
 #define VALUE(type, name) (&name)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a prebuilt object leaves open, and how: a mark stands in its instructions where a value belongs.
+
+bcc is told the same by -D before it compiles. Read by whatever compiles the objects, and by what loads them.
+"""
+
+from __future__ import annotations
+
+MARK = 0x6274636E
+"""The upper half of a 64-bit immediate that is to be replaced; the lower half is a name's place in NAMES."""
+
+NAMES = (
+    # The guest: offsets of members in bytes, -1 where unknown.
+    "VIRTIO_BALLOON_VDEV",
+    "VIRTIO_BALLOON_NUM_PFNS",
+    "VIRTIO_BALLOON_PFNS",
+    "VIRTIO_BALLOON_RESP_DATA",
+    "VIRTIO_BALLOON_RESP_POS",
+    "VIRTIO_BALLOON_NR_PAGE_BMAP",
+    "VIRTIO_BALLOON_MIN_PFN",
+    "VIRTIO_BALLOON_MAX_PFN",
+    "VIRTIO_BALLOON_NUM_PAGES",
+    "VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK",
+    "VIRTIO_BALLOON_VB_DEV_INFO",
+    "VIRTIO_BALLOON_OOM_NB",
+    "VIRTQUEUE_INDEX",
+    "VIRTQUEUE_VDEV",
+    "VIRTIO_DEVICE_INDEX",
+    "UNIT_PAGES",  # 4 KiB units in a page of this kernel
+    "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured
+    # Whether a function's arguments are what its source says, and whether fentry shows them with their types.
+    "TELL_HOST_ARGUMENTS",
+    "SEND_RESP_DATA_ARGUMENTS",
+    "SET_PAGE_BITMAP_ARGUMENTS",
+    "KIND_tell_host",
+    "KIND_send_resp_data",
+    "KIND_set_page_bitmap",
+    # The host: the traced process, bytes of a page if what becomes free is counted, and where a page says so.
+    "TGID",
+    "COUNT_FREED",
+    "FOLIO_FLAGS",
+    "FOLIO__REFCOUNT",
+    "FOLIO__MAPCOUNT",
+    "FOLIO_MAPPING",
+    "PG_UPTODATE",
+    "PG_SWAPBACKED",
+    "PG_LRU",
+    # Under lockdown: the number of the type that everything read is taken for.
+    "READ_TYPE",
+)
+
+
+def c_definitions() -> dict[str, str]:
+    """Each name as a mark, for the compiler."""
+    return {name: f"CONSTANT({MARK << 32 | number}LL)" for number, name in enumerate(NAMES)}
