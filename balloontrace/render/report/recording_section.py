@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Section, Table, Text, Title, words
 from balloontrace.results.recorder import Loss, OwnCost
-from balloontrace.results.recording_header import Probe
+from balloontrace.results.recording_header import Header, Probe
 from balloontrace.results.report import Check, Report
 from balloontrace.units import NOT_MEASURED
 
@@ -87,17 +87,21 @@ def probe_table(probes: Sequence[Probe]) -> Table:
     return Table(("function", "symbol", "mechanism", "status", "stands in for", "note"), rows, "llllll")
 
 
-def describe_cost(cost: OwnCost, *, of_host: bool) -> Text:
+def describe_cost(cost: OwnCost, header: Header) -> Text:
     """What recording cost, as one sentence without its subject."""
     return words(
-        "BPF {}; CPU {} (and {} to set up); memory at most {} (setting up {}); {} wake-ups; {} written",
-        describe_bpf(cost, of_host=of_host),
+        "BPF {}; CPU {} (and {} to set up); memory at most {} (setting up {}); {} wake-ups; {} written; "
+        "attached by {}",
+        describe_bpf(cost, of_host=header.is_of_host),
         numbers.duration(cost.cpu_ns),
         numbers.duration(cost.setup_cpu_ns),
         numbers.size(cost.peak_memory_bytes),
         numbers.size(cost.setup_peak_memory_bytes),
         numbers.count(cost.wakeups),
         numbers.size(cost.bytes_written),
+        f"engine {header.engine} ({header.engine_version or NOT_MEASURED})"
+        if header.engine
+        else NOT_MEASURED,
     )
 
 

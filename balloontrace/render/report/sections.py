@@ -37,7 +37,7 @@ def describe_report(report: Report) -> list[Section]:
         describe_outside(report),
         describe_checks(report.checks),
         describe_losses(report) if of_guest else [],
-        [Line(words("Cost of recording: {}", describe_cost(report.own_cost, of_host=not of_guest)))]
+        [Line(words("Cost of recording: {}", describe_cost(report.own_cost, report.header)))]
         if report.own_cost
         else [],
         [Line(f"Not measured: {sentence}") for sentence in report.not_measured],
