@@ -59,6 +59,11 @@
 #define FENTRY_ARGS_2 ctx[0], ctx[1]
 #define FENTRY_ARGS_3 ctx[0], ctx[1], ctx[2]
 #define FENTRY_ARGS_4 ctx[0], ctx[1], ctx[2], ctx[3]
+/* For those who follow arguments: whether these keep their types. */
+#define FENTRY_ARGS_2_TYPED FENTRY_ARGS_2, 1
+#define FENTRY_ARGS_3_TYPED FENTRY_ARGS_3, 1
+#define KPROBE_ARGS_2_TYPED KPROBE_ARGS_2, 0
+#define KPROBE_ARGS_3_TYPED KPROBE_ARGS_3, 0
 #define FEXIT_RESULT(arity) ctx[arity]
 #define FEXIT_NO_RESULT(arity) 0
 #define KPROBE_ARGS_1 PT_REGS_PARM1(ctx)
@@ -67,20 +72,6 @@
 #define KPROBE_ARGS_4 PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx)
 #define KRETPROBE_RESULT PT_REGS_RC(ctx)
 #define KRETPROBE_NO_RESULT 0
-
-/*
- * A u32 member of what an argument of `function` points to. An fentry argument keeps its type, so the kernel
- * lets it be followed like any pointer: one instruction instead of a helper call of 89.
- */
-#ifdef PREBUILT
-#define ARGUMENT_U32(function, base, offset) \
-	(KIND_##function ? ARGUMENT_U32_fentry(base, offset) : ARGUMENT_U32_kprobe(base, offset))
-#else
-#define ARGUMENT_U32(function, base, offset) CONCAT(ARGUMENT_U32_, KIND_##function)(base, offset)
-#endif
-#define ARGUMENT_U32_fentry(base, offset) (*(u32 *)((base) + (offset)))
-#define ARGUMENT_U32_kprobe(base, offset) read_u32(base, offset)
-#define ARGUMENT_U32_absent(base, offset) 0
 
 /* Adds to a sum that programs on other CPUs add to as well. */
 #define ADD(sum, value) __sync_fetch_and_add(&(sum), value)
@@ -111,6 +102,15 @@ static __always_inline u32 read_u32(u64 base, long long offset)
 	if (offset != NO_OFFSET)
 		READ_KERNEL(value, base + offset);
 	return value;
+}
+
+/*
+ * A u32 member at a known offset of what an argument points to. An fentry argument keeps its type, so the kernel lets it
+ * be followed like any pointer: one instruction instead of a helper call of 89.
+ */
+static __always_inline u32 read_argument_u32(int typed, u64 base, long long offset)
+{
+	return typed ? *(u32 *)(base + offset) : read_u32(base, offset);
 }
 
 static __always_inline u64 read_pointer(u64 base, long long offset)

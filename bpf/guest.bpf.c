@@ -386,18 +386,20 @@ static __always_inline void capture(struct thread_state *thread, int function, u
  * What is known at the entry of each of the functions (vb, vq, ...) that send or lead to sends. Every driver
  * counts its pages first and tells the host then, and writes num_pages to `actual`.
  */
-#define NOTE_SEND(function, thread, balloon, vq) do { \
-	if (VIRTQUEUE_INDEX != NO_OFFSET) { \
-		(thread)->queue = ARGUMENT_U32(function, vq, VIRTQUEUE_INDEX); \
-		(thread)->send_flags |= BT_HAS_QUEUE; \
-	} \
-	if (VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) { \
-		(thread)->actual_pages = ARGUMENT_U32(function, balloon, VIRTIO_BALLOON_NUM_PAGES); \
-		(thread)->flags |= BT_HAS_ACTUAL; \
-	} \
-	if (!((thread)->flags & BT_HAS_DEVICE)) \
-		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV)); \
-} while (0)
+static __always_inline void note_send(struct thread_state *thread, u64 balloon, u64 vq, int typed)
+{
+	thread->send_flags = 0;
+	if (VIRTQUEUE_INDEX != NO_OFFSET) {
+		thread->queue = read_argument_u32(typed, vq, VIRTQUEUE_INDEX);
+		thread->send_flags |= BT_HAS_QUEUE;
+	}
+	if (VIRTIO_BALLOON_NUM_PAGES != NO_OFFSET) {
+		thread->actual_pages = read_argument_u32(typed, balloon, VIRTIO_BALLOON_NUM_PAGES);
+		thread->flags |= BT_HAS_ACTUAL;
+	}
+	if (!(thread->flags & BT_HAS_DEVICE))
+		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV));
+}
 
 /*
  * A send goes where the call around it goes, one of `outer`, if that is known; its own arguments, where they can be
@@ -412,7 +414,7 @@ static __always_inline void begin_send(struct thread_state *thread, u32 outer)
  * tell_host(vb, vq): a send of page numbers. In the patched driver with bitmaps a window instead, whose sends
  * are calls of send_resp_data, and num_pfns counts the pages of all windows.
  */
-static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
+static __always_inline int on_tell_host_entry(u64 balloon, u64 vq, int typed)
 {
 	struct thread_state *thread = enter(BT_TELL_HOST);
 
@@ -422,10 +424,10 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq)
 	begin_send(thread, 1 << BT_SET_PAGE_BITMAP);
 	if (!TELL_HOST_ARGUMENTS)
 		return 0;
-	NOTE_SEND(tell_host, thread, balloon, vq);
+	note_send(thread, balloon, vq, typed);
 	if (VIRTIO_BALLOON_NUM_PFNS == NO_OFFSET || thread->open & (1 << BT_SET_PAGE_BITMAP))
 		return 0;
-	thread->pages = ARGUMENT_U32(tell_host, balloon, VIRTIO_BALLOON_NUM_PFNS);
+	thread->pages = read_argument_u32(typed, balloon, VIRTIO_BALLOON_NUM_PFNS);
 	thread->send_flags |= BT_HAS_PAGES;
 	if (VIRTIO_BALLOON_PFNS != NO_OFFSET && thread->pages <= ITEM_PAGES)
 		capture(thread, BT_TELL_HOST, balloon + VIRTIO_BALLOON_PFNS, thread->pages * sizeof(u32));
@@ -441,7 +443,7 @@ static __always_inline int on_tell_host_return(u64 result)
 }
 
 /* send_resp_data(vb, vq, busy_wait): one send of the patched driver; resp_pos counts the u64 that wait in resp_data. */
-static __always_inline int on_send_resp_data_entry(u64 balloon, u64 vq, u64 busy_wait)
+static __always_inline int on_send_resp_data_entry(u64 balloon, u64 vq, u64 busy_wait, int typed)
 {
 	struct thread_state *thread = enter(BT_SEND_RESP_DATA);
 
@@ -450,10 +452,10 @@ static __always_inline int on_send_resp_data_entry(u64 balloon, u64 vq, u64 busy
 	begin_send(thread, 1 << BT_TELL_HOST | 1 << BT_SET_PAGE_BITMAP);
 	if (!SEND_RESP_DATA_ARGUMENTS)
 		return 0;
-	NOTE_SEND(send_resp_data, thread, balloon, vq);
+	note_send(thread, balloon, vq, typed);
 	if (VIRTIO_BALLOON_RESP_POS == NO_OFFSET)
 		return 0;
-	thread->bytes = ARGUMENT_U32(send_resp_data, balloon, VIRTIO_BALLOON_RESP_POS) * sizeof(u64);
+	thread->bytes = read_argument_u32(typed, balloon, VIRTIO_BALLOON_RESP_POS) * sizeof(u64);
 	thread->send_flags |= BT_HAS_BYTES;
 	if (VIRTIO_BALLOON_RESP_DATA != NO_OFFSET)
 		capture(thread, BT_SEND_RESP_DATA, read_pointer(balloon, VIRTIO_BALLOON_RESP_DATA), thread->bytes);
@@ -475,9 +477,9 @@ static __always_inline int on_send_resp_data_return(u64 result)
 #define BITMAP_PFNS (1ULL << 18)
 #define WORD_PFNS 64ULL
 
-static __always_inline void count_passes(struct thread_state *thread, u64 balloon)
+static __always_inline void count_passes(struct thread_state *thread, u64 balloon, int typed)
 {
-	u64 bitmaps = ARGUMENT_U32(set_page_bitmap, balloon, VIRTIO_BALLOON_NR_PAGE_BMAP);
+	u64 bitmaps = read_argument_u32(typed, balloon, VIRTIO_BALLOON_NR_PAGE_BMAP);
 	u64 first = read_pointer(balloon, VIRTIO_BALLOON_MIN_PFN) & ~(WORD_PFNS - 1);
 	u64 end = (read_pointer(balloon, VIRTIO_BALLOON_MAX_PFN) + WORD_PFNS - 1) & ~(WORD_PFNS - 1);
 	u64 window = (bitmaps ? bitmaps : 1) * BITMAP_PFNS;
@@ -486,7 +488,7 @@ static __always_inline void count_passes(struct thread_state *thread, u64 balloo
 	thread->passes = end > first ? (end - first + window - 1) / window : 0;
 }
 
-static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 vq)
+static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 vq, int typed)
 {
 	struct thread_state *thread = enter(BT_SET_PAGE_BITMAP);
 
@@ -496,12 +498,12 @@ static __always_inline int on_set_page_bitmap_entry(u64 balloon, u64 pages, u64 
 	begin_send(thread, 0);
 	if (!SET_PAGE_BITMAP_ARGUMENTS)
 		return 0;
-	NOTE_SEND(set_page_bitmap, thread, balloon, vq);
+	note_send(thread, balloon, vq, typed);
 	if (VIRTIO_BALLOON_NUM_PFNS != NO_OFFSET)
-		thread->pages = ARGUMENT_U32(set_page_bitmap, balloon, VIRTIO_BALLOON_NUM_PFNS);
+		thread->pages = read_argument_u32(typed, balloon, VIRTIO_BALLOON_NUM_PFNS);
 	if (VIRTIO_BALLOON_NR_PAGE_BMAP != NO_OFFSET && VIRTIO_BALLOON_MIN_PFN != NO_OFFSET &&
 	    VIRTIO_BALLOON_MAX_PFN != NO_OFFSET)
-		count_passes(thread, balloon);
+		count_passes(thread, balloon, typed);
 	return 0;
 }
 
@@ -685,9 +687,9 @@ static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer,
 PROGRAMS(update_balloon_size_func, 1, NO_RESULT)
 PROGRAMS(fill_balloon, 2, RESULT)
 PROGRAMS(leak_balloon, 2, RESULT)
-PROGRAMS(tell_host, 2, NO_RESULT)
-PROGRAMS(send_resp_data, 3, NO_RESULT)
-PROGRAMS(set_page_bitmap, 3, NO_RESULT)
+PROGRAMS(tell_host, 2_TYPED, NO_RESULT)
+PROGRAMS(send_resp_data, 3_TYPED, NO_RESULT)
+PROGRAMS(set_page_bitmap, 3_TYPED, NO_RESULT)
 PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)

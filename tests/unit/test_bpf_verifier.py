@@ -14,6 +14,7 @@ from c_layout import C_DEFINITIONS
 
 from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.bcc import bpf_folder
+from balloontrace.trace.engines.constants import NAMES, c_definitions
 from balloontrace.trace.engines.libbpf import BpfObject
 
 CLANGS = [name for name in ("clang", *(f"clang-{n}" for n in range(11, 30))) if shutil.which(name)]
@@ -38,13 +39,14 @@ def may_load() -> bool:
 def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) -> None:
     """bcc has LLVM make code without 32-bit arithmetic, where LLVM 14 loses what is known of a length."""
     path = tmp_path / "guest.bpf.o"
-    flags = ["-target", "bpfel", "-g", "-O2", "-w", "-DPREBUILT", "-DSPAN_RING_PAGES=1", *C_DEFINITIONS]
+    flags = ["-target", "bpfel", "-g", "-O2", "-w", "-DPREBUILT", "-DSPAN_RING_PAGES=1"]
+    flags += [*C_DEFINITIONS, *(f"-D{name}={mark}" for name, mark in c_definitions().items())]
     source = bpf_folder() / "guest.bpf.c"
     subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
     with BpfObject(path) as found:
         arguments = {"TELL_HOST_ARGUMENTS": 1, "SEND_RESP_DATA_ARGUMENTS": 1, "PAYLOAD_RING_PAGES": 1}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
-        found.set_constants({**offsets, **arguments})
+        found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})
         for ring in ("spans", "payloads"):
             found.set_max_entries(ring, RING_BYTES)
         found.load_only({name for name in found.program_names if name.startswith(("kprobe_", "kretprobe_"))})

@@ -28,13 +28,10 @@ NAMES = (
     "VIRTIO_DEVICE_INDEX",
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel
     "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured
-    # Whether a function's arguments are what its source says, and whether fentry shows them with their types.
+    # Whether a function's arguments are what its source says.
     "TELL_HOST_ARGUMENTS",
     "SEND_RESP_DATA_ARGUMENTS",
     "SET_PAGE_BITMAP_ARGUMENTS",
-    "KIND_tell_host",
-    "KIND_send_resp_data",
-    "KIND_set_page_bitmap",
     # The host: the traced process, bytes of a page if what becomes free is counted, and where a page says so.
     "TGID",
     "COUNT_FREED",

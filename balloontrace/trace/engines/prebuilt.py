@@ -148,13 +148,10 @@ def _set_target(
 
 
 def _constants(definitions: Mapping[str, str | int]) -> dict[str, int]:
-    """What an object leaves open; a kind of hook is 1 where fentry shows types."""
+    """What an object leaves open; the kinds of hooks are chosen by loading programs instead."""
     typed = {_READ_TYPE: _find_read_type()} if is_confidential() else {}
-    given = {
-        name: int(value == "fentry") if isinstance(value, str) else value
-        for name, value in definitions.items()
-    }
-    return {"PAYLOAD_RING_PAGES": 0, **given, **typed}
+    numbers = {name: value for name, value in definitions.items() if isinstance(value, int)}
+    return {"PAYLOAD_RING_PAGES": 0, **numbers, **typed}
 
 
 def _find_read_type() -> int:

@@ -21,7 +21,7 @@ static void run_item(struct virtio_balloon *balloon, u32 target_pages, u32 moved
 	if (moved_pages) {
 		balloon->num_pages += moved_pages;
 		balloon->num_pfns = moved_pages;
-		on_tell_host_entry((u64)balloon, (u64)&inflate);
+		on_tell_host_entry((u64)balloon, (u64)&inflate, 1);
 		now_ns += 100000;
 		on_tell_host_return(0);
 	}
@@ -46,7 +46,7 @@ int main(void)
 	printf("%u %u\n", states[3].actual_pages, states[7].actual_pages);
 
 	live.inflated_pages = live.deflated_pages = 0;
-	on_tell_host_entry((u64)&first, (u64)&reporting);
+	on_tell_host_entry((u64)&first, (u64)&reporting, 1);
 	on_tell_host_return(0);
 	printf("%llu %llu %llu\n", (unsigned long long)live.inflated_pages,
 	       (unsigned long long)live.deflated_pages, (unsigned long long)live.unknown_sends);

@@ -44,7 +44,7 @@ static struct virtqueue inflate = { 0, &device }, deflate = { 1, &device };
 static void send(struct virtqueue *queue, u32 pages)
 {
 	balloon.num_pfns = pages;
-	on_tell_host_entry((u64)&balloon, (u64)queue);
+	on_tell_host_entry((u64)&balloon, (u64)queue, 1);
 	now_ns += 100;
 	on_tell_host_return(0);
 }
