@@ -5,8 +5,8 @@ As in `overhead` the guest's clock counts instructions. Our programs are compare
 attached the same way, and with bpftrace and a histogram script. The calls of a process that is not traced are
 measured too.
 
-Two looks at the clock take 104 instructions, two questions who is running 34: of the 154 that half an empty
-fentry pair leaves, 16 would remain for all that is counted.
+An empty fentry pair takes 308 instructions. Two looks at the clock take 104 more, two questions who is running
+34: a call cannot cost less than 446. What counts is how much longer an inflate takes (`overhead`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ GUEST_MIB = 2048
 START_S = 300
 RUN_S = 120
 ROUNDS = 6
-MOST_OF_AN_EMPTY_PAIR = 1.5
 MOST_OF_BPFTRACE = 0.5
 
 CALLS = Path(__file__).with_name("host_calls.c")
@@ -79,9 +78,7 @@ def measure_host_overhead() -> Iterator[Figure]:
     for kind in own:
         yield Figure(f"host_empty_{kind}_pair", empty[kind], "ins")
         yield Figure(f"host_call_traced_{kind}", own[kind], "ins")
-        yield Figure(
-            f"host_call_over_empty_{kind}_pair", own[kind] / empty[kind], "x", at_most=MOST_OF_AN_EMPTY_PAIR
-        )
+        yield Figure(f"host_call_over_empty_{kind}_pair", own[kind] / empty[kind], "x")
     yield Figure("host_call_of_another_process", foreign, "ins")
     yield Figure("host_call_bpftrace", bpftrace, "ins")
     yield Figure("host_call_over_bpftrace", own["fentry"] / bpftrace, "x", at_most=MOST_OF_BPFTRACE)

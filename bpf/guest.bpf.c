@@ -388,7 +388,6 @@ static __always_inline void capture(struct thread_state *thread, int function, u
  */
 static __always_inline void note_send(struct thread_state *thread, u64 balloon, u64 vq, int typed)
 {
-	thread->send_flags = 0;
 	if (VIRTQUEUE_INDEX != NO_OFFSET) {
 		thread->queue = read_argument_u32(typed, vq, VIRTQUEUE_INDEX);
 		thread->send_flags |= BT_HAS_QUEUE;
