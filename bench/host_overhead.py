@@ -5,8 +5,8 @@ As in `overhead` the guest's clock counts instructions. Our programs are compare
 attached the same way, and with bpftrace and a histogram script. The calls of a process that is not traced are
 measured too.
 
-An empty fentry pair takes 308 instructions. Two looks at the clock take 104 more, two questions who is running
-34: a call cannot cost less than 446. What counts is how much longer an inflate takes (`overhead`).
+An empty fentry pair takes 308 instructions. Two looks at the clock take 104 more, two questions who is
+running 34: a call cannot cost less than 446. What counts is how much longer an inflate takes (`overhead`).
 """
 
 from __future__ import annotations
