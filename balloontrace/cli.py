@@ -17,7 +17,8 @@ from balloontrace import commands
 from balloontrace.console import standard_streams
 from balloontrace.console.missing_libraries import explain_import_error
 from balloontrace.console.stderr import say
-from balloontrace.errors import BalloontraceError, ExitCode
+from balloontrace.errors import BalloontraceError, ExitCode, UsageError
+from balloontrace.trace.engines import shipped
 from balloontrace.untrusted import printable, printable_lines
 
 
@@ -34,7 +35,11 @@ class _Verbs(click.Group):
         return sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if not module.ispkg)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
+        if name not in (verbs := self.list_commands(ctx)):
+            if shipped.is_bundle() and not ctx.resilient_parsing:
+                raise UsageError(
+                    f"a bundle has only {', '.join(verbs)}: run {name} where balloontrace is installed"
+                )
             return None
         command: click.Command = getattr(importlib.import_module(f"{commands.__name__}.{name}"), name)
         return _keep_lines(command)

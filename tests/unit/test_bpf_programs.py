@@ -11,7 +11,7 @@ import pytest
 from c_layout import C_DEFINITIONS
 
 from balloontrace.system.kernel import KNOWN_MEMBERS
-from balloontrace.trace.engines.bcc import bpf_folder
+from balloontrace.trace.engines.shipped import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
 

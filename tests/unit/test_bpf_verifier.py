@@ -13,9 +13,9 @@ import pytest
 from c_layout import C_DEFINITIONS
 
 from balloontrace.system.kernel import KNOWN_MEMBERS
-from balloontrace.trace.engines.bcc import bpf_folder
 from balloontrace.trace.engines.constants import NAMES, c_definitions
 from balloontrace.trace.engines.libbpf import BpfObject
+from balloontrace.trace.engines.shipped import bpf_folder
 
 CLANGS = [name for name in ("clang", *(f"clang-{n}" for n in range(11, 30))) if shutil.which(name)]
 RING_BYTES = 1 << 16
@@ -43,7 +43,7 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
     flags += [*C_DEFINITIONS, *(f"-D{name}={mark}" for name, mark in c_definitions().items())]
     source = bpf_folder() / "guest.bpf.c"
     subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
-    with BpfObject(path) as found:
+    with BpfObject("guest", path.read_bytes()) as found:
         arguments = {"TELL_HOST_ARGUMENTS": 1, "SEND_RESP_DATA_ARGUMENTS": 1, "PAYLOAD_RING_PAGES": 1}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
         found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})

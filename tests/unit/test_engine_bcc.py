@@ -14,8 +14,9 @@ import pytest
 from fake_system import lay_out_bcc
 
 from balloontrace.errors import CannotTraceError
-from balloontrace.trace.engines.bcc import bpf_folder, find_cause, load
+from balloontrace.trace.engines.bcc import find_cause, load
 from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
+from balloontrace.trace.engines.shipped import bpf_folder
 
 # What `engines/bcc_child` uses of bcc. A program is loaded into a descriptor of its own, each probe too;
 # programs and symbols named in REFUSED are refused as the kernel does.

@@ -11,10 +11,10 @@ import pytest
 
 from balloontrace.errors import CannotTraceError
 from balloontrace.trace.engines import prebuilt
-from balloontrace.trace.engines.bcc import bpf_folder
 from balloontrace.trace.engines.constants import NAMES
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.request import AttachError, Attachment, LoadRequest
+from balloontrace.trace.engines.shipped import read_object
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
 from balloontrace.trace.mechanism import Mechanism
@@ -48,7 +48,7 @@ MAPS = {
 
 
 def opened(machine: str, name: str) -> BpfObject:
-    return BpfObject(bpf_folder() / "objects" / machine / f"{name}.bpf.o")
+    return BpfObject(name, read_object(machine, name) or b"")
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -78,10 +78,10 @@ def test_every_constant_is_somewhere(machine: str) -> None:
     assert left == set(NAMES)
 
 
-def test_what_is_no_object_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "no.bpf.o").write_bytes(b"\x7fELF and nothing more")
+@pytest.mark.parametrize("content", [b"", b"\x7fELF and nothing more"])
+def test_what_is_no_object_is_one_sentence(content: bytes) -> None:
     with pytest.raises(BpfObjectError) as raised:
-        BpfObject(tmp_path / "no.bpf.o")
+        BpfObject("no", content)
     assert "\n" not in str(raised.value)
 
 
@@ -96,11 +96,11 @@ def test_without_an_object_it_cannot_trace(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("definitions", "name"),
-    [({"SPAN_RING_PAGES": 1}, "guest.bpf.o"), ({"UNIT_PAGES": 1}, "guest-live.bpf.o")],
+    [({"SPAN_RING_PAGES": 1}, "guest"), ({"UNIT_PAGES": 1}, "guest-live")],
 )
 def test_without_a_ring_it_is_the_object_with_sums(definitions: dict[str, str | int], name: str) -> None:
     request = LoadRequest("guest.bpf.c", definitions, (), ())
-    assert prebuilt.object_path(request).name == name
+    assert prebuilt.object_name(request) == name
 
 
 def test_a_required_function_of_a_module_without_types_is_refused() -> None:

@@ -34,7 +34,8 @@ ROOMS: dict[str, str] = {
     "compare": f"{BASE} results analysis",
     "export": f"{BASE} results analysis",
     "render": "untrusted units format results",
-    "commands": f"{BASE} console system trace live results analysis compare export render",
+    "make_bundle": "errors",
+    "commands": f"{BASE} console system trace live results analysis compare export render make_bundle",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
 }

@@ -15,7 +15,7 @@ from balloontrace.format.vocabulary import Side
 
 ROOT = Path(__file__).parents[2]
 BPF_SOURCES = sorted(path.name for path in (ROOT / "bpf").iterdir() if path.suffix in (".c", ".h"))
-WHERE = "from balloontrace.trace.engines.bcc import bpf_folder; print(bpf_folder())"
+WHERE = "from balloontrace.trace.engines.shipped import bpf_folder; print(bpf_folder())"
 
 
 @pytest.fixture(scope="module")

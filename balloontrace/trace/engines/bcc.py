@@ -24,6 +24,7 @@ from balloontrace.errors import BalloontraceError, CannotTraceError
 from balloontrace.format.vocabulary import c_definitions
 from balloontrace.trace.engines.bcc_child import REQUEST_BYTES
 from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
+from balloontrace.trace.engines.shipped import source_folder
 
 _MAXIMUM_FDS = 250  # SCM_MAX_FD is 253
 # Of the verifier's log: instructions, states, source lines, and what it did in all.
@@ -31,12 +32,6 @@ _VERIFIER_TRACE = re.compile(
     r"\d+: |from \d+ to \d+|; |R\d+(_w)?=|processed \d+ insns|verification time|stack depth|"
     r"last_idx |regs=|parent |mark_precise|-- |HINT: |func#\d+ |max_states_per_insn|libbpf: -- |arg#\d+ "
 )
-
-
-def bpf_folder() -> Path:
-    """Where the BPF sources are: inside an installed package, or beside it in the source tree."""
-    inside = Path(__file__).parents[2] / "bpf"
-    return inside if inside.is_dir() else Path(__file__).parents[3] / "bpf"
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -60,7 +55,8 @@ def load(request: LoadRequest) -> Loaded:
             )
             child_end.close()
             try:
-                answer, fds = _ask(parent_end, request)
+                with source_folder() as folder:
+                    answer, fds = _ask(parent_end, request, folder)
             except BaseException:  # Ctrl-C above all
                 child.kill()
                 child.wait()
@@ -84,11 +80,11 @@ def _child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _ask(end: socket.socket, request: LoadRequest) -> tuple[bytes, list[int]]:
+def _ask(end: socket.socket, request: LoadRequest, folder: Path) -> tuple[bytes, list[int]]:
     """The answer and the descriptors that came with it; both empty when the child died."""
     try:
         definitions = {**c_definitions(), **request.definitions}
-        source = str(bpf_folder() / request.source)
+        source = str(folder / request.source)
         asked = {**asdict(request), "source": source, "definitions": definitions}
         end.send(json.dumps(asked).encode())
         answer, fds, _, _ = socket.recv_fds(end, REQUEST_BYTES, _MAXIMUM_FDS)

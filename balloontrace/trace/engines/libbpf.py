@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A compiled BPF object in libbpf's hands, from its file to descriptors, whatever its programs do.
+"""A compiled BPF object in libbpf's hands, from its bytes to descriptors, whatever its programs do.
 
 Version 1.1 and newer. Every descriptor handed out is a duplicate, and outlives the object.
 """
@@ -14,7 +14,6 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +27,7 @@ _ADDRESS, _TEXT, _INT, _BOOL = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, c
 _FUNCTIONS: Mapping[str, tuple[object, tuple[object, ...]]] = {
     "libbpf_version_string": (_TEXT, ()),
     "libbpf_set_print": (_ADDRESS, (_ADDRESS,)),
-    "bpf_object__open_file": (_ADDRESS, (_TEXT, _ADDRESS)),
+    "bpf_object__open_mem": (_ADDRESS, (_TEXT, ctypes.c_size_t, _ADDRESS)),
     "bpf_object__load": (_INT, (_ADDRESS,)),
     "bpf_object__close": (None, (_ADDRESS,)),
     "bpf_object__next_program": (_ADDRESS, (_ADDRESS, _ADDRESS)),
@@ -57,6 +56,12 @@ _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _ADDRESS, _ADDRESS)
 _PROG_TYPE_TRACING = 26
 _TRACING_SECTIONS = {"fentry": 24, "fexit": 25}
 _MODULE_NAME_BYTES = 64
+
+
+class _OpenOptions(ctypes.Structure):
+    """The beginning of `struct bpf_object_open_opts` (tools/lib/bpf/libbpf.h)."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("object_name", _TEXT))
 
 
 class _LoadOptions(ctypes.Structure):
@@ -130,10 +135,13 @@ class BpfObjectError(BalloontraceError):
 
 
 class BpfObject:
-    """An object file opened; nothing of it is in the kernel before `load`. As a context it closes itself."""
+    """An object opened; nothing of it is in the kernel before `load`. As a context it closes itself."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises BpfObjectError when there is no libbpf, or when it cannot read the file."""
+    def __init__(self, name: str, content: bytes) -> None:
+        """Raises BpfObjectError when there is no libbpf, or when it cannot read the object.
+
+        Bytes, not a file: an object in a bundle has no file of its own. libbpf copies what it keeps of them.
+        """
         try:
             self._lib = _library()
         except (OSError, AttributeError) as error:
@@ -145,11 +153,12 @@ class BpfObject:
         self._print = _PRINT(_collector(self.messages))  # referenced as long as libbpf may call it
         self._lib.libbpf_set_print(self._print)
         _register_handler(self._lib)
-        self._object = self._lib.bpf_object__open_file(os.fsencode(path), None)
+        options = _OpenOptions(ctypes.sizeof(_OpenOptions), name.encode())
+        self._object = self._lib.bpf_object__open_mem(content, len(content), ctypes.byref(options))
         if not self._object:
             reason = os.strerror(ctypes.get_errno())
             self._release()
-            raise BpfObjectError(f"{path} cannot be opened: {reason}")
+            raise BpfObjectError(f"object {name} cannot be opened: {reason}")
         self._programs = self._find_programs()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
-from pathlib import Path
 
 from balloontrace.console.stderr import note
 from balloontrace.errors import CannotTraceError
@@ -21,9 +20,10 @@ from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import ROOT, is_confidential
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.machine import read_peak_memory_bytes
-from balloontrace.trace.engines.bcc import bpf_folder, failure
+from balloontrace.trace.engines.bcc import failure
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachment, Loaded, LoadRequest
+from balloontrace.trace.engines.shipped import read_object
 
 NAME = "prebuilt"
 _RINGS = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads", "BATCH_RING_PAGES": "batches"}
@@ -33,25 +33,17 @@ _READ_AS = "timespec64"  # begins with 8 bytes of numbers, and every kernel has 
 _OPTIONAL_MAPS = ("payloads", "waiting")
 
 
-def object_path(request: LoadRequest) -> Path:
-    """The object of a request on this machine, whether it is there or not."""
-    name = Path(request.source).name.removesuffix(".bpf.c")
+def object_name(request: LoadRequest) -> str:
+    """Which object a request takes."""
     live = "" if _RECORDS & request.definitions.keys() else "-live"
     typed = "-typed" if is_confidential() else ""
-    return _folder() / f"{name}{live}{typed}.bpf.o"
+    return f"{request.source.removesuffix('.bpf.c')}{live}{typed}"
 
 
 def find() -> str:
     """What this engine has here, in words. Raises CannotTraceError when something is missing."""
-    path = _folder() / "guest.bpf.o"
-    if not path.exists():
-        raise CannotTraceError(f"this package has no BPF programs compiled for {platform.machine()}")
-    with _opened(path) as program_object:
+    with _opened("guest", _read("guest")) as program_object:
         return f"BPF programs compiled for {platform.machine()}, libbpf {program_object.version}"
-
-
-def _folder() -> Path:
-    return bpf_folder() / "objects" / platform.machine()
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -61,13 +53,12 @@ def load(request: LoadRequest) -> Loaded:
     it, AttachError when it refuses a required probe.
     """
     started_ns, started_cpu_ns = time.monotonic_ns(), time.process_time_ns()
-    path = object_path(request)
-    if not path.exists():
-        raise CannotTraceError(f"this package has no BPF programs compiled for {platform.machine()}")
+    name = object_name(request)
+    content = _read(name)
     failures: dict[str, str] = {}
     own = _module_functions(request.attachments)
     while True:
-        with _opened(path) as program_object:
+        with _opened(name, content) as program_object:
             wanted = _targeted(program_object, request, own, failures)
             try:
                 program_object.load()
@@ -84,9 +75,16 @@ def load(request: LoadRequest) -> Loaded:
             return _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
 
 
-def _opened(path: Path) -> BpfObject:
+def _read(name: str) -> bytes:
+    content = read_object(platform.machine(), name)
+    if content is None:
+        raise CannotTraceError(f"this package has no BPF programs compiled for {platform.machine()}")
+    return content
+
+
+def _opened(name: str, content: bytes) -> BpfObject:
     try:
-        return BpfObject(path)
+        return BpfObject(name, content)
     except BpfObjectError as error:
         raise CannotTraceError(str(error)) from error
 
