@@ -32,6 +32,12 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
 GUEST_MIB, MOVED_MIB = 2048, 512
 MOVED_PAGES = MOVED_MIB * 256
 _RECORDING = "matrix.bt"
+_LOCKED = (
+    ("trixie-6.12", "integrity"),
+    ("trixie-6.12", "confidentiality"),
+    ("trixie-7.3", "confidentiality"),
+)
+_SHOW_LOCKDOWN = "mount -t securityfs securityfs /sys/kernel/security"  # as an init system would
 _NOTHING = ("events_lost", "spans_missing", "pages_unseen")
 
 Json = dict[str, Any]
@@ -70,12 +76,10 @@ def all_cells() -> list[Cell]:
 
 
 def _special() -> Iterable[Cell]:
-    for mode in ("integrity", "confidentiality"):
+    for image, mode in _LOCKED:
         for engine in ENGINES:
-            yield Cell("trixie-6.12", engine, f"lockdown={mode}", kernel_args=(f"lockdown={mode}",))
-    yield Cell(
-        "trixie-7.3", "prebuilt", "lockdown=confidentiality", kernel_args=("lockdown=confidentiality",)
-    )
+            words = (f"lockdown={mode}",)
+            yield Cell(image, engine, words[0], kernel_args=words, prepare=_SHOW_LOCKDOWN)
     for engine in ENGINES:
         yield Cell("trixie-6.12", engine, "virtio-mmio", machine="microvm")
         yield Cell("trixie-6.12", engine, "no BTF", prepare="mount -t tmpfs none /sys/kernel/btf")

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from lab.aging import free_pages, parse_buddyinfo, share_in_small_blocks
 from lab.errors import LabError
-from lab.patched_driver import SOURCES, DriverFiles, build_command, copy_out, driver_key
+from lab.patched_driver import SOURCES, DriverFiles, build_command, copy_out, driver_key, unpack_vmlinuz
 
 BUDDYINFO = """\
 Node 0, zone      DMA      1      0      0      0      2
@@ -76,3 +78,12 @@ def test_the_struct_has_the_members_tracers_look_for() -> None:
     )
     for member in members:
         assert re.search(rf"\b{member}\b", body), member
+
+
+def test_a_kernel_is_unpacked_where_python_can() -> None:
+    packed = lzma.compress(b"\x7fELF of types", check=lzma.CHECK_CRC32)
+    header = bytearray(1024)
+    header[0x1F1] = 1
+    struct.pack_into("<II", header, 0x248, 16, len(packed))
+    assert unpack_vmlinuz(bytes(header) + bytes(16) + packed + b"rest") == b"\x7fELF of types"
+    assert unpack_vmlinuz(bytes(header) + bytes(16) + b"\x28\xb5\x2f\xfd zstd") == b""
