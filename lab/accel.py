@@ -39,13 +39,13 @@ def kvm_can_nest(modules: Path = Path("/sys/module")) -> bool:
 
 
 def kvm_works(image: Image, program: QemuProgram, kvm_node: Path) -> bool:
-    """Whether the image's kernel boots under KVM here; tried once per QEMU, kernel and boot of this machine.
+    """Whether the image's kernel boots under KVM here; tried once per QEMU and boot of this machine.
 
     The node alone says little: inside some clouds it exists, can be opened, and guests die or hang under it.
     """
     if not os.access(kvm_node, os.R_OK | os.W_OK):
         return False
-    inputs = [read_qemu_version(program), image.folder.name, image.kernel_name, _BOOT_ID.read_text()]
+    inputs = [read_qemu_version(program), _BOOT_ID.read_text()]
     kind = "kvm-" if program == SYSTEM_QEMU else "newkvm-"
     verdict = cache_folder() / f"{kind}{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
     if not verdict.exists():
