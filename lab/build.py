@@ -93,6 +93,7 @@ def mmdebstrap_command(
     ]
     return [
         "mmdebstrap", "--verbose", "--variant=minbase", "--format=null",
+        f"--architectures={spec.architecture}",
         "--include=" + ",".join(spec.packages),
         '--aptopt=APT::Install-Recommends "false"',
         # A mirror that was not updated for some days will do.

@@ -11,14 +11,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lab.build import build_tree
 from lab.cache import check_space, images_folder, locked, try_lock
 from lab.errors import LabError
-from lab.kernels import ImageSpec
-from lab.packages import TO_BUILD, TO_BUILD_WITHOUT_ROOT, ensure_packages
+from lab.kernels import NATIVE, ImageSpec
+from lab.packages import TO_BUILD, TO_BUILD_WITHOUT_ROOT, enable_emulation, ensure_packages
 from lab.progress import Progress
 
 # Part of the key: raise it when build.py makes something else of the same inputs.
@@ -31,8 +31,12 @@ _PARTIAL = ".partial"
 
 def image_key(spec: ImageSpec, sources: Path = SOURCES) -> str:
     """Hex name of an image: the same exactly when everything that shapes it is the same."""
-    inputs = [sorted(v) if isinstance(v, tuple) else v for v in astuple(replace(spec, booted=""))]
-    digest = hashlib.sha256(json.dumps([BUILDER_VERSION, inputs]).encode())
+    shape = asdict(replace(spec, booted=""))
+    architecture = shape.pop("architecture")
+    inputs = [sorted(v) if isinstance(v, tuple) else v for v in shape.values()]
+    digest = hashlib.sha256(
+        json.dumps([BUILDER_VERSION, inputs, *(() if architecture == NATIVE else (architecture,))]).encode()
+    )
     for path in sorted(sources.iterdir()):
         digest.update(f"\0{path.name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -45,6 +49,7 @@ class Image:
 
     folder: Path
     kernel_name: str = ImageSpec().kernel
+    architecture: str = NATIVE
     disk: Path | None = None  # where the root file system is, if not there too
 
     @property
@@ -85,7 +90,7 @@ def using_image(
     Raises LabError when it cannot be built.
     """
     spec = spec or ImageSpec()
-    image = Image(images_folder() / image_key(spec), spec.kernel)
+    image = Image(images_folder() / image_key(spec), spec.kernel, spec.architecture)
     with locked(use_lock(image.folder), shared=True) as descriptor:
         os.utime(descriptor)
         if not image.folder.exists():
@@ -110,6 +115,8 @@ def build_image(spec: ImageSpec, image: Image, progress: Progress) -> None:
         if image.folder.exists():
             return
         ensure_packages(TO_BUILD if os.geteuid() == 0 else TO_BUILD_WITHOUT_ROOT, progress)
+        if spec.architecture != NATIVE:
+            enable_emulation(progress)
         remove_leftovers()
         check_space(images_folder(), NEEDED_BYTES, "Building the image")
         partial = Path(tempfile.mkdtemp(prefix="new-", suffix=_PARTIAL, dir=images_folder()))

@@ -24,6 +24,7 @@ FULL = (
         "python3-tabulate",
     ),
 )
+NATIVE = "amd64"
 BARE = (*_SYSTEM, *_COMPILER, "libbpf1")
 
 
@@ -37,6 +38,7 @@ class ImageSpec:
     kernels_from: str = ""  # another suite that has some of the kernels
     headers: bool = True
     purged: tuple[str, ...] = ()  # needed to make the image, and not in it
+    architecture: str = NATIVE
     booted: str = ""  # "": the first; the same image, whichever it is
 
     @property
@@ -45,9 +47,11 @@ class ImageSpec:
         return self.booted or self.kernels[0]
 
 
-def _bare(suite: str, kernels: tuple[str, ...], kernels_from: str = "") -> ImageSpec:
+def _bare(
+    suite: str, kernels: tuple[str, ...], kernels_from: str = "", architecture: str = NATIVE
+) -> ImageSpec:
     """Python and libbpf: no compiler, no headers, no library for Python."""
-    return ImageSpec(suite, kernels, BARE, kernels_from, headers=False, purged=_COMPILER)
+    return ImageSpec(suite, kernels, BARE, kernels_from, False, _COMPILER, architecture)
 
 
 def _by_name(prefix: str, spec: ImageSpec) -> dict[str, ImageSpec]:
@@ -68,4 +72,5 @@ IMAGES = {
     **_by_name("bookworm-bare", _bare("bookworm", ("6.1",))),
     **_by_name("sid", ImageSpec("sid", ("7.2",))),
     **_by_name("sid-bare", _bare("sid", ("7.2",))),
+    **_by_name("trixie-arm64-bare", _bare("trixie", ("6.12", "6.12-16k"), architecture="arm64")),
 }

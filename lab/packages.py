@@ -42,11 +42,17 @@ TO_RUN = (
     Requirement("seabios", "/usr/share/seabios/bios-256k.bin"),
     Requirement("util-linux", "setpriv"),
 )
+TO_RUN_ARM = (Requirement("qemu-system-arm", "qemu-system-aarch64"), Requirement("util-linux", "setpriv"))
 TO_BUILD = (
     Requirement("mmdebstrap", "mmdebstrap"),
     Requirement("e2fsprogs", "mke2fs"),
     Requirement("util-linux", "unshare"),
     Requirement("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+)
+TO_EMULATE = (
+    Requirement("qemu-user-static", "qemu-aarch64-static"),
+    Requirement("binfmt-support", "update-binfmts"),
+    Requirement("arch-test", "arch-test"),
 )
 # Without root, mmdebstrap works in a user namespace whose users newuidmap sets up.
 TO_BUILD_WITHOUT_ROOT = (*TO_BUILD, Requirement("uidmap", "newuidmap"))
@@ -80,6 +86,15 @@ def install(packages: Sequence[str], progress: Progress) -> None:
         [*become_root, "apt-get", "install", "--yes", "--no-install-recommends", *packages],
         f"install {names}",
     )
+
+
+def enable_emulation(progress: Progress) -> None:
+    """Has this machine run programs of 64-bit ARM, as making an image of them needs. Raises LabError."""
+    ensure_packages(TO_EMULATE, progress)
+    enable = ["update-binfmts", "--enable", "qemu-aarch64"]
+    done = subprocess.run([*root_prefix(" ".join(enable)), *enable], capture_output=True, text=True)
+    if done.returncode:
+        raise LabError(f"`{' '.join(enable)}` failed:\n{tail_lines(done.stderr, _TAIL_LINES)}")
 
 
 def root_prefix(by_hand: str) -> list[str]:

@@ -29,6 +29,7 @@ class QemuProgram:
 
 
 SYSTEM_QEMU = QemuProgram()
+ARM_QEMU = QemuProgram(("qemu-system-aarch64",))
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def qemu_command(
         devices = [word.replace("-pci", "-device", 1) for word in devices]
     return [
         *program.argv,
-        *machine_arguments(config, accelerator),
+        *machine_arguments(config, accelerator, "virt" if image.architecture == "arm64" else config.machine),
         *kernel_arguments(config, image),
         *(shared_memory_arguments(config.memory_mib) if is_shared else ()),
         *devices,
@@ -152,10 +153,10 @@ def qemu_command(
     ]
 
 
-def machine_arguments(config: VmConfig, accelerator: Accelerator) -> list[str]:
+def machine_arguments(config: VmConfig, accelerator: Accelerator, machine: str) -> list[str]:
     """A PC with only what is asked for. The PCI bus of `pc` allows unplugging, that of `q35` does not."""
     return [
-        "-machine", config.machine, *accelerator.arguments, "-cpu", accelerator.cpu,
+        "-machine", machine, *accelerator.arguments, "-cpu", accelerator.cpu,
         "-smp", str(config.cpus), "-m", f"{config.memory_mib}M",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
     ]  # fmt: skip
@@ -163,8 +164,9 @@ def machine_arguments(config: VmConfig, accelerator: Accelerator) -> list[str]:
 
 def kernel_arguments(config: VmConfig, image: Image) -> list[str]:
     """The kernel's own command line: a panic or oops resets at once, which ends QEMU (-no-reboot)."""
+    console = "ttyAMA0" if image.architecture == "arm64" else "ttyS0"
     words = (
-        "console=ttyS0", "quiet", "panic=-1", "oops=panic",
+        f"console={console}", "quiet", "panic=-1", "oops=panic",
         f"init_on_alloc={int(config.init_on_alloc)}", *config.kernel_args,
     )  # fmt: skip
     return ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(words)]

@@ -22,9 +22,9 @@ from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
 from lab.image import using_image
 from lab.kernels import ImageSpec
-from lab.packages import TO_RUN, ensure_packages, tail_lines
+from lab.packages import TO_RUN, TO_RUN_ARM, ensure_packages, tail_lines
 from lab.progress import Progress
-from lab.qemu import SYSTEM_QEMU, VmConfig, needs_new_qemu
+from lab.qemu import ARM_QEMU, SYSTEM_QEMU, TCG, VmConfig, needs_new_qemu
 from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
 from lab.virtiofs import ensure_virtiofsd
@@ -200,6 +200,11 @@ def _enter_software(
     config: VmConfig, stack: ExitStack, spec: ImageSpec | None, progress: Progress | None
 ) -> Software:
     image, *locks = stack.enter_context(using_image(spec, progress))
+    if image.architecture == "arm64":
+        if config.cpus > 1 or config.backend or config.hosting:
+            raise LabError("An emulated ARM guest has one CPU, QEMU's own balloon, and no VM in it.")
+        ensure_packages(TO_RUN_ARM, progress)
+        return Software(image, ARM_QEMU, TCG, locks=tuple(locks))
     program, tree, build = SYSTEM_QEMU, None, None
     if not image.has_9p():
         ensure_virtiofsd(progress)

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from lab.kernels import IMAGES
-from lab.matrix import COLUMNS, MOVED_PAGES, Seen, all_cells, chosen, judge_guest, parse_rows, render, row
+from lab.matrix import (
+    COLUMNS,
+    MOVED_PAGES,
+    Seen,
+    all_cells,
+    chosen,
+    judge_guest,
+    judge_host,
+    parse_rows,
+    render,
+    row,
+)
 
 MOVED = {"balloon_inflate": MOVED_PAGES, "balloon_deflate": MOVED_PAGES}
 CELLS = all_cells()
@@ -66,6 +77,16 @@ def test_a_cell_where_everything_agrees_is_exact() -> None:
 )
 def test_what_does_not_agree_is_said(changes: dict[str, Any], moved: dict[str, int], fault: str) -> None:
     assert judge_guest(report(**changes), moved).faults == (fault,)
+
+
+def test_on_a_host_every_page_is_a_call() -> None:
+    calls = [
+        {"call": name, "calls": MOVED_PAGES, "errors": 0} for name in ("madvise_dontneed", "madvise_willneed")
+    ]
+    assert judge_host(report(host={"calls": calls})).faults == ()
+    calls[1]["errors"] = 1
+    (fault,) = judge_host(report(host={"calls": calls})).faults
+    assert "131071" in fault
 
 
 def test_trying_some_cells_keeps_what_was_seen_of_the_others() -> None:
