@@ -12,7 +12,7 @@ UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist lo
 LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile tests/live
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare matrix test check bench examples screenshots clean
+.PHONY: help demo compare matrix test check bench dist examples screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
 
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
 	@$(PYTHON) -m bench
+
+dist: $(READY)  ## wheel, source distribution, bundle and Debian package into dist/
+	@$(PYTHON) -m packages
 
 examples: $(READY)  ## record the examples anew in the lab; ONLY=name for some of them
 	@$(PYTHON) -m lab.examples
