@@ -38,6 +38,8 @@ _LOCKED = (
     ("trixie-6.12", "confidentiality"),
     ("trixie-7.3", "confidentiality"),
 )
+_HIDE_BTF = "mount -t tmpfs none /sys/kernel/btf"
+_LAYOUT = ("--layout", "virtio_balloon.num_pfns=312,virtio_balloon.pfns=316")  # docs/overhead.md has others
 _SHOW_LOCKDOWN = "mount -t securityfs securityfs /sys/kernel/security"  # as an init system would
 _NOTHING = ("events_lost", "spans_missing", "pages_unseen")
 
@@ -56,6 +58,7 @@ class Cell:
     kernel_args: tuple[str, ...] = ()
     machine: Literal["pc", "microvm"] = "pc"
     prepare: str = ""  # a shell's words, run before recording
+    options: tuple[str, ...] = ()  # of `record`
     patched: bool = False  # the page-bitmap driver, on the lab's own device
     on_host: bool = False
 
@@ -88,7 +91,8 @@ def _special() -> Iterable[Cell]:
             yield Cell(image, engine, words[0], kernel_args=words, prepare=_SHOW_LOCKDOWN)
     for engine in ENGINES:
         yield Cell("trixie-6.12", engine, "virtio-mmio", machine="microvm")
-        yield Cell("trixie-6.12", engine, "no BTF", prepare="mount -t tmpfs none /sys/kernel/btf")
+        yield Cell("trixie-6.12", engine, "no BTF --layout", prepare=_HIDE_BTF, options=_LAYOUT)
+    yield Cell("trixie-6.12", "prebuilt", "no BTF", prepare=_HIDE_BTF)
     for image in ("bookworm-6.1", "trixie-6.12", "trixie-7.3"):
         yield Cell(image, "prebuilt", "page-bitmap driver", patched=True)
         yield Cell(image, "bcc", "page-bitmap driver", patched=True)
@@ -137,7 +141,7 @@ def _try_guest(cell: Cell, progress: Progress) -> Seen:
         if cell.prepare:
             guest.run(["sh", "-c", cell.prepare], check=True)
         before = guest.vmstat()
-        options = ("--operations", "2") if cell.shows_target else ()
+        options = (*cell.options, *(("--operations", "2") if cell.shows_target else ()))
         recorder = start_recording(guest, "--engine", cell.engine, *options)
         move_balloon(guest)
         if not cell.shows_target:
