@@ -1,74 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What it takes to start recording, memory and time, compared with an empty bcc program."""
+"""What it takes to start recording, time and memory: by each engine, in a guest and on a host."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import lab
+from balloontrace.format.vocabulary import Side
+from balloontrace.trace.engines.choose import Engine
 from bench.figures import Benchmark, Figure, say
 
 GUEST_MIB = 2048
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 RECORDING = "/run/bench.bt"
 RUNS = 3
 MB = 1e6
 
-EMPTY_PROGRAM = """
-import resource, sys
-from bcc import BPF
-program = BPF(text="int on_call(void *ctx) { return 0; }")
-program.attach_kprobe(event="tell_host", fn_name="on_call")
-print("attached", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
-"""
+MOST_OF_BCC = 1 / 6
+MOST_SETUP_MB = {Engine.PREBUILT: 45, Engine.BCC: None}
+MOST_HELD_MB = {Engine.PREBUILT: 30, Engine.BCC: None}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Of one recorder."""
+
+    attach_s: float
+    held_bytes: int  # while it recorded
+    peak_bytes: int  # of the recorder and, with bcc, of the child that sets it up
 
 
 def measure_startup() -> Iterator[Figure]:
-    """Best times of RUNS, with Python's caches warm; worst memory."""
-    own, empty = [], []
+    """Best times of RUNS, the first one left out that fills Python's caches; worst memory."""
     with lab.solo(memory_mib=GUEST_MIB) as guest:
-        for _ in range(RUNS):
-            empty.append(_start_empty(guest))
-            own.append(_start_recorder(guest))
-            say(f"empty bcc program {empty[-1][0]:.1f} s; recorder {own[-1][0]:.1f} s")
-    yield Figure("empty_bcc_program_attach_time", min(seconds for seconds, _ in empty), "s")
-    yield Figure("attach_time", min(seconds for seconds, _, _ in own), "s")
-    yield Figure("empty_bcc_program_peak_memory", max(peak for _, peak in empty) / MB, "MB")
-    yield Figure("recorder_peak_memory", max(peak for _, peak, _ in own) / MB, "MB", at_most=140)
-    yield Figure("recorder_setup_peak_memory", max(peak for _, _, peak in own) / MB, "MB", at_most=140)
+        target = guest.start(["sleep", "100000"])
+        for side in Side:
+            where = ["-p", str(target.pid)] if side is Side.HOST else []
+            starts = {
+                engine: [_start(guest, "--engine", engine, *where) for _ in range(RUNS + 1)][1:]
+                for engine in Engine
+            }
+            attach_s = {engine: min(run.attach_s for run in runs) for engine, runs in starts.items()}
+            for engine, runs in starts.items():
+                held, peak = max(run.held_bytes for run in runs), max(run.peak_bytes for run in runs)
+                yield Figure(f"{side}_attach_time_{engine}", attach_s[engine], "s")
+                yield Figure(f"{side}_setup_memory_{engine}", peak / MB, "MB", MOST_SETUP_MB[engine])
+                yield Figure(f"{side}_held_memory_{engine}", held / MB, "MB", MOST_HELD_MB[engine])
+            ratio = attach_s[Engine.PREBUILT] / attach_s[Engine.BCC]
+            yield Figure(f"{side}_attach_time_over_bcc", ratio, "x", MOST_OF_BCC)
 
 
-def _start_empty(guest: lab.Guest) -> tuple[float, int]:
+def _start(guest: lab.Guest, *options: str) -> Start:
     started_s = time.monotonic()
-    done = guest.run(["python3", "-c", EMPTY_PROGRAM], timeout_s=TIMEOUT_S, check=True)
-    return time.monotonic() - started_s, int(done.stdout.split()[1])
-
-
-def _start_recorder(guest: lab.Guest) -> tuple[float, int, int]:
-    """Seconds until attached, peak memory of the recorder and of the child that sets it up, in bytes."""
-    started_s = time.monotonic()
-    process = guest.start(["balloontrace", "record", "-f", "-o", RECORDING, "-d", "1"])
+    process = guest.start(["balloontrace", "record", "-f", "-o", RECORDING, *options])
     process.wait_for(b"probes attached", timeout_s=TIMEOUT_S)
     attach_s = time.monotonic() - started_s
+    guest.run(["sleep", "2"], check=True)
+    status = guest.run(["cat", f"/proc/{process.pid}/status"], check=True).stdout
+    process.signal(2)
     process.wait(TIMEOUT_S, check=True)
-    done = guest.run(
-        ["balloontrace", "report", "--format", "json", RECORDING], timeout_s=TIMEOUT_S, check=True
-    )
-    cost = json.loads(done.stdout)["own_cost"]
-    return attach_s, cost["peak_memory_bytes"], cost["setup_peak_memory_bytes"]
+    report = ["balloontrace", "report", "--format", "json", RECORDING]
+    cost = json.loads(guest.run(report, timeout_s=TIMEOUT_S, check=True).stdout)["own_cost"]
+    held = re.search(r"^VmRSS:\s*(\d+) kB$", status, re.MULTILINE)
+    assert held is not None
+    peak_bytes = max(cost["peak_memory_bytes"], cost["setup_peak_memory_bytes"])
+    say(f"{' '.join(options)}: {attach_s:.1f} s, {int(held[1]) / 1e3:.1f} MB, peak {peak_bytes / MB:.1f} MB")
+    return Start(attach_s, int(held[1]) * 1024, peak_bytes)
 
 
-BENCHMARKS = (
-    Benchmark(
-        (
-            "empty_bcc_program_attach_time",
-            "attach_time",
-            "empty_bcc_program_peak_memory",
-            "recorder_peak_memory",
-            "recorder_setup_peak_memory",
-        ),
-        measure_startup,
-    ),
+_NAMES = tuple(
+    f"{side}_{what}_{engine}"
+    for side in Side
+    for engine in Engine
+    for what in ("attach_time", "setup_memory", "held_memory")
 )
+BENCHMARKS = (Benchmark((*_NAMES, *(f"{side}_attach_time_over_bcc" for side in Side)), measure_startup),)
