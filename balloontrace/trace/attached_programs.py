@@ -137,20 +137,20 @@ def attach_first(
     """Attach the first of `plans`, cheapest first, of which the kernel refuses no required probe.
 
     What one engine cannot do the next one tries. Raises CannotTraceError when the last can load nothing,
-    MissingProbeError when all plans are refused.
+    MissingProbeError when all plans are refused, with the first refusal: the others are of ways round it.
     """
-    refusal = ""
+    refusals = []
     for engine, plan in product(engines, dict.fromkeys(plans)):
         try:
             return plan, load(request_of(plan), engine)
         except AttachError as refused:
-            refusal = str(refused)
+            refusals.append(str(refused))
         except CannotTraceError as error:
             if engine is engines[-1]:
                 raise
-            refusal = str(error)
-        note([f"{engine}: {refusal}"].copy)
-    raise MissingProbeError(f"a required probe was refused: {refusal}")
+            refusals.append(str(error))
+        note([f"{engine}: {refusals[-1]}"].copy)
+    raise MissingProbeError(f"a required probe was refused: {refusals[0]}")
 
 
 def follow_pace(programs: AttachedPrograms[_Plan], pace: Pace[_Counters], counters: _Counters) -> None:
