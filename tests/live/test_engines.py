@@ -94,16 +94,17 @@ def test_lockdown_leaves_fentry(tmp_path: Path) -> None:
     """The kernel then copies no memory for programs, and takes no kprobes."""
     with lab.solo(memory_mib=LOCKED_MIB) as guest:
         guest.run(["sh", "-c", LOCK_DOWN], check=True)
-        recorder = start_recording(guest, "/root/locked.bt", "--operations", "2").wait_attached()
+        recorder = start_recording(guest, "/root/locked.bt").wait_attached()
         move(guest, LOCKED_MIB - 300)
         move(guest, LOCKED_MIB)
-        assert recorder.wait().status == 0
-        path = recorder.pull(tmp_path)
-        found = report(path)
+        recorder.end()
+        found = report(recorder.pull(tmp_path))
         assert_whole(found)
-        pages = 300 * MIB_PAGES
-        assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
-        assert not any("kprobe" in (probe["mechanism"] or "") for probe in found["header"]["probes"])
+        # Where two functions are called vp_get, type information may have neither: then no target is known.
+        moved = [(operation["kind"], operation["pages"]) for operation in found["operations"]]
+        assert moved == [("inflate", 300 * MIB_PAGES), ("deflate", 300 * MIB_PAGES)]
+        attached = [probe for probe in found["header"]["probes"] if probe["status"] == "attached"]
+        assert not any("kprobe" in (probe["mechanism"] or "") for probe in attached)
         refused = guest.run(["balloontrace", "record", "-o", "/root/no.bt", "--capture", "payload"])
         assert (refused.status, "leave it out" in refused.stderr) == (2, True)
 
