@@ -70,7 +70,7 @@ def test_a_cell_where_everything_agrees_is_exact() -> None:
     [
         ({"operations": []}, MOVED, "operations []"),
         ({"events_lost": 3}, MOVED, "events_lost 3"),
-        ({"pages_unseen": None}, MOVED, "pages_unseen None"),
+        ({"pages_unseen": 256}, MOVED, "pages_unseen 256"),
         ({"warnings": ["torn"]}, MOVED, "torn"),
         ({}, {**MOVED, "balloon_deflate": 1}, "balloon_deflate 1"),
     ],
