@@ -13,7 +13,7 @@ import lab
 from lab.kernels import IMAGES
 from packages.__main__ import make_all
 
-SMALL_MIB = 2048
+MOST_MIB = 7 * 1024
 MOVED_MIB = 1031
 # Under emulation, on a busy machine: the bundle's modules are compiled each time, the package's once.
 START_S = 300
@@ -23,7 +23,7 @@ PACKAGE = "/usr/lib/python3/dist-packages/balloontrace"
 def test_one_file_traces_where_nothing_is_installed(tmp_path: Path) -> None:
     made = balloontrace("bundle", "-o", tmp_path / "balloontrace.pyz")
     assert made.returncode == 0, made.stderr
-    with lab.solo(spec=IMAGES["trixie-bare-6.18"], memory_mib=SMALL_MIB, cpus=1) as guest:
+    with lab.solo(spec=IMAGES["trixie-bare-7"], memory_mib=FULL_MIB, cpus=1) as guest:
         bundle = "/root/balloontrace.pyz"
         guest.run(["cp", guest.push(tmp_path / "balloontrace.pyz"), bundle], check=True)
         doctor = guest.run(["python3", bundle, "doctor"], check=True, timeout_s=START_S).stdout
@@ -31,12 +31,12 @@ def test_one_file_traces_where_nothing_is_installed(tmp_path: Path) -> None:
         assert guest.run(["python3", "-c", "import click"]).status == 1
         words = [bundle, "record", "-o", "/root/bundle.bt", "--operations", "2"]
         recorder = Recorder(guest, "/root/bundle.bt", guest.start(words)).wait_attached()
-        move(guest, SMALL_MIB - MOVED_MIB)
-        move(guest, SMALL_MIB)
+        move(guest, FULL_MIB - MOST_MIB)
+        move(guest, FULL_MIB)
         assert recorder.wait().status == 0
         found = report(recorder.pull(tmp_path))
         assert_whole(found)
-        pages = MOVED_MIB * MIB_PAGES
+        pages = MOST_MIB * MIB_PAGES
         assert outcomes(found) == [("inflate", "reached", pages), ("deflate", "reached", pages)]
         assert found["header"]["engine"] == "prebuilt"
         shown = guest.run([bundle, "top", "--plain", "-n", "3", "-i", "200ms"], check=True, timeout_s=START_S)
