@@ -193,15 +193,18 @@ def judge_guest(report: Json, moved: Mapping[str, int]) -> Seen:
 
 
 def judge_host(report: Json) -> Seen:
-    """The same of a host: one call for every page that comes, one for every page that goes, none lost."""
-    calls = {row["call"]: row["calls"] - row["errors"] for row in report["host"]["calls"]}
-    expected = {"madvise_dontneed": MOVED_PAGES, "madvise_willneed": MOVED_PAGES}
+    """The same of a host: one call for each page in the buffers it served, in and out, and none is lost.
+
+    Calls outside of buffers are not the balloon's: QEMU's memory allocator discards with the same call.
+    """
+    host = report["host"]
+    calls = {row["call"]: (row["calls"], row["errors"]) for row in host["calls"]}
     faults = [
-        *([f"calls {calls}"] if expected.items() - calls.items() else ()),
+        *([f"{host['calls_in_batches']} of {calls}"] if host["calls_in_batches"] != 2 * MOVED_PAGES else ()),
         *([f"events_lost {report['events_lost']}"] if report["events_lost"] != 0 else ()),
         *(report["warnings"]),
     ]
-    return describe(report, faults, f"{MOVED_PAGES} calls in, {MOVED_PAGES} out")
+    return describe(report, faults, f"{2 * MOVED_PAGES} calls in buffers")
 
 
 def describe(report: Json, faults: Iterable[str], pages: str) -> Seen:
