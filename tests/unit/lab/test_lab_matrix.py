@@ -79,12 +79,16 @@ def test_what_does_not_agree_is_said(changes: dict[str, Any], moved: dict[str, i
     assert judge_guest(report(**changes), moved).faults == (fault,)
 
 
-def test_on_a_host_every_page_is_a_call_in_a_buffer() -> None:
-    calls = [{"call": "madvise_dontneed", "calls": 2 * MOVED_PAGES + 3, "errors": 0}]
-    host = {"calls": calls, "calls_in_batches": 2 * MOVED_PAGES}
-    assert judge_host(report(host=host)).faults == ()
-    (fault,) = judge_host(report(host={**host, "calls_in_batches": 5})).faults
-    assert fault.startswith("5 of {'madvise_dontneed'")
+def test_on_a_host_every_page_is_a_call() -> None:
+    def seen(dontneed: int, willneed: int = MOVED_PAGES) -> Seen:
+        calls = {"madvise_dontneed": dontneed, "madvise_willneed": willneed}
+        rows = [{"call": name, "calls": number, "errors": 0} for name, number in calls.items()]
+        return judge_host(report(host={"calls": rows}))
+
+    assert seen(MOVED_PAGES).pages == f"{MOVED_PAGES} calls in, {MOVED_PAGES} out"
+    assert seen(MOVED_PAGES + 3).pages.endswith(", 3 of QEMU's own")
+    for bad in (seen(MOVED_PAGES - 1), seen(MOVED_PAGES + 99), seen(MOVED_PAGES, MOVED_PAGES - 1)):
+        assert bad.faults[0].startswith("calls {'madvise_dontneed'")
 
 
 def test_trying_some_cells_keeps_what_was_seen_of_the_others() -> None:
