@@ -25,6 +25,7 @@ from lab.patched_driver import load_patched
 from lab.process import GuestProcess
 from lab.progress import Progress
 from lab.scenario import BALLOON_S, END_S, START_S
+from lab.sizes import PAGE_BYTES
 from lab.topology_nested import nested
 from lab.topology_solo import solo
 
@@ -181,10 +182,11 @@ def read_report(guest: Guest) -> Json:
 def judge_guest(report: Json, moved: Mapping[str, int]) -> Seen:
     """Compares what was recorded with what the kernel and the device counted."""
     operations = [(each["kind"], each["outcome"], each["pages"]) for each in report["operations"]]
+    unit_pages = report["header"]["machine"]["page_size_bytes"] // PAGE_BYTES  # vmstat counts in the guest's
     reached = [[(kind, outcome, MOVED_PAGES) for kind in ("inflate", "deflate")] for outcome in _OUTCOMES]
     faults = [
         *([f"operations {operations}"] if operations not in reached else ()),
-        *(f"{name} {pages}" for name, pages in moved.items() if pages != MOVED_PAGES),
+        *(f"{name} {pages}" for name, pages in moved.items() if pages * unit_pages != MOVED_PAGES),
         *(f"{name} {report[name]}" for name in ("events_lost", "spans_missing") if report[name] != 0),
         # Without the kernel's types the recorder does not know; vmstat was compared above.
         *([f"pages_unseen {report['pages_unseen']}"] if report["pages_unseen"] else ()),

@@ -24,7 +24,7 @@ from lab.image import using_image
 from lab.kernels import ImageSpec
 from lab.packages import TO_RUN, TO_RUN_ARM, ensure_packages, tail_lines
 from lab.progress import Progress
-from lab.qemu import ARM_QEMU, SYSTEM_QEMU, TCG, VmConfig, needs_new_qemu
+from lab.qemu import ARM_QEMU, ARM_TCG, SYSTEM_QEMU, VmConfig, needs_new_qemu
 from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
 from lab.virtiofs import ensure_virtiofsd
@@ -204,7 +204,7 @@ def _enter_software(
         if config.cpus > 1 or config.backend or config.hosting:
             raise LabError("An emulated ARM guest has one CPU, QEMU's own balloon, and no VM in it.")
         ensure_packages(TO_RUN_ARM, progress)
-        return Software(image, ARM_QEMU, TCG, locks=tuple(locks))
+        return Software(image, ARM_QEMU, ARM_TCG, locks=tuple(locks))
     program, tree, build = SYSTEM_QEMU, None, None
     if not image.has_9p():
         ensure_virtiofsd(progress)

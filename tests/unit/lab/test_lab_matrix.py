@@ -28,7 +28,7 @@ CELLS = all_cells()
 def report(**changes: Any) -> dict[str, Any]:
     return {
         "header": {
-            "machine": {"kernel_release": "6.18"},
+            "machine": {"kernel_release": "6.18", "page_size_bytes": 4096},
             "engine_version": "libbpf 1.5",
             "probes": [
                 {"status": "attached", "mechanism": "fexit, kprobe+kretprobe"},
@@ -63,6 +63,12 @@ def test_a_cell_where_everything_agrees_is_exact() -> None:
     words = row(CELLS[0], seen, "2026-11-29")
     assert len(words) == len(COLUMNS)
     assert words[4:] == ("exact: 131072 in, 131072 out", "1.5 s", "-", "30 MB", "2026-11-29")
+
+
+def test_vmstat_counts_in_pages_of_the_guest() -> None:
+    seen = report()
+    seen["header"]["machine"]["page_size_bytes"] = 16384
+    assert judge_guest(seen, {name: pages // 4 for name, pages in MOVED.items()}).faults == ()
 
 
 @pytest.mark.parametrize(
