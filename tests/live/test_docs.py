@@ -19,6 +19,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples/README.md")
 )
+BUNDLE = "balloontrace.pyz"
 FROM_A_CHECKOUT = "PYTHONPATH=. python3 -m "
 KPROBES = "/sys/kernel/debug/kprobes/list"
 LEFT_MIB = FULL_MIB - 7168
@@ -73,7 +74,11 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
     elif words.startswith("apt install "):
         packages = words.removeprefix("apt install ")
         guest.run(shell(f"dpkg -s {packages}"), check=True)
+    elif words == f"scp {BUNDLE} guest:":
+        put_bundle(folder, guest)
     elif "record" in words:
+        if words.startswith(f"./{BUNDLE} "):
+            put_bundle(folder, guest)
         run_record(words, guest)
     elif words.startswith("bpftrace "):
         run_bpftrace(words, guest)
@@ -83,6 +88,12 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
         words = words.removeprefix(FROM_A_CHECKOUT)
         assert words.startswith("balloontrace "), f"no test for {command!r}"
         balloontrace_in(folder, words)
+
+
+def put_bundle(folder: Path, guest: lab.Guest) -> None:
+    """Have the one file where a guest's commands are run."""
+    balloontrace_in(folder, f"balloontrace bundle -f -o {BUNDLE}")
+    shutil.copy(folder / BUNDLE, guest.io)
 
 
 def run_bpftrace(words: str, guest: lab.Guest) -> None:
