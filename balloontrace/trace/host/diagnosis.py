@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from balloontrace.errors import CannotTraceError, UsageError
+from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Side
 from balloontrace.system import kernel
 from balloontrace.system.kernel import Symbol
@@ -52,7 +52,7 @@ def diagnose_host(
 ) -> HostDiagnosis:
     """Look at this system; never raises for something it could report.
 
-    `pid` is a process that was named; `engine` and `trial` as for `look_at_machine`.
+    `pid` is a process that was named: UsageError if it is none. `engine`, `trial`: as for `look_at_machine`.
     """
     machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     plan = make_host_plan(
@@ -61,13 +61,14 @@ def diagnose_host(
         tracepoints=_has_tracepoints(root),
         page_layout=kernel.read_page_layout(root),
     )
-    vmms = find_vmms(root)
+    vmms, namespace = find_vmms(root), _check_namespace(root)
     findings = (
         *machine.findings,
-        _check_namespace(root),
+        namespace,
         check_firing(machine.firing, plan.attachable),
         _check_kvm(plan),
-        _check_vmms(vmms) if pid is None else _check_process(pid, root),
+        # In a container its number means another process, or none.
+        _check_vmms(vmms) if pid is None or namespace else _check_process(pid, root),
         _check_plan(plan),
     )
     found = tuple(each for each in findings if each)
@@ -115,12 +116,7 @@ def _check_vmms(vmms: Iterable[Process]) -> Finding:
 
 
 def _check_process(pid: int, root: Path) -> Finding:
-    try:
-        return Finding("vmm", State.OK, f"process {read_process(pid, root).description}")
-    except UsageError as error:
-        return Finding(
-            "vmm", State.PROBLEM, str(error), "doctor --side host without -p lists those that run VMs"
-        )  # fmt: skip
+    return Finding("vmm", State.OK, f"process {read_process(pid, root).description}")
 
 
 def _check_plan(plan: HostPlan) -> Finding:
