@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import json
-import mmap
 import os
-import re
 import socket
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from balloontrace.trace.engines.library_pages import forget_library_pages
 
 REQUEST_BYTES = 1 << 20
 
@@ -173,23 +173,6 @@ class Attacher:
         if link_fd < 0:
             raise RefusedError(f"{attachment['symbol']} is refused: {os.strerror(ctypes.get_errno())}")
         return program_fd, link_fd
-
-
-def forget_library_pages() -> None:
-    """Unmap what loading the libraries brought in; what is still used comes back by itself.
-
-    Loading LLVM touches 50 MB of relocation tables and their neighbours: without them the whole takes 100 MB
-    at its peak instead of 133 (measured). Only mappings are dropped that are read-only and that hold no page
-    of this process's own; a relocated table, though read-only by then, is such a page.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    with suppress(OSError):
-        smaps = Path("/proc/self/smaps").read_text()
-        for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
-            header = re.match(r"([0-9a-f]+)-([0-9a-f]+) r-.. .*\.so", mapping)
-            if header and "\nAnonymous:             0 kB\n" in mapping:
-                start, end = int(header[1], 16), int(header[2], 16)
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def serve(end: socket.socket) -> int:

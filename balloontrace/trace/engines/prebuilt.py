@@ -22,6 +22,7 @@ from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.machine import read_peak_memory_bytes
 from balloontrace.trace.engines.bcc import failure
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
+from balloontrace.trace.engines.library_pages import forget_library_pages
 from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachment, Loaded, LoadRequest
 from balloontrace.trace.engines.shipped import read_object
 
@@ -72,7 +73,9 @@ def load(request: LoadRequest) -> Loaded:
                 if not refused:
                     raise failure(CannotTraceError, f"cannot load: {error}", messages) from error
                 continue
-            return _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
+            loaded = _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
+            forget_library_pages()
+            return loaded
 
 
 def _read(name: str) -> bytes:
