@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -132,25 +131,28 @@ class AttachedPrograms(Generic[_Plan]):
 
 
 def attach_first(
-    engines: Sequence[Engine], plans: Iterable[_Plan], request_of: Callable[[_Plan], LoadRequest]
+    engines: Sequence[Engine], plans: Sequence[_Plan], request_of: Callable[[_Plan], LoadRequest]
 ) -> tuple[_Plan, Loaded]:
     """Attach the first of `plans`, cheapest first, of which the kernel refuses no required probe.
 
-    What one engine cannot do the next one tries. Raises CannotTraceError when the last can load nothing,
-    MissingProbeError when all plans are refused, with the first refusal: the others are of ways round it.
+    What one engine cannot do the next one tries. Where all fail the first reason counts, for the others are
+    of ways round it: CannotTraceError if nothing could be loaded, MissingProbeError for a refused probe.
     """
-    refusals = []
-    for engine, plan in product(engines, dict.fromkeys(plans)):
+    reasons: list[AttachError | CannotTraceError] = []
+    for engine in engines:
+        before = len(reasons)
         try:
-            return plan, load(request_of(plan), engine)
-        except AttachError as refused:
-            refusals.append(str(refused))
+            for plan in dict.fromkeys(plans):
+                try:
+                    return plan, load(request_of(plan), engine)
+                except AttachError as refused:
+                    reasons.append(refused)
         except CannotTraceError as error:
-            if engine is engines[-1]:
-                raise
-            refusals.append(str(error))
-        note([f"{engine}: {refusals[-1]}"].copy)
-    raise MissingProbeError(f"a required probe was refused: {refusals[0]}")
+            reasons.append(error)
+        note([f"{engine}: {reason}" for reason in reasons[before:]].copy)
+    if isinstance(reasons[0], CannotTraceError):
+        raise reasons[0]
+    raise MissingProbeError(f"a required probe was refused: {reasons[0]}") from reasons[0]
 
 
 def follow_pace(programs: AttachedPrograms[_Plan], pace: Pace[_Counters], counters: _Counters) -> None:

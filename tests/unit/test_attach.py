@@ -64,6 +64,11 @@ def test_a_plan_refused_in_every_way_is_tried_once(monkeypatch: pytest.MonkeyPat
 
 def test_what_one_engine_cannot_do_the_next_one_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Engine] = []
+    refused: list[Engine] = []
+
+    def refuse(request: LoadRequest, engine: Engine) -> Loaded:  # noqa: ARG001
+        refused.append(engine)
+        raise CannotTraceError(f"{engine} takes none of it")
 
     def load(request: LoadRequest, engine: Engine) -> Loaded:  # noqa: ARG001
         tried.append(engine)
@@ -74,6 +79,11 @@ def test_what_one_engine_cannot_do_the_next_one_tries(monkeypatch: pytest.Monkey
     monkeypatch.setattr("balloontrace.trace.attached_programs.load", load)
     attach_first(tuple(Engine), (PLAN.with_kprobes(),), request)
     assert tried == [Engine.PREBUILT, Engine.BCC]
+    monkeypatch.setattr("balloontrace.trace.attached_programs.load", refuse)
+    with pytest.raises(CannotTraceError, match="prebuilt takes none of it"):
+        attach_first(tuple(Engine), (PLAN, PLAN.with_kprobes()), request)
+    assert refused == list(Engine)
+    monkeypatch.setattr("balloontrace.trace.attached_programs.load", load)
     with pytest.raises(CannotTraceError, match="it takes none of it"):
         attach_first((Engine.PREBUILT,), (PLAN.with_kprobes(),), request)
 
