@@ -2,7 +2,7 @@
 """Compiles `bpf/` for the engine `prebuilt`: when a wheel or an editable install is made, and as a command.
 
 An object is compiled anew when a source, this file or the compiler has changed. Without clang nothing is
-compiled, and the package has the engine `bcc` alone.
+compiled, and the package has the engine `bcc` alone. Without `llvm-strip` objects work, but are larger.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def compile_all(root: Path) -> bool:
     if clang is None:
         return False
     folder, stamp = root / "bpf", root / "build" / "bpf.stamp"
-    words = _words(root)
-    inputs = _digest(folder, clang, words)
+    words, strip = _words(root), find_strip(clang)
+    inputs = _digest(folder, clang, [*words, f"{strip is not None}"])
     if stamp.exists() and stamp.read_text() == inputs:
         return True
     for machine, flags in _MACHINES.items():
@@ -54,7 +54,10 @@ def compile_all(root: Path) -> bool:
         for name, source, definitions in _OBJECTS:
             # From inside the folder: the names of files in an object are the same wherever it is made.
             command = [clang, *_FLAGS, *flags, *words, *definitions, "-c", source]
-            subprocess.run([*command, "-o", f"objects/{machine}/{name}.bpf.o"], cwd=folder, check=True)
+            made = f"objects/{machine}/{name}.bpf.o"
+            subprocess.run([*command, "-o", made], cwd=folder, check=True)
+            if strip:  # of what debuggers read; the types (BTF) stay
+                subprocess.run([strip, "--strip-debug", made], cwd=folder, check=True)
     stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(inputs)
     return True
@@ -63,6 +66,11 @@ def compile_all(root: Path) -> bool:
 def find_clang() -> str | None:
     """The compiler: `clang`, or the newest with its version in its name."""
     return next(filter(None, map(shutil.which, ("clang", *(f"clang-{n}" for n in range(29, 13, -1))))), None)
+
+
+def find_strip(clang: str) -> str | None:
+    """`llvm-strip` of the compiler's own LLVM, or any."""
+    return shutil.which("llvm-strip", path=Path(clang).resolve().parent) or shutil.which("llvm-strip")
 
 
 def _words(root: Path) -> list[str]:
