@@ -35,9 +35,15 @@ SHARED(u64, waiting_pages);
 
 #define LARGEST_ERRNO 4095
 
+/* Keeps an address in one register: clang would rather add up its parts again wherever it is used. */
+#define ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
+
 static __always_inline struct bt_thread *slot_of(u64 id)
 {
-	return &VALUE(struct bt_threads, threads)->slots[id % BT_SLOTS];
+	struct bt_thread *slot = &VALUE(struct bt_threads, threads)->slots[id % BT_SLOTS];
+
+	ONE_REGISTER(slot);
+	return slot;
 }
 
 /*
@@ -135,9 +141,8 @@ static __always_inline struct bt_thread *begin_call(void)
 			return 0;
 		}
 	}
-	if (thread->entry_ns)
+	if (thread->entry_ns) {
 		thread->overwritten++;
-	if (COUNT_FREED) {
 		thread->freed_bytes = 0;
 		thread->let_go = 0;
 	}
@@ -152,17 +157,33 @@ static __always_inline int start_clock(struct bt_thread *thread)
 	return 0;
 }
 
-static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32 call, u64 bytes, long result,
-				     int is_fallocate)
+/*
+ * After the call itself, and before anything else is read: what is needed later would have to be saved meanwhile.
+ * The slot of this thread; 0 when it is not traced, or when the call began unseen.
+ */
+static __always_inline struct bt_thread *find_call(u64 *now_ns)
 {
-	u64 now_ns = bpf_ktime_get_ns();
+	u64 id = bpf_get_current_pid_tgid();
+	struct bt_thread *thread = slot_of(id);
+
+	if (thread->id == id && thread->entry_ns) {
+		*now_ns = bpf_ktime_get_ns();
+		return thread;
+	}
+	if (is_traced(id))
+		ADD(thread->unmatched_returns, 1);
+	return 0;
+}
+
+/* Counts a call that has returned, whatever its result; returns the sums of its kind. */
+static __always_inline struct bt_call_sums *end_call(struct bt_thread *thread, u64 now_ns, u32 call)
+{
+	u64 entry_ns = thread->entry_ns;
 	u64 duration_ns = now_ns - entry_ns;
 	struct bt_batch *batch = &thread->batch;
-	struct bt_call_sums *sums;
+	struct bt_call_sums *sums = &thread->sums[call & (BT_CALLS - 1)];
 
-	if (call >= BT_CALLS)
-		return;
-	sums = &thread->sums[call];
+	ONE_REGISTER(sums);
 	thread->entry_ns = 0;
 	if (!is_open(batch)) {
 		batch->first_call_ns = entry_ns;
@@ -170,41 +191,39 @@ static __always_inline void end_call(struct bt_thread *thread, u64 entry_ns, u32
 	}
 	batch->last_return_ns = now_ns;
 	batch->calls_ns += duration_ns;
-	batch->calls[call]++;
+	batch->calls[call & (BT_CALLS - 1)]++;
 	sums->duration_ns += duration_ns;
 	sums->buckets[LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)]++;
-	if (COUNT_FREED)
+	return sums;
+}
+
+/* Counts what it achieved. */
+static __always_inline int add_result(struct bt_thread *thread, struct bt_call_sums *sums, u64 bytes, long result,
+				      int is_fallocate)
+{
+	struct bt_batch *batch = &thread->batch;
+	int failed = result < 0 && result >= -LARGEST_ERRNO;
+
+	if (COUNT_FREED) {
 		sums->freed_bytes += thread->freed_bytes;
-	if (result < 0 && result >= -LARGEST_ERRNO) {
+		if (!failed && !thread->freed_bytes)
+			sums->freed_nothing++;
+		thread->freed_bytes = 0;
+		thread->let_go = 0;
+	}
+	if (failed) {
 		batch->errors++;
 		batch->last_errno = -result;
 		sums->errors++;
-		return;
+		return 0;
 	}
 	if (!bytes)
 		sums->no_bytes++;
-	if (COUNT_FREED && !thread->freed_bytes)
-		sums->freed_nothing++;
 	sums->bytes += bytes;
 	if (is_fallocate)
 		batch->fallocate_bytes += bytes;
 	else
 		batch->madvise_bytes += bytes;
-}
-
-/* The slot of this thread at the end of a call; 0 when it is not traced, or when the call began unseen. */
-static __always_inline struct bt_thread *find_call(u64 *entry_ns)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct bt_thread *thread = slot_of(id);
-
-	if (thread->id == id) {
-		*entry_ns = thread->entry_ns;
-		if (*entry_ns)
-			return thread;
-	}
-	if (is_traced(id))
-		ADD(thread->unmatched_returns, 1);
 	return 0;
 }
 

@@ -70,26 +70,27 @@ static __always_inline u32 call_of_advice(u32 advice)
 	PROGRAM("fentry") fentry_##name(u64 *ctx) { return start_clock(begin_call()); } \
 	PROGRAM("fexit") fexit_##name(u64 *ctx) \
 	{ \
-		u64 entry_ns, regs = ctx[0]; \
-		struct bt_thread *thread = find_call(&entry_ns); \
+		u64 now_ns; \
+		struct bt_thread *thread = find_call(&now_ns); \
+		struct bt_call_sums *sums; \
 \
-		if (thread) \
-			end_call(thread, entry_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, regs)), \
-				 BYTES_##name(APPLY(LENGTH_##name, ARGUMENTS(OF_ADDRESS, regs)), ctx[1]), ctx[1], \
-				 IS_FALLOCATE_##name); \
-		return 0; \
+		if (!thread) \
+			return 0; \
+		sums = end_call(thread, now_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, ctx[0]))); \
+		return add_result(thread, sums, BYTES_##name(APPLY(LENGTH_##name, ARGUMENTS(OF_ADDRESS, ctx[0])), ctx[1]), \
+				  ctx[1], IS_FALLOCATE_##name); \
 	}
 
 /* Without arguments on return, the entry keeps what they tell. */
 #define CALL_RETURN(name, result) \
-	u64 entry_ns; \
-	struct bt_thread *thread = find_call(&entry_ns); \
+	u64 now_ns; \
+	struct bt_thread *thread = find_call(&now_ns); \
 	long returned = (result); \
 \
-	if (thread) \
-		end_call(thread, entry_ns, thread->call, BYTES_##name(thread->length, returned), returned, \
-			 IS_FALLOCATE_##name); \
-	return 0;
+	if (!thread) \
+		return 0; \
+	return add_result(thread, end_call(thread, now_ns, thread->call), BYTES_##name(thread->length, returned), \
+			  returned, IS_FALLOCATE_##name);
 
 #define CALL_PROGRAMS_kprobe(name) \
 	PROGRAM("kprobe") kprobe_##name(struct pt_regs *ctx) \

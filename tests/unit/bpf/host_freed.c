@@ -46,10 +46,10 @@ static void begin(void)
 static void end(void)
 {
 	struct bt_call_sums *sums = &threads.slots[thread_id % BT_SLOTS].sums[BT_MADVISE_DONTNEED];
-	u64 entry_ns;
-	struct bt_thread *thread = find_call(&entry_ns);
+	u64 returned_ns;
+	struct bt_thread *thread = find_call(&returned_ns);
 
-	end_call(thread, entry_ns, BT_MADVISE_DONTNEED, PAGE, 0, 0);
+	add_result(thread, end_call(thread, returned_ns, BT_MADVISE_DONTNEED), PAGE, 0, 0);
 	printf("%u %llu\n", sums->freed_nothing, (unsigned long long)sums->freed_bytes / PAGE);
 }
 

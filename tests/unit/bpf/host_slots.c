@@ -17,13 +17,13 @@ static void as(u32 tid)
 static void call_madvise(void)
 {
 	struct bt_thread *thread;
-	u64 entry_ns;
+	u64 returned_ns;
 
 	start_clock(begin_call());
 	now_ns += 1000;
-	thread = find_call(&entry_ns);
+	thread = find_call(&returned_ns);
 	if (thread)
-		end_call(thread, entry_ns, BT_MADVISE_DONTNEED, 4096, 0, 0);
+		add_result(thread, end_call(thread, returned_ns, BT_MADVISE_DONTNEED), 4096, 0, 0);
 }
 
 int main(int count, char **words)
