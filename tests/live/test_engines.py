@@ -18,7 +18,7 @@ from balloontrace.format.recording import read_recording
 
 ENGINES = ("prebuilt", "bcc")
 ORDERS = ("dontneed 257", "remove 11", "punch 5 3", "both 7", "fail 3", "empty 2")
-MOVED_MIB = 7 * 1024
+MOVED_MIB = 1031
 SETUP_BYTES = 45_000_000
 LOCKED_MIB = 1024
 LOCK_DOWN = """
