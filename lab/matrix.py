@@ -62,7 +62,6 @@ class Cell:
     options: tuple[str, ...] = ()  # of `record`
     patched: bool = False  # the page-bitmap driver, on the lab's own device
     on_host: bool = False
-    why: str = ""  # what is known of the cause, where the cell is not exact
 
     @property
     def shows_target(self) -> bool:
@@ -94,8 +93,7 @@ def _special() -> Iterable[Cell]:
     for engine in ENGINES:
         yield Cell("trixie-6.12", engine, "virtio-mmio", machine="microvm")
         yield Cell("trixie-6.12", engine, "no BTF --layout", prepare=_HIDE_BTF, options=_LAYOUT)
-    why = "neither types nor offsets: sizes are what the driver writes, first after its first send"
-    yield Cell("trixie-6.12", "prebuilt", "no BTF", prepare=_HIDE_BTF, why=why)
+    yield Cell("trixie-6.12", "prebuilt", "no BTF", prepare=_HIDE_BTF)
     for image in ("bookworm-6.1", "trixie-6.12", "trixie-7.3"):
         yield Cell(image, "prebuilt", "page-bitmap driver", patched=True)
         yield Cell(image, "bcc", "page-bitmap driver", patched=True)
@@ -263,17 +261,12 @@ def row(cell: Cell, seen: Seen, day: str) -> tuple[str, ...]:
         seen.kernel or "-",
         seen.engine_version or "-",
         seen.attached or "-",
-        (f"{GREEN}: {seen.pages}" if not seen.faults else describe_faults(cell, seen)).replace("|", "/"),
+        (f"{GREEN}: {seen.pages}" if not seen.faults else "; ".join(seen.faults)).replace("|", "/"),
         "-" if seen.attach_s is None else f"{seen.attach_s:.1f} s",
         "-" if seen.setup_bytes is None else f"{seen.setup_bytes / 1e6:.0f} MB",
         "-" if seen.held_bytes is None else f"{seen.held_bytes / 1e6:.0f} MB",
         day,
     )
-
-
-def describe_faults(cell: Cell, seen: Seen) -> str:
-    """What was seen instead, and why, if that is known."""
-    return "; ".join(seen.faults) + (f" ({cell.why})" if cell.why else "")
 
 
 def parse_rows(text: str) -> dict[str, tuple[str, ...]]:

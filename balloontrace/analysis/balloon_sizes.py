@@ -96,6 +96,21 @@ def tell_sizes(
     return Told(sizes, count_balloon_pages(vmstat, header.machine.page_size_bytes))
 
 
+def sizes_without_doubt(told: Told, header: Header) -> Mapping[int, int]:
+    """Size of each balloon at one end, by its index; none where the kernel counts other pages.
+
+    It counts a page when the driver takes it, the device when the driver says so: they differ while a work
+    item is under way.
+    """
+    pages = {name: size.size_pages for name, size in told.sizes.items() if size.present}
+    if told.all_pages is None or told.all_pages != sum(each or 0 for each in pages.values()):
+        return {}
+    indices = {each.name: each.index for each in header.devices}
+    found = [(_index_of(name, indices), each) for name, each in pages.items() if each is not None]
+    # Of the only one there is, everything.
+    return dict([*found, *((UNKNOWN_DEVICE, each) for _, each in found if len(pages) == 1)])
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """What was seen of one balloon: the driver's calls for it, and its moves where all of them are known."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.nesting import Nesting, nest_spans
-from balloontrace.analysis.work_items import WorkItems, find_work_items
+from balloontrace.analysis.work_items import UNKNOWN_AT_START, AtStart, WorkItems, find_work_items
 from balloontrace.errors import RecordingError
 
 # Leaving out one span can take its device's name from others; never so often in a recording that was made.
@@ -32,17 +32,17 @@ class Understood:
     send_row: Column
 
 
-def understand(spans: Spans, unit_pages: int = 1) -> Understood:
+def understand(spans: Spans, unit_pages: int = 1, at_start: AtStart = UNKNOWN_AT_START) -> Understood:
     """The largest consistent part of `spans` that is quickly found; RecordingError when there is none.
 
-    `unit_pages` are balloon pages in one page of the kernel, for `find_work_items`.
+    `unit_pages` and `at_start` are for `find_work_items`.
     """
     nesting = nest_spans(spans)
     for _ in range(_MOST_ROUNDS):
         if nesting.crosses.any():
             spans = _leave_out(spans, _crossing(spans))
             nesting = nest_spans(spans)
-        items, send_row = find_work_items(spans, nesting, unit_pages)
+        items, send_row = find_work_items(spans, nesting, unit_pages, at_start)
         odd = _overlapping(items) | _longer_inside(items)
         if not odd.any():
             return Understood(spans, nesting, items, send_row)

@@ -12,6 +12,7 @@ from balloontrace.analysis.balloon_sizes import (
     Watched,
     describe_balloon,
     find_moves,
+    sizes_without_doubt,
     tell_sizes,
     watch,
 )
@@ -30,6 +31,7 @@ from balloontrace.analysis.payloads_of_operations import Carried, measure_payloa
 from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.report_losses import find_losses, find_traced, missing_spans
 from balloontrace.analysis.summed_migrations import Summed, find_summed
+from balloontrace.analysis.work_items import UNKNOWN_AT_START, AtStart
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_payload_layout, parse_span_layout
 from balloontrace.format.moved_pages import Unseen
@@ -125,6 +127,7 @@ def find_events(guest: GuestRecording) -> GuestEvents:
         gaps=guest.gaps,
         interrupts_traced=changed in guest.traced and not guest.missing.get(changed),
         unit_pages=kernel_page_in_pages(guest.header.machine.page_size_bytes) or 1,
+        at_start=_find_at_start(guest),
     )
     payloads = decode_payloads(
         guest.recording.payloads, parse_payload_layout(guest.recording.metadata.get("payload_layout"))
@@ -133,12 +136,26 @@ def find_events(guest: GuestRecording) -> GuestEvents:
     return GuestEvents(operations.spans, operations, payloads, carried)
 
 
+def _find_at_start(guest: GuestRecording) -> AtStart:
+    """What balloons began from, read with probes attached; nothing where a work item escaped those."""
+    work, started_ns = Function.UPDATE_BALLOON_SIZE_FUNC, guest.header.started_monotonic_ns
+    losses = [loss for loss in guest.losses if loss.function == work.symbol]
+    all_seen = [(loss.events_lost, loss.unmatched_returns or 0) for loss in losses] == [(0, 0)]
+    if not all_seen or guest.missing.get(work) or guest.gaps or started_ns is None:
+        return UNKNOWN_AT_START
+    return AtStart(started_ns, sizes_without_doubt(_told_at_start(guest), guest.header))
+
+
+def _told_at_start(guest: GuestRecording) -> Told:
+    return tell_sizes(guest.header, parse_balloons(guest.recording.metadata), guest.vmstats[0])
+
+
 def measure_sizes(guest: GuestRecording, events: GuestEvents) -> Sizes:
     """Every balloon at both ends of the recording, and what moved without being seen."""
     header, end, vmstats = guest.header, guest.end, guest.vmstats
     spans, operations = events.spans, events.operations
     moves = find_moves(spans, operations.nesting, guest.traced)
-    start_told = tell_sizes(header, parse_balloons(guest.recording.metadata), vmstats[0])
+    start_told = _told_at_start(guest)
     end_told = tell_sizes(header, end.balloons if end else (), vmstats[1], start_told)
     sized = list(end_told.sizes)[:MOST_BALLOONS]
     watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in sized]

@@ -23,7 +23,7 @@ from balloontrace.analysis.consistency import understand
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting, look_up
 from balloontrace.analysis.summed_migrations import MIGRATIONS, SENDS_OF_MIGRATIONS
-from balloontrace.analysis.work_items import NOT_MEASURED, WorkItems
+from balloontrace.analysis.work_items import NOT_MEASURED, UNKNOWN_AT_START, AtStart, WorkItems
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
 from balloontrace.results.operation import DRIVER_REMOVED, IN_PROGRESS, REACHED, STALLED, SUPERSEDED
 from balloontrace.results.recording_header import DriverGap
@@ -76,15 +76,20 @@ class Operations:
 
 
 def find_operations(
-    spans: Spans, *, interrupts_traced: bool, gaps: Sequence[DriverGap] = (), unit_pages: int = 1
+    spans: Spans,
+    *,
+    interrupts_traced: bool,
+    gaps: Sequence[DriverGap] = (),
+    unit_pages: int = 1,
+    at_start: AtStart = UNKNOWN_AT_START,
 ) -> Operations:
     """Group spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
 
     No operation spans one of the `gaps` in which its device was seen to have no driver. `unit_pages` are
-    balloon pages in one page of the kernel: nearer to its target no driver comes. Contradictory spans are
-    left out, and those from the operation on that is one too many.
+    balloon pages in one page of the kernel: nearer to its target no driver comes. `at_start` is what balloons
+    began from. Contradictory spans are left out, and those from the operation on that is one too many.
     """
-    understood = understand(spans, unit_pages)
+    understood = understand(spans, unit_pages, at_start)
     spans, nesting = understood.spans, understood.nesting
     items, send_row = understood.items, understood.send_row
     removal = find_removals(spans, nesting)
@@ -98,7 +103,9 @@ def find_operations(
         begins_ns = np.sort(items.start_ns[rows[firsts]])
         beyond = spans.int64("start_ns") >= begins_ns[MOST_OPERATIONS]
         fewer = replace(spans.without(beyond), beyond=spans.beyond + int(np.count_nonzero(beyond)))
-        return find_operations(fewer, interrupts_traced=interrupts_traced, gaps=gaps)
+        return find_operations(
+            fewer, interrupts_traced=interrupts_traced, gaps=gaps, unit_pages=unit_pages, at_start=at_start
+        )
     events = _Events(spans, nesting, gone, gaps)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))

@@ -55,7 +55,8 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
     elif not pages_of_sends_known(spans, operations.nesting):
         yield (
             f"pages of a send: {_why_untold(guest, operations, _TELL_PAGES)}; pages of operations are how "
-            "far the balloon's size moved, without the first work item of the recording"
+            "far the balloon's size moved"
+            + (", empty where it is not known from which size" if operations.items.untold.any() else "")
         )
     if not operations.items.config_measured.any() and len(operations.items):
         yield "reading the target: its probe was not attached"

@@ -37,6 +37,7 @@ def describe_operations(
         np.bincount(operation, minlength=count),
         sums(items.pages[rows], operation, count),
         sums(items.pages_known[rows].astype(np.int64), operation, count),
+        sums(items.untold[rows].astype(np.int64), operation, count),
         sums(items.sends[rows], operation, count),
         sums(items.short[rows].astype(np.int64), operation, count),
         sums(np.where(items.short, waited_ns, 0)[rows], operation, count),
@@ -66,9 +67,8 @@ def _operation(
     traced: frozenset[Function],
     summed: tuple[int, ...],
 ) -> Operation:
-    work_items, known_pages, items_known, sends, short_work_items, short_ns = summed
-    # Of some of its work items: at least so many, which "not measured" says. Of none: nothing is known.
-    pages = known_pages if items_known else None
+    work_items, known_pages, items_known, items_untold, sends, short_work_items, short_ns = summed
+    pages = known_pages if items_known and not items_untold else None
     ooms_traced = Function.VIRTIO_BALLOON_OOM_NOTIFY in traced
     wall_ns = found.end_ns - found.start_ns
     return Operation(

@@ -8,7 +8,8 @@ doing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,11 +82,29 @@ class WorkItems:
         """Items after which the balloon had the size it should have."""
         return np.asarray(self.measured & (self.goal_pages == self.actual_pages))
 
+    @property
+    def untold(self) -> Mask:
+        """Items that sent nobody knows how many pages."""
+        return np.asarray((self.sends > 0) & ~self.pages_known)
 
-def find_work_items(spans: Spans, nesting: Nesting, unit_pages: int = 1) -> tuple[WorkItems, Column]:
+
+@dataclass(frozen=True, slots=True)
+class AtStart:
+    """Sizes of balloons at a time since which every work item was seen; `pages` are by device."""
+
+    at_ns: int = 0
+    pages: Mapping[int, int] = field(default_factory=dict)
+
+
+UNKNOWN_AT_START = AtStart()
+
+
+def find_work_items(
+    spans: Spans, nesting: Nesting, unit_pages: int = 1, at_start: AtStart = UNKNOWN_AT_START
+) -> tuple[WorkItems, Column]:
     """All work items, and for each span the row of the work item whose send it is, or NO_SPAN.
 
-    `unit_pages` are balloon pages in one page of the kernel.
+    `unit_pages` are balloon pages in one page of the kernel; `at_start` is what the first item began from.
     """
     work_spans = np.flatnonzero(spans.of(Function.UPDATE_BALLOON_SIZE_FUNC))
     work_spans = work_spans[np.argsort(nesting.device[work_spans], kind="stable")]
@@ -101,7 +120,10 @@ def find_work_items(spans: Spans, nesting: Nesting, unit_pages: int = 1) -> tupl
     )
     send_row = np.full(len(spans), NO_SPAN, dtype=np.int64)
     send_row[made.sends.spans] = made.sends.rows
-    return _collect(spans, nesting, work_spans, made, unit_pages), send_row
+    if spans.damaged or spans.contradictory:
+        at_start = UNKNOWN_AT_START
+    sizes = _read_sizes(spans, work_spans, unit_pages, at_start)
+    return _collect(spans, nesting, work_spans, made, sizes), send_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +176,10 @@ class _Made:
 
 
 def _collect(
-    spans: Spans, nesting: Nesting, work_spans: NDArray[np.intp], made: _Made, unit_pages: int
+    spans: Spans, nesting: Nesting, work_spans: NDArray[np.intp], made: _Made, sizes: _Sizes
 ) -> WorkItems:
     start_ns, item_ns = spans.int64("start_ns")[work_spans], spans.int64("duration_ns")[work_spans]
     send_ns = made.sends.sum(spans.int64("duration_ns"))
-    sizes = _read_sizes(spans, work_spans, unit_pages)
     slept = item_ns - send_ns >= FAILED_ALLOCATION_SLEEP_NS
     moved = _find_moved(spans, nesting, work_spans, made, sizes, slept)
     body = _time_bodies(spans, nesting, work_spans, made, moved.direction)
@@ -195,6 +216,7 @@ class _Sizes:
     target: Column
     goal: Column
     actual: Column
+    at_start: AtStart
 
     @property
     def tried(self) -> Mask:
@@ -202,11 +224,11 @@ class _Sizes:
         return np.asarray((self.goal != NOT_MEASURED) & (self.actual != NOT_MEASURED))
 
 
-def _read_sizes(spans: Spans, work_spans: NDArray[np.intp], unit_pages: int) -> _Sizes:
+def _read_sizes(spans: Spans, work_spans: NDArray[np.intp], unit_pages: int, at_start: AtStart) -> _Sizes:
     target = _optional(spans, "target_pages", SpanFlag.TARGET)[work_spans]
     # towards_target in virtio_balloon.c: else it would inflate and deflate for ever.
     goal = np.where(target == NOT_MEASURED, target, -(-target // unit_pages) * unit_pages)
-    return _Sizes(target, goal, _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans])
+    return _Sizes(target, goal, _optional(spans, "actual_pages", SpanFlag.ACTUAL)[work_spans], at_start)
 
 
 def _optional(spans: Spans, name: str, flag: SpanFlag) -> Column:
@@ -228,9 +250,7 @@ def _find_moved(
 ) -> _Moved:
     """By what the calls say, else by how far `actual` moved; `slept` tells which items slept for a page."""
     pages, known = _pages(spans, work_spans, made)
-    step, step_known = _steps(
-        nesting.device[work_spans], sizes.actual, spans.end_ns[work_spans], _moved_by_others(spans, nesting)
-    )
+    step, step_known = _steps(spans, nesting, work_spans, made, sizes)
     by_step = ~known & step_known
     pages, known = np.where(by_step, np.abs(step), pages), known | by_step
     asleep = ~sizes.tried & slept
@@ -309,19 +329,27 @@ def _moved_by_others(spans: Spans, nesting: Nesting) -> tuple[Column, Column]:
 
 
 def _steps(
-    device: Column, actual: Column, end_ns: Column, others_ns: tuple[Column, Column]
+    spans: Spans, nesting: Nesting, work_spans: NDArray[np.intp], made: _Made, sizes: _Sizes
 ) -> tuple[Column, Mask]:
     """How far `actual` moved since the item before of the same device, and where both are known.
 
-    Not where something else moved it meanwhile: `others_ns` are starts and ends of what does.
+    Not where something else moved it meanwhile. Before the first item of a device is its size at the start;
+    where the item seems to have moved more than one can, that is not what it began from.
     """
-    known = np.zeros(len(actual), dtype=np.bool_)
-    known[1:] = (device[1:] == device[:-1]) & (actual[1:] != NOT_MEASURED) & (actual[:-1] != NOT_MEASURED)
-    begun = np.searchsorted(others_ns[0], end_ns, side="right")
-    over = np.searchsorted(others_ns[1], end_ns, side="left")
-    known[1:] &= begun[1:] <= over[:-1]
-    step = np.zeros(len(actual), dtype=np.int64)
-    step[1:] = actual[1:] - actual[:-1]
+    device, end_ns = nesting.device[work_spans], spans.end_ns[work_spans]
+    begins_ns, ends_ns = _moved_by_others(spans, nesting)
+    begun = np.searchsorted(begins_ns, end_ns, side="right")
+    over = np.searchsorted(ends_ns, end_ns, side="left")
+    first = np.append(True, device[1:] != device[:-1])[: len(device)]
+    before = np.where(first, NOT_MEASURED, np.roll(sizes.actual, 1))
+    over = np.where(first, 0, np.roll(over, 1))
+    since_ns = np.where(first, sizes.at_start.at_ns, 0)
+    for row in np.flatnonzero(first).tolist():
+        before[row] = sizes.at_start.pages.get(int(device[row]), NOT_MEASURED)
+    step = sizes.actual - before
+    known = (sizes.actual != NOT_MEASURED) & (before != NOT_MEASURED) & (begun <= over)
+    known &= spans.int64("start_ns")[work_spans] >= since_ns
+    known &= ~first | made.bitmaps.any | (np.abs(step) <= PAGES_PER_WORK_ITEM)
     return np.where(known, step, 0), known
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from typing import Any
 
 import pytest
 import synthetic
@@ -236,24 +237,78 @@ def test_without_configuration_accesses_pages_and_times_still_hold() -> None:
     assert_adds_up(report)
 
 
-def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> None:
+SIZE_AT_START = {
+    "device": "virtio4", "present": True, "size_pages": 512, "target_pages": 512,
+    "source": "configuration space",
+}  # fmt: skip
+# The kernel counts the same, and the metadata is written before the first work item.
+SIZED: dict[str, Any] = {
+    "devices": [{"name": "virtio4", "index": 4}],
+    "balloons": [SIZE_AT_START],
+    "vmstat": {"balloon_inflate": 1512, "balloon_deflate": 1000},
+}
+
+
+def flow_without_type_information() -> Flow:
     flow = Flow()
-    flow.resize(7 * 256 + 100)
+    flow.actual = 512
+    flow.resize(512 + 7 * 256 + 100)
     flow.resize(256)
     flow.silence(SpanFlag.DEVICE)
     flow.silence(SpanFlag.QUEUE | SpanFlag.PAGES, Function.TELL_HOST)
-    report = report_of(flow, devices=[{"name": "virtio4", "index": 4}])
+    return flow
+
+
+def test_without_type_information_the_balloon_s_size_stands_in_for_pages() -> None:
+    report = report_of(flow_without_type_information(), **SIZED)
     assert [(o.kind, o.outcome, o.short_work_items) for o in report.operations] == [
         ("inflate", "reached", 0),
         ("deflate", "reached", 0),
     ]
     assert {o.device for o in report.operations} == {"virtio4"}
-    # What the first work item moved is nowhere to be seen.
-    assert report.operations[0].pages == 6 * 256 + 100
-    assert report.operations[1].pages == 6 * 256 + 100
+    assert [o.pages for o in report.operations] == [7 * 256 + 100, 8 * 256 + 100]
+    assert (report.operations[0].actual_before_pages, report.operations[1].actual_before_pages) == (512, 2404)
     assert {check.agrees for check in report.checks if check.name != "balloon_migrate"} == {None}
-    assert any(sentence.startswith("pages of a send: ") for sentence in report.not_measured)
+    (told,) = [sentence for sentence in report.not_measured if sentence.startswith("pages of a send: ")]
+    assert told.endswith("how far the balloon's size moved")
     assert_adds_up(report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"balloons": []}, {}),
+        # A work item had taken pages and not said so, or the other way round.
+        ({"vmstat": {"balloon_inflate": 1513, "balloon_deflate": 1000}}, {}),
+        ({"vmstat": {"balloon_inflate": 1511, "balloon_deflate": 1000}}, {}),
+        ({"vmstat": {}}, {}),
+        ({"started": {"monotonic_ns": 1_000_010_000, "realtime_ns": 1}}, {}),
+        # The first work item seen would have moved more than one can.
+        (
+            {
+                "balloons": [{**SIZE_AT_START, "size_pages": 511}],
+                "vmstat": {"balloon_inflate": 1511, "balloon_deflate": 1000},
+            },
+            {},
+        ),
+        ({}, {"lost": 1}),
+        ({}, {"missed": 1}),
+        ({}, {"unmatched_returns": 1}),
+    ],
+)
+def test_pages_that_may_be_fewer_than_moved_are_none(
+    changes: dict[str, object], lost: dict[str, int]
+) -> None:
+    flow = flow_without_type_information()
+    end = synthetic.end_record([flow])
+    losses = end["losses"]
+    assert isinstance(losses, dict)
+    losses[Function.UPDATE_BALLOON_SIZE_FUNC.symbol] |= lost
+    data = synthetic.recording_bytes(flow, changes={**SIZED, **changes}, end={"losses": losses})
+    report = analyse(read_recording(io.BytesIO(data)))
+    assert [operation.pages for operation in report.operations] == [None, 8 * 256 + 100]
+    assert report.operations[0].actual_before_pages is None
+    assert any("empty where it is not known from which size" in told for told in report.not_measured)
 
 
 def test_lost_sends_are_no_lack_of_memory() -> None:
