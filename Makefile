@@ -6,10 +6,10 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ready
 # Programs of bpf/, compiled for the engine prebuilt.
 READY := build/bpf.stamp
-# One process more than processors, for some tests wait; a file stays with one, for its tests share what they read.
-UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist loadfile tests/unit
+# A file stays with one process, for its tests share what they read.
+UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tests/unit
 # Most guests have one emulated CPU, and most tests wait for theirs: two files at a time take little more than half.
-LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile tests/live
+LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile --durations 30 tests/live
 
 .DEFAULT_GOAL := help
 .PHONY: help demo compare matrix test check bench dist examples screenshots clean
@@ -30,8 +30,8 @@ test: $(READY) lint  ## all tests, those in real guests included
 	$(UNIT_TESTS)
 	$(LIVE_TESTS)
 
-check: $(READY) lint  ## format, lint, types and unit tests, in under a minute
-	$(UNIT_TESTS)
+check: $(READY) lint  ## format, lint, types and all but the longest unit tests, in under a minute
+	$(UNIT_TESTS) -m "not thorough"
 
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
 	@$(PYTHON) -m bench

@@ -56,7 +56,7 @@ def make_bundle(bpf_files: Mapping[str, bytes]) -> bytes:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name)  # its date is 1980-01-01 unless told
             entry.create_system, entry.external_attr = _UNIX, _MODE
-            archive.writestr(entry, files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
+            archive.writestr(entry, files[name], zipfile.ZIP_DEFLATED, compresslevel=6)
     return packed.getvalue()
 
 

@@ -40,12 +40,12 @@ def bundle(output: str, *, force: bool) -> None:
     from balloontrace.make_bundle import make_bundle
     from balloontrace.trace.engines.shipped import read_all
 
-    content = make_bundle(read_all())
     if output == "-":
-        write_stdout([content])
+        write_stdout([make_bundle(read_all())])
         return
     path = Path(output)
     with open_output(path, force=force) as file:
+        content = make_bundle(read_all())
         file.write([content])
         os.fchmod(file.fd, _MODE)
         file.publish()

@@ -52,6 +52,7 @@ def scattered_operation(operation: Operation, rng: np.random.Generator, held_up:
     return replace(operation, stages=stages, wall_ns=wall_ns, sends=int(rng.integers(14, 18)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("setup", [Setup(), Setup(host_times=HOST_TIMES, mib=80)], ids=["guest", "both"])
 def test_the_same_driver_against_itself_says_so(setup: Setup) -> None:
     """In 19 of 20 comparisons no row of either table claims anything, the wall time least of all."""

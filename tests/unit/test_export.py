@@ -69,6 +69,7 @@ def plain(frame: pd.DataFrame, column: str) -> list[object]:
     return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_csv_and_ndjson_say_the_same(name: str, tmp_path: Path) -> None:
     described = objects(name)

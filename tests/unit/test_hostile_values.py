@@ -21,6 +21,8 @@ from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.report import Report
 
+pytestmark = pytest.mark.thorough
+
 Fields = dict[str, int]
 MUTATIONS = 80
 

@@ -249,6 +249,7 @@ def test_control_characters_and_damage_leave_a_sound_page() -> None:
     assert "\x00" not in page
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("write", [write_stock, write_patched])
 def test_seven_gib_fit_in_two_megabytes(write: Any, tmp_path: Path) -> None:
     write(tmp_path / "seven.bt")

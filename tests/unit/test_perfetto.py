@@ -137,6 +137,7 @@ def raw_spans(spans: Spans) -> Iterator[tuple[int, str, int, int]]:
         yield tid, names[function], start_ns, end_ns
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_every_event_is_there_once_and_exact(name: str) -> None:
     examined = collection.examined(name)

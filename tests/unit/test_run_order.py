@@ -17,6 +17,8 @@ from balloontrace.compare.significance import LEVEL, weigh
 from balloontrace.results.comparison import Comparison, Group
 from balloontrace.results.report import Report
 
+pytestmark = pytest.mark.thorough
+
 TRIES = 100
 # What a binomial count of TRIES at 5 % stays below, except once in a thousand.
 MOST_WRONG = 0.05 + 3.1 * math.sqrt(0.05 * 0.95 / TRIES)

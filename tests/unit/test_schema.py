@@ -94,6 +94,7 @@ def test_reports_are_what_the_schema_says(name: str) -> None:
     hold(validator("report"), json.loads(render_json(examined(name).report)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_exported_lines_are_what_the_schema_says(name: str) -> None:
     # One validator for each type: `oneOf` would try all for each line.

@@ -29,6 +29,8 @@ from balloontrace.compare.significance import (
     weigh,
 )
 
+pytestmark = pytest.mark.thorough
+
 Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
 TRIES = 200
 # What a binomial count of TRIES at 5 % stays below, except once in a thousand.

@@ -35,6 +35,7 @@ from bench.made_recordings import write
 from bench.strangersfiles import FILES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FILES)
 def test_files_made_to_be_costly_are_read_or_refused(name: str, tmp_path: Path) -> None:
     write(tmp_path / "file.bt", FILES[name](20_000))

@@ -13,6 +13,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pytest
 import synthetic
 from flows import typical_flow
 from hypothesis import given, settings
@@ -34,6 +35,8 @@ from balloontrace.render.export.perfetto import render_perfetto
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.render.report.html import render_html
+
+pytestmark = pytest.mark.thorough
 
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000

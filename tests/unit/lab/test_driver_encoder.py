@@ -21,6 +21,8 @@ from driver_encoder import Encoder, running_encoder
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.thorough
+
 MOST_GIB = 4
 
 
