@@ -6,6 +6,8 @@ Everything is read below an injectable root path, so that a test can lay out a s
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +18,8 @@ from balloontrace.errors import UsageError
 from balloontrace.system.libbpf import BtfError, open_btf
 
 ROOT = Path("/")
+
+_CAP_SYS_RAWIO = 17
 
 _VIRTIO_ID_BALLOON = 5  # include/uapi/linux/virtio_ids.h
 _KALLSYMS_CHUNK_BYTES = 1 << 20
@@ -251,7 +255,8 @@ def read_vmstat(root: Path = ROOT, *, prefix: str = "balloon_") -> dict[str, int
 def read_lockdown(root: Path = ROOT) -> str | None:
     """The kernel's lockdown mode: none, integrity or confidentiality; None when it is not known.
 
-    A mounted securityfs without the file is a kernel without lockdown; without securityfs nobody can tell.
+    A mounted securityfs without the file is a kernel without lockdown. Without securityfs confidentiality is
+    known by what it refuses.
     """
     folder = root / "sys/kernel/security"
     text = read_text(folder / "lockdown")
@@ -261,8 +266,21 @@ def read_lockdown(root: Path = ROOT) -> str | None:
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError:
-        return None
-    return None if "lockdown" in names or not names else "none"
+        names = set()
+    if names and "lockdown" not in names:
+        return "none"
+    return "confidentiality" if _refuses_memory(root) else None
+
+
+def _refuses_memory(root: Path) -> bool:
+    """Whether the kernel's memory is kept from who may read it (open_kcore in fs/proc/kcore.c)."""
+    if not read_effective_capabilities(root) >> _CAP_SYS_RAWIO & 1:
+        return False
+    try:
+        os.close(os.open(root / "proc/kcore", os.O_RDONLY))
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return False
 
 
 def is_confidential(root: Path = ROOT) -> bool:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from fake_system import FakeSystem
+from fake_system import ALL_CAPABILITIES, FakeSystem
 
 from balloontrace.system.kernel import (
     BalloonDevice,
@@ -179,6 +181,32 @@ def test_lockdown_that_cannot_be_read_is_not_none(tmp_path: Path) -> None:
     assert read_lockdown(tmp_path) is None
     (tmp_path / "sys/kernel/security/lockdown").mkdir()  # unreadable, even for root
     assert read_lockdown(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "mask", "mode"),
+    [
+        (errno.EPERM, ALL_CAPABILITIES, "confidentiality"),
+        (errno.EPERM, ALL_CAPABILITIES & ~(1 << 17), None),  # refused to this user anyway
+        (errno.EACCES, ALL_CAPABILITIES, None),  # by a security module
+        (errno.ENOENT, ALL_CAPABILITIES, None),
+        (0, ALL_CAPABILITIES, None),  # could be integrity
+    ],
+)
+def test_without_securityfs_confidentiality_is_known_by_what_it_refuses(
+    system: FakeSystem, monkeypatch: pytest.MonkeyPatch, number: int, mask: int, mode: str | None
+) -> None:
+    (system.root / "sys/kernel/security/lockdown").unlink()
+    system.capabilities(mask)
+    opened = system.write("proc/kcore", "")
+
+    def open_(path: Path, flags: int, open_file: Callable[..., int] = os.open) -> int:
+        if number and path == opened:
+            raise OSError(number, os.strerror(number))
+        return open_file(path, flags)
+
+    monkeypatch.setattr("balloontrace.system.kernel.os.open", open_)
+    assert read_lockdown(system.root) == mode
 
 
 def test_capabilities_are_the_effective_ones(system: FakeSystem) -> None:
