@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from tracing import ROOT, bind_driver, shell
+from tracing import ROOT, bind_driver, run_in_turn, shell
 
 import lab
 from balloontrace.system.kernel import parse_offsets
 from lab.patched_driver import load_patched
 
-DOCTOR_S = 60
+DOCTOR_S = 120
 
 
 def last_words(done: lab.Completed) -> str:
@@ -91,11 +91,12 @@ def test_without_the_driver(guest: lab.Guest) -> None:
 
 def test_as_an_ordinary_user(guest: lab.Guest) -> None:
     ordinary = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    done = guest.run([*ordinary, "balloontrace", "doctor"], timeout_s=DOCTOR_S)
+    done, refused = run_in_turn(
+        guest, ["doctor"], ["record", "-o", "/tmp/never.bt"], within=ordinary, timeout_s=DOCTOR_S
+    )
     assert "this user may not load BPF programs: run it with sudo" in last_words(done)
     # What such a user can see is still said.
     assert "stock driver" in done.stdout
-    refused = guest.run([*ordinary, "balloontrace", "record", "-o", "/tmp/never.bt"], timeout_s=DOCTOR_S)
     assert refused.status == 3
     assert "run it with sudo" in refused.stderr
     assert guest.run(["ls", "/tmp/never.bt"]).status != 0
@@ -116,18 +117,18 @@ def test_without_headers(guest: lab.Guest) -> None:
 FTRACE, KPROBES = "/proc/sys/kernel/ftrace_enabled", "/sys/kernel/debug/kprobes/enabled"
 
 
-def with_off(guest: lab.Guest, switch: str, *words: str) -> lab.Completed:
-    """A command while one of the kernel's switches is off."""
+def with_off(guest: lab.Guest, switch: str, *commands: Sequence[str]) -> list[lab.Completed]:
+    """What `balloontrace` says while one of the kernel's switches is off."""
     script = f'echo 0 > {switch}; "$@"; status=$?; echo 1 > {switch}; exit $status'
-    return guest.run([*shell(script), "sh", *words], timeout_s=DOCTOR_S)
+    return run_in_turn(guest, *commands, within=[*shell(script), "sh"], timeout_s=DOCTOR_S)
 
 
 def test_ftrace_is_off(guest: lab.Guest) -> None:
     refusal = (
         "kernel.ftrace_enabled is 0, so required probes would not run: update_balloon_size_func, tell_host"
     )
-    assert refusal in last_words(with_off(guest, FTRACE, "balloontrace", "doctor"))
-    done = with_off(guest, FTRACE, "balloontrace", "record", "-o", "/tmp/never.bt")
+    asked, done = with_off(guest, FTRACE, ["doctor"], ["record", "-o", "/tmp/never.bt"])
+    assert refusal in last_words(asked)
     assert (done.status, done.stderr) == (
         3, f"balloontrace: cannot trace here: {refusal}: sysctl kernel.ftrace_enabled=1\n"
     )  # fmt: skip
@@ -136,24 +137,25 @@ def test_ftrace_is_off(guest: lab.Guest) -> None:
 
 def test_kprobes_are_disarmed(guest: lab.Guest) -> None:
     """The driver's own functions have fentry, which runs all the same; reading the target has not."""
-    found = json.loads(with_off(guest, KPROBES, "balloontrace", "doctor", "--format", "json").stdout)
+    words = ["record", "--attach", "kprobe", "-o", "/tmp/never.bt"]
+    asked, done = with_off(guest, KPROBES, ["doctor", "--format", "json"], words)
+    found = json.loads(asked.stdout)
     (firing,) = [each for each in found["findings"] if each["name"] == "firing"]
     assert (found["can_trace"], firing["state"]) == (True, "warning")
     assert firing["text"].endswith("is 0), so not all probes would run: config_get")
-    words = ["balloontrace", "record", "--attach", "kprobe", "-o", "/tmp/never.bt"]
-    done = with_off(guest, KPROBES, *words)
     assert done.status == 3, done.describe()
     assert "required probes would not run: update_balloon_size_func, tell_host" in done.stderr
 
 
 def test_host_side_in_a_pid_namespace(guest: lab.Guest) -> None:
     """Doctor and record refuse alike: programs see other numbers of processes."""
-    words = "balloontrace doctor --side host; balloontrace record --side host -p 1 -o /tmp/never.bt"
-    done = guest.run(["unshare", "--pid", "--fork", "--mount-proc", *shell(words)], timeout_s=DOCTOR_S)
-    assert done.status == 3, done.describe()
-    doctors, recorders = done.stderr.splitlines()
-    assert doctors == recorders
-    assert "this is a container with process numbers of its own" in doctors
+    commands = [["doctor", "--side", "host"], ["record", "--side", "host", "-p", "1", "-o", "/tmp/never.bt"]]
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc"]
+    asked, done = run_in_turn(guest, *commands, within=namespace, timeout_s=DOCTOR_S)
+    assert (asked.status, done.status) == (3, 3), done.describe()
+    assert asked.stderr == done.stderr
+    assert "this is a container with process numbers of its own" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 # ---- two balloons, one of which means free page hints by bit 3 ----
@@ -171,8 +173,10 @@ def two_balloons() -> Iterator[lab.Guest]:
 
 def doctors(guest: lab.Guest) -> tuple[dict[str, Any], list[str]]:
     """What doctor says as JSON, and as text with one finding a line and one blank between words."""
-    forms = [guest.start(["balloontrace", "doctor", "--format", form]) for form in ("json", "text")]
-    as_json, as_text = (process.wait(DOCTOR_S, check=True).stdout for process in forms)
+    forms = run_in_turn(
+        guest, *(["doctor", "--format", form] for form in ("json", "text")), timeout_s=DOCTOR_S
+    )
+    as_json, as_text = (done.stdout for done in forms)
     lines = as_text.replace("\n" + " " * 17, " ").splitlines()
     return json.loads(as_json), [" ".join(line.split()) for line in lines]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hostserve import WARM_UP, Server
-from tracing import ATTACH_S, Recorder, report, shell, start_recording
+from tracing import ATTACH_S, Recorder, report, run_in_turn, shell, start_recording
 
 import lab
 from balloontrace.analysis.columns import Batches, decode_batches
@@ -210,7 +210,7 @@ def test_a_full_ring_is_counted_as_lost(guest: lab.Guest, server: Server, tmp_pa
 def test_what_cannot_be_traced_is_said_in_one_sentence(guest: lab.Guest, server: Server) -> None:
     threads = guest.run(["ls", f"/proc/{server.pid}/task"], check=True).stdout.split()
     thread = next(name for name in threads if name != str(server.pid))
-    for options, status, said in (
+    wanted = (
         (["--side", "host"], 3, "no process here has /dev/kvm open"),
         (["-p", "4000000"], 2, "-p 4000000: there is no such process"),
         (["-p", thread], 2, f"-p {thread}: that is a thread of process {server.pid}"),
@@ -218,10 +218,9 @@ def test_what_cannot_be_traced_is_said_in_one_sentence(guest: lab.Guest, server:
         (["-p", "1", "--side", "guest"], 2, "-p names a process of the host"),
         (["-p", "1", "--operations", "1"], 2, "--operations is for the guest's side"),
         (["--attach", "tracepoint"], 2, "--attach tracepoint is for the host's side"),
-    ):
-        done = guest.run(
-            ["balloontrace", "record", "-o", "/root/host-never.bt", *options], timeout_s=ATTACH_S
-        )
+    )
+    commands = [["record", "-o", "/root/host-never.bt", *options] for options, _, _ in wanted]
+    for done, (_, status, said) in zip(run_in_turn(guest, *commands), wanted, strict=True):
         assert done.status == status, done.describe()
         assert said in done.stderr
         assert done.stderr.count("\n") == 1, done.describe()

@@ -25,6 +25,7 @@ from tracing import (
     pull,
     record,
     report,
+    run_in_turn,
     shell,
     stage,
     start_recording,
@@ -228,12 +229,13 @@ def test_duration_command_and_two_interrupts(guest: lab.Guest, tmp_path: Path) -
 
 def test_what_is_there_is_not_replaced_by_accident(guest: lab.Guest) -> None:
     guest.run(shell("echo precious > /root/kept; ln -sf kept /root/link"), check=True)
-    for words, said in (
+    wanted = (
         (["/root/kept"], "exists already"),
         (["/root/link"], "exists already"),
         (["/root/link", "-f"], "not a regular file"),
-    ):
-        done = guest.run(["balloontrace", "record", "-o", *words], timeout_s=60)
+    )
+    refused = run_in_turn(guest, *(["record", "-o", *words] for words, _ in wanted))
+    for done, (_, said) in zip(refused, wanted, strict=True):
         assert done.status == 2, done.describe()
         assert said in done.stderr
     assert guest.pull("/root/kept") == b"precious\n"

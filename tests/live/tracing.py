@@ -88,6 +88,38 @@ def record(guest: lab.Guest, path: str, *options: str, env: Mapping[str, str] | 
     return start_recording(guest, path, *options, env=env).wait_attached()
 
 
+# Python and its modules take seconds to start under emulation: once for all, then a process forked for each.
+_IN_TURN = """
+import json, os, sys
+from balloontrace.cli import main
+import balloontrace.commands.doctor, balloontrace.commands.record, balloontrace.trace.attach
+ended = []
+for words in json.loads(sys.argv[1]):
+    files = [os.memfd_create(name) for name in ("stdout", "stderr")]
+    pid = os.fork()
+    if pid == 0:
+        for number, file in enumerate(files, start=1):
+            os.dup2(file, number)
+        main(words)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ended.append([status, *(os.pread(file, os.fstat(file).st_size, 0).decode() for file in files)])
+print(json.dumps(ended))
+"""
+
+
+def run_in_turn(
+    guest: lab.Guest, *commands: Sequence[str], within: Sequence[str] = (), timeout_s: float = ATTACH_S
+) -> list[lab.Completed]:
+    """Runs `balloontrace` with each of these words, one after the other; `within` is what starts Python."""
+    argv = [*within, "python3", "-P", "-c", _IN_TURN, json.dumps(commands)]
+    done = guest.run(argv, timeout_s=timeout_s, env={"PYTHONPATH": "/repo"})
+    assert done.stdout, done.describe()
+    return [
+        lab.Completed(("balloontrace", *words), status, stdout.encode(), stderr.encode())
+        for words, (status, stdout, stderr) in zip(commands, json.loads(done.stdout), strict=True)
+    ]
+
+
 def pull(guest: lab.Guest, path: str, folder: Path) -> Path:
     local = folder / Path(path).name
     local.write_bytes(guest.pull(path))
