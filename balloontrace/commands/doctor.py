@@ -49,12 +49,12 @@ def doctor(form: str, side: str | None, pid: int | None, engine: str) -> None:
     Example:
       sudo balloontrace doctor
     """  # fmt: skip
-    from balloontrace.trace.attach import SIDES, side_of
+    from balloontrace.trace.attach import make_side, side_of
     from balloontrace.trace.options import TraceOptions
 
     asked = side or (Side.GUEST if pid is None else "auto")
     options = TraceOptions(pid=pid, engine=engine)
-    diagnosis: Diagnosis[Any] = SIDES[side_of(asked, pid)](options).diagnose()
+    diagnosis: Diagnosis[Any] = make_side(side_of(asked, pid), options).diagnose()
     rows = diagnosis.plan.describe()
     note(lambda: _symbol_lines(rows))
     text = _json(diagnosis, rows) if form == "json" else _text(diagnosis, rows)

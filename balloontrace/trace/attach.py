@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from balloontrace.console.stderr import note, say
 from balloontrace.errors import CannotTraceError, MissingProbeError, UsageError
@@ -15,8 +15,6 @@ from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system.kernel import read_balloon_devices
 from balloontrace.system.vmm import find_vmms
 from balloontrace.trace.attached_programs import AttachedPrograms
-from balloontrace.trace.guest.side import AttachedGuest, GuestSide
-from balloontrace.trace.host.side import AttachedHost, HostSide
 from balloontrace.trace.machine_checks import Diagnosis, State, check_firing
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
@@ -30,15 +28,27 @@ _Diagnosis = TypeVar("_Diagnosis", bound=Diagnosis[Any])
 _Attached = TypeVar("_Attached", bound=Attached)
 
 
-AnySide = TracedSide[Any, Any, AttachedGuest | AttachedHost]
+if TYPE_CHECKING:
+    from balloontrace.trace.guest.side import AttachedGuest
+    from balloontrace.trace.host.side import AttachedHost
+
+    AnySide = TracedSide[Any, Any, AttachedGuest | AttachedHost]
 
 
-SIDES: Mapping[str, Callable[[TraceOptions], AnySide]] = {Side.GUEST: GuestSide, Side.HOST: HostSide}
+def make_side(side: str, options: TraceOptions) -> AnySide:
+    """Guest or host; what the other takes is not loaded."""
+    if side == Side.HOST:
+        from balloontrace.trace.host.side import HostSide
+
+        return HostSide(options)
+    from balloontrace.trace.guest.side import GuestSide
+
+    return GuestSide(options)
 
 
 def choose_side(options: TraceOptions) -> AnySide:
     """Guest or host. UsageError for what is asked and cannot be had there."""
-    side = SIDES[side_of(options.side, options.pid)](options)
+    side = make_side(side_of(options.side, options.pid), options)
     side.check_options()
     return side
 

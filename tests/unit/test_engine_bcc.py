@@ -14,7 +14,8 @@ import pytest
 from fake_system import lay_out_bcc
 
 from balloontrace.errors import CannotTraceError
-from balloontrace.trace.engines.bcc import find_cause, load
+from balloontrace.trace.engines.bcc import load
+from balloontrace.trace.engines.causes import find_cause
 from balloontrace.trace.engines.request import AttachError, Attachment, Loaded, LoadRequest
 from balloontrace.trace.engines.shipped import bpf_folder
 

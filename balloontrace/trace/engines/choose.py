@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 
-from balloontrace.trace.engines import bcc, prebuilt
+from balloontrace.trace.engines import prebuilt
 from balloontrace.trace.engines.request import Loaded, LoadRequest
 
 
@@ -23,4 +23,8 @@ def engines_of(word: str) -> tuple[Engine, ...]:
 
 def load(request: LoadRequest, engine: Engine) -> Loaded:
     """Load and attach. Raises CannotTraceError or AttachError as the engines do."""
-    return prebuilt.load(request) if engine is Engine.PREBUILT else bcc.load(request)
+    if engine is Engine.PREBUILT:
+        return prebuilt.load(request)
+    from balloontrace.trace.engines import bcc
+
+    return bcc.load(request)

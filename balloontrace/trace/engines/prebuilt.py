@@ -20,7 +20,7 @@ from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import ROOT, is_confidential
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.machine import read_peak_memory_bytes
-from balloontrace.trace.engines.bcc import failure
+from balloontrace.trace.engines.causes import failure
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.library_pages import forget_library_pages
 from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachment, Loaded, LoadRequest
