@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A lab for balloons: real guests in QEMU, for tests, demo and benchmarks."""
 
-from lab.errors import CommandFailed, LabError, LabTimeout, VMLost
+from lab.errors import CommandFailed, LabError, LabTimeout, VMFrozen, VMLost
 from lab.guest import Guest
 from lab.process import Completed, GuestProcess
 from lab.qmp import QmpError
@@ -17,6 +17,7 @@ __all__ = [
     "LabTimeout",
     "Nested",
     "QmpError",
+    "VMFrozen",
     "VMLost",
     "nested",
     "solo",

@@ -12,7 +12,17 @@ from pathlib import Path
 from lab.cache import cache_folder
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import ICOUNT, KVM, SYSTEM_QEMU, TCG, Accelerator, QemuProgram, VmConfig, option_value
+from lab.qemu import (
+    HOST_ICOUNT,
+    ICOUNT,
+    KVM,
+    SYSTEM_QEMU,
+    TCG,
+    Accelerator,
+    QemuProgram,
+    VmConfig,
+    option_value,
+)
 
 _TRIAL_TIMEOUT_S = 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -26,7 +36,7 @@ def choose_accelerator(
 ) -> Accelerator:
     """KVM when it works, else emulation; instruction counting is always emulation."""
     if config.icount:
-        return ICOUNT
+        return ICOUNT if config.hosting is None else HOST_ICOUNT
     if config.hosting is not None and not kvm_can_nest():
         return TCG
     return KVM if kvm_works(image, program, kvm_node) else TCG

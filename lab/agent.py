@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lab.errors import LabError
 
@@ -55,7 +55,8 @@ def new_command_id() -> str:
 class AgentClient:
     """One connection to the agent; a thread of its own reads the answers, so any thread may wait for them."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock  # of time limits
         self._connection = connection
         self._changed = threading.Condition()
         self._is_ready = False
@@ -78,7 +79,7 @@ class AgentClient:
         self._is_ready = False
         self._send(["hello"])
         with self._changed:
-            self._changed.wait_for(lambda: self._is_ready or self._is_gone, timeout_s)
+            self._wait_for(lambda: self._is_ready, timeout_s)
             self._check_gone()
             return self._is_ready
 
@@ -96,9 +97,7 @@ class AgentClient:
         variables = [f"{name}={value}" for name, value in environment.items()]
         self._send(["start", command_id, cwd, *streams, str(len(argv)), *argv, *variables])
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_gone or command_id in self._started or command_id in self._refused, timeout_s
-            )
+            self._wait_for(lambda: command_id in self._started or command_id in self._refused, timeout_s)
             self._check_gone()
             if command_id in self._refused:
                 raise LabError(f"The guest cannot start {argv[0]}: {self._refused[command_id]}.")
@@ -122,7 +121,7 @@ class AgentClient:
     def wait_exited(self, command_id: str, timeout_s: float) -> int | None:
         """Waits for the end of a command; None when it still runs then. Raises AgentGone."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_gone or command_id in self._exited, max(timeout_s, 0))
+            self._wait_for(lambda: command_id in self._exited, timeout_s)
             if command_id not in self._exited:
                 self._check_gone()
             return self._exited.get(command_id)
@@ -133,6 +132,12 @@ class AgentClient:
             self._check_gone()
             self._changed.wait(seconds)
             self._check_gone()
+
+    def _wait_for(self, is_there: Callable[[], bool], timeout_s: float) -> None:
+        """Waits, with the lock held, until it is there, the connection has ended, or time is up."""
+        deadline_s = self.clock() + timeout_s
+        while not (self._is_gone or is_there()) and (left_s := deadline_s - self.clock()) > 0:
+            self._changed.wait(left_s)
 
     def _check_gone(self) -> None:
         if self._is_gone:

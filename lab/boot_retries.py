@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Starts a VM and waits for its guest; an emulated kernel that falls over while booting gets another try."""
+"""Starts a VM and waits for its guest; what only emulation makes fail gets another try."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lab.cache import cache_folder
-from lab.errors import VMLost
+from lab.errors import VMFrozen, VMLost
 from lab.guest import Guest
 from lab.kernels import ImageSpec
 from lab.progress import Progress
@@ -44,7 +44,7 @@ def boot(
         vm = start_vm(config, name, outlives_us=outlives_us, spec=spec, progress=progress)
         return await_guest(vm, boot_timeout_s)
 
-    return retry_panics(attempt, progress)
+    return retry_lost(attempt, progress)
 
 
 def await_guest(vm: Vm, timeout_s: float) -> Guest:
@@ -62,15 +62,16 @@ def await_guest(vm: Vm, timeout_s: float) -> Guest:
         raise
 
 
-def retry_panics(attempt: Callable[[], T], progress: Progress | None = None) -> T:
-    """What `attempt` returns; when it raises BootPanic it is called again, some times."""
+def retry_lost(attempt: Callable[[], T], progress: Progress | None = None) -> T:
+    """What `attempt` returns; after BootPanic and VMFrozen it is called again, some times. That is told."""
+    progress = progress or Progress()
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt()
+        except VMFrozen as frozen:
+            progress.stage(f"{str(frozen).splitlines()[0]}; trying again")
         except BootPanic as panic:
             kept = cache_folder() / "boot-panic.log"
             kept.write_text(panic.console)
-            (progress or Progress()).stage(
-                f"the guest's kernel panicked while booting (see {kept}); trying again"
-            )
+            progress.stage(f"the guest's kernel panicked while booting (see {kept}); trying again")
     return attempt()

@@ -17,6 +17,10 @@ class VMLost(LabError):  # noqa: N818 - says what happened, not that it is an er
     """The VM ended or does not answer any more; the message shows its last words and QEMU's."""
 
 
+class VMFrozen(VMLost):
+    """An emulated processor stood still, which is QEMU's fault: the same once more is likely to succeed."""
+
+
 class LabTimeout(LabError):  # noqa: N818
     """Something did not happen in time although the VM is alive."""
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,7 +32,7 @@ class Guest:
     def __init__(self, vm: Vm, *, boot_timeout_s: float = 180) -> None:
         self._vm = vm
         connection, self._agent_lock = vm.connect_agent()
-        self._agent = AgentClient(connection)
+        self._agent = AgentClient(connection, vm.clock())
         self._qmp: QmpClient | None = None
         self._backend = vm.backend_client()
         self._target_bytes: int | None = None
@@ -101,9 +100,9 @@ class Guest:
         self, predicate: Callable[[], bool], timeout_s: float, *, what: str, every_s: float = 0.05
     ) -> None:
         """Waits until `predicate()` is true. Raises LabTimeout that names `what`, VMLost at once."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = self._agent.clock() + timeout_s
         while not predicate():
-            if time.monotonic() > deadline_s:
+            if self._agent.clock() > deadline_s:
                 raise LabTimeout(f"{what}: not within {timeout_s:g} s")
             self._pause(every_s, what)
 
@@ -173,10 +172,10 @@ class Guest:
         wanted_bytes = self._target_bytes if actual_bytes is None else actual_bytes
         if wanted_bytes is None:
             raise LabError("wait_balloon does not know a target; set one, or say actual_bytes.")
-        started_s = moved_s = time.monotonic()
+        started_s = moved_s = self._agent.clock()
         last_bytes = -1
         while (now_bytes := self.balloon_actual_bytes()) != wanted_bytes:
-            now_s = time.monotonic()
+            now_s = self._agent.clock()
             if now_bytes != last_bytes:
                 last_bytes, moved_s = now_bytes, now_s
             if now_s - started_s > timeout_s:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +109,7 @@ class GuestProcess:
 
         Raises CommandFailed as soon as the command has ended without it, VMLost, LabTimeout.
         """
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = self._agent.clock() + timeout_s
         position = after
         while True:
             has_ended = self.poll() is not None
@@ -119,7 +118,7 @@ class GuestProcess:
                 return position + output.index(text) + len(text)
             if has_ended:
                 raise CommandFailed(self.wait(), f"without having written {text!r}")
-            if time.monotonic() > deadline_s:
+            if self._agent.clock() > deadline_s:
                 raise LabTimeout(self._describe_silence(text, timeout_s))
             # The next look begins where `text` could still begin.
             position += max(len(output) - len(text) + 1, 0)

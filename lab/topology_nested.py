@@ -13,12 +13,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
 from lab import folders
-from lab.boot_retries import await_guest, boot, retry_panics
+from lab.boot_retries import await_guest, boot, retry_lost
 from lab.errors import CommandFailed, LabError
 from lab.folders import VmState
 from lab.guest import Guest
@@ -91,6 +91,7 @@ class Nested:
 @contextmanager
 def nested(
     *,
+    icount: bool = False,
     host_extra_mib: int = HOST_EXTRA_MIB,
     host_cpus: int = HOST_CPUS,
     spec: ImageSpec | None = None,
@@ -100,9 +101,10 @@ def nested(
 ) -> Iterator[Nested]:
     """Boots a host VM and a guest in it, both from the same image; ends both in any case.
 
-    The guest has 2 GiB and 1 CPU; the host has so much more memory than the guest. Raises LabError.
+    The guest has 2 GiB and 1 CPU; the host has so much more memory than the guest. With `icount` the time of
+    both counts instructions. Raises LabError; VMFrozen where QEMU stops doing so (`retry_lost` helps).
     """
-    config = guest_config(cpus=GUEST_CPUS, memory_mib=2048, options=options)
+    config = replace(guest_config(cpus=GUEST_CPUS, memory_mib=2048, options=options), icount=icount)
     with sigterm_raises():
         pair = boot_nested(
             config,
@@ -143,6 +145,7 @@ def boot_nested(
             host_config = VmConfig(
                 memory_mib=config.memory_mib + host_extra_mib,
                 cpus=host_cpus,
+                icount=config.icount,
                 balloons=(),
                 hosting=Hosting(folder, config.backend),
             )
@@ -156,7 +159,7 @@ def boot_nested(
             undo.pop_all()
             return Nested(host, guest)
 
-    return retry_panics(attempt, progress)
+    return retry_lost(attempt, progress)
 
 
 def prepare_host(host: Guest, *, with_backend: bool) -> None:

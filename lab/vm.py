@@ -17,7 +17,8 @@ from lab import folders
 from lab.accel import choose_accelerator
 from lab.agent import AGENT_PORTS
 from lab.cache import run_folder, try_lock
-from lab.errors import LabError, VMLost
+from lab.errors import LabError, VMFrozen, VMLost
+from lab.fair_clock import FairClock
 from lab.folders import VmState
 from lab.identity import ProcessIdentity, own_identity, read_identity
 from lab.image import using_image
@@ -29,6 +30,7 @@ from lab.qemutree import using_new_qemu, using_qemu_tree
 from lab.vhost import CONTROL_SOCKET, MESSAGES, BackendClient, build_backend
 from lab.virtiofs import ensure_virtiofsd
 from lab.vm_processes import DIES_WITH_US, QEMU_LOG, Software, launch, wait_helper_ended
+from lab.watch import read_frozen
 
 _SHOWN_LINES = 60
 _END_TIMEOUT_S = 5
@@ -43,13 +45,13 @@ class Vm:
         identity: ProcessIdentity,
         child: subprocess.Popen[bytes] | None = None,
         backend: subprocess.Popen[bytes] | None = None,
-        shares: Sequence[subprocess.Popen[bytes]] = (),
+        helpers: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
         self.folder = folder
         self.identity = identity
         self._child = child
         self._backend = backend
-        self._shares = shares
+        self._helpers = helpers
 
     @property
     def name(self) -> str:
@@ -90,7 +92,7 @@ class Vm:
             self.send_signal(number)
             self.wait_ended(_END_TIMEOUT_S)
         self.wait_backend_ended()
-        for process in self._shares:
+        for process in self._helpers:
             wait_helper_ended(process)
 
     def wait_backend_ended(self) -> int | None:
@@ -112,8 +114,10 @@ class Vm:
     def lost(self, what: str) -> VMLost:
         """The error that says how the VM ended (it is given a moment to do so) and shows its last words."""
         console = self.console()
-        return VMLost(
-            f"VM {self.name} is lost: {what}; {self._describe_end()}\n"
+        end = self._describe_end()
+        frozen = self._describe_frozen()
+        return (VMFrozen if frozen else VMLost)(
+            f"VM {self.name} is lost: {what}; {end}{frozen}\n"
             f"--- QEMU's messages ---\n{tail_lines(_read_text(self.folder / QEMU_LOG), _SHOWN_LINES)}\n"
             f"{self._describe_backend()}"
             f"--- end of the guest's console ---\n{tail_lines(console, _SHOWN_LINES)}"
@@ -132,6 +136,11 @@ class Vm:
         has_one = (self.folder / CONTROL_SOCKET).exists()
         return BackendClient(self.folder, lambda: self.connect(CONTROL_SOCKET)) if has_one else None
 
+    def clock(self) -> FairClock:
+        """The clock of time limits: for a VM in a host VM, that of the host."""
+        host = folders.read_state(self._host_folder())
+        return FairClock((host.qemu if host else self.identity).pid)
+
     def connect_agent(self) -> tuple[socket.socket, int]:
         """A connection to a free agent port, and the lock to close after it. Raises LabError."""
         for number in range(AGENT_PORTS):
@@ -144,10 +153,20 @@ class Vm:
         messages = _read_text(self.folder / MESSAGES)
         return f"--- the balloon device's messages ---\n{messages}" if messages else ""
 
+    def _describe_frozen(self) -> str:
+        """That this VM, or the one it is in, stood still; empty if not."""
+        for folder in (self.folder, self._host_folder()):
+            if text := read_frozen(folder):
+                return f"; the processor of {folder.name} {text}"
+        return ""
+
+    def _host_folder(self) -> Path:
+        state = folders.read_state(self.folder)
+        return run_folder() / (state.host if state else "")
+
     def _describe_host(self) -> str:
         """The last words of the VM this one is in, if that has ended too."""
-        state = folders.read_state(self.folder)
-        host_folder = run_folder() / (state.host if state else "")
+        host_folder = self._host_folder()
         host = folders.read_state(host_folder)
         if host is None or host.qemu.is_alive():
             return ""
@@ -234,7 +253,7 @@ def _launch(config: VmConfig, folder: Path, software: Software, *, outlives_us: 
         processes.qemu.kill()
         processes.qemu.wait()
         raise
-    return Vm(folder, identity, processes.qemu, processes.backend, processes.shares)
+    return Vm(folder, identity, processes.qemu, processes.backend, processes.helpers)
 
 
 def _read_text(path: Path) -> str:

@@ -14,10 +14,20 @@ from pathlib import Path
 from lab import folders
 from lab.agent import AGENT_PORTS
 from lab.image import Image
-from lab.qemu import TCG, Accelerator, HostingPlumbing, Plumbing, QemuProgram, VmConfig, qemu_command
+from lab.qemu import (
+    TCG,
+    Accelerator,
+    HostingPlumbing,
+    Plumbing,
+    QemuProgram,
+    VmConfig,
+    needs_watch,
+    qemu_command,
+)
 from lab.tsc import clock_arguments
 from lab.vhost import CONTROL_SOCKET, start_backend
 from lab.virtiofs import share_folders
+from lab.watch import WATCH_SOCKET, watch_command
 
 REPO = Path(__file__).resolve().parent.parent
 QEMU_LOG = "qemu.log"
@@ -46,7 +56,7 @@ class Processes:
 
     qemu: subprocess.Popen[bytes]
     backend: subprocess.Popen[bytes] | None
-    shares: Sequence[subprocess.Popen[bytes]] = ()  # each ends when QEMU does
+    helpers: Sequence[subprocess.Popen[bytes]] = ()  # each ends when QEMU does
 
 
 def socket_names(config: VmConfig) -> list[str]:
@@ -55,6 +65,7 @@ def socket_names(config: VmConfig) -> list[str]:
         "qmp",
         *(f"agent{number}" for number in range(AGENT_PORTS)),
         *([TUNNEL_SOCKET] if config.hosting is not None else ()),
+        *([WATCH_SOCKET] if needs_watch(config) else ()),
         *([CONTROL_SOCKET] if config.backend is not None else ()),
     ]
 
@@ -87,11 +98,12 @@ def launch(
             repo=REPO,
             io=folder / "io",
             hosting=_plan_hosting(config, software, descriptors),
+            watch_fd=descriptors.get(WATCH_SOCKET),
         )
-        shares: Sequence[subprocess.Popen[bytes]] = ()
+        helpers: list[subprocess.Popen[bytes]] = []
         if not software.image.has_9p():
             shared = {"repo": plumbing.repo, "io": plumbing.io}
-            ends, shares = share_folders(shared, sockets or folder, stack, guard)
+            ends, helpers = share_folders(shared, sockets or folder, stack, guard)
             plumbing = replace(plumbing, virtiofs_fds=ends)
             descriptors |= ends
         backend = None
@@ -110,7 +122,14 @@ def launch(
             env={**os.environ, **software.program.environment},
             pass_fds=(*descriptors.values(), *software.locks), start_new_session=True,
         )  # fmt: skip
-    return Processes(qemu, backend, shares)
+        if needs_watch(config):
+            watch = [*guard, *watch_command(folder)]
+            helpers.append(
+                subprocess.Popen(
+                    watch, cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+    return Processes(qemu, backend, helpers)
 
 
 def wait_helper_ended(helper: subprocess.Popen[bytes]) -> int:

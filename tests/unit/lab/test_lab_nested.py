@@ -11,7 +11,7 @@ import pytest
 
 import lab
 from lab import accel, boot_retries
-from lab.boot_retries import BootPanic, retry_panics
+from lab.boot_retries import BootPanic, retry_lost
 from lab.errors import LabError, VMLost
 from lab.image import Image
 from lab.nested_inner_vm import decode_config, inner_command
@@ -98,11 +98,6 @@ def test_a_host_is_emulated_where_kvm_does_not_nest(monkeypatch: pytest.MonkeyPa
         assert accel.choose_accelerator(config, IMAGE) == expected
 
 
-def test_a_host_does_not_count_instructions() -> None:
-    with pytest.raises(LabError, match="host"):
-        VmConfig(icount=True, cpus=1, hosting=Hosting(Path("/vm"))).check()
-
-
 def test_a_panic_while_booting_is_tried_again_and_nothing_else_is(tmp_path: Path) -> None:
     outcomes: list[Exception | str] = [BootPanic(VMLost("panicked"), "the console"), "booted"]
 
@@ -112,14 +107,14 @@ def test_a_panic_while_booting_is_tried_again_and_nothing_else_is(tmp_path: Path
             raise outcome
         return outcome
 
-    assert retry_panics(attempt) == "booted"
+    assert retry_lost(attempt) == "booted"
     assert (tmp_path / "balloontrace-lab/boot-panic.log").read_text() == "the console"
     outcomes[:] = [VMLost("killed"), "never"]
     with pytest.raises(VMLost, match="killed"):
-        retry_panics(attempt)
+        retry_lost(attempt)
     outcomes[:] = [BootPanic(VMLost(str(n)), "") for n in range(boot_retries._ATTEMPTS)]
     with pytest.raises(BootPanic):
-        retry_panics(attempt)
+        retry_lost(attempt)
     assert outcomes == []
 
 

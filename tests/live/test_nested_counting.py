@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nested, in a host that counts instructions: both sides count the same there, and time is instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pairs import (
+    COUNTERS,
+    FULL_MIB,
+    MOVE_S,
+    MOVED_MIB,
+    MOVED_PAGES,
+    SPLIT,
+    booted,
+    host_calls,
+    report_both,
+    top_stages,
+    top_sum_ns,
+)
+from tracing import Json, assert_sums, assert_whole, change, move, outcomes, stage, start_recording
+
+import lab
+from balloontrace.format.vocabulary import Call
+from lab.boot_retries import retry_lost
+
+SENDS = MOVED_PAGES // 256
+# While the balloon moves the processor is rarely idle, and a nanosecond passes with each instruction.
+BUSY = 0.9
+
+
+@dataclass(frozen=True)
+class Course:
+    """One inflate, recorded on both sides."""
+
+    found: Json
+    pages: list[int]
+    actual_bytes: int
+    instructions: int
+
+
+def count_instructions(host: lab.Guest) -> int:
+    return int(host.qmp("query-replay")["icount"])
+
+
+def record(pair: lab.Nested, folder: Path) -> Course:
+    host, guest = pair.host, pair.guest
+    recorders = [
+        start_recording(host, "/root/host.bt", "--side", "host", "-p", str(pair.vmm_pid)).wait_attached(),
+        start_recording(guest, "/root/guest.bt").wait_attached(),
+    ]
+    before, instructions = guest.vmstat(), count_instructions(host)
+    move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
+    instructions = count_instructions(host) - instructions
+    pages = change(before, guest.vmstat(), COUNTERS)
+    actual_bytes = guest.qmp("query-balloon")["actual"]
+    for recorder in recorders:
+        recorder.end()
+    of_host, of_guest = (recorder.pull(folder) for recorder in recorders)
+    return Course(report_both(of_guest, of_host), pages, actual_bytes, instructions)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Nested, Course]]:
+    """A pair and what was recorded in it. QEMU may stand still meanwhile; then all is done again."""
+    with ExitStack() as kept:
+
+        def attempt() -> tuple[lab.Nested, Course]:
+            with ExitStack() as undo:
+                pair = undo.enter_context(booted(icount=True))
+                course = record(pair, tmp_path_factory.mktemp("sides"))
+                kept.enter_context(undo.pop_all())
+            return pair, course
+
+        yield retry_lost(attempt)
+
+
+def test_all_sides_count_the_same(recorded: tuple[lab.Nested, Course]) -> None:
+    _, course = recorded
+    found = course.found
+    assert_whole(found)
+    assert outcomes(found) == [("inflate", "reached", MOVED_PAGES)]
+    assert course.pages == [MOVED_PAGES, 0]
+    assert course.actual_bytes == FULL_MIB - MOVED_MIB << 20
+    assert host_calls(found, Call.MADVISE_DONTNEED)["calls"] == MOVED_PAGES
+    pairing = found["host"]["pairing"]
+    assert found["operations"][0]["sends"] == pairing["batches"] == pairing["pairs"] == SENDS
+
+
+def test_stages_are_split_and_time_is_instructions(recorded: tuple[lab.Nested, Course]) -> None:
+    _, course = recorded
+    assert_sums(course.found)
+    (operation,) = course.found["operations"]
+    assert top_stages(operation) == SPLIT
+    assert top_sum_ns(operation) == operation["wall_ns"]
+    assert stage(operation, "d")["count"] == SENDS
+    assert course.instructions > BUSY * operation["wall_ns"]
+
+
+def test_a_host_that_stands_still_is_noticed(recorded: tuple[lab.Nested, Course]) -> None:
+    pair, _ = recorded
+    busy = pair.host.start(["sh", "-c", "while :; do :; done"])
+    pair.host.qmp("stop")
+    with pytest.raises(lab.VMFrozen, match=r"stood still at instruction \d{9}"):
+        busy.wait(600)
+    with pytest.raises(lab.VMFrozen, match=f"the processor of {pair.host.name} stood still"):
+        pair.guest.run(["true"])
