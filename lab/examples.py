@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from lab.compare_drivers import AFTER, BEFORE, ROUNDS, SIDES, Plan, prepare_fold
 from lab.errors import LabError
 from lab.guest import Guest
 from lab.patched_driver import load_patched
-from lab.scenario import BALLOON_S, END_S, START_S, record_moves
+from lab.scenario import BALLOON_S, record_both, record_moves
 from lab.topology_nested import Nested, nested
 from lab.topology_solo import solo
 
@@ -115,19 +114,10 @@ def _record(guest: Guest, name: str, target_mib: int, *options: str) -> None:
 
 def _record_both(pair: Nested, name: str, target_mib: int, *options: str) -> None:
     """One inflate, recorded in the guest and in its host at once."""
-    host_name, guest_name = f"{name}-host.bt", f"{name}-guest.bt"
-    argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
-    _say(f"in the host: {' '.join(argv)}")
-    recorder = pair.host.start(argv)
-    recorder.wait_for(b"probes attached", timeout_s=START_S)
-    guest_file = record_moves(
-        pair.guest, guest_name, (target_mib,), options=options, timeout_s=NESTED_S, say=_say
-    )
-    recorder.signal(signal.SIGINT)
-    _say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
-    shutil.copyfile(guest_file, EXAMPLES / guest_name)
-    shutil.copyfile(pair.host.io / host_name, EXAMPLES / host_name)
-    write_output(EXAMPLES / f"{name}.txt", "report", guest_name, host_name)
+    recordings = record_both(pair, name, (target_mib,), options=options, timeout_s=NESTED_S, say=_say)
+    for recording in recordings:
+        shutil.copyfile(recording, EXAMPLES / recording.name)
+    write_output(EXAMPLES / f"{name}.txt", "report", *(recording.name for recording in recordings))
 
 
 def write_output(target: Path, *words: str) -> None:

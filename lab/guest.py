@@ -167,7 +167,9 @@ class Guest:
             )
         return self._backend
 
-    def wait_balloon(self, actual_bytes: int | None = None, timeout_s: float = 60) -> None:
+    def wait_balloon(
+        self, actual_bytes: int | None = None, timeout_s: float = 60, *, every_s: float = _LOOK_AGAIN_S
+    ) -> None:
         """Waits until the guest has exactly so much (default: the last target). Raises LabTimeout, VMLost."""
         wanted_bytes = self._target_bytes if actual_bytes is None else actual_bytes
         if wanted_bytes is None:
@@ -183,7 +185,7 @@ class Guest:
                     f"The balloon has not reached {format_size(wanted_bytes)} within {timeout_s:g} s: "
                     f"{describe_progress(now_bytes, now_s - moved_s)}"
                 )
-            self._pause(_LOOK_AGAIN_S, "waiting for the balloon")
+            self._pause(every_s, "waiting for the balloon")
 
     def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - whatever QEMU returns for it
         """Runs a QMP command; `_` in argument names stands for `-`. Raises QmpError, VMLost."""

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What demo, examples and tests do with a guest: record while the balloon moves."""
+"""What demo, examples, results and tests do with a guest: record while the balloon moves."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.guest import Guest
+from lab.topology_nested import Nested
 
 START_S = 400  # 8 to 20 s in an idle machine's emulation; nested, on a busy one, more than 180
 BALLOON_S = 300
 END_S = 60
+# In a host VM each look takes the host's time: some hundred microseconds.
+LOOK_EVERY_S = 0.02
 
 
 def record_moves(
@@ -20,20 +24,50 @@ def record_moves(
     *,
     options: Sequence[str] = (),
     timeout_s: float = BALLOON_S,
+    look_every_s: float = LOOK_EVERY_S,
+    before_move: Callable[[int], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Record the balloon leaving the guest each of `targets_mib` in turn; returns the recording.
 
     `options` are more of `balloontrace record`. The recorder ends by itself when the balloon has reached its
-    target as often; each time may take `timeout_s`. Raises LabError.
+    target as often; each time may take `timeout_s`. `before_move` is told the number of each, from 0. QEMU is
+    asked every `look_every_s` how far it is; in a host VM that takes the host's time. Raises LabError.
     """
     argv = ["balloontrace", "record", "-o", f"/io/{name}", "--operations", str(len(targets_mib)), *options]
     say(f"in the guest: {' '.join(argv)}")
     recorder = guest.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
-    for target_mib in targets_mib:
+    for number, target_mib in enumerate(targets_mib):
+        before_move(number)
         say(f"outside: the balloon is told to leave {target_mib} MiB to the guest")
         guest.set_balloon(target_mib=target_mib)
-        guest.wait_balloon(timeout_s=timeout_s)
+        guest.wait_balloon(timeout_s=timeout_s, every_s=look_every_s)
     say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
     return guest.io / name
+
+
+def record_both(
+    pair: Nested,
+    name: str,
+    targets_mib: Sequence[int],
+    *,
+    options: Sequence[str] = (),
+    timeout_s: float = BALLOON_S,
+    look_every_s: float = LOOK_EVERY_S,
+    before_move: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Path, Path]:
+    """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError."""
+    host_name = f"{name}-host.bt"
+    argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
+    say(f"in the host: {' '.join(argv)}")
+    recorder = pair.host.start(argv)
+    recorder.wait_for(b"probes attached", timeout_s=START_S)
+    of_guest = record_moves(
+        pair.guest, f"{name}-guest.bt", targets_mib, options=options, timeout_s=timeout_s,
+        look_every_s=look_every_s, before_move=before_move, say=say,
+    )  # fmt: skip
+    recorder.signal(signal.SIGINT)
+    say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
+    return of_guest, pair.host.io / host_name

@@ -94,6 +94,7 @@ def nested(
     icount: bool = False,
     host_extra_mib: int = HOST_EXTRA_MIB,
     host_cpus: int = HOST_CPUS,
+    host_huge_pages: bool = True,
     spec: ImageSpec | None = None,
     boot_timeout_s: float = 300,
     progress: Progress | None = None,
@@ -110,6 +111,7 @@ def nested(
             config,
             host_extra_mib=host_extra_mib,
             host_cpus=host_cpus,
+            host_huge_pages=host_huge_pages,
             spec=spec,
             boot_timeout_s=boot_timeout_s,
             progress=progress,
@@ -127,6 +129,7 @@ def boot_nested(
     outlives_us: bool = False,
     host_extra_mib: int = HOST_EXTRA_MIB,
     host_cpus: int = HOST_CPUS,
+    host_huge_pages: bool = True,
     spec: ImageSpec | None = None,
     boot_timeout_s: float = 300,
     progress: Progress | None = None,
@@ -153,7 +156,7 @@ def boot_nested(
                 host_config, f"{folder.name}-host", outlives_us=outlives_us, spec=spec, progress=progress
             )
             undo.callback(host.stop)
-            prepare_host(host, with_backend=config.backend is not None)
+            prepare_host(host, with_backend=config.backend is not None, huge_pages=host_huge_pages)
             vm = start_inner_vm(host, config, folder, spec, outlives_us=outlives_us)
             guest = await_guest(vm, boot_timeout_s)
             undo.pop_all()
@@ -162,20 +165,22 @@ def boot_nested(
     return retry_lost(attempt, progress)
 
 
-def prepare_host(host: Guest, *, with_backend: bool) -> None:
+def prepare_host(host: Guest, *, with_backend: bool, huge_pages: bool = True) -> None:
     """Mounts what the guest is made of, and loads KVM. Raises LabError.
 
     Memory that is shared with a balloon device may have huge pages, as QEMU's own memory has by default:
     under emulation a guest that has to fault in 4 KiB at a time takes minutes to use what it has.
     """
     tags = [IMAGE_TAG, QEMU_TAG, *([BACKEND_TAG] if with_backend else ())]
+    enabled, shared_enabled = ("always", "advise") if huge_pages else ("never", "never")
     options = "trans=virtio,version=9p2000.L,msize=262144"
     script = f"""
 set -e
 mkdir -p {" ".join(str(MOUNTS / tag) for tag in [VM_TAG, *tags])}
 mount -t 9p -o {options},cache=none {VM_TAG} {MOUNTS / VM_TAG}
 for tag in {" ".join(tags)}; do mount -t 9p -o {options},cache=loose,ro $tag {MOUNTS}/$tag; done
-echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled
+echo {enabled} > /sys/kernel/mm/transparent_hugepage/enabled
+echo {shared_enabled} > /sys/kernel/mm/transparent_hugepage/shmem_enabled
 modprobe -q kvm_amd || modprobe -q kvm_intel || true
 [ -c /dev/kvm ] || {{ echo "there is no /dev/kvm" >&2; exit 1; }}
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lab import folders
 from lab.agent import AGENT_PORTS
+from lab.identity import read_identity
 from lab.image import Image
 from lab.qemu import (
     TCG,
@@ -122,8 +123,8 @@ def launch(
             env={**os.environ, **software.program.environment},
             pass_fds=(*descriptors.values(), *software.locks), start_new_session=True,
         )  # fmt: skip
-        if needs_watch(config):
-            watch = [*guard, *watch_command(folder)]
+        if needs_watch(config) and (identity := read_identity(qemu.pid)):
+            watch = [*guard, *watch_command(folder, identity)]
             helpers.append(
                 subprocess.Popen(
                     watch, cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

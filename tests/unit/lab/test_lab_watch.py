@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,21 +29,28 @@ RIP=ffffffff81e0e2fb RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT={halted}
 COUNTING = VmConfig(icount=True, cpus=1, hosting=Hosting(Path("/vm")))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 def test_a_look_is_parsed() -> None:
-    assert parse_look(17, REGISTERS.format(halted=1)) == Look(17, True, "ffffffff81e0e2fb")
-    assert parse_look(17, REGISTERS.format(halted=0)) == Look(17, False, "ffffffff81e0e2fb")
-    assert parse_look(17, "EIP=0000fff0 EFL=00000002 HLT=0").address == "0000fff0"
+    assert parse_look(17, 1.5, REGISTERS.format(halted=1)) == Look(17, 1.5, True, "ffffffff81e0e2fb")
+    assert parse_look(17, 1.5, REGISTERS.format(halted=0)) == Look(17, 1.5, False, "ffffffff81e0e2fb")
+    assert parse_look(17, 1.5, "EIP=0000fff0 EFL=00000002 HLT=0").address == "0000fff0"
 
 
 def test_still_is_neither_idle_nor_slow() -> None:
-    still = Look(1000, False, "f00")
-    idle = [replace(still, instructions=7, is_halted=True)] * 3 * _STILL_LOOKS
-    slow = [replace(still, instructions=n // (_STILL_LOOKS - 1)) for n in range(9 * _STILL_LOOKS)]
-    looks = [*idle, *slow, *[still] * (_STILL_LOOKS + 1)]
-    pauses: list[None] = []
-    assert wait_still(lambda: looks.pop(0), lambda: pauses.append(None)) == still
-    assert looks == []
-    assert len(pauses) == len(idle) + len(slow) + _STILL_LOOKS
+    still = Look(10**9, 5, False, "f00")
+    idle = [replace(still, instructions=7, cpu_s=1, is_halted=True)] * 3 * _STILL_LOOKS
+    slow = [replace(still, instructions=n * 10**6, cpu_s=1 + n / 50) for n in range(5 * _STILL_LOOKS)]
+    crawling = [replace(still, instructions=10**9 + n, cpu_s=5 + n) for n in range(_STILL_LOOKS + 1)]
+    for end in ([still] * (_STILL_LOOKS + 1), crawling):
+        looks = [*idle, *slow, *end]
+        pauses: list[None] = []
+        assert wait_still(partial(looks.pop, 0), lambda: pauses.append(None)) == end[-1]
+        assert looks == []
+        assert len(pauses) == len(idle) + len(slow) + _STILL_LOOKS
 
 
 def test_hosts_that_count_instructions_are_watched() -> None:
