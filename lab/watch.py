@@ -26,8 +26,8 @@ WATCH_SOCKET = "watch"
 _FROZEN = "frozen"
 _LOOK_EVERY_S = 1.0
 _STILL_LOOKS = 20
-# Executed by QEMU in a second of processor time. At work it was 60 to 440 million, going in circles 8.
-_STILL_PER_S = 20e6
+# Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5.
+_STILL_PER_S = 10e6
 _NS = 1e-9
 
 
