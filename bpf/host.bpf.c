@@ -4,7 +4,7 @@
  *
  * The calls run once per page in some VMMs, so what is done per call is little: two looks at the clock, and sums
  * in a slot of an array that nobody else writes to. Other processes run into these programs too, and leave them after
- * one comparison. TGID is the process to trace.
+ * one comparison. `target` is the process to trace: while attaching, the recorder itself, to see what a call costs.
  *
  * What delimits a batch is what its thread does. It learns of a kick by reading an eventfd or, where the device has no
  * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
@@ -22,6 +22,7 @@ RING(batches, BATCH_RING_PAGES);
 SHARED(struct bt_live_slots, live);
 #endif
 SHARED(struct bt_threads, threads);
+SHARED(u64, target);
 #if MAY_BE(COUNT_FREED)
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
@@ -52,7 +53,7 @@ static __always_inline struct bt_thread *slot_of(u64 id)
  */
 static __always_inline int is_traced(u64 id)
 {
-	return id >> 32 == TGID;
+	return id >> 32 == *VALUE(u64, target);
 }
 
 /* The slot of this thread if it is the one at work there. */

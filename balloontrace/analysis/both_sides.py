@@ -17,6 +17,7 @@ from balloontrace.analysis.matching_candidates import Partners, find_partners, w
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED, HostTimes
+from balloontrace.analysis.tracing_cost import TracingCost
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag
 from balloontrace.results.host_side import Pairing
@@ -64,12 +65,14 @@ def join(
     *,
     summed_sends: int = 0,
     splits_counted: bool = True,
+    cost: TracingCost | None = None,
 ) -> BothSides:
     """Match both sides; RecordingError when they do not belong together.
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
     and host were recording. `summed_sends` have no
-    span each; `splits_counted` tells whether the batches say how many huge pages were split.
+    span each; `splits_counted` tells whether the batches say how many huge pages were split; `cost` is what
+    tracing added to each call.
     """
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
@@ -88,7 +91,7 @@ def join(
     kicked = batches.has(BatchFlag.KICK_SEEN)[served]
     split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
     times = _host_times(spans, sends[matching.sends][split], batches, served[split], matching.clock)
-    of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served)
+    of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served, cost)
     if not splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
@@ -138,6 +141,7 @@ def _served_of_operations(
     matched: NDArray[np.intp],
     batches: Batches,
     served: NDArray[np.intp],
+    cost: TracingCost | None,
 ) -> tuple[Served | None, ...]:
     """What the host did for each operation; `matched` spans are sends that batches `served`, in pairs."""
     count = len(operations.found)
@@ -150,13 +154,15 @@ def _served_of_operations(
         batches.calls(*Call)[batch],
         *(
             batches.int64(name)[batch]
-            for name in ("errors", "madvise_bytes", "fallocate_bytes", "thp_splits")
+            for name in ("errors", "madvise_bytes", "fallocate_bytes", "thp_splits", "calls_ns")
         ),
     )
     rows = zip(buffers.tolist(), *(sums(column, group, count).tolist() for column in columns), strict=True)
     return tuple(
-        Served(*row) if row[0] and row[0] == sends_made else None
-        for row, sends_made in zip(rows, sent.tolist(), strict=True)
+        Served(*row, *(cost.of_calls(row[1], calls_ns) if cost else (None, None)))
+        if row[0] and row[0] == sends_made
+        else None
+        for (*row, calls_ns), sends_made in zip(rows, sent.tolist(), strict=True)
     )
 
 

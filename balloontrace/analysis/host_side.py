@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from balloontrace.analysis.columns import Batches, decode_batches
 from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.analysis.record_table import Recorded
+from balloontrace.analysis.tracing_cost import TracingCost, parse_tracing_cost
 from balloontrace.format.host_counters import CallSums, parse_host_counters
 from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.format.recording import Recording
@@ -48,6 +49,7 @@ class HostRecording:
     side: HostSide
     warnings: tuple[str, ...]
     not_measured: tuple[str, ...]
+    cost: TracingCost | None = None
 
 
 def analyse_host(recording: Recording) -> HostRecording:
@@ -68,6 +70,10 @@ def analyse_host(recording: Recording) -> HostRecording:
     counts_splits = any(
         probe.function == _SPLIT_PROBE and probe.status == Status.ATTACHED for probe in header.probes
     )
+    cost = parse_tracing_cost(recording.metadata)
+    calls_ns = int(batches.int64("calls_ns")[delimited].sum())
+    calls = int(batches.calls(*Call)[delimited].sum())
+    tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
     side = HostSide(
         header=header,
         process=_process(mapping(recording.metadata, "process")),
@@ -76,7 +82,9 @@ def analyse_host(recording: Recording) -> HostRecording:
         batches=len(batches),
         delimited=int(delimited.sum()),
         served_ns=int(served_ns.sum()) if delimited.any() else None,
-        calls_ns=int(batches.int64("calls_ns")[delimited].sum()) if delimited.any() else None,
+        calls_ns=calls_ns if delimited.any() else None,
+        tracing_c_ns=tracing_ns[0],
+        tracing_d_ns=tracing_ns[1],
         calls_in_batches=int(batches.calls(*Call).sum()),
         madvise_bytes=int(batches.int64("madvise_bytes").sum()),
         fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
@@ -94,6 +102,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         side,
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
         tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
+        cost,
     )
 
 

@@ -184,6 +184,7 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             windows,
             summed_sends=guest.summed.sends,
             splits_counted=host.side.thp_splits is not None,
+            cost=host.cost,
         )
     except RecordingError:
         lost = sum(loss.lost or 0 for loss in host.side.losses)

@@ -63,8 +63,10 @@ class HostSide:
     """What a recording of the host tells: one process, the buffers it served and the calls it made for them.
 
     `served_ns` is the time of the batches that have both a kick and a completion, `delimited` their number.
-    `calls_ns` is the part of that time inside the calls; None where there is none. `thp_splits` are huge
-    pages split inside the calls, None where their probe was not attached.
+    `calls_ns` is the part of that time inside the calls; None where there is none. Of both, `tracing_d_ns` is
+    what tracing added inside the calls, by what a call's probes were measured to take while attaching, and
+    `tracing_c_ns` what it added between them; None in recordings that did not measure it. `thp_splits` are
+    huge pages split inside the calls, None where their probe was not attached.
     """
 
     header: Header
@@ -75,6 +77,8 @@ class HostSide:
     delimited: int
     served_ns: int | None
     calls_ns: int | None
+    tracing_c_ns: int | None
+    tracing_d_ns: int | None
     calls_in_batches: int
     madvise_bytes: int
     fallocate_bytes: int

@@ -62,7 +62,8 @@ class Served:
 
     `calls` are those that give memory back or take it, `errors` the failed ones among them. A page of memory
     that is backed by a file may be in both `madvise_bytes` and `fallocate_bytes`. `thp_splits` are huge pages
-    split inside the calls; None where their probe was not attached.
+    split inside the calls; None where their probe was not attached. `tracing_c_ns` and `tracing_d_ns` are
+    what tracing added to stages c and d, by what was measured while attaching; None where it was not.
     """
 
     buffers: int
@@ -71,6 +72,8 @@ class Served:
     madvise_bytes: int
     fallocate_bytes: int
     thp_splits: int | None
+    tracing_c_ns: int | None = None
+    tracing_d_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

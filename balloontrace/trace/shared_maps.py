@@ -79,15 +79,20 @@ class RecordRing:
 class SharedPage:
     """A BPF array of one value, mapped: reading it costs no system call."""
 
-    def __init__(self, fd: int, value_bytes: int) -> None:
+    def __init__(self, fd: int, value_bytes: int, *, writable: bool = False) -> None:
         """Map the value of map `fd`, created with BPF_F_MMAPABLE."""
         self._value_bytes = value_bytes
         whole_pages = -(-value_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._pages = mmap.mmap(fd, whole_pages, prot=mmap.PROT_READ)
+        writing = mmap.PROT_WRITE if writable else 0
+        self._pages = mmap.mmap(fd, whole_pages, prot=mmap.PROT_READ | writing)
 
     def read(self) -> bytes:
         """The value as it stands now."""
         return self._pages[: self._value_bytes]
+
+    def write(self, raw: bytes, at: int = 0) -> None:
+        """Put `raw` there, from byte `at` on."""
+        self._pages[at : at + len(raw)] = raw
 
     def close(self) -> None:
         """Give the mapping back."""

@@ -42,8 +42,8 @@ PROGRAMS = {
 MAPS = {
     "guest": {"counters", "threads", "spans", "payloads"},
     "guest-live": {"counters", "threads", "live"},
-    "host": {"threads", "batches", "waiting", "waiting_pages"},
-    "host-live": {"threads", "live", "waiting", "waiting_pages"},
+    "host": {"threads", "target", "batches", "waiting", "waiting_pages"},
+    "host-live": {"threads", "target", "live", "waiting", "waiting_pages"},
 }
 
 
@@ -62,9 +62,9 @@ def test_an_object_has_every_program_and_map(machine: str, name: str) -> None:
 
 def test_constants_are_set_by_name() -> None:
     with opened("x86_64", "host") as found:
-        assert {"TGID", "COUNT_FREED", "FOLIO_FLAGS"} <= found.open_constants()
+        assert {"COUNT_FREED", "FOLIO_FLAGS"} <= found.open_constants()
         with pytest.raises(KeyError):
-            found.set_constants({"TGID": 1234})
+            found.set_constants({"COUNT_FREED": 4096})
         found.set_constants(dict.fromkeys(NAMES, -1))
         assert found.open_constants() == set()
 

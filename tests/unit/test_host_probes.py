@@ -69,7 +69,7 @@ def test_tracepoints_stand_in_for_system_calls() -> None:
 
 def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
     plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86), page_layout=PAGES)
-    assert _definitions(plan, 1, 4096)["COUNT_FREED"] == 0
+    assert _definitions(plan, 4096)["COUNT_FREED"] == 0
     assert plan.freed_by({}) is None
     assert {probe.point.name: probe.status for probe in plan.probes}["remove_rmap"] is Status.NOT_NEEDED
     counting = plan.counting_freed()
@@ -77,7 +77,7 @@ def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
         *programs(plan), "raw_mm_page_free", "fentry_remove_rmap", "fentry_truncate_folio",
         "fentry_delete_batch",
     ]  # fmt: skip
-    definitions = _definitions(counting, 1, 4096)
+    definitions = _definitions(counting, 4096)
     assert definitions["COUNT_FREED"] == os.sysconf("SC_PAGE_SIZE")
     assert (definitions["PG_LRU"], definitions["KIND_mm_page_free"]) == (5, "raw_tracepoint")
     assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
@@ -107,7 +107,7 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     assert not plan.asks_freed
     assert programs(counting) == programs(plan)
     assert counting.freed_by({}) is None
-    assert _definitions(counting, 1, 4096)["COUNT_FREED"] == 0
+    assert _definitions(counting, 4096)["COUNT_FREED"] == 0
     absent = counting.lacking_freed
     assert len(absent) == (1 if layout else 4)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
@@ -130,9 +130,8 @@ def test_without_kvm_the_boundaries_are_eventfds() -> None:
     assert plan.boundaries({}) == {"kick": "eventfd_read", "completion": "eventfd_write"}
     assert plan.boundaries({"eventfd_write": "refused"})["completion"] is None
     assert plan.probe("kvm_vm_ioctl").note == "module kvm is not loaded"
-    definitions = _definitions(plan, 1234, 1 << 20)
+    definitions = _definitions(plan, 1 << 20)
     assert (definitions["KIND_kvm_vm_ioctl"], definitions["KIND_madvise"]) == ("absent", "kprobe")
-    assert definitions["TGID"] == 1234
 
 
 def test_rows_say_what_became_of_them() -> None:

@@ -23,6 +23,7 @@ from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Call
 from balloontrace.system.vmm import Process, read_process
 from balloontrace.trace.engines.request import Loaded
+from balloontrace.trace.host.call_cost import CallCost
 from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.probes import make_host_plan
 from balloontrace.trace.host.process_watch import ProcessWatch
@@ -38,6 +39,7 @@ class ScriptedCollector:
 
     filled = 0.0
     timing = False
+    call_cost = CallCost(500.0, 200.0)
 
     def __init__(self) -> None:
         self.plan = make_host_plan(())

@@ -58,6 +58,14 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
                 numbers.share(_part(host.calls_ns, host.served_ns)),
             )
         )
+    if host.tracing_c_ns is not None and host.tracing_d_ns is not None:
+        yield Line(
+            words(
+                "of which tracing some {} of c and {} of d, by calls timed while attaching",
+                numbers.duration(host.tracing_c_ns),
+                numbers.duration(host.tracing_d_ns),
+            )
+        )
     if host.pairing is not None:
         yield from _pairing(host.pairing)
 

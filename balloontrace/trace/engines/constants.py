@@ -32,8 +32,7 @@ NAMES = (
     "TELL_HOST_ARGUMENTS",
     "SEND_RESP_DATA_ARGUMENTS",
     "SET_PAGE_BITMAP_ARGUMENTS",
-    # The host: the traced process, bytes of a page if what becomes free is counted, and where a page says so.
-    "TGID",
+    # The host: bytes of a page if what becomes free is counted, and where a page says so.
     "COUNT_FREED",
     "FOLIO_FLAGS",
     "FOLIO__REFCOUNT",

@@ -6,18 +6,23 @@ The host's counterpart of `trace/guest/collector`: knows nothing of files and de
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Mapping
 
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
 from balloontrace.format.host_counters import HostCounters, used_slots
-from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, THREADS_BYTES
+from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, SLOTS, THREAD, THREADS_BYTES
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
+from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
 from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
+_PROCESS_BYTES = 8
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
@@ -31,18 +36,29 @@ class HostCollector(AttachedPrograms[HostPlan]):
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
+        untraced_ns = time_calls()
         ways = (plan, plan.with_kprobes(), plan.with_tracepoints())
-        plan, loaded = attach_first(engines, ways, lambda plan: _request(plan, pid, ring_bytes))
+        plan, loaded = attach_first(engines, ways, lambda plan: _request(plan, ring_bytes))
         maps = loaded.maps
         batch_bytes = RING_HEADER_BYTES + BATCH.size_bytes
+        threads = SharedPage(maps["threads"], THREADS_BYTES, writable=True)
         super().__init__(
             plan,
             loaded,
-            SharedPage(maps["threads"], THREADS_BYTES),
+            threads,
             ring=RecordRing(maps["batches"], ring_bytes, batch_bytes) if ring_bytes else None,
             live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
             links=_in_order_of_detaching(loaded),
         )
+        target = SharedPage(maps["target"], _PROCESS_BYTES, writable=True)
+        target.write(_process(os.getpid()))
+        slot = threading.get_native_id() % SLOTS * THREAD.size_bytes
+        self.call_cost = measure_call_cost(
+            untraced_ns, lambda: threads.read()[slot : slot + THREAD.size_bytes]
+        )
+        threads.write(bytes(THREAD.size_bytes), slot)
+        target.write(_process(pid))
+        target.close()
 
     def read_counters(self) -> bytes:
         """The slots in use as they stand."""
@@ -106,10 +122,14 @@ def summarise_host_losses(counters: HostCounters, missed: int | None) -> dict[st
     }
 
 
-def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
+def _process(pid: int) -> bytes:
+    return pid.to_bytes(_PROCESS_BYTES, sys.byteorder)
+
+
+def _request(plan: HostPlan, ring_bytes: int) -> LoadRequest:
     return LoadRequest(
         "host.bpf.c",
-        _definitions(plan, pid, ring_bytes),
+        _definitions(plan, ring_bytes),
         plan.attachments,
         _maps(ring_bytes, counts_freed=bool(plan.freed_by({}))),
     )
@@ -117,13 +137,12 @@ def _request(plan: HostPlan, pid: int, ring_bytes: int) -> LoadRequest:
 
 def _maps(ring_bytes: int, *, counts_freed: bool) -> tuple[str, ...]:
     freed = ("waiting", "waiting_pages") if counts_freed else ()
-    return ("batches" if ring_bytes else "live", "threads", *freed)
+    return ("batches" if ring_bytes else "live", "threads", "target", *freed)
 
 
-def _definitions(plan: HostPlan, pid: int, ring_bytes: int) -> Mapping[str, str | int]:
+def _definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
     """What the BPF source leaves open."""
     definitions: dict[str, str | int] = {
-        "TGID": pid,
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
     }

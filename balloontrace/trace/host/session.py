@@ -78,6 +78,7 @@ class HostSession(RecordingSession[HostCounters]):
             "batch_layout": dict(BATCH_LAYOUT),
             "counters_layout": dict(COUNTERS_LAYOUT),
             "boundaries": plan.boundaries(loaded.failures),
+            "call_cost": self._collector.call_cost and asdict(self._collector.call_cost),
             "freed_by": plan.freed_by(loaded.failures),
             "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),

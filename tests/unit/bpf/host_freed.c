@@ -87,6 +87,7 @@ static void with(void (*first)(void), void (*second)(void))
 
 int main(void)
 {
+	target = TGID;
 	thread_id = (u64)TGID << 32 | 1000;
 	is(LRU | READ | SWAPPABLE, ANONYMOUS, 1, 1);
 	with(unmap, is_free);                    /* the common case */

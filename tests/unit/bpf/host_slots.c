@@ -31,6 +31,8 @@ int main(int count, char **words)
 	u64 batches = 0, delimited = 0, calls = 0;
 	u32 vcpu = count == 2 ? atoi(words[1]) : 0;
 
+	target = TGID;
+
 	for (int buffer = 0; buffer < BUFFERS; buffer++) {
 		as(SERVER);
 		on_eventfd_read_return(sizeof(u64));
