@@ -12,7 +12,7 @@ UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tes
 LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile --durations 30 tests/live
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare matrix test check bench dist examples screenshots clean
+.PHONY: help demo compare matrix test check bench dist examples results screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ dist: $(READY)  ## wheel, source distribution, bundle and Debian package into di
 
 examples: $(READY)  ## record the examples anew in the lab; ONLY=name for some of them
 	@$(PYTHON) -m lab.examples
+
+results: $(READY)  ## record both sides on a clock of instructions, write the tables of docs/results.md; ONLY=name,..., SIZE=
+	@$(PYTHON) -m lab.results
 
 screenshots: $(READY)  ## take the pictures of the README anew, in a headless browser
 	@$(PYTHON) -m lab.screenshots
