@@ -67,15 +67,25 @@ def stands_still(before: Look, after: Look) -> bool:
     return not after.is_halted and after.instructions - before.instructions <= possible
 
 
-def wait_still(look: Callable[[], Look], pause: Callable[[], None]) -> Look:
-    """Looks again and again; returns when the processor has stood still in many looks."""
-    last, still = look(), 0
+def wait_still(look: Callable[[], Look], pause: Callable[[], None]) -> tuple[Look, Look]:
+    """Looks again and again; when the processor has stood still in many looks, the first and last of them."""
+    first = last = look()
+    still = 0
     while still < _STILL_LOOKS:
         pause()
         now = look()
-        still = still + 1 if stands_still(last, now) else 0
+        if stands_still(last, now):
+            still += 1
+        else:
+            first, still = now, 0
         last = now
-    return last
+    return first, last
+
+
+def describe_still(first: Look, last: Look) -> str:
+    """What is said of a processor that stood still."""
+    executed, cpu_s = last.instructions - first.instructions, last.cpu_s - first.cpu_s
+    return f"stood still at {last.address}: {executed} instructions in {cpu_s:.1f} s of processor time"
 
 
 def main() -> None:
@@ -84,11 +94,10 @@ def main() -> None:
     qemu = ProcessIdentity(int(sys.argv[2]), int(sys.argv[3]))
     try:
         qmp = QmpClient(folders.connect(folder, WATCH_SOCKET))
-        still = wait_still(lambda: look_at(qmp, qemu.pid), lambda: time.sleep(_LOOK_EVERY_S))
+        first, last = wait_still(lambda: look_at(qmp, qemu.pid), lambda: time.sleep(_LOOK_EVERY_S))
     except (LabError, OSError):
         return
-    text = f"stood still at instruction {still.instructions}, address {still.address}"
-    (folder / _FROZEN).write_text(text)
+    (folder / _FROZEN).write_text(describe_still(first, last))
     with qemu.opened() as descriptor:
         if descriptor is not None:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)

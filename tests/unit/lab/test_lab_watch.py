@@ -47,7 +47,7 @@ def test_still_is_neither_idle_nor_slow() -> None:
     crawling = [replace(still, instructions=10**9 + n, cpu_s=5 + n) for n in range(_STILL_LOOKS + 1)]
     for end in ([still] * (_STILL_LOOKS + 1), crawling):
         looks = [*idle, *slow, *end]
-        assert wait_still(partial(looks.pop, 0), lambda: None) == end[-1]
+        assert wait_still(partial(looks.pop, 0), lambda: None) == (end[0], end[-1])
         assert looks == []
 
 
@@ -66,11 +66,11 @@ def test_a_guest_is_lost_to_its_frozen_host() -> None:
         write_state(folder, VmState(replace(own_identity(), start_ticks=1), host=host))
         vms.append(Vm(folder, replace(own_identity(), start_ticks=1)))
     assert not any(isinstance(vm.lost("gone"), VMFrozen) for vm in vms)
-    (run_folder() / "x-host" / _FROZEN).write_text("stood still at instruction 5, address f00")
+    (run_folder() / "x-host" / _FROZEN).write_text("stood still at f00")
     for vm in vms:
         error = vm.lost("gone")
         assert isinstance(error, VMFrozen)
-        assert "the processor of x-host stood still at instruction 5, address f00" in str(error)
+        assert "the processor of x-host stood still at f00" in str(error)
 
 
 def test_what_froze_is_tried_again_and_told(capsys: pytest.CaptureFixture[str]) -> None:
