@@ -209,7 +209,7 @@ def window_of(header: Header, ended_ns: int | None, last_ns: int) -> Window:
     if started_ns is None:
         raise RecordingError(f"{header.recording} does not say when it was made, so it cannot be matched")
     offset_ns = None if realtime_ns is None else realtime_ns - started_ns
-    return Window(started_ns, last_ns if ended_ns is None else ended_ns, offset_ns)
+    return Window(started_ns, last_ns if ended_ns is None else ended_ns, offset_ns, header.pair)
 
 
 def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, int], window: Window) -> Calls:
@@ -278,9 +278,11 @@ def _pairing(
             )
         )
     if matching.wall_clocks_apart_ns is not None:
+        apart = f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}"
         notes.append(
-            f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}: "
-            "see that these recordings are of the same time"
+            f"{apart}; they were made with the same name of --pair"
+            if matching.is_one_pair
+            else f"{apart}: see that these recordings are of the same time"
         )
     notes += partners.notes
     unseen_parts = len(batches) - len(partners.rows) - partners.others

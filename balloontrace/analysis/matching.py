@@ -13,6 +13,8 @@ it alone agrees with
 
 Those bounds also say how well the offset is known. Wall clocks may be wrong, and a guest's often is. Where
 many calls agree, a difference is reported but does not reject the match, unless the drift is at its limit.
+Where both recordings were given the same name of a pair, that stands in for the wall clocks; different names
+are of different pairs.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Matching:
     clock: Clock
     unseen_queues: tuple[int, ...]
     wall_clocks_apart_ns: float | None = None
+    is_one_pair: bool = False  # by the name that the user gave both
 
 
 def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matching:
@@ -62,6 +65,10 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
 
     TooManyWaysError, one of them, if several ways agree, or more than `most_pairs` would have to be tried.
     """
+    if are_of_different_pairs(sends, batches):
+        raise RecordingError(
+            "the recordings do not belong together: they were made with different names of record --pair"
+        )
     if not len(sends) or not len(batches):
         side = "host served no buffer" if len(sends) else "guest sent nothing"
         raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
@@ -94,13 +101,25 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
     shift, clock = found[0]
     mine, theirs = overlap(len(guest), len(batches), shift)
     apart_ns = _wall_clocks_apart_ns(guest, batches, clock)
+    told_ns = _wall_clocks_may_ns(guest, batches) if is_one_pair(guest, batches) else _WALL_CLOCKS_NS
     return Matching(
         np.flatnonzero(chosen)[mine],
         np.arange(len(batches))[theirs],
         clock,
         tuple(unseen.tolist()),
-        apart_ns if apart_ns is not None and apart_ns > _WALL_CLOCKS_NS else None,
+        apart_ns if apart_ns is not None and apart_ns > told_ns else None,
+        is_one_pair(guest, batches),
     )
+
+
+def is_one_pair(guest: Calls, host: Calls) -> bool:
+    """Whether both recordings were given the same name of a pair."""
+    return guest.window.pair is not None and guest.window.pair == host.window.pair
+
+
+def are_of_different_pairs(guest: Calls, host: Calls) -> bool:
+    """Whether both recordings were given names of a pair, and not the same."""
+    return None not in (guest.window.pair, host.window.pair) and not is_one_pair(guest, host)
 
 
 def _shifts(guest: Calls, host: Calls) -> list[int]:
@@ -132,9 +151,11 @@ def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
     if clock is None:
         return None
     apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    one_pair = is_one_pair(guest, host)
     if mine.stop - mine.start < _MANY_PAIRS:
-        return clock if apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host) else None
-    if _strained(clock, apart_ns) or _too_regular(guest, host, shift, apart_ns):
+        agree_well = apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host)
+        return clock if one_pair or agree_well else None
+    if _strained(clock, apart_ns) or (not one_pair and _too_regular(guest, host, shift, apart_ns)):
         return None
     return clock
 
@@ -250,6 +271,6 @@ def _why_not_by_wall_clocks(guest: Calls, host: Calls, counts: str, clock: Clock
         )
     return (
         f"the recordings cannot be matched: {counts} are too few to be matched by their times alone, and the "
-        f"wall clocks of the sides {apart}, which must be at most {may}; set the clocks (NTP), or record "
-        "for longer before and after"
+        f"wall clocks of the sides {apart}, which must be at most {may}; give both the same record --pair, "
+        "set the clocks (NTP), or record for longer before and after"
     )

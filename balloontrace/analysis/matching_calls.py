@@ -16,11 +16,15 @@ UNKNOWN_QUEUE = -1
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When a side was recording, by its own clock, and what to add to that clock for the time of day."""
+    """When a side was recording, by its own clock, and what to add to that clock for the time of day.
+
+    `pair` is what the user called it and the other side's recording; None where it has no such name.
+    """
 
     start_ns: int
     end_ns: int
     realtime_offset_ns: int | None
+    pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,12 @@ _MOST_BUFFER_BYTES = 256 << 20
     is_flag=True,
     help="On the host, count what calls free. A BPF program then runs for each page that any process frees.",
 )
+@click.option(
+    "--pair",
+    metavar="NAME",
+    help="A name for this recording and the other side's, made at the same time: they belong together "
+    "then, whatever the clocks say. Use each name once, e.g. a date and a number.",
+)
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
 @verbose_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")

@@ -93,6 +93,7 @@ class Header:
     recording_id: str | None = None
     engine: str | None = None  # that loaded the programs: prebuilt or bcc
     engine_version: str | None = None
+    pair: str | None = None  # by which the other side's recording is known, too
 
     @property
     def is_of_host(self) -> bool:

@@ -26,5 +26,6 @@ class TraceOptions:
     operations: int | None = None
     command: Sequence[str] = ()
     label: str | None = None
+    pair: str | None = None  # the same on both sides of one balloon
     show_progress: bool = False
     started_ns: int = 0  # when the program was started (CLOCK_MONOTONIC), for the cost of attaching

@@ -275,6 +275,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             "tool_version": balloontrace.__version__,
             "format": list(FORMAT_VERSION),
             "label": self._options.label,
+            "pair": self._options.pair,
             "command_line": sys.argv,
             "clock": "CLOCK_MONOTONIC",
             "started": clocks(),

@@ -274,3 +274,23 @@ def test_a_host_s_buffers_may_be_reports_of_free_pages() -> None:
         "free page reporting",
         "reports of free pages on the host",
     ]
+
+
+def test_one_pair_matches_by_its_name_and_says_so() -> None:
+    flow = flow_of(1)
+    guest, host = guest_recording(flow), host_recording(batches(flow))
+    monotonic_ns = batches(flow)[0].kick_ns - 2_000_000_000
+    started = {"monotonic_ns": monotonic_ns, "realtime_ns": 1_800_000_000_000_000_000}
+    named = [
+        replace(each, metadata={**each.metadata, **more, "pair": "first"})
+        for each, more in ((guest, {}), (host, {"started": started}))
+    ]
+    report = analyse(*named)
+    assert report.header.pair == "first"
+    assert report.host is not None
+    assert report.host.pairing is not None
+    assert report.host.pairing.pairs == 2
+    assert any("made with the same name of --pair" in note for note in report.host.pairing.notes)
+    other = replace(named[1], metadata={**named[1].metadata, "pair": "second"})
+    with pytest.raises(RecordingError, match="different names of record --pair"):
+        analyse(named[0], other)

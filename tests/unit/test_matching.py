@@ -177,6 +177,48 @@ def test_one_send_needs_wall_clocks_that_agree() -> None:
     assert "wall clocks of the sides are not both known" in refusal(guest, unknown)
 
 
+def called(calls: Calls, pair: str | None) -> Calls:
+    return replace(calls, window=replace(calls.window, pair=pair))
+
+
+@pytest.mark.parametrize("count", [1, 3, 60])
+def test_few_sends_of_one_pair_need_no_wall_clock(count: int) -> None:
+    guest, host = both_sides(count)
+    paired = called(guest, "7"), called(on_another_day(host), "7")
+    found = match(*paired)
+    assert found.sends.tolist() == found.batches.tolist() == list(range(count))
+    assert found.is_one_pair
+    assert found.wall_clocks_apart_ns == pytest.approx(86400 * S, abs=S)
+    assert match(called(guest, "7"), called(host, "7")).wall_clocks_apart_ns is None
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_recordings_of_different_pairs_never_match(count: int) -> None:
+    guest, host = both_sides(count)
+    assert "different names of record --pair" in refusal(called(guest, "7"), called(host, "8"))
+    assert len(match(called(guest, "7"), called(host, None)).sends) == count  # as before there were names
+
+
+@pytest.mark.parametrize("count", [1, 3, 500])
+def test_one_pair_with_other_page_counts_is_refused(count: int) -> None:
+    guest, host = (called(side, "7") for side in both_sides(count))
+    pages = host.pages.copy()
+    pages[count // 2] += 1
+    assert "page counts do not agree" in refusal(guest, replace(host, pages=pages))
+
+
+def test_one_pair_whose_times_contradict_each_other_is_refused() -> None:
+    guest, host = (called(side, "7") for side in both_sides(3, pages=None))
+    longer = replace(host, end_ns=host.end_ns + 10 * S)
+    assert "agree by no offset of the clocks" in refusal(guest, longer)
+
+
+def test_few_sends_with_a_name_on_one_side_alone_need_wall_clocks() -> None:
+    guest, host = both_sides(1)
+    problem = refusal(called(guest, "7"), on_another_day(host))
+    assert "give both the same record --pair" in problem
+
+
 def on_another_day(calls: Calls) -> Calls:
     realtime_ns = calls.window.realtime_offset_ns
     assert realtime_ns is not None
