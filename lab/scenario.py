@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,12 +61,15 @@ def record_both(
 ) -> tuple[Path, Path]:
     """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError."""
     host_name = f"{name}-host.bt"
+    # The clock of a host that counts instructions is not the world's.
+    as_pair = ["--pair", f"{name}-{secrets.token_hex(8)}"]
     argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
+    argv += as_pair
     say(f"in the host: {' '.join(argv)}")
     recorder = pair.host.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
     of_guest = record_moves(
-        pair.guest, f"{name}-guest.bt", targets_mib, options=options, timeout_s=timeout_s,
+        pair.guest, f"{name}-guest.bt", targets_mib, options=(*as_pair, *options), timeout_s=timeout_s,
         look_every_s=look_every_s, before_move=before_move, say=say,
     )  # fmt: skip
     recorder.signal(signal.SIGINT)
