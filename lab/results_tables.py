@@ -132,8 +132,8 @@ def render_spread(runs: Sequence[Run]) -> str:
     """How far several runs of one scenario are apart: the wall time, and each stage of at least 5 %."""
     lines = [
         f"### The same {len(runs)} times", "",
-        "The largest difference between any two runs, in percent of the smaller one. The last run was made",
-        "beside two busy processes per core.", "",
+        "The largest difference between any two runs, in percent of the smaller one: the wall time and each",
+        "stage of 5 % and more.", "",
         f"| operation | wall | {' | '.join(STAGES)} |", f"|---|{'---:|' * (len(STAGES) + 1)}",
     ]  # fmt: skip
     for number, same in enumerate(zip(*(run.operations for run in runs), strict=True), 1):
