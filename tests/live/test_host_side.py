@@ -13,6 +13,8 @@ from tracing import ATTACH_S, Recorder, report, run_in_turn, shell, start_record
 
 import lab
 from balloontrace.analysis.columns import Batches, decode_batches
+from balloontrace.analysis.metadata import mapping
+from balloontrace.analysis.metadata import number as number_of
 from balloontrace.format.host_counters import HostCounters, parse_host_counters
 from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording, read_recording
@@ -106,6 +108,8 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
     probes = {row["function"]: row for row in found.recording.metadata["probes"]}  # type: ignore[attr-defined]
     assert probes["madvise"]["mechanism"] == MECHANISMS[attach]
     assert probes["madvise"]["status"] == "attached"
+    cost = mapping(found.recording.metadata, "call_cost")
+    assert 0 < (number_of(cost, "inside_ns") or 0) <= (number_of(cost, "added_ns") or 0)
 
 
 # Orders, and of their calls: by how many no page became free, and how many pages did by the others.
