@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import (
     bitmap_overhead,
+    both_sides_cost,
     compare_folders,
     coverage,
     decode_payloads,
@@ -38,6 +39,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *overhead.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,
     *host_overhead.BENCHMARKS,
+    *both_sides_cost.BENCHMARKS,
 )
 
 
