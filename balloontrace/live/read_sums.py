@@ -66,9 +66,9 @@ class HostSource:
     def __init__(self, collector: HostCollector, watch: ProcessWatch) -> None:
         self._collector = collector
         self._watch = watch
-        self._timing = HostTimingPace()
+        self._timing = HostTimingPace(collector.timed)
         self.fd: int | None = watch.fd
-        collector.set_timing(True)
+        collector.set_timing(self._timing.at_start)
 
     def look(self) -> HostLook:
         """The sums as they are now."""

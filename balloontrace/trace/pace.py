@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from balloontrace.format.guest_counters import Counters
@@ -57,9 +57,10 @@ class DrainPace:
 class _TimedCalls(Generic[_Name]):
     """How often each of some functions was called, and how often while the kernel timed its programs."""
 
-    def __init__(self, names: Iterable[_Name]) -> None:
+    def __init__(self, names: Iterable[_Name], known: Collection[_Name] = ()) -> None:
+        """Of those `known` enough was timed before."""
         self._calls = dict.fromkeys(names, 0)
-        self._timed = dict(self._calls)
+        self._timed = {name: _ENOUGH_CALLS if name in known else 0 for name in self._calls}
 
     def add(self, calls: Mapping[_Name, int], *, timing: bool) -> list[_Name]:
         """Take a look at the calls so far; returns those that were called since the last look."""
@@ -82,6 +83,10 @@ class _TimedCalls(Generic[_Name]):
 class Pace(Protocol[_Counters]):
     """When the kernel is to time the programs of one side."""
 
+    @property
+    def at_start(self) -> bool:
+        """Whether to time before the first look."""
+
     def is_wanted(self, counters: _Counters, *, timing: bool) -> bool:
         """Whether to time from now on, given whether the calls since the last look were timed."""
 
@@ -97,6 +102,7 @@ class TimingPace:
         """`functions` are those attached."""
         self._functions = [function for function in _BUSY if function in functions]
         self._timed = _TimedCalls(self._functions)
+        self.at_start = True
 
     def is_wanted(self, counters: Counters, *, timing: bool) -> bool:
         """Whether to time from now on, given whether the calls since the last look were timed."""
@@ -108,15 +114,18 @@ class TimingPace:
 class HostTimingPace:
     """The same of the host's programs, into which other processes run too.
 
-    On until the process has made calls and those are known: the balloon may move long after attaching. Of
-    the system calls it has never made nothing is waited for, as others would pay for that without end.
+    Off from the start where calls were timed while attaching, else on until the process has made calls and
+    those are known: the balloon may move long after attaching. Of the system calls it has never made nothing
+    is waited for, as others would pay for that without end.
     """
 
-    def __init__(self) -> None:
-        self._timed = _TimedCalls(SYSTEM_CALLS)
+    def __init__(self, known: Collection[str] = ()) -> None:
+        """`known` are the system calls whose programs were timed while attaching."""
+        self._timed = _TimedCalls(SYSTEM_CALLS, known)
+        self.at_start = not known
 
     def is_wanted(self, counters: HostCounters, *, timing: bool) -> bool:
         """Whether to time from now on, given whether the calls since the last look were timed."""
         busy = self._timed.add(counters.calls_by_system_call, timing=timing)
         called = self._timed.called
-        return not called or self._timed.lacking(busy or called)
+        return self._timed.lacking(busy or called) if called else self.at_start

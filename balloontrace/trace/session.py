@@ -118,7 +118,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._progress: tuple[int, _Counters] | None = None
         self._wakeups = 0
         self._records = 0
-        collector.set_timing(True)
+        collector.set_timing(timing.at_start)
 
     @abc.abstractmethod
     def _metadata(self) -> dict[str, object]:

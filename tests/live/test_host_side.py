@@ -21,6 +21,7 @@ from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 PAGE_BYTES = 4096
+TIMED_RUNS = 2048  # calls made while attaching
 MECHANISMS = {
     "auto": "fentry+fexit",
     "kprobe": "kprobe+kretprobe",
@@ -110,6 +111,10 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
     assert probes["madvise"]["status"] == "attached"
     cost = mapping(found.recording.metadata, "call_cost")
     assert 0 < (number_of(cost, "inside_ns") or 0) <= (number_of(cost, "added_ns") or 0)
+    # The kernel timed the programs then, and not while the balloon moved.
+    costs = found.recording.end["own_cost"]["bpf"]  # type: ignore[index]
+    timed = {row["program"]: row["timed_runs"] for row in costs}
+    assert all(timed[program] >= TIMED_RUNS for program in timed if program.partition("_")[2] == "madvise")
 
 
 # Orders, and of their calls: by how many no page became free, and how many pages did by the others.

@@ -40,6 +40,7 @@ class ScriptedCollector:
     filled = 0.0
     timing = False
     call_cost = CallCost(500.0, 200.0)
+    timed: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.plan = make_host_plan(())

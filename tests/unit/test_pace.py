@@ -90,6 +90,14 @@ def test_a_host_is_timed_until_its_calls_are_known_however_late_they_come() -> N
     assert not pace.is_wanted(served(madvise_dontneed=1100), timing=False)
 
 
+def test_a_host_whose_calls_were_timed_while_attaching_is_timed_for_others_alone() -> None:
+    pace = HostTimingPace(("madvise",))
+    assert not pace.at_start
+    assert not pace.is_wanted(served(), timing=False)
+    assert not pace.is_wanted(served(madvise_dontneed=10), timing=False)
+    assert pace.is_wanted(served(madvise_dontneed=10, fallocate_punch_hole=1), timing=False)
+
+
 def test_a_host_is_timed_again_for_calls_of_another_kind() -> None:
     pace = HostTimingPace()
     assert not pace.is_wanted(served(madvise_dontneed=2000), timing=True)

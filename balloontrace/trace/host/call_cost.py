@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.vocabulary import Call
 
-_CALLS = 256
-_ROUNDS = 8
+# Rounds are short, so that on a busy machine too some pass without another process in between.
+_CALLS = 32
+_ROUNDS = 64
 _NO_ADVICE = 1 << 30  # madvise(2) refuses it before it looks at anything else
 
 
@@ -33,6 +34,8 @@ def time_calls() -> float:
 def measure_call_cost(untraced_ns: float, read_own_slot: Callable[[], bytes]) -> CallCost | None:
     """Call as `time_calls` did, traced now; None where the probes did not see each call.
 
+    None too where that took no longer: then something else took time, before or now.
+
     `read_own_slot` reads what the programs counted of this thread.
     """
     madvise = ctypes.CDLL(None).madvise
@@ -45,8 +48,8 @@ def measure_call_cost(untraced_ns: float, read_own_slot: Callable[[], bytes]) ->
         inside_ns.append((sums.duration_ns - before_ns) / _CALLS)
         before_ns = sums.duration_ns
     # A call that is refused at once takes some ten instructions beside the programs around it.
-    added_ns = max(0.0, min(traced_ns) - untraced_ns)
-    return CallCost(added_ns, min(min(inside_ns), added_ns))
+    added_ns = min(traced_ns) - untraced_ns
+    return CallCost(added_ns, min(min(inside_ns), added_ns)) if added_ns > 0 else None
 
 
 def _time_round(madvise: Callable[[int, int, int], int]) -> float:

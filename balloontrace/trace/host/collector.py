@@ -56,9 +56,20 @@ class HostCollector(AttachedPrograms[HostPlan]):
         self.call_cost = measure_call_cost(
             untraced_ns, lambda: threads.read()[slot : slot + THREAD.size_bytes]
         )
+        self.timed = self._time_programs()
         threads.write(bytes(THREAD.size_bytes), slot)
         target.write(_process(pid))
         target.close()
+
+    def _time_programs(self) -> tuple[str, ...]:
+        """Have the kernel time what runs for this process's calls; returns the system calls it timed."""
+        if self.call_cost is None:
+            return ()
+        self.set_timing(True)
+        timed = self.timing
+        time_calls()
+        self.set_timing(False)
+        return ("madvise",) if timed else ()
 
     def read_counters(self) -> bytes:
         """The slots in use as they stand."""

@@ -38,7 +38,7 @@ class HostSession(RecordingSession[HostCounters]):
         say: Callable[[str], None],
     ) -> None:
         """`watch` was begun before probes were attached. The rest as for every `RecordingSession`."""
-        super().__init__(collector, HostTimingPace(), output_fd, options, say=say)
+        super().__init__(collector, HostTimingPace(collector.timed), output_fd, options, say=say)
         self._process = process
         self._watch = watch
 
