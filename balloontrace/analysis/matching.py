@@ -13,8 +13,8 @@ it alone agrees with
 
 Those bounds also say how well the offset is known. Wall clocks may be wrong, and a guest's often is. Where
 many calls agree, a difference is reported but does not reject the match, unless the drift is at its limit.
-Where both recordings were given the same name of a pair, that stands in for the wall clocks; different names
-are of different pairs.
+Where both recordings were given the same name of a pair, that stands in for the wall clocks, and of several
+ways the one counts that leaves nothing over; different names are of different pairs.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
             raise TooManyWaysError(str(too_many(guest, batches)))
         if clock := _try(guest, batches, shift):
             found.append((shift, clock))
+            if is_one_pair(guest, batches) and _pairs(guest, batches, shift) == len(guest) == len(batches):
+                break  # made at the same time, and nothing is left over
         if len(found) > 1:
             raise TooManyWaysError(
                 f"the recordings cannot be matched: at least {len(found)} ways to align "

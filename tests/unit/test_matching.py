@@ -213,6 +213,28 @@ def test_one_pair_whose_times_contradict_each_other_is_refused() -> None:
     assert "agree by no offset of the clocks" in refusal(guest, longer)
 
 
+def regular(count: int, extra: int = 0) -> tuple[Calls, Calls]:
+    """Both sides of alike calls at alike times, recorded from right before them to right after."""
+    guest, host = (
+        replace(
+            side,
+            pages=np.full(count, 256),
+            window=replace(side.window, start_ns=int(side.start_ns[0]) - 1, end_ns=int(side.end_ns[-1]) + 1),
+        )
+        for side in both_sides(count, jitter_ns=1, latency_jitter_ns=1)
+    )
+    return called(guest, "7"), called(part(host, 0, count - extra), "7")
+
+
+def test_of_alike_sends_of_one_pair_nothing_is_left_over() -> None:
+    found = match(*regular(4))
+    assert found.sends.tolist() == found.batches.tolist() == [0, 1, 2, 3]
+
+
+def test_alike_sends_of_one_pair_that_leave_one_over_prove_nothing() -> None:
+    assert "at least 2 ways" in refusal(*regular(4, extra=1))
+
+
 def test_few_sends_with_a_name_on_one_side_alone_need_wall_clocks() -> None:
     guest, host = both_sides(1)
     problem = refusal(called(guest, "7"), on_another_day(host))
