@@ -82,7 +82,7 @@ def folder(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
-    words = re.sub(r"^(ssh guest|sudo|python -m lab run( --name \S+)? --) ", "", command)
+    words = re.sub(r"^(python -m lab run( --name \S+)? -- |ssh guest |sudo )*", "", command)
     if words.startswith("python -m lab up "):
         assert_known_options(words)
     elif words.startswith("make "):
@@ -102,8 +102,10 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
         guest.run(shell(f"cd /repo && {words}"), check=True)
     else:
         words = words.removeprefix(FROM_A_CHECKOUT)
-        if "host.bt" in words:  # both sides of one balloon, as no single guest records them
-            words = re.sub(r"\b(guest|host)\.bt", r"examples/nested-qemu-\1.bt", words)
+        # Both sides of one balloon, as no single guest records them.
+        words = words.replace(
+            " guest.bt host.bt", " examples/nested-qemu-guest.bt examples/nested-qemu-host.bt"
+        )
         assert words.startswith("balloontrace "), f"no test for {command!r}"
         balloontrace_in(folder, words)
 
@@ -142,7 +144,7 @@ def run_record(words: str, guest: lab.Guest, inflate_mib: int) -> lab.Completed:
     """Run a `record` command, ended as it asks to be: by a duration, by an inflate, or by Ctrl-C."""
     place = "/repo" if FROM_A_CHECKOUT in words else "/io"
     words = re.sub(r"-d \d+", "-d 1", words)
-    out = re.search(r"-o ([\w.-]+\.bt)", words)
+    out = re.search(r"-o ([\w./-]+\.bt)", words)
     # Any process will do: what is to be seen is that the command is right.
     words = re.sub(r"-p PID", f"-p {guest.start(['sleep', '3600']).pid}", words)
     recorder = guest.start(shell(f"cd {place} && rm -f {out[1] if out else ''} && exec {exec_form(words)}"))
