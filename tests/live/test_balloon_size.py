@@ -71,10 +71,11 @@ def out_of_memory(guest: lab.Guest, folder: Path) -> None:
     hungry = guest.start(["python3", "-c", HUNGRY])
     hungry.wait_for(b"ready", ATTACH_S, stream="stdout")
     most = held_pages(guest)
-    done = recorder.end()
-    least = held_pages(guest)
+    # While it lives the balloon may shrink at any moment, between two looks at the end of a recording too.
     hungry.kill()
     hungry.wait(60)
+    done = recorder.end()
+    least = held_pages(guest)
     found = report(recorder.pull(folder))
     assert_whole(found)
     own = found["balloons"][0]
