@@ -96,10 +96,11 @@ def test_lines_add_up_to_what_the_kernel_counts(guest: lab.Guest, options: list[
         assert total(found, "sends") == 2 * FIRST_MIB
         assert (total(found, "failed"), total(found, "lost")) == (0, 0)
         assert (found[-1]["balloon"], found[-1]["target"], found[-1]["left"]) == ("0B", "0B", "-")
-        for row in found:
-            shares = [float(row[name].rstrip("%")) for name in SHARES if row[name] != "-"]
-            # Each is rounded to a tenth of a percent.
-            assert shares == [] if row["sends"] == "0" else abs(sum(shares) - 100) < 0.2
+        shares = [[float(row[name].rstrip("%")) for name in SHARES if row[name] != "-"] for row in found]
+        # A look may come between a send and the end of its work item: a line need not have both.
+        assert any(shares)
+        # Each is rounded to a tenth of a percent.
+        assert all(abs(sum(each) - 100) < 0.2 for each in shares if each)
         ending = "interrupted" if number == signal.SIGINT else "terminated"
         assert re.fullmatch(rf"balloontrace: {ending}: {len(found)} looks?, 0 lost", said)
         assert_no_trace(guest)
