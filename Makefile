@@ -30,7 +30,7 @@ test: $(READY) lint  ## all tests, those in real guests included
 	$(UNIT_TESTS)
 	$(LIVE_TESTS)
 
-check: $(READY) lint  ## format, lint, types and all but the longest unit tests, in under a minute
+check: $(READY) lint  ## format, lint, types and all but the longest unit tests
 	$(UNIT_TESTS) -m "not thorough"
 
 bench: $(READY)  ## measure what is promised; ONLY=name for one figure, BENCH_JSON=file for JSON
