@@ -29,6 +29,8 @@ from balloontrace.format.vocabulary import Call
 from lab.boot_retries import retry_lost
 
 SENDS = MOVED_PAGES // 256
+# What tracing adds to a call: `make bench` finds some 550 instructions with fentry, 1 270 with kprobes.
+ADDED_NS = (300, 1500)
 # While the balloon moves the processor is rarely idle, and a nanosecond passes with each instruction.
 BUSY = 0.9
 
@@ -99,6 +101,13 @@ def test_stages_are_split_and_time_is_instructions(recorded: tuple[lab.Nested, C
     assert top_sum_ns(operation) == operation["wall_ns"]
     assert stage(operation, "d")["count"] == SENDS
     assert course.instructions > BUSY * operation["wall_ns"]
+
+
+def test_what_tracing_adds_is_measured_while_attaching(recorded: tuple[lab.Nested, Course]) -> None:
+    _, course = recorded
+    host = course.found["host"]
+    least_ns, most_ns = (MOVED_PAGES * added_ns for added_ns in ADDED_NS)
+    assert least_ns < host["tracing_c_ns"] + host["tracing_d_ns"] < most_ns
 
 
 def test_a_host_that_stands_still_is_noticed(recorded: tuple[lab.Nested, Course]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from synthetic_host import CallSums, batches, slot
 
 from balloontrace.analysis.tracing_cost import TracingCost, parse_tracing_cost
 from balloontrace.format.vocabulary import Call
-from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
+from balloontrace.trace.host import call_cost
+from balloontrace.trace.host.call_cost import CallTime, measure_call_cost, time_calls
 
 
 class Counted:
@@ -29,26 +31,54 @@ class Counted:
         return slot(7, CallSums(Call.MADVISE_OTHER, self._looks * 32 - self._missed, 0, total_ns))
 
 
+AT_ONCE = CallTime(0.0, 1000.0)
+
+
 def test_the_quickest_round_counts() -> None:
-    cost = measure_call_cost(0.0, Counted(90, 40, 70))
+    cost = measure_call_cost(AT_ONCE, Counted(90, 40, 70))
     assert cost is not None
     assert cost.inside_ns == 40
     assert cost.added_ns >= cost.inside_ns
 
 
 def test_calls_that_were_no_longer_than_before_measure_nothing() -> None:
-    assert measure_call_cost(1e9, Counted(40)) is None
+    assert measure_call_cost(CallTime(1e9, 1000.0), Counted(40)) is None
 
 
 def test_what_is_added_inside_is_part_of_what_is_added() -> None:
-    cost = measure_call_cost(0.0, Counted(10**9))
+    cost = measure_call_cost(AT_ONCE, Counted(10**9))
     assert cost is not None
     assert 0 < cost.inside_ns == cost.added_ns
 
 
 def test_calls_that_the_probes_did_not_see_measure_nothing() -> None:
-    assert measure_call_cost(0.0, Counted(40, missed=1)) is None
-    assert time_calls() > 0
+    assert measure_call_cost(AT_ONCE, Counted(40, missed=1)) is None
+    assert time_calls().ratio > 0
+
+
+@pytest.mark.parametrize("times_slower", [0.5, 1.0, 3.0])
+def test_a_machine_that_was_slower_or_faster_before_changes_nothing(
+    times_slower: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 0
+
+    def spend(call_ns: float) -> None:
+        nonlocal now_ns
+        now_ns += round(call_ns * 1000)
+
+    def call(added_ns: float = 0.0, slower: float = 1.0) -> Any:
+        return SimpleNamespace(
+            getppid=lambda: spend(100 * slower), madvise=lambda *_: spend((120 + added_ns) * slower)
+        )
+
+    monkeypatch.setattr("time.monotonic_ns", lambda: now_ns // 1000)
+    monkeypatch.setattr(call_cost, "_LIBC", call(slower=times_slower))
+    untraced = time_calls()
+    monkeypatch.setattr(call_cost, "_LIBC", call(added_ns=550))
+    cost = measure_call_cost(untraced, Counted(264))
+    assert cost is not None
+    assert cost.added_ns == pytest.approx(550 * min(1.0, times_slower), rel=0.01)
+    assert cost.inside_ns == pytest.approx(264, rel=0.05)
 
 
 @pytest.mark.parametrize(

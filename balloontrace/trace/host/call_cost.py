@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tracing adds to a call, measured here: calls that free nothing, without the probes and with them."""
+"""What tracing adds to a call, measured here: calls that free nothing, without the probes and with them.
+
+A machine may run twice as fast a moment later, when a neighbour rests. So each round of calls is timed
+beside a round of a system call that nobody traces, and compared with it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,24 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.vocabulary import Call
 
-# Rounds are short, so that on a busy machine too some pass without another process in between.
+# Rounds are short, so that on a busy machine too most pass without another process in between.
 _CALLS = 32
 _ROUNDS = 64
 _NO_ADVICE = 1 << 30  # madvise(2) refuses it before it looks at anything else
+_LIBC = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """How long this thread's calls take beside a system call that is not traced."""
+
+    ratio: float  # the median of a call's time over the other's
+    other_ns: float  # the other's, in the quickest round
 
 
 @dataclass(frozen=True)
@@ -25,36 +39,44 @@ class CallCost:
     inside_ns: float  # of that, what counts for the call itself
 
 
-def time_calls() -> float:
-    """Nanoseconds that one of this thread's calls takes, the quickest of some rounds."""
-    madvise = ctypes.CDLL(None).madvise
-    return min(_time_round(madvise) for _ in range(_ROUNDS))
+def time_calls(after_round: Callable[[int], None] = lambda _: None) -> CallTime:
+    """Time some rounds of this thread's calls; `after_round` is told how many calls there were so far."""
+    ratios, others_ns = [], []
+    for number in range(1, _ROUNDS + 1):
+        other_ns = _time_round(_LIBC.getppid)
+        ratios.append(_time_round(_LIBC.madvise, 0, 0, _NO_ADVICE) / other_ns)
+        others_ns.append(other_ns)
+        after_round(number * _CALLS)
+    return CallTime(sorted(ratios)[_ROUNDS // 2], min(others_ns))
 
 
-def measure_call_cost(untraced_ns: float, read_own_slot: Callable[[], bytes]) -> CallCost | None:
+def measure_call_cost(untraced: CallTime, read_own_slot: Callable[[], bytes]) -> CallCost | None:
     """Call as `time_calls` did, traced now; None where the probes did not see each call.
 
     None too where that took no longer: then something else took time, before or now.
 
     `read_own_slot` reads what the programs counted of this thread.
     """
-    madvise = ctypes.CDLL(None).madvise
-    traced_ns, inside_ns, before_ns = [], [], 0
-    for number in range(1, _ROUNDS + 1):
-        traced_ns.append(_time_round(madvise))
+    rounds: list[tuple[bool, int]] = []  # whether all calls were seen, and the time of all so far
+
+    def look(calls: int) -> None:
         sums = parse_host_counters(read_own_slot()).calls[Call.MADVISE_OTHER]
-        if sums.calls != number * _CALLS:
-            return None
-        inside_ns.append((sums.duration_ns - before_ns) / _CALLS)
-        before_ns = sums.duration_ns
+        rounds.append((sums.calls == calls, sums.duration_ns))
+
+    traced = time_calls(look)
+    # Either moment's speed would do; the quicker one had fewer neighbours.
+    added_ns = (traced.ratio - untraced.ratio) * min(traced.other_ns, untraced.other_ns)
+    if added_ns <= 0 or not all(whole for whole, _ in rounds):
+        return None
+    ends_ns = [0, *(so_far_ns for _, so_far_ns in rounds)]
     # A call that is refused at once takes some ten instructions beside the programs around it.
-    added_ns = min(traced_ns) - untraced_ns
-    return CallCost(added_ns, min(min(inside_ns), added_ns)) if added_ns > 0 else None
+    inside_ns = min(end - start for start, end in pairwise(ends_ns)) / _CALLS
+    return CallCost(added_ns, min(inside_ns, added_ns))
 
 
-def _time_round(madvise: Callable[[int, int, int], int]) -> float:
+def _time_round(call: Callable[..., int], *arguments: int) -> float:
     calls = range(_CALLS)
     start_ns = time.monotonic_ns()
     for _ in calls:
-        madvise(0, 0, _NO_ADVICE)
-    return (time.monotonic_ns() - start_ns) / _CALLS
+        call(*arguments)
+    return max(time.monotonic_ns() - start_ns, 1) / _CALLS

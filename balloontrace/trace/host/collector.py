@@ -36,7 +36,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
-        untraced_ns = time_calls()
+        untraced = time_calls()
         ways = (plan, plan.with_kprobes(), plan.with_tracepoints())
         plan, loaded = attach_first(engines, ways, lambda plan: _request(plan, ring_bytes))
         maps = loaded.maps
@@ -53,9 +53,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
         target = SharedPage(maps["target"], _PROCESS_BYTES, writable=True)
         target.write(_process(os.getpid()))
         slot = threading.get_native_id() % SLOTS * THREAD.size_bytes
-        self.call_cost = measure_call_cost(
-            untraced_ns, lambda: threads.read()[slot : slot + THREAD.size_bytes]
-        )
+        self.call_cost = measure_call_cost(untraced, lambda: threads.read()[slot : slot + THREAD.size_bytes])
         self.timed = self._time_programs()
         threads.write(bytes(THREAD.size_bytes), slot)
         target.write(_process(pid))
