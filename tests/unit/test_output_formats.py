@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from balloontrace.commands import compare, export, formats, report
+from balloontrace import commands
+from balloontrace.commands import formats
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "stock-inflate.bt"
+VERBS = ("report", "compare", "export")
 NEW = """
 from balloontrace.commands.formats import Format
 
@@ -35,31 +38,34 @@ def test_what_each_verb_offers() -> None:
 
 
 @pytest.fixture
-def octets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One file more in the folder of formats, and the verbs as a new process would have them."""
+def verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], click.Command]]:
+    """One file more in the folder of formats, and the verbs as a new process would have them.
+
+    Other tests hold the classes of the modules that stood; so those are put back, not loaded again.
+    """
     (tmp_path / "octets.py").write_text(NEW)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    _start_over()
-    yield
+    for verb in VERBS:
+        importlib.import_module(f"{commands.__name__}.{verb}")
+        monkeypatch.delitem(sys.modules, f"{commands.__name__}.{verb}")
+        monkeypatch.delattr(commands, verb)
+    formats.formats.cache_clear()
+    yield lambda verb: getattr(importlib.import_module(f"{commands.__name__}.{verb}"), verb)
     monkeypatch.undo()
     sys.modules.pop(f"{formats.__name__}.octets")
-    _start_over()
-
-
-def _start_over() -> None:
     formats.formats.cache_clear()
-    for verb in (report, compare, export):
-        importlib.reload(verb)
 
 
-@pytest.mark.usefixtures("octets")
-def test_a_new_format_is_one_file_and_may_be_binary(tmp_path: Path) -> None:
+def test_a_new_format_is_one_file_and_may_be_binary(
+    tmp_path: Path, verbs: Callable[[str], click.Command]
+) -> None:
     out = tmp_path / "out.bin"
-    done = CliRunner().invoke(report.report, [str(EXAMPLE), "--format", "octets", "-o", str(out)])
+    report = verbs("report")
+    done = CliRunner().invoke(report, [str(EXAMPLE), "--format", "octets", "-o", str(out)])
     assert done.exit_code == 0, done.output
     assert out.read_bytes() == b"\x00\xffinflate"
-    shown = CliRunner().invoke(report.report, [str(EXAMPLE), "--format", "octets"])
+    shown = CliRunner().invoke(report, [str(EXAMPLE), "--format", "octets"])
     assert shown.stdout_bytes == b"\x00\xffinflate"
-    assert "octets" in CliRunner().invoke(report.report, ["--help"]).output
-    for verb in (compare.compare, export.export):
-        assert "octets" not in CliRunner().invoke(verb, ["--help"]).output
+    assert "octets" in CliRunner().invoke(report, ["--help"]).output
+    for verb in ("compare", "export"):
+        assert "octets" not in CliRunner().invoke(verbs(verb), ["--help"]).output
