@@ -81,6 +81,7 @@ def test_nothing_in_it_needs_a_library(bundle: Path) -> None:
     assert not [name for name in names if "/analysis/" in name or "/compare/" in name]
 
 
+@pytest.mark.thorough
 def test_it_is_found_by_any_name(bundle: Path) -> None:
     for name in (bundle, bundle.name, f"./{bundle.name}", f"../{bundle.parent.name}/./{bundle.name}"):
         assert "BPF programs compiled for" in run(bundle, "doctor", "--engine", "prebuilt", name=name).stdout

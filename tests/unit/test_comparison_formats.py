@@ -137,6 +137,7 @@ def test_numbers_of_any_size_are_short() -> None:
     assert format_value(0.1772, "ratio") == "17.7 %"
 
 
+@pytest.mark.thorough
 def test_damaged_recordings_are_compared_in_part_or_refused() -> None:
     """Nothing a stranger's file holds ends in anything but a comparison or one sentence."""
     made = [run.guest for run in make_runs(Setup(deflate=True), scatter(3))]

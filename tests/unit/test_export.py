@@ -82,6 +82,7 @@ def test_csv_and_ndjson_say_the_same(name: str, tmp_path: Path) -> None:
             assert plain(frame, column) == [row[column] for row in rows], column
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_ndjson_begins_with_metadata_and_ends_with_losses(name: str) -> None:
     report = collection.examined(name).report

@@ -46,6 +46,7 @@ def test_help_has_an_example_of_the_command_itself(words: tuple[str, ...]) -> No
         assert option.help, f"{words} {option.opts} says nothing of itself"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", CASES)
 def test_short_and_long_help_are_the_same(words: tuple[str, ...]) -> None:
     # In processes of their own: click remembers of each command how it was first asked for help.

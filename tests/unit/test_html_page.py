@@ -152,6 +152,7 @@ def test_several_operations_are_shown_in_one_scale() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_hundreds_of_operations_do_not_bury_the_page() -> None:
     flow = Flow()
     for _ in range(150):

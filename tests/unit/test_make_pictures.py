@@ -260,6 +260,7 @@ def page_sets() -> st.SearchStrategy[PageSet]:
     )
 
 
+@pytest.mark.thorough
 @given(page_sets())
 def test_a_map_counts_each_page_in_its_cell(pages: PageSet) -> None:
     drawn = map_pages(1, pages)

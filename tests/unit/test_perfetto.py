@@ -168,6 +168,7 @@ def test_every_event_is_there_once_and_exact(name: str) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_slices_of_a_track_nest_and_are_of_one_thread(name: str) -> None:
     found = shown(name)

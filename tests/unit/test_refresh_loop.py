@@ -141,6 +141,7 @@ def send(number: int) -> Callable[[Terminal], None]:
     return lambda terminal: terminal.process.send_signal(number)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("end", "said"),
     [

@@ -31,6 +31,7 @@ def printed(decoder: Path, payload: bytes) -> list[str]:
     return done.stdout.decode().splitlines()
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(payload=payloads(ANY_PFN, st.integers(0, 51)))
 def test_both_decoders_agree(decoder: Path, payload: bytes) -> None:
