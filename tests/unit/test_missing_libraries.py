@@ -47,6 +47,7 @@ def run_without(
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("library", "words"),
     [

@@ -184,6 +184,7 @@ def test_slices_of_a_track_nest_and_are_of_one_thread(name: str) -> None:
     assert all(len(of_track) == 1 for of_track in threads.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_it_says_what_was_lost(name: str) -> None:
     report = collection.examined(name).report

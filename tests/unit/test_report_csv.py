@@ -129,6 +129,7 @@ def test_payloads_are_those_of_json(name: str, tmp_path: Path) -> None:
                 assert_row(order, each, {})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_every_other_number_is_a_value(name: str, tmp_path: Path) -> None:
     table, described = load(name, tmp_path)

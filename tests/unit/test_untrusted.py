@@ -83,6 +83,7 @@ REPORTS, EXPORTS, COMPARISONS = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", [*REPORTS, *EXPORTS, *COMPARISONS], ids="-".join)
 def test_no_string_of_a_recording_is_a_command(
     command: tuple[str, str], folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
