@@ -54,9 +54,9 @@ from balloontrace.format.vocabulary import Call
 from balloontrace.units import format_count
 
 FULL_MIB = 1536
-WHOLE_MIB = 1024
+WHOLE_MIB = 521
 LATE_MIB = 251
-EARLY_MIB = 509
+EARLY_MIB = 307
 BEGUN_MIB = 60
 SEND_PAGES = 256
 OTHER_SENDS = 61
