@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from lab.qmp import QmpClient
 WATCH_SOCKET = "watch"
 _FROZEN = "frozen"
 _LOOK_EVERY_S = 1.0
-_STILL_LOOKS = 20
-# Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5.
-_STILL_PER_S = 10e6
+# Of so many looks. A few find the kernel of a host that still answers while the guest in it stands still.
+_STILL_LOOKS, _LOOKS = 20, 24
+# Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5,
+# and some more where the host is asked for its guest all the time.
+_SLOW_PER_S = 60e6
 _NS = 1e-9
 
 
@@ -61,25 +64,24 @@ def parse_look(instructions: int, cpu_s: float, registers: str) -> Look:
     return Look(instructions, cpu_s, "HLT=1" in registers, address[1] if address else "?")
 
 
-def stands_still(before: Look, after: Look) -> bool:
-    """Whether next to nothing was executed between two looks, though the processor is not halted."""
-    possible = _STILL_PER_S * (after.cpu_s - before.cpu_s)
+def is_slow(before: Look, after: Look) -> bool:
+    """Whether little was executed between two looks, though the processor is not halted."""
+    possible = _SLOW_PER_S * (after.cpu_s - before.cpu_s)
     return not after.is_halted and after.instructions - before.instructions <= possible
 
 
 def wait_still(look: Callable[[], Look], pause: Callable[[], None]) -> tuple[Look, Look]:
-    """Looks again and again; when the processor has stood still in many looks, the first and last of them."""
-    first = last = look()
-    still = 0
-    while still < _STILL_LOOKS:
+    """Looks again and again, until most looks found it slow at one address; the first and last of those."""
+    last = look()
+    slow: deque[Look | None] = deque(maxlen=_LOOKS)
+    while True:
         pause()
         now = look()
-        if stands_still(last, now):
-            still += 1
-        else:
-            first, still = now, 0
+        slow.append(now if is_slow(last, now) else None)
         last = now
-    return first, last
+        still = [each for each in slow if each and each.address == now.address]
+        if len(still) >= _STILL_LOOKS:
+            return still[0], now
 
 
 def describe_still(first: Look, last: Look) -> str:

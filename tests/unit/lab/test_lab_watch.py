@@ -19,7 +19,7 @@ from lab.folders import VmState, write_state
 from lab.identity import own_identity
 from lab.qemu import Hosting, VmConfig, needs_watch
 from lab.vm import Vm
-from lab.watch import _FROZEN, _STILL_LOOKS, Look, parse_look, wait_still
+from lab.watch import _FROZEN, _LOOKS, _STILL_LOOKS, Look, parse_look, wait_still
 
 REGISTERS = """
 CPU#0
@@ -40,15 +40,31 @@ def test_a_look_is_parsed() -> None:
     assert parse_look(17, 1.5, "EIP=0000fff0 EFL=00000002 HLT=0").address == "0000fff0"
 
 
-def test_still_is_neither_idle_nor_slow() -> None:
-    still = Look(10**9, 5, False, "f00")
-    idle = [replace(still, instructions=7, cpu_s=1, is_halted=True)] * 3 * _STILL_LOOKS
-    slow = [replace(still, instructions=n * 10**6, cpu_s=1 + n / 50) for n in range(5 * _STILL_LOOKS)]
-    crawling = [replace(still, instructions=10**9 + n, cpu_s=5 + n) for n in range(_STILL_LOOKS + 1)]
-    for end in ([still] * (_STILL_LOOKS + 1), crawling):
-        looks = [*idle, *slow, *end]
-        assert wait_still(partial(looks.pop, 0), lambda: None) == (end[0], end[-1])
-        assert looks == []
+def looks(*rates_mhz: float, halted: bool = False, address: str = "f00", start_s: float = 0) -> list[Look]:
+    """A look a second of processor time, with so many million instructions executed since the one before."""
+    executed = [round(1e6 * sum(rates_mhz[: number + 1])) for number in range(len(rates_mhz))]
+    return [Look(10**9 + n, start_s + s, halted, address) for s, n in enumerate(executed)]
+
+
+def test_still_is_neither_idle_nor_slow_nor_busy_in_one_place() -> None:
+    idle = looks(*[0] * 60, halted=True)
+    busy = looks(*[200] * 60)
+    polling = [replace(each, address=f"f0{n % 3}") for n, each in enumerate(looks(*[14] * 60))]
+    for rate_mhz in (0, 5, 40):
+        end = looks(*[rate_mhz] * (_STILL_LOOKS + 1))
+        seen = [*idle, *busy, *polling, *end]
+        assert wait_still(partial(seen.pop, 0), lambda: None)[1] in end[-2:]
+        assert len(seen) <= 1
+
+
+def test_a_host_that_answers_now_and_then_is_still_still() -> None:
+    end = looks(*[5] * 40)
+    for number in (3, 9, 15):
+        end[number] = replace(end[number], address="abc")
+    seen = list(end)
+    first, last = wait_still(partial(seen.pop, 0), lambda: None)
+    assert (first, last) == (end[1], end[_STILL_LOOKS + 3])
+    assert _STILL_LOOKS < _LOOKS
 
 
 def test_hosts_that_count_instructions_are_watched() -> None:
