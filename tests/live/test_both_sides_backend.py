@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Both sides of the patched driver and the lab's own device: both recordings agree with the device's log."""
+"""Nested, the patched driver and the lab's own device: driver, device and both recordings count the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from pairs import (
     MOVE_S,
     MOVED_MIB,
     MOVED_PAGES,
+    REMOVE,
     SPLIT,
+    assert_rss_followed,
     booted,
+    counted_madvise,
     host_calls,
     read_batches,
     report_both,
@@ -33,7 +36,6 @@ from tracing import (
     move,
     outcomes,
     report,
-    shell,
     stage,
     start_recording,
 )
@@ -63,6 +65,27 @@ def pair() -> Iterator[lab.Nested]:
     with booted(device="backend", page_bitmap=True, dump=True) as both:
         load_patched(both.guest)
         yield both
+
+
+def test_page_bitmaps_on_the_labs_own_device(pair: lab.Nested) -> None:
+    host, guest, device = pair.host, pair.guest, pair.guest.backend
+    touch_memory(guest)
+    before, device_before = guest.vmstat(), device.status()["inflate"]
+    before_bytes, known = pair.guest_rss_bytes(), len(device.buffers("inflate"))
+    with counted_madvise(host) as calls:
+        move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
+    status = device.status()
+    done = {name: status["inflate"][name] - device_before[name] for name in device_before}
+    assert (status["mode"], status["ballooned_pages"]) == ("bitmap", MOVED_PAGES)
+    assert change(before, guest.vmstat(), COUNTERS) == [MOVED_PAGES, 0]
+    assert (done["pages"] - done["already"], done["refused"], done["errors"]) == (MOVED_PAGES, 0, 0)
+    assert calls[pair.vmm_pid, REMOVE] == done["discards"] < MOVED_PAGES
+    assert_rss_followed(before_bytes, pair.guest_rss_bytes())
+    logged = device.buffers("inflate")[known:]
+    assert sum(each["pages"] for each in logged) == done["pages"]
+    assert [len(raw) for raw in device.payloads("inflate")[known:]] == [each["bytes"] for each in logged]
+    move(guest, FULL_MIB, MOVE_S)
+    assert device.status()["ballooned_pages"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +160,22 @@ def test_four_stages_add_up_and_building_is_part_of_b(course: Course) -> None:
         assert 0 < build["total_ns"] < b["total_ns"]
 
 
-def test_a_guest_that_powers_off_ends_its_devices_recording(
+def test_a_qemu_that_is_killed_is_a_guest_lost_and_ends_its_devices_recording(
     pair: lab.Nested, course: Course, tmp_path: Path
 ) -> None:
-    with pytest.raises(lab.VMLost, match="QEMU ended with status 0"):
-        pair.guest.run(shell("echo o > /proc/sysrq-trigger; sleep 1000"), timeout_s=600)
+    host, guest = pair.host, pair.guest
+    sleeper = guest.start(["sleep", "1000"])
+    host.run(["kill", "-KILL", str(pair.qemu_pid)], check=True)
+    with pytest.raises(lab.VMLost, match="ended by signal 9"):
+        sleeper.wait(600)
+    with pytest.raises(lab.VMLost):
+        guest.run(["true"])
     done = course.longer.wait()
     assert done.status == 0, done.describe()
     assert "balloontrace: process exited: " in done.stderr
-    recording = course.longer.pull(tmp_path)
-    alone = report(recording)
+    alone = report(course.longer.pull(tmp_path))
     assert (alone["complete"], alone["ended"], alone["events_lost"]) == (True, "process exited", 0)
+    assert host.run(["cat", f"/proc/{course.device_pid}/comm"]).status != 0
+    host.kill()
+    with pytest.raises(lab.VMLost):
+        host.run(["true"])
