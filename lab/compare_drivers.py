@@ -3,7 +3,7 @@
 
 Before, after, after, before: what the machine does meanwhile affects both alike, and in pairs of neighbours
 a steady drift cancels. Each turn loads its driver anew. It records one inflate and one deflate of one size
-into its own file, in before/ or after/.
+into its own file, in before/ or after/; on both sides, and on a clock that counts instructions, into two.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import LabError
+from lab.boot_retries import retry_lost
+from lab.errors import LabError, VMFrozen
 from lab.guest import Guest
 from lab.patched_driver import load_patched, load_stock
-from lab.scenario import BALLOON_S, record_moves
+from lab.scenario import BALLOON_S, record_both, record_moves
 from lab.sizes import format_size, parse_size_mib
-from lab.topology_solo import solo
+from lab.topology_nested import nested
+from lab.topology_solo import GuestOptions, solo
 
 DRIVERS: dict[str, Callable[[Guest], None]] = {"stock": load_stock, "bitmap": load_patched}
 SIDES = BEFORE, AFTER = ("before", "after")
@@ -34,6 +37,10 @@ BESIDES_MIB = 1024
 # Bit 3 for page bitmaps, and the queue by which the stock driver knows it as free page hints: either works.
 EITHER_DRIVER = ("--free-page-hint",)
 CAPTURE = ("--capture", "payload")
+LOOK_EVERY_S = 2.0
+
+# Records the balloon leaving each of some sizes under a name: name, sizes in MiB, options of the recorder.
+Record = Callable[[str, Sequence[int], Sequence[str]], Sequence[Path]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Plan:
     size_mib: int
     out: Path | None
     options: Sequence[str] = CAPTURE  # of `balloontrace record`
+    both_sides: bool = False  # and in a host VM that counts instructions
 
     @property
     def memory_mib(self) -> int:
@@ -118,24 +126,65 @@ def prepare_folder(out: Path | None) -> Path:
 def turns(rounds: int) -> Iterator[Turn]:
     """Before, after, after, before: either side begins every second round."""
     for number in range(1, rounds + 1):
-        for side in SIDES if number % 2 else SIDES[::-1]:
-            yield Turn(side, number)
+        yield from turns_of(number)
+
+
+def turns_of(number: int) -> Iterator[Turn]:
+    """Both of a round."""
+    for side in SIDES if number % 2 else SIDES[::-1]:
+        yield Turn(side, number)
 
 
 def record_in_turn(plan: Plan, folder: Path) -> None:
-    """Boots a guest and makes all recordings. Raises LabError."""
+    """Makes all recordings, in another guest from the round on in which one stood still. Raises LabError."""
+    done = 0
+    while done < plan.rounds:
+        done = retry_lost(lambda first=done: record_rounds(plan, folder, first))  # type: ignore[misc]
+
+
+def record_rounds(plan: Plan, folder: Path, done: int) -> int:
+    """Makes the rounds after the first `done`, in a guest of their own; how many there are then.
+
+    Raises LabError; VMFrozen only where no round was completed.
+    """
+    first = done
     _say(f"booting a guest of {format_size(plan.memory_mib << 20)} on the lab's balloon device")
-    with solo(
+    try:
+        with booted(plan) as (guest, record):
+            warm_up(guest, plan)
+            for done in range(first + 1, plan.rounds + 1):
+                for turn in turns_of(done):
+                    record_turn(guest, record, plan, turn, folder / turn.side)
+            check_device(guest)
+    except VMFrozen:
+        if done <= first + 1:
+            raise
+        return done - 1
+    return done
+
+
+@contextmanager
+def booted(plan: Plan) -> Iterator[tuple[Guest, Record]]:
+    """A guest that takes either driver, and what records it. Raises LabError."""
+    options = GuestOptions(
         memory_mib=plan.memory_mib, device="backend", page_bitmap=True, backend_args=EITHER_DRIVER
-    ) as guest:
-        warm_up(guest, plan)
-        for turn in turns(plan.rounds):
-            driver = plan.drivers[turn.side]
-            DRIVERS[driver](guest)
-            recording = record_turn(guest, plan, turn)
-            shutil.copyfile(recording, folder / turn.side / recording.name)
-            _say(f"{turn.side} {turn.number} of {plan.rounds}: {driver} driver recorded")
-        check_device(guest)
+    )
+    if plan.both_sides:
+        with nested(icount=True, **options) as pair:
+            yield (
+                pair.guest,
+                lambda name, targets_mib, words: record_both(
+                    pair, name, targets_mib, options=words, look_every_s=LOOK_EVERY_S
+                ),
+            )
+    else:
+        with solo(**options) as guest:
+            yield (
+                guest,
+                lambda name, targets_mib, words: [
+                    record_moves(guest, f"{name}.bt", targets_mib, options=words)
+                ],
+            )
 
 
 def warm_up(guest: Guest, plan: Plan) -> None:
@@ -145,12 +194,15 @@ def warm_up(guest: Guest, plan: Plan) -> None:
         guest.wait_balloon(timeout_s=BALLOON_S)
 
 
-def record_turn(guest: Guest, plan: Plan, turn: Turn) -> Path:
-    """One inflate and one deflate. Raises LabError."""
+def record_turn(guest: Guest, record: Record, plan: Plan, turn: Turn, folder: Path) -> None:
+    """One inflate and one deflate, into a folder. Raises LabError."""
+    driver = plan.drivers[turn.side]
+    DRIVERS[driver](guest)
     targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib)
-    label = f"{plan.drivers[turn.side]} {turn.number}"
-    options = (*plan.options, "--label", label)
-    return record_moves(guest, f"{turn.name}.bt", targets_mib, options=options)
+    options = (*plan.options, "--label", f"{driver} {turn.number}")
+    for recording in record(turn.name, targets_mib, options):
+        shutil.copyfile(recording, folder / recording.name)
+    _say(f"{turn.side} {turn.number} of {plan.rounds}: {driver} driver recorded")
 
 
 def check_device(guest: Guest) -> None:

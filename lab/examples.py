@@ -85,8 +85,9 @@ def record_nested_bitmap() -> None:
 
 
 def record_before_after() -> None:
-    """Ten runs with Debian's driver and ten with the page-bitmap driver, made in turn on one device."""
-    plan = Plan({BEFORE: "stock", AFTER: "bitmap"}, ROUNDS, IN_TURN_MIB, out=None, options=())
+    """Both sides of ten runs with Debian's driver and ten with the page-bitmap driver, made in turn."""
+    drivers = {BEFORE: "stock", AFTER: "bitmap"}
+    plan = Plan(drivers, ROUNDS, IN_TURN_MIB, out=None, options=(), both_sides=True)
     with tempfile.TemporaryDirectory() as name:
         folder = prepare_folder(Path(name))
         record_in_turn(plan, folder)
