@@ -1,67 +1,169 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the host's recorder costs a balloon, on a host that counts instructions: `lab.nested(icount=True)`.
+"""What recorders cost a balloon, on a host that counts instructions: none, either side's, both, both by bcc.
 
-The guest's recorder measures each move, alone and with the host's beside it, in turn. Its own cost, which is
-there in both, is what `overhead` measures.
+The guest's stopwatch times every move, whoever records. `python -m bench.both_sides_cost` prints the table of
+docs/overhead.md: the wall time, and each stage that these recorders see.
 """
 
 from __future__ import annotations
 
+import secrets
+import signal
 import statistics
-from collections.abc import Iterator
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lab
-from balloontrace.analysis.make_report import analyse
-from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Kind
+from balloontrace.units import format_duration_ns
 from bench.figures import Benchmark, Figure, say
+from bench.overhead import time_move
 from lab.boot_retries import retry_lost
-from lab.scenario import record_both, record_moves
-from lab.topology_nested import Nested
+from lab.results_tables import parse_operation, read_report
+from lab.scenario import END_S, START_S
 
 GUEST_MIB = 1024
 INFLATE_MIB = 512
 ROUNDS = 2
+# In a host VM each sample that the stopwatch takes, and each look outside, takes the host's time.
+STOPWATCH = ("--interval-us", "20000")
 LOOK_EVERY_S = 2.0
+MOVE_S = 600
 # One call a page takes 6 100 ns of the host untraced; a pair of empty programs alone makes that 5 % more.
-MOST_PERCENT = 15.0
+MOST_PERCENT = {"guest": 2.0, "host": 15.0, "both": 17.0}
+KINDS = (Kind.INFLATE, Kind.DEFLATE)
+WALL, SERVED = "wall", "b+c+d"
+COLUMNS = (WALL, "a", SERVED, "b", "c", "d", "other")
+CALLS = {"madvise_dontneed": Kind.INFLATE, "madvise_willneed": Kind.DEFLATE}
 
-_Walls = dict[Kind, list[int]]
-
-
-def measure_host_cost() -> Iterator[Figure]:
-    """How much longer an inflate and a deflate take with the host's recorder, in percent."""
-    alone, beside = retry_lost(_measure)
-    for kind, name in ((Kind.INFLATE, "inflate"), (Kind.DEFLATE, "deflate")):
-        percent = 100 * (statistics.median(beside[kind]) / statistics.median(alone[kind]) - 1)
-        yield Figure(f"host_recorder_{name}_overhead", percent, "%", at_most=MOST_PERCENT)
+Json = dict[str, Any]
+# Nanoseconds of each run, by kind and column.
+Times = dict[tuple[Kind, str], list[float]]
 
 
-def _measure() -> tuple[_Walls, _Walls]:
-    alone: _Walls = {Kind.INFLATE: [], Kind.DEFLATE: []}
-    beside: _Walls = {Kind.INFLATE: [], Kind.DEFLATE: []}
+@dataclass(frozen=True)
+class Mode:
+    """Which recorders are at work. Their stages are held against those of the mode `against`."""
+
+    name: str
+    sides: Sequence[str] = ()
+    engine: str = "prebuilt"
+
+
+NONE, GUEST, HOST, BOTH = Mode("none"), Mode("guest", ("guest",)), Mode("host", ("host",)), ("host", "guest")
+MODES = (NONE, GUEST, HOST, Mode("both", BOTH), Mode("both, bcc", BOTH, "bcc"))
+
+
+def measure_cost() -> Iterator[Figure]:
+    """How much longer an inflate and a deflate take with recorders, in percent."""
+    times = retry_lost(measure_modes)
+    for name, most in MOST_PERCENT.items():
+        for kind in KINDS:
+            percent = longer_percent(times[name][kind, WALL], times[NONE.name][kind, WALL])
+            yield Figure(f"{name}_recorder_{kind}_overhead", percent, "%", at_most=most)
+
+
+def measure_modes() -> Mapping[str, Times]:
+    """Every mode in turn, ROUNDS times, after a round that does not count. Raises LabError."""
+    times: dict[str, Times] = {mode.name: defaultdict(list) for mode in MODES}
     with lab.nested(icount=True, memory_mib=GUEST_MIB) as pair:
-        for number in range(ROUNDS):
-            for walls, recording in ((alone, _alone(pair, number)), (beside, _beside(pair, number))):
-                for operation in analyse(read_recording(recording)).operations:
-                    walls[operation.kind].append(operation.wall_ns)
-                    say(f"{recording.name}: {operation.kind} {operation.wall_ns / 1e6:.1f} ms")
-    return alone, beside
+        for number in range(ROUNDS + 1):
+            for mode in (MODES if number % 2 else MODES[::-1]) if number else (MODES[-1],):
+                for (kind, column), time_ns in measure_mode(pair, mode).items():
+                    say(f"{number}, {mode.name}: {kind} {column} {time_ns / 1e6:.2f} ms")
+                    if number:
+                        times[mode.name][kind, column].append(time_ns)
+    return times
 
 
-def _alone(pair: Nested, number: int) -> Path:
-    return record_moves(pair.guest, f"alone-{number}.bt", _targets(), look_every_s=LOOK_EVERY_S)
+def measure_mode(pair: lab.Nested, mode: Mode) -> dict[tuple[Kind, str], float]:
+    """One inflate and one deflate beside a mode's recorders. Raises LabError."""
+    name, times = secrets.token_hex(8), {}
+    with ExitStack() as stack:
+        recordings = [stack.enter_context(_recorder(pair, side, mode.engine, name)) for side in mode.sides]
+        for kind, target_mib in zip(KINDS, (GUEST_MIB - INFLATE_MIB, GUEST_MIB), strict=True):
+            seconds = time_move(
+                pair.guest, kind, target_mib, INFLATE_MIB << 20, words=STOPWATCH,
+                look_every_s=LOOK_EVERY_S, timeout_s=MOVE_S,
+            )  # fmt: skip
+            times[kind, WALL] = seconds * 1e9
+    if recordings:
+        times |= parse_stages(read_report(*reversed(recordings)))
+    return times
 
 
-def _beside(pair: Nested, number: int) -> Path:
-    return record_both(pair, f"beside-{number}", _targets(), look_every_s=LOOK_EVERY_S)[0]
+@contextmanager
+def _recorder(pair: lab.Nested, side: str, engine: str, name: str) -> Iterator[Path]:
+    """A recorder at work on one side; where its recording is when it has ended."""
+    machine = pair.guest if side == "guest" else pair.host
+    argv = ["balloontrace", "record", "-f", "-o", f"/io/cost-{side}.bt", "--pair", name, "--engine", engine]
+    argv += [] if side == "guest" else ["--side", "host", "-p", str(pair.vmm_pid)]
+    process = machine.start(argv)
+    process.wait_for(b"probes attached", timeout_s=START_S)
+    yield machine.io / f"cost-{side}.bt"
+    process.signal(signal.SIGINT)
+    process.wait(END_S, check=True)
 
 
-def _targets() -> tuple[int, int]:
-    return GUEST_MIB - INFLATE_MIB, GUEST_MIB
+def parse_stages(report: Json) -> dict[tuple[Kind, str], float]:
+    """Time by kind and stage. The host's alone has d only, and says of which kind it is by the call."""
+    found: dict[tuple[Kind, str], float] = {}
+    for each in map(parse_operation, report["operations"]):
+        stages_ns = each.stages_ns
+        served_ns = {SERVED: sum(stages_ns[name] for name in "bcd")} if "b" in stages_ns else {}
+        found |= {(Kind(each.kind), name): ns for name, ns in {**stages_ns, **served_ns}.items()}
+    if not found:
+        found = {
+            (CALLS[each["call"]], "d"): each["total_ns"]
+            for each in report["host"]["calls"]
+            if each["call"] in CALLS
+        }
+    return found
+
+
+def longer_percent(times_ns: Sequence[float], than_ns: Sequence[float]) -> float:
+    """By how much one median is longer than another."""
+    return 100 * (statistics.median(times_ns) / statistics.median(than_ns) - 1)
+
+
+def render_table(times: Mapping[str, Times]) -> str:
+    """As Markdown: medians, and by how much they are longer than in the first mode that has them."""
+    lines = [f"| recorders | kind | {' | '.join(COLUMNS)} |", f"|---|---|{'---:|' * len(COLUMNS)}"]
+    for mode in MODES:
+        for kind in KINDS:
+            cells = [_cell(times, mode, kind, column) for column in COLUMNS]
+            lines.append(f"| {mode.name} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(times: Mapping[str, Times], mode: Mode, kind: Kind, column: str) -> str:
+    here_ns = times[mode.name].get((kind, column))
+    if not here_ns:
+        return "-"
+    median = format_duration_ns(round(statistics.median(here_ns)))
+    first = next(each for each in MODES if times[each.name].get((kind, column)))
+    if first == mode:
+        return median
+    return f"{median}, {longer_percent(here_ns, times[first.name][kind, column]):+.1f} %"
+
+
+def main() -> int:
+    """Prints the table."""
+    print(render_table(retry_lost(measure_modes)))
+    return 0
 
 
 BENCHMARKS = (
-    Benchmark(("host_recorder_inflate_overhead", "host_recorder_deflate_overhead"), measure_host_cost),
+    Benchmark(
+        tuple(f"{name}_recorder_{kind}_overhead" for name in MOST_PERCENT for kind in KINDS), measure_cost
+    ),
 )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,11 +14,12 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import lab
 from bench.figures import Benchmark, Figure, say
+from lab.scenario import LOOK_EVERY_S
 
 GUEST_MIB = 4096
 INFLATE_MIB = 3072
@@ -29,7 +30,6 @@ START_S = 180
 RUN_S = 180
 RECORDING = "/run/bench.bt"
 
-STOPWATCH = ["stopwatch", "--bytes", str(INFLATE_BYTES), "--timeout-s", "60", "--direction"]
 STEADY = ["sysctl", "-w", "vm.stat_interval=1000", "vm.compaction_proactiveness=0"]
 # Long enough, in the guest's time, for the recorder to write what it still has of the run before.
 SETTLE = ["sleep", "4"]
@@ -109,19 +109,36 @@ def _block(guest: lab.Guest, inflates: list[float], deflates: list[float]) -> No
 
 
 def _timed(guest: lab.Guest, direction: str, target_mib: int) -> float:
-    """Seconds of guest time between the first and the last page, interpolated between samples."""
-    guest.run(SETTLE, check=True)
-    stopwatch = guest.start([*STOPWATCH, direction])
-    stopwatch.wait_for(b"ready", stream="stdout", timeout_s=RUN_S)
+    return time_move(guest, direction, target_mib, INFLATE_BYTES)
+
+
+def time_move(
+    guest: lab.Guest,
+    direction: str,
+    target_mib: int,
+    moved_bytes: int,
+    *,
+    words: Sequence[str] = (),
+    look_every_s: float = LOOK_EVERY_S,
+    timeout_s: float = RUN_S,
+) -> float:
+    """Seconds of guest time between the first and the last page, interpolated between samples.
+
+    `words` are more of the stopwatch's options. Raises LabError.
+    """
+    guest.run(SETTLE, timeout_s=timeout_s, check=True)
+    argv = ["stopwatch", "--bytes", str(moved_bytes), "--timeout-s", "60", *words, "--direction", direction]
+    stopwatch = guest.start(argv)
+    stopwatch.wait_for(b"ready", stream="stdout", timeout_s=timeout_s)
     guest.set_balloon(target_mib=target_mib)
-    seen = json.loads(stopwatch.wait(RUN_S, check=True).stdout.splitlines()[-1])
-    guest.wait_balloon(timeout_s=RUN_S)
+    seen = json.loads(stopwatch.wait(timeout_s, check=True).stdout.splitlines()[-1])
+    guest.wait_balloon(timeout_s=timeout_s, every_s=look_every_s)
     first, last = seen["first_changed"], seen["last_below"]
     base_bytes = seen["start"]["total_bytes"]
-    moved_bytes = abs(first["total_bytes"] - base_bytes)
+    before_bytes = abs(first["total_bytes"] - base_bytes)
     rate = abs(last["total_bytes"] - first["total_bytes"]) / (last["time_ns"] - first["time_ns"])
-    left_bytes = INFLATE_BYTES - abs(last["total_bytes"] - base_bytes)
-    return float(last["time_ns"] + left_bytes / rate - (first["time_ns"] - moved_bytes / rate)) / 1e9
+    left_bytes = moved_bytes - abs(last["total_bytes"] - base_bytes)
+    return float(last["time_ns"] + left_bytes / rate - (first["time_ns"] - before_bytes / rate)) / 1e9
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class Plan:
     out: Path | None
     options: Sequence[str] = CAPTURE  # of `balloontrace record`
     both_sides: bool = False  # and in a host VM that counts instructions
+    moves: int = 1  # inflates of a turn, and deflates
 
     @property
     def memory_mib(self) -> int:
@@ -156,9 +157,10 @@ def record_rounds(plan: Plan, folder: Path, done: int) -> int:
                 for turn in turns_of(done):
                     record_turn(guest, record, plan, turn, folder / turn.side)
             check_device(guest)
-    except VMFrozen:
+    except VMFrozen as frozen:
         if done <= first + 1:
             raise
+        _say(f"{str(frozen).splitlines()[0]}; going on with round {done}")
         return done - 1
     return done
 
@@ -195,10 +197,10 @@ def warm_up(guest: Guest, plan: Plan) -> None:
 
 
 def record_turn(guest: Guest, record: Record, plan: Plan, turn: Turn, folder: Path) -> None:
-    """One inflate and one deflate, into a folder. Raises LabError."""
+    """A turn's inflates and deflates, into a folder. Raises LabError."""
     driver = plan.drivers[turn.side]
     DRIVERS[driver](guest)
-    targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib)
+    targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib) * plan.moves
     options = (*plan.options, "--label", f"{driver} {turn.number}")
     for recording in record(turn.name, targets_mib, options):
         shutil.copyfile(recording, folder / recording.name)

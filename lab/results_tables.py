@@ -48,11 +48,16 @@ class Run:
 
 def read_run(guest: Path, host: Path) -> Run:
     """What the tool reports of two recordings. Raises LabError."""
-    words = [sys.executable, "-m", "balloontrace", "report", "--format", "json", str(guest), str(host)]
+    return parse_run(read_report(guest, host))
+
+
+def read_report(*recordings: Path) -> Json:
+    """The JSON of a report. Raises LabError."""
+    words = [sys.executable, "-m", "balloontrace", "report", "--format", "json", *map(str, recordings)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        raise LabError(f"{guest.name}, {host.name}: {done.stderr.strip()}")
-    return parse_run(json.loads(done.stdout))
+        raise LabError(f"{', '.join(each.name for each in recordings)}: {done.stderr.strip()}")
+    return dict(json.loads(done.stdout))
 
 
 def parse_run(report: Json) -> Run:

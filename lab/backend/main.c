@@ -20,6 +20,12 @@
 #include <unistd.h>
 
 #define EXIT_USAGE 2
+/*
+ * The log is written when nothing has come for so long, or on request: to write it while a balloon moves takes time,
+ * and in a nested host a round trip to the machine outside, during which the clock of instructions runs on.
+ */
+#define RESTS_MS 100
+#define LOG_BUFFER_BYTES (1 << 20)
 
 static const char USAGE[] =
 	"balloon-backend (--socket PATH | --fd N) [options]\n"
@@ -103,6 +109,8 @@ static FILE *open_for_writing(const char *path)
 
 	if (path && !file)
 		die("cannot write", path);
+	if (file)
+		setvbuf(file, NULL, _IOFBF, LOG_BUFFER_BYTES);
 	return file;
 }
 
@@ -304,19 +312,25 @@ static bool is_over(const struct program *program, const struct pollfd *polls)
 static void run(struct program *program)
 {
 	struct pollfd polls[POLLS] = { 0 };
-	bool has_more = false;
+	bool has_more = false, is_written = false;
+	int ready;
 
 	while (!is_over(program, polls)) {
 		fill_polls(program, polls);
-		if (!has_more)
-			log_flush(&program->balloon.log);
-		if (poll(polls, POLLS, has_more ? 0 : -1) < 0) {
+		ready = poll(polls, POLLS, has_more ? 0 : is_written ? -1 : RESTS_MS);
+		if (ready < 0) {
 			if (errno == EINTR)
 				continue;
 			die("cannot", "poll");
 		}
+		if (ready == 0 && !has_more) {
+			log_flush(&program->balloon.log);
+			is_written = true;
+			continue;
+		}
 		has_more = serve_queues(program, polls);
 		serve_sockets(program, polls);
+		is_written = false;
 	}
 }
 
