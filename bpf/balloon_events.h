@@ -22,6 +22,7 @@ typedef unsigned long long bt_u64;
  * definitions, as offsets do. Compiled without them, each is an undeclared name.
  */
 #define BT_FUNCTIONS 16 /* size of tables indexed by function */
+#define BT_ORDERS 16 /* orders of blocks of pages that are told apart; the kernel has 11 to 14 */
 
 /* One completed call of a traced function in the guest. */
 struct bt_span {
@@ -36,11 +37,19 @@ struct bt_span {
 	bt_s32 result;        /* return value */
 	bt_u16 config_calls;  /* times the target was read from configuration space inside this call */
 	bt_u16 flags;         /* BT_HAS_* */
-	bt_u32 target_pages;  /* num_pages as the driver last read it inside this call */
-	bt_u32 actual_pages;  /* size of the balloon, which the driver writes to `actual` before it returns */
-	bt_u64 config_ns;     /* from entry until the target had been read */
+	union {
+		struct {
+			bt_u32 target_pages; /* num_pages as the driver last read it inside this call */
+			bt_u32 actual_pages; /* size of the balloon, which it writes to `actual` before it returns */
+			bt_u64 config_ns;    /* from entry until the target had been read */
+		};
+		bt_u8 orders[BT_ORDERS];     /* virtballoon_free_page_report: blocks of each order */
+	};
 	bt_u32 bytes;         /* of response data this call sent */
-	bt_u16 passes;        /* set_page_bitmap: walks over the list of pages, one for each window */
+	union {
+		bt_u16 passes;       /* set_page_bitmap: walks over the list of pages, one for each window */
+		bt_u16 blocks;       /* virtballoon_free_page_report: of all orders */
+	};
 	bt_u16 bitmaps;       /* set_page_bitmap: bitmaps that make up a window, at least 1; 0: not measured */
 };
 

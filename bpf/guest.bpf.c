@@ -127,11 +127,16 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->pages = pages;
 	span->result = result;
 	span->config_calls = thread->config_calls;
-	span->target_pages = thread->target_pages;
-	span->actual_pages = thread->actual_pages;
-	span->config_ns = thread->config_ns;
 	span->bytes = thread->bytes;
-	span->passes = thread->passes;
+	if (function == BT_VIRTBALLOON_FREE_PAGE_REPORT) {
+		__builtin_memcpy(span->orders, thread->orders, BT_ORDERS);
+		span->blocks = thread->blocks;
+	} else {
+		span->target_pages = thread->target_pages;
+		span->actual_pages = thread->actual_pages;
+		span->config_ns = thread->config_ns;
+		span->passes = thread->passes;
+	}
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
 	bpf_ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
@@ -683,6 +688,8 @@ static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer,
 	return 0;
 }
 
+#include "page_reporting.h"
+
 PROGRAMS(update_balloon_size_func, 1, NO_RESULT)
 PROGRAMS(fill_balloon, 2, RESULT)
 PROGRAMS(leak_balloon, 2, RESULT)
@@ -693,6 +700,8 @@ PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
+PROGRAMS(virtballoon_free_page_report, 3, RESULT)
+PROGRAMS(page_reporting_process, 1, NO_RESULT)
 #ifdef PREBUILT
 CONFIG_GET_both
 #else

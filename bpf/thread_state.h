@@ -48,6 +48,8 @@ struct thread_state {
 	u16 flags;            /* of the device, target and actual: BT_HAS_* */
 	u16 send_flags;       /* of the send in flight */
 	u16 summed;           /* whether the migration in flight is summed up, with its sends */
+	u16 blocks;           /* of the page report in flight */
+	u8 orders[BT_ORDERS]; /* of those blocks, how many of each order */
 #ifndef SPAN_RING_PAGES
 	struct item_state item;
 #endif

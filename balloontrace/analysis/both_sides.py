@@ -16,6 +16,8 @@ from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, C
 from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
+from balloontrace.analysis.other_buffers import ServedReports, find_served_reports
+from balloontrace.analysis.page_reports import reported
 from balloontrace.analysis.stages import NOT_SERVED, HostTimes
 from balloontrace.analysis.tracing_cost import TracingCost
 from balloontrace.errors import RecordingError
@@ -33,11 +35,22 @@ _FEW_UNSEEN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Reports:
+    """Whether a guest's page reports were traced, and whether it may have made some that were not."""
+
+    traced: bool = False
+    untraced: bool = False
+
+
+NO_REPORTS = Reports()
+
+
+@dataclass(frozen=True, slots=True)
 class BothSides:
     """Times of the host by guest span, what the host did for each operation, and what to say of the pairing.
 
     `served` has an entry an operation: None where not each of its sends was matched. `send_of_batch` has the
-    index of the guest's span for each batch, or NO_SPAN for one that has no partner.
+    index of the guest's span for each batch, a send or a page report, or NO_SPAN for one without a partner.
     """
 
     times: HostTimes
@@ -45,6 +58,7 @@ class BothSides:
     pairing: Pairing
     send_of_batch: Column
     clock: Clock
+    reports: ServedReports
 
     def guest_ns(self, host_ns: Column) -> Column:
         """Times of the host's clock in the guest's."""
@@ -66,21 +80,25 @@ def join(
     summed_sends: int = 0,
     splits_counted: bool = True,
     cost: TracingCost | None = None,
+    reports: Reports = NO_REPORTS,
 ) -> BothSides:
     """Match both sides; RecordingError when they do not belong together.
 
+    A guest that sent nothing is matched by its page reports, where `reports` were traced.
+
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
-    and host were recording. `summed_sends` have no
-    span each; `splits_counted` tells whether the batches say how many huge pages were split; `cost` is what
-    tracing added to each call.
+    and host were recording. `summed_sends` have no span each; `splits_counted` tells whether the batches say
+    how many huge pages were split; `cost` is what tracing added to each call.
     """
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
     sends = np.flatnonzero(operations.nesting.send & ~(compaction & (summed_sends > 0)))
     guest = _sends(spans, sends, pages_of_sends, windows[0])
-    whole = whole_batches(batches, windows[1].start_ns)
+    calls, whole = _served(batches, windows[1]), whole_batches(batches, windows[1].start_ns)
+    if reports.traced and not len(sends) and reported(spans).any():
+        return _join_by_reports(spans, operations, batches, calls, whole, windows[0])
     try:
-        partners = find_partners(guest, batches, _served(batches, windows[1]), whole)
+        partners = find_partners(guest, batches, calls, whole)
     except RecordingError as error:
         if not summed_sends:
             raise
@@ -94,7 +112,10 @@ def join(
     of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served, cost)
     if not splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
-    send_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
+    of_reports = find_served_reports(
+        spans, batches, calls, (partners.rest, served), matching.clock, by_calls=reports.untraced
+    )
+    send_of_batch = of_reports.report_of_batch.copy()
     send_of_batch[served] = sends[matching.sends]
     return BothSides(
         times,
@@ -108,10 +129,51 @@ def join(
             unseen=int((~completed).sum()),
             ended_unseen=int((~completed & split).sum()),
             summed_sends=summed_sends,
+            reports=len(of_reports.rows) if reports.traced else None,
         ),
         send_of_batch,
         matching.clock,
+        of_reports,
     )
+
+
+def _join_by_reports(
+    spans: Spans,
+    operations: Operations,
+    batches: Batches,
+    calls: Calls,
+    whole: NDArray[np.intp],
+    window: Window,
+) -> BothSides:
+    """Match a guest that sent nothing by its page reports. RecordingError as `join`.
+
+    What serves them gives memory back, as for an inflate: that is the queue that their calls tell.
+    """
+    reports, none = np.flatnonzero(reported(spans)), np.empty(0, dtype=np.intp)
+    pages = np.where(spans.has(SpanFlag.PAGES), spans.int64("pages"), UNKNOWN_PAGES)[reports]
+    queue = np.full(len(reports), Queue.INFLATE, dtype=np.int64)
+    guest = Calls(spans.int64("start_ns")[reports], spans.end_ns[reports], queue, pages, window)
+    partners = find_partners(guest, batches, calls, whole)
+    matching, rows = partners.matching, partners.rows[partners.matching.batches]
+    report_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
+    report_of_batch[rows] = reports[matching.sends]
+    others = np.union1d(rows, partners.rest)
+    of_reports = find_served_reports(
+        spans, batches, calls, (others, none), matching.clock, report_of_batch, by_calls=False
+    )
+    return BothSides(
+        _host_times(spans, none, batches, none, matching.clock),
+        (None,) * len(operations.found),
+        replace(
+            _pairing(
+                guest, batches, partners, split=True, found=0, unseen=0, ended_unseen=0, summed_sends=0
+            ),
+            sends=0, batches=0, pairs=0, delimited=0, reports=len(rows),
+        ),
+        report_of_batch,
+        matching.clock,
+        of_reports,
+    )  # fmt: skip
 
 
 def _host_times(
@@ -253,6 +315,7 @@ def _pairing(
     unseen: int,
     ended_unseen: int,
     summed_sends: int,
+    reports: int | None = None,
 ) -> Pairing:
     matching, clock = partners.matching, partners.matching.clock
     silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
@@ -285,7 +348,7 @@ def _pairing(
             else f"{apart}: see that these recordings are of the same time"
         )
     notes += partners.notes
-    unseen_parts = len(batches) - len(partners.rows) - partners.others
+    unseen_parts = len(batches) - len(partners.rows) - len(partners.rest)
     if unseen_parts:
         notes.append(f"{format_things(unseen_parts, 'batch was', 'batches were')} not seen as a whole")
     return Pairing(
@@ -298,4 +361,5 @@ def _pairing(
         clock_drift_ppm=clock.drift * 1e6,
         clocks_known=split,
         notes=tuple(notes),
+        reports=reports,
     )

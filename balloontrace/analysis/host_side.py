@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from balloontrace.analysis.columns import Batches, decode_batches
+import numpy as np
+
+from balloontrace.analysis.columns import Batches, Mask, decode_batches
 from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
+from balloontrace.analysis.nesting import NO_SPAN
+from balloontrace.analysis.other_buffers import tell_apart
 from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.tracing_cost import TracingCost, parse_tracing_cost
 from balloontrace.format.host_counters import CallSums, parse_host_counters
 from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Status
-from balloontrace.results.host_side import HostCalls, HostMemory, HostSide
+from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, OtherBuffers
 from balloontrace.results.recorder import Loss
 from balloontrace.results.recording_header import Header
 from balloontrace.units import format_count, format_things
@@ -94,6 +98,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         losses=losses,
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
+        others=_others(batches, delimited),
     )
     return HostRecording(
         header,
@@ -104,6 +109,15 @@ def analyse_host(recording: Recording) -> HostRecording:
         tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
         cost,
     )
+
+
+def _others(batches: Batches, delimited: Mask) -> tuple[OtherBuffers, ...]:
+    """What is no buffer, by its calls; nothing where no buffer was seen whole, for then nothing tells."""
+    if not delimited.any():
+        return ()
+    no_report = np.full(len(batches), NO_SPAN, dtype=np.int64)
+    rest, buffers = np.flatnonzero(~delimited), np.flatnonzero(delimited)
+    return tell_apart(batches, rest, buffers, no_report, by_calls=False)
 
 
 def _process(process: Json) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
-from balloontrace.analysis.both_sides import BothSides, join, window_of
+from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
+from balloontrace.analysis.columns import Spans
 from balloontrace.analysis.guest_side import (
     GuestEvents,
     GuestRecording,
@@ -18,15 +19,16 @@ from balloontrace.analysis.guest_side import (
 )
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
-from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_sizes
+from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_reports, check_sizes
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
 from balloontrace.analysis.report_not_measured import find_not_measured
 from balloontrace.analysis.report_operations import describe_operations, sum_up
+from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
 from balloontrace.analysis.stages import StageTables, possible_times
 from balloontrace.errors import RecordingError
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import Side
+from balloontrace.format.vocabulary import REPORTING_BIT, Function, Side
 from balloontrace.results.report import SCHEMA_VERSION, Check, Report
 from balloontrace.units import format_things
 
@@ -134,14 +136,29 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         operations=shown,
         totals=sum_up(shown, tables.of_kinds()),
         outside=guest.summed.added_to(operations.outside),
-        checks=_checks(guest, events, sizes, both),
+        checks=_checks(guest, events, sizes, host, both),
         losses=guest.losses,
         not_measured=find_not_measured(guest, events, host, both),
         own_cost=guest.end.own_cost if guest.end else None,
-        host=replace(host.side, pairing=both.pairing) if host and both else None,
+        host=replace(host.side, pairing=both.pairing, others=both.reports.others) if host and both else None,
         balloons=sizes.balloons,
+        page_reporting=measure_reporting(guest, spans, operations.nesting, _host_ns(spans, host, both)),
     )
     return Examined(report, events, host, both)
+
+
+def _reports_of(guest: GuestRecording) -> Reports:
+    """Whether its page reports are in the recording, or were made and are not."""
+    traced = Function.VIRTBALLOON_FREE_PAGE_REPORT in guest.traced
+    has_any = any(REPORTING_BIT in device.feature_bits for device in guest.header.devices)
+    return Reports(traced=traced, untraced=has_any and not traced)
+
+
+def _host_ns(
+    spans: Spans, host: HostRecording | None, both: BothSides | None
+) -> tuple[int | None, int | None]:
+    """C and d of all page reports."""
+    return both.reports.times_ns(spans, host.batches) if host and both else (None, None)
 
 
 def _spans_missing(guest: GuestRecording, host: HostRecording | None) -> int | None:
@@ -151,7 +168,11 @@ def _spans_missing(guest: GuestRecording, host: HostRecording | None) -> int | N
 
 
 def _checks(
-    guest: GuestRecording, events: GuestEvents, sizes: Sizes, both: BothSides | None
+    guest: GuestRecording,
+    events: GuestEvents,
+    sizes: Sizes,
+    host: HostRecording | None,
+    both: BothSides | None,
 ) -> tuple[Check, ...]:
     """What was counted twice."""
     new_pages = events.carried.new_pages
@@ -163,6 +184,7 @@ def _checks(
         *counted,
         *check_sizes(sizes.balloons, sizes.watched, sizes.told, events.operations),
         *(check_pairs(both.pairing) if both else ()),
+        *(check_reports(events.spans, both.reports, host.batches) if host and both else ()),
     )
 
 
@@ -185,6 +207,7 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             summed_sends=guest.summed.sends,
             splits_counted=host.side.thp_splits is not None,
             cost=host.cost,
+            reports=_reports_of(guest),
         )
     except RecordingError:
         lost = sum(loss.lost or 0 for loss in host.side.losses)

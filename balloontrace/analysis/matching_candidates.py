@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ _MOST_SETS = 32
 _MOST_CALLS = 1 << 22
 _MOST_PAIRS = 1 << 22
 
-_FALLOCATES = (Call.FALLOCATE_PUNCH_HOLE, Call.FALLOCATE_OTHER)
-_MADVISES = (
+FALLOCATES = (Call.FALLOCATE_PUNCH_HOLE, Call.FALLOCATE_OTHER)
+MADVISES = (
     Call.MADVISE_DONTNEED,
     Call.MADVISE_REMOVE,
     Call.MADVISE_FREE,
@@ -51,12 +51,12 @@ _Rows = NDArray[np.intp]
 class Partners:
     """Batches that were taken for the guest's, how they pair with its sends, and notes on all others.
 
-    `matching.batches` are indices of `rows`; the notes describe so many `others`.
+    `matching.batches` are indices of `rows`; the notes describe all others, which are `rest`.
     """
 
     rows: _Rows
     matching: Matching
-    others: int = 0
+    rest: _Rows = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     notes: tuple[str, ...] = ()
 
 
@@ -111,7 +111,7 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows) -> 
     # Where each send has its buffer, whatever else was seen is none, even if it was not seen as a whole.
     seen = np.arange(len(batches)) if len(matching.sends) == len(guest) else whole
     rest = np.setdiff1d(seen, rows)
-    return Partners(rows, matching, len(rest), tuple(_others(batches, host, rest, rows)))
+    return Partners(rows, matching, rest, tuple(_others(batches, host, rest, rows)))
 
 
 def _is_proof(guest: Calls, matching: Matching, *, everything: bool) -> bool:
@@ -180,7 +180,11 @@ def _may_be_sent(guest: Calls, host: Calls) -> Mask:
 
 def _alike(batches: Batches, rows: _Rows) -> Iterator[_Rows]:
     """All of some batches, and those of one thread, of one kind of call, page by page or not."""
-    threads, sorts, single = batches.int64("tid")[rows], _sorts(batches)[rows], _page_by_page(batches)[rows]
+    threads, sorts, single = (
+        batches.int64("tid")[rows],
+        sorts_of_calls(batches)[rows],
+        page_by_page(batches)[rows],
+    )
     everything = np.ones(len(rows), dtype=np.bool_)
     of_thread = [everything, *(threads == each for each in _most(threads, _THREADS))]
     of_sort = [everything, *(sorts == each for each in _most(sorts, _SORTS))]
@@ -199,7 +203,7 @@ def _most(values: Column, count: int) -> Sequence[int]:
     return most
 
 
-def _sorts(batches: Batches) -> Column:
+def sorts_of_calls(batches: Batches) -> Column:
     """A number for the kinds of calls that each batch has."""
     sorts = np.zeros(len(batches), dtype=np.int64)
     for call in Call:
@@ -207,10 +211,10 @@ def _sorts(batches: Batches) -> Column:
     return sorts
 
 
-def _page_by_page(batches: Batches) -> Mask:
+def page_by_page(batches: Batches) -> Mask:
     """Whether each call was for one page of the balloon."""
-    madvised = batches.int64("madvise_bytes") == BALLOON_PAGE_BYTES * batches.calls(*_MADVISES)
-    fallocated = batches.int64("fallocate_bytes") == BALLOON_PAGE_BYTES * batches.calls(*_FALLOCATES)
+    madvised = batches.int64("madvise_bytes") == BALLOON_PAGE_BYTES * batches.calls(*MADVISES)
+    fallocated = batches.int64("fallocate_bytes") == BALLOON_PAGE_BYTES * batches.calls(*FALLOCATES)
     return np.asarray(madvised & fallocated)
 
 

@@ -9,9 +9,10 @@ from errno import ENOENT
 import numpy as np
 
 from balloontrace.analysis.balloon_sizes import Moves, Told, Watched, independent_state, size_to_count_from
-from balloontrace.analysis.columns import Spans
+from balloontrace.analysis.columns import Batches, Spans
 from balloontrace.analysis.metadata import End
 from balloontrace.analysis.operations import Operations
+from balloontrace.analysis.other_buffers import ServedReports
 from balloontrace.format.balloon_size import VMSTAT, kernel_page_in_pages
 from balloontrace.format.moved_pages import Unseen, Vmstat, find_unseen, moved_between
 from balloontrace.format.vocabulary import Function, Queue, SpanFlag
@@ -137,6 +138,16 @@ def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
     if pairing.sends != pairing.batches:
         note = f"{format_count(pairing.pairs)} of them are the same; one side was recorded for longer"
     return (_check("sends", pairing.sends, pairing.batches, "batches of the host", note),)
+
+
+def check_reports(spans: Spans, reports: ServedReports, batches: Batches) -> tuple[Check, ...]:
+    """Pages the guest reported while the host was recorded against those of the calls for it."""
+    within = reports.within
+    if not len(within):
+        return ()
+    known = spans.has(SpanFlag.PAGES)[within].all()
+    pages = int(spans.int64("pages")[within].sum()) if known else None
+    return (_check("reported pages", pages, reports.pages(batches), "calls of the host", None),)
 
 
 def _check_named(

@@ -16,7 +16,7 @@ from balloontrace.analysis.metadata import mapping, text
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED
 from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
-from balloontrace.results.recording_header import Header, Probe
+from balloontrace.results.recording_header import Probe
 from balloontrace.units import format_duration_ns
 
 _LISTED = 8
@@ -38,7 +38,7 @@ def find_not_measured(
     """What the report cannot show, and why."""
     return (
         *_of_guest(guest, events, both),
-        *_untraced(guest.header, with_host=host is not None),
+        *_untraced(guest, with_host=host is not None),
         *(host.not_measured if host else ()),
         *_payloads_not_measured(guest, events.payloads, events.operations),
     )
@@ -71,11 +71,12 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
         yield "the tool's own cost: it is written at the end of a recording"
 
 
-def _untraced(header: Header, *, with_host: bool) -> Iterator[str]:
+def _untraced(guest: GuestRecording, *, with_host: bool) -> Iterator[str]:
     """Pages that went to the host in ways that no probe shows."""
+    patched = guest.header.driver_kind == DriverKind.PATCHED
     names: dict[tuple[str, str], list[str]] = {}
-    for device in header.devices:
-        for found in untraced_features(device.feature_bits, patched=header.driver_kind == DriverKind.PATCHED):
+    for device in guest.header.devices:
+        for found in untraced_features(device.feature_bits, guest.traced, patched=patched):
             names.setdefault(found, []).append(device.name)
     for (word, feature), devices in names.items():
         listed = " and ".join(devices[:_LISTED])

@@ -19,6 +19,7 @@ from balloontrace.analysis.guest_side import GuestEvents
 from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
+from balloontrace.analysis.page_reports import blocks_by_order, blocks_of
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
 from balloontrace.format.recording import Recording
@@ -47,6 +48,8 @@ SPAN_COLUMNS = (
     "bytes",
     "passes",
     "bitmaps",
+    "blocks",
+    "orders",
 )
 
 BATCH_COLUMNS = (
@@ -258,6 +261,10 @@ def _chunks(count: int) -> Iterator[Rows]:
 
 
 def _span_column(spans: Spans, name: str, rows: Rows) -> Values:
+    if name == "blocks":
+        return _where(blocks_of(spans) > 0, blocks_of(spans), rows)
+    if name == "orders":
+        return _orders(spans, rows)
     values = spans.columns[name][rows]
     if name == "function":
         return _named(values, {int(function): function.symbol for function in Function})
@@ -272,6 +279,18 @@ def _span_column(spans: Spans, name: str, rows: Rows) -> Values:
         else values.tolist()
     )
     return [value if there else None for value, there in zip(shown, carried, strict=True)]
+
+
+def _orders(spans: Spans, rows: Rows) -> Values:
+    """Blocks of reports by order, `9:3 10:29`."""
+    reports = spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT) & spans.has(SpanFlag.PAGES)
+    chosen = rows[reports[rows]]
+    counts = blocks_by_order(spans, chosen).tolist()
+    told = {
+        row: " ".join(f"{order}:{blocks}" for order, blocks in enumerate(each) if blocks)
+        for row, each in zip(chosen.tolist(), counts, strict=True)
+    }
+    return [told.get(row) for row in rows.tolist()]
 
 
 def _named(values: NDArray[np.generic], names: dict[int, str]) -> Values:

@@ -51,6 +51,7 @@ _ROLES = (
     (Function.VIRTIO_BALLOON_OOM_NOTIFY, "out of memory"),
     (Function.VIRTBALLOON_MIGRATEPAGE, "page compaction"),
     (Function.LEAK_BALLOON, "release of pages"),
+    (Function.PAGE_REPORTING_PROCESS, "page reporting"),
 )
 
 

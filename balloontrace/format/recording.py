@@ -42,7 +42,9 @@ from balloontrace.untrusted import made_printable, printable
 #        host: `freed_counts`, freed_bytes in its sums, hugetlb_bytes of its memory
 #   1.3  span fields flags and function of 16 bits, config_calls too
 #   1.4  counters and losses: summed, summed_ns, summed_pages of calls without a span of their own
-FORMAT_VERSION = (1, 4)
+#   1.5  spans of page reports, with blocks and orders in place of fields that these have not; of the cycles
+#        around them; `page_reporting`: from which order on, and after which delay
+FORMAT_VERSION = (1, 5)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"

@@ -71,6 +71,8 @@ class Function(enum.IntEnum):
     SEND_RESP_DATA = 10  # page-bitmap patch: one send of records
     SET_PAGE_BITMAP = 11  # page-bitmap patch: pages into bitmaps, records and sends
     EXTEND_PAGE_BITMAP = 12  # page-bitmap patch: memory for the bitmaps
+    VIRTBALLOON_FREE_PAGE_REPORT = 13  # free blocks told to the host; the guest keeps them
+    PAGE_REPORTING_PROCESS = 14  # mm/page_reporting.c: the work item that collects those blocks
     PAYLOAD = 15  # no function: its counters count the pieces of captured payloads
 
     @property
@@ -141,10 +143,12 @@ FREE_PAGE_HINT_BIT = 3
 REPORTING_BIT = 5
 
 
-def untraced_features(feature_bits: Collection[int], *, patched: bool) -> tuple[tuple[str, str], ...]:
+def untraced_features(
+    feature_bits: Collection[int], traced: Collection[Function], *, patched: bool
+) -> tuple[tuple[str, str], ...]:
     """What else gives pages to the host by these features and is not traced: each by word and feature."""
     found = []
-    if REPORTING_BIT in feature_bits:
+    if REPORTING_BIT in feature_bits and Function.VIRTBALLOON_FREE_PAGE_REPORT not in traced:
         found.append(("free page reporting", "REPORTING"))
     if FREE_PAGE_HINT_BIT in feature_bits and not patched:
         found.append(("free page hinting", "FREE_PAGE_HINT"))

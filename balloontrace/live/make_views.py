@@ -100,6 +100,9 @@ class GuestViews:
             bpf_share=_share(now.bpf_ns, live.item_ns),
             stages=_guest_stages(first, was, live),
             send_times=_send_times(first, was, live),
+            reports=_reports(before, now)[0],
+            all_reports=_reports(self._first, now)[0],
+            all_reported_pages=_reports(self._first, now)[1],
         )
 
     def _size(self, look: GuestLook, device: int | None) -> int | None:
@@ -146,6 +149,13 @@ def time_left_ns(size: int | None, target: int | None, bytes_per_s: float | None
         return None
     left_s = pages_to_bytes(target - size) / bytes_per_s
     return int(left_s * NS_PER_S) if left_s > 0 else None
+
+
+def _reports(before: GuestLook, now: GuestLook) -> tuple[int, int | None]:
+    """Reports of free pages that were answered, and their pages: no report is of none."""
+    was, counts = (look.counters.functions[Function.VIRTBALLOON_FREE_PAGE_REPORT] for look in (before, now))
+    reports, pages = counts.returns - was.returns, counts.pages - was.pages
+    return reports, pages if pages or not reports else None
 
 
 def _device(look: GuestLook) -> int | None:

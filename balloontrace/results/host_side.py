@@ -27,6 +27,26 @@ class Pairing:
     clock_drift_ppm: float
     clocks_known: bool
     notes: tuple[str, ...] = ()
+    reports: int | None = None  # of free pages that were matched too; None where the guest's were not traced
+
+
+@dataclass(frozen=True, slots=True)
+class OtherBuffers:
+    """Buffers of one thread and kind of call that are no sends, and discards that are no buffers.
+
+    `what` was told by matching with the guest's recording, or by the calls alone. `c_ns` is the time between
+    the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them.
+    """
+
+    what: str
+    told_by: str
+    tid: int
+    call: str
+    buffers: int
+    calls: int
+    bytes: int
+    c_ns: int | None
+    d_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +109,4 @@ class HostSide:
     events_lost: int | None
     own_cost: OwnCost | None
     pairing: Pairing | None = None
+    others: tuple[OtherBuffers, ...] = ()

@@ -57,6 +57,9 @@ class GuestView:
     bpf_share: float | None  # of the time the driver worked
     stages: tuple[Share, ...]
     send_times: Spread
+    reports: int = 0  # of free pages
+    all_reports: int = 0
+    all_reported_pages: int | None = None
 
 
 @dataclass(frozen=True)

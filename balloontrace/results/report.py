@@ -15,6 +15,7 @@ from balloontrace.results.operation import (
     Operation,
     Total,
 )
+from balloontrace.results.page_reporting import PageReporting
 from balloontrace.results.recorder import Loss, OwnCost
 from balloontrace.results.recording_header import DriverGap, Header
 
@@ -49,7 +50,7 @@ class Report:
 
     `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more,
     the host's batches among them. `pages_moved` into and out of balloons while probes were attached, by
-    /proc/vmstat; `pages_unseen` of them are in no span.
+    /proc/vmstat; `pages_unseen` of them are in no span. `page_reporting` is None where no probe showed it.
     """
 
     schema_version: int
@@ -73,3 +74,4 @@ class Report:
     pages_unseen: int | None = None
     balloons: tuple[Balloon, ...] = ()
     driver_gaps: tuple[DriverGap, ...] = ()
+    page_reporting: PageReporting | None = None

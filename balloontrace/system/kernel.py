@@ -109,9 +109,11 @@ class Layout:
 # What the BPF programs read; the last line is of the page-bitmap driver only.
 _DRIVER_MEMBERS = (
     "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb",
+    "pr_dev_info",
     "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
-_VIRTIO_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",)}
+_KERNEL_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",), "scatterlist": ("length",)}
+_ONE_AFTER_ANOTHER = "scatterlist"
 
 
 # What shows what a page is and who uses it; before v5.16 there were no folios.
@@ -121,9 +123,10 @@ _PAGE_STRUCTS = ("folio", "page")
 
 KNOWN_MEMBERS = (
     *(f"virtio_balloon.{name}" for name in _DRIVER_MEMBERS),
-    *(f"{struct}.{name}" for struct, names in _VIRTIO_MEMBERS.items() for name in names),
+    *(f"{struct}.{name}" for struct, names in _KERNEL_MEMBERS.items() for name in names),
+    f"{_ONE_AFTER_ANOTHER}.end",
 )
-"""Every `struct.member` whose offset the BPF programs can make use of."""
+"""Every `struct.member` whose offset the BPF programs can make use of; at `end` the next one begins."""
 
 _MAX_OFFSET_BYTES = 1 << 20
 
@@ -215,8 +218,10 @@ def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -
     offsets: dict[str, int] = {}
     try:
         with open_btf(root) as btf:
-            for struct, members in _VIRTIO_MEMBERS.items():
+            for struct, members in _KERNEL_MEMBERS.items():
                 offsets.update(_named_offsets(struct, btf.struct_members(struct), members))
+            if size_bytes := btf.struct_bytes(_ONE_AFTER_ANOTHER):
+                offsets[f"{_ONE_AFTER_ANOTHER}.end"] = size_bytes
         with open_btf(root, module) as btf:
             offsets.update(
                 _named_offsets("virtio_balloon", btf.struct_members("virtio_balloon"), _DRIVER_MEMBERS)
@@ -301,6 +306,14 @@ def read_effective_capabilities(root: Path = ROOT) -> int:
     """The capability mask of this process."""
     match = re.search(r"^CapEff:\s*([0-9a-f]+)$", read_text(root / "proc/self/status") or "", re.MULTILINE)
     return int(match[1], 16) if match else 0
+
+
+def read_page_reporting(root: Path = ROOT) -> dict[str, int | None]:
+    """From which order on free blocks are reported, and after which delay; None where it is not shown."""
+    folder = root / "sys/module/page_reporting/parameters"
+    names = {"order": "page_reporting_order", "delay_ms": "page_reporting_delay_ms"}
+    texts = {what: (read_text(folder / name) or "").strip() for what, name in names.items()}
+    return {what: int(text) if text.isdecimal() else None for what, text in texts.items()}
 
 
 def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:

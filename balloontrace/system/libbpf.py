@@ -106,6 +106,13 @@ class Btf:
         type_id = self._find(name, _KIND_STRUCT)
         return None if type_id is None else dict(self._members(type_id, 0))
 
+    def struct_bytes(self, name: str) -> int | None:
+        """The size of `struct name`; None when there is none."""
+        type_id = self._find(name, _KIND_STRUCT)
+        if type_id is None:
+            return None
+        return int(_Type.from_address(self._lib.btf__type_by_id(self._handle, type_id)).size)
+
     def enumerators(self, name: str) -> dict[str, int]:
         """The numbers of `enum name` by their names; none when there is no such enum."""
         type_id = self._find(name, _KIND_ENUM)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from c_layout import C_DEFINITIONS
 
+from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.shipped import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
@@ -85,3 +86,16 @@ def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Pa
     assert requeue_ns < 10_000
     assert (first_pages, second_pages) == (768, 0)
     assert of_other_queue == [0, 0, 1]
+
+
+def test_reports_tell_their_blocks_by_order(tmp_path: Path) -> None:
+    found = numbers(build_guest("guest_report.c", tmp_path, "SPAN_RING_PAGES=1"))
+    reports = [found[i : i + 8] for i in range(0, 32, 8)]
+    (calls, pages, first_ns), (function, flags) = found[32:35], found[35:]
+    assert reports[0] == [3 * 512 + 29 * 1024, 32, 0, 1, 3, 0, 3, 29]
+    assert reports[1] == [1, 1, 0, 1, 3, 1, 0, 0]
+    assert reports[2] == [1, 1, -5, 1, 3, 1, 0, 0]
+    assert reports[3] == [0, 33, 0, 0, 3, 0, 0, 0]
+    assert (calls, pages, first_ns) == (4, 3 * 512 + 29 * 1024 + 1 + 1, 500)
+    # The cycle is of the device whose reports are in it.
+    assert (Function(function), SpanFlag(flags)) == (Function.PAGE_REPORTING_PROCESS, SpanFlag.DEVICE)

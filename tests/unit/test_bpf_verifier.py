@@ -44,7 +44,8 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
     source = bpf_folder() / "guest.bpf.c"
     subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
     with BpfObject("guest", path.read_bytes()) as found:
-        arguments = {"TELL_HOST_ARGUMENTS": 1, "SEND_RESP_DATA_ARGUMENTS": 1, "PAYLOAD_RING_PAGES": 1}
+        names = ("TELL_HOST", "SEND_RESP_DATA", "VIRTBALLOON_FREE_PAGE_REPORT")
+        arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, "PAYLOAD_RING_PAGES": 1, "UNIT_PAGES": 1}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
         found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})
         for ring in ("spans", "payloads"):

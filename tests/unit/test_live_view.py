@@ -145,3 +145,9 @@ def test_too_many_buckets_lose_their_emptier_end() -> None:
 )
 def test_bars(share: float | None, shown: str) -> None:
     assert bar(share, 4) == shown
+
+
+def test_reports_of_free_pages_have_a_line_where_there_are_any() -> None:
+    assert not any("report" in line for line in guest_screen(busy(), TITLE, 80, 40))
+    view = replace(busy(), reports=2, all_reports=7, all_reported_pages=225 * 1024)
+    assert "page reports 7 (+2), reported 900 MiB" in guest_screen(view, TITLE, 80, 40)

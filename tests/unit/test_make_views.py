@@ -7,7 +7,7 @@ import struct
 from dataclasses import replace
 
 import pytest
-from live_looks import EMPTY, MIB_PAGES, S_NS, guest_look, host_look, moved
+from live_looks import EMPTY, MIB_PAGES, NOTHING, S_NS, guest_look, host_look, moved
 
 from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.guest_layout import BUCKETS, LIVE
@@ -21,6 +21,7 @@ from balloontrace.format.live_counters import (
 from balloontrace.format.vocabulary import Function
 from balloontrace.live.make_views import (
     RATE_INTERVALS,
+    GuestLook,
     GuestViews,
     HostViews,
     time_left_ns,
@@ -216,3 +217,18 @@ def test_memory_that_is_advised_and_punched_counts_once() -> None:
     view = HostViews(host_look(0, 0)).view(host_look(1, 256, punched=256))
     assert view.bytes_per_s == 256 * 4096
     assert view.calls == 512
+
+
+def test_reports_of_free_pages_since_the_last_look_and_in_all() -> None:
+    def look(time_s: float, reports: int, pages: int) -> GuestLook:
+        found = guest_look(time_s, 0)
+        counts = replace(NOTHING, entries=reports + 1, returns=reports, pages=pages)
+        functions = {**found.counters.functions, Function.VIRTBALLOON_FREE_PAGE_REPORT: counts}
+        return replace(found, counters=replace(found.counters, functions=functions))
+
+    views = GuestViews(look(0, 3, 3000), balloons=1)
+    views.view(look(1, 5, 5000))
+    view = views.view(look(2, 6, 6000))
+    assert (view.reports, view.all_reports, view.all_reported_pages) == (1, 3, 3000)
+    unread = GuestViews(look(0, 0, 0), balloons=1).view(look(1, 2, 0))
+    assert (unread.all_reports, unread.all_reported_pages) == (2, None)

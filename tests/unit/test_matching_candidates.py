@@ -3,80 +3,38 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from flows import Flow, Times
+from other_buffers import (
+    MIB,
+    discard,
+    disk_of_main_loop,
+    disk_of_workers,
+    page_wise_worker,
+    reports,
+    small_reports,
+    trimming,
+)
 from report_checks import assert_adds_up
 from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import Batch, batches, host_recording, pack_batch
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.errors import RecordingError
-from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.host_layout import BATCH
 from balloontrace.format.recording import Recording, read_recording
-from balloontrace.format.vocabulary import BatchFlag, Call, Queue, SpanFlag
+from balloontrace.format.vocabulary import SpanFlag
 from balloontrace.results.report import Report
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
-VMM, WORKER = 4242, 4300
-MIB = 1 << 20
-OFFSETS = {name: (offset, kind) for name, kind, offset in BATCH.fields}
 
 
 def case(name: str) -> Recording:
     with (CASES / name).open("rb") as stream:
         return read_recording(stream)
-
-
-def discard(
-    at_ns: int,
-    *,
-    calls: int,
-    size: int,
-    kind: Call = Call.MADVISE_DONTNEED,
-    tid: int = VMM,
-    kicked: bool = True,
-) -> bytes:
-    """A buffer that is no send: so many calls of so many bytes each, in 50 us."""
-    flags = BatchFlag.DONE_SEEN | (BatchFlag.KICK_SEEN if kicked else 0)
-    raw = bytearray(pack_batch(Batch(at_ns, at_ns + 50_000, 20_000, 0, Queue.INFLATE), flags=flags, tid=tid))
-    sizes = {"madvise_bytes": 0, "fallocate_bytes": 0}
-    sizes["fallocate_bytes" if kind == Call.FALLOCATE_PUNCH_HOLE else "madvise_bytes"] = calls * size
-    for name, value in {**sizes, f"calls_{int(kind)}": calls}.items():
-        offset, type_ = OFFSETS[name]
-        struct.pack_into("<Q" if type_ == "u64" else "<I", raw, RING_HEADER_BYTES + offset, value)
-    return bytes(raw)
-
-
-def reports(at_ns: int) -> bytes:
-    return discard(at_ns, calls=13, size=4 * MIB)
-
-
-def small_reports(at_ns: int) -> bytes:
-    """With page_reporting_order 3: as many pages as a send has, in fewer calls."""
-    return discard(at_ns, calls=32, size=32 << 10)
-
-
-def disk_of_main_loop(at_ns: int) -> bytes:
-    return discard(at_ns, calls=1, size=MIB, kind=Call.FALLOCATE_PUNCH_HOLE)
-
-
-def disk_of_workers(at_ns: int) -> bytes:
-    kind = Call.FALLOCATE_PUNCH_HOLE
-    return discard(at_ns, calls=1, size=MIB, kind=kind, tid=WORKER + at_ns % 3, kicked=False)
-
-
-def trimming(at_ns: int) -> bytes:
-    return discard(at_ns, calls=1, size=MIB, tid=WORKER, kicked=False)
-
-
-def page_wise_worker(at_ns: int) -> bytes:
-    return discard(at_ns, calls=256, size=4096, tid=WORKER)
 
 
 KINDS = [reports, small_reports, disk_of_main_loop, disk_of_workers, trimming, page_wise_worker]
@@ -106,6 +64,13 @@ def test_a_disk_and_page_reports_beside_a_balloon() -> None:
     (note,) = [note for note in report.host.pairing.notes if "not sends" in note]
     assert note.startswith("54 served buffers are not sends of this guest: 48 were served by other threads")
     assert "6 have other page counts (352 MiB)" in note
+    reports, *files = report.host.others
+    assert (reports.what, reports.told_by, reports.buffers, reports.calls) == ("page report", "calls", 6, 95)
+    assert reports.bytes == 352 * MIB
+    assert {(each.what, each.call, each.c_ns) for each in files} == {
+        ("file discard", "fallocate_punch_hole", None)
+    }
+    assert (sum(each.buffers for each in files), sum(each.bytes for each in files)) == (48, 64 * MIB)
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)

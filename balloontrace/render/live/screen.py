@@ -37,6 +37,7 @@ def guest_screen(view: GuestView, title: str, columns: int, rows: int) -> list[s
         ),
         [f"failed allocations {_both(view.all_failed_allocations, view.failed_allocations)}"],
         _flow([f"sends {_both(view.all_sends, view.sends)}", *_moved(view)], columns),
+        _reports(view, columns),
         [""],
         _stages(view, columns),
         [""],
@@ -127,6 +128,14 @@ def _moved(view: GuestView) -> tuple[str, str]:
     taken = format_pages_as_bytes(view.all_inflated_pages)
     given = format_pages_as_bytes(view.all_deflated_pages)
     return f"taken {taken}", f"given back {given}"
+
+
+def _reports(view: GuestView, columns: int) -> list[str]:
+    """Nothing where no free page was ever reported."""
+    if not view.all_reports:
+        return []
+    reported = format_pages_as_bytes(view.all_reported_pages)
+    return _flow([f"page reports {_both(view.all_reports, view.reports)}", f"reported {reported}"], columns)
 
 
 def _cost(lost: int, calls: int, bpf_share: float | None, whole: str, columns: int) -> list[str]:

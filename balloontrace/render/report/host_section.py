@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, Pairing
+from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, OtherBuffers, Pairing
 from balloontrace.units import (
     NOT_MEASURED,
     format_bytes,
@@ -17,12 +17,13 @@ from balloontrace.units import (
 )
 
 _NAME_COLUMNS = 32
+_MANY = {"advice outside of buffers": "times advice outside of buffers"}
 
 
 def describe_host(host: HostSide) -> list[Section]:
     """What it served, then a table of the calls, of how long they took, and of its memory."""
     return [
-        list(_lines(host)),
+        [*_lines(host), *_others(host.others)],
         _calls(host.calls),
         _in_vain(host.calls),
         _histogram(host.calls),
@@ -71,12 +72,18 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
 
 
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
+    matched = words(
+        "{} of {} and {}",
+        numbers.things(pairing.pairs, "pair"),
+        numbers.things(pairing.sends, "send"),
+        numbers.things(pairing.batches, "buffer"),
+    )
+    if pairing.reports and not pairing.sends:
+        matched = words("{} matched", numbers.things(pairing.reports, "page report"))
     yield Line(
         words(
-            "{} of {} and {}; host's clock ahead by {}, within {}; drift {} ppm",
-            numbers.things(pairing.pairs, "pair"),
-            numbers.things(pairing.sends, "send"),
-            numbers.things(pairing.batches, "buffer"),
+            "{}; host's clock ahead by {}, within {}; drift {} ppm",
+            matched,
             Number(_offset(pairing.clock_offset_ns), pairing.clock_offset_ns, "ns"),
             numbers.duration(pairing.clock_error_ns),
             Number(f"{pairing.clock_drift_ppm:.1f}", pairing.clock_drift_ppm, "ppm"),
@@ -84,6 +91,26 @@ def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
     )
     for note in pairing.notes:
         yield Item(note)
+
+
+def _others(others: Sequence[OtherBuffers]) -> Iterator[Item]:
+    """What was no send, threads together: `6 page reports by 95 calls of madvise_dontneed, 352 MiB`."""
+    sorts = dict.fromkeys((each.what, each.told_by, each.call) for each in others)
+    for what, told_by, call in sorts:
+        same = [each for each in others if (each.what, each.told_by, each.call) == (what, told_by, call)]
+        c_ns = [each.c_ns for each in same]
+        yield Item(
+            words(
+                "{}{} by {} of " + call + ", {}: c {}, d {}{}",
+                numbers.things(sum(each.buffers for each in same), what, _MANY.get(what)),
+                f" in {len(same)} threads" if len(same) > 1 else "",
+                numbers.things(sum(each.calls for each in same), "call"),
+                numbers.size(sum(each.bytes for each in same)),
+                numbers.duration(None if None in c_ns else sum(each or 0 for each in c_ns)),
+                numbers.duration(sum(each.d_ns for each in same)),
+                "" if told_by == "matching" else "; told by the calls alone",
+            )
+        )
 
 
 def _offset(offset_ns: int) -> str:

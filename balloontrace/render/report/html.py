@@ -24,6 +24,7 @@ from balloontrace.render.report.recording_section import (
     loss_table,
     probe_table,
 )
+from balloontrace.render.report.reporting_section import describe_reporting
 from balloontrace.render.report.sections import started_at
 from balloontrace.results.operation import StageRow, longest
 from balloontrace.results.pictures import Pictures
@@ -66,6 +67,7 @@ def _described(report: Report, detailed: Container[int]) -> dict[str, object]:
             if operation.number in detailed
         },
         "host_sections": describe_host(report.host) if report.host else [],
+        "reporting": describe_reporting(report.page_reporting),
         "outside": describe_outside(report),
         "checks": describe_checks(report.checks),
         "probe_table": probe_table,

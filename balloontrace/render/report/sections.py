@@ -16,6 +16,7 @@ from balloontrace.render.report.recording_section import (
     describe_losses,
     describe_outside,
 )
+from balloontrace.render.report.reporting_section import describe_reporting
 from balloontrace.results.recording_header import Header
 from balloontrace.results.report import Report
 from balloontrace.units import (
@@ -33,6 +34,7 @@ def describe_report(report: Report) -> list[Section]:
         describe_balloons(report.balloons),
         describe_operations(report) if of_guest else [],
         *describe_details(report),
+        describe_reporting(report.page_reporting),
         *(describe_host(report.host) if report.host else []),
         describe_outside(report),
         describe_checks(report.checks),

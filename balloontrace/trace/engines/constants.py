@@ -23,15 +23,19 @@ NAMES = (
     "VIRTIO_BALLOON_UPDATE_BALLOON_SIZE_WORK",
     "VIRTIO_BALLOON_VB_DEV_INFO",
     "VIRTIO_BALLOON_OOM_NB",
+    "VIRTIO_BALLOON_PR_DEV_INFO",
     "VIRTQUEUE_INDEX",
     "VIRTQUEUE_VDEV",
     "VIRTIO_DEVICE_INDEX",
+    "SCATTERLIST_LENGTH",
+    "SCATTERLIST_END",
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel
     "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured
     # Whether a function's arguments are what its source says.
     "TELL_HOST_ARGUMENTS",
     "SEND_RESP_DATA_ARGUMENTS",
     "SET_PAGE_BITMAP_ARGUMENTS",
+    "VIRTBALLOON_FREE_PAGE_REPORT_ARGUMENTS",
     # The host: bytes of a page if what becomes free is counted, and where a page says so.
     "COUNT_FREED",
     "FOLIO_FLAGS",

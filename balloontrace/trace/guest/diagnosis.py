@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
-from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, DriverKind, Function, untraced_features
+from balloontrace.format.vocabulary import (
+    FREE_PAGE_HINT_BIT,
+    REPORTING_BIT,
+    DriverKind,
+    Function,
+    untraced_features,
+)
 from balloontrace.system import kernel
 from balloontrace.system.kernel import BalloonDevice, Layout
 from balloontrace.system.read_balloon_size import fill_in_size, read_balloon_sizes
@@ -75,16 +81,23 @@ def diagnose(
     `look_at_machine`.
     """
     machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
-    draft = make_plan(machine.symbols, Layout())
+    devices = kernel.read_balloon_devices(root)
+    reporting = any(REPORTING_BIT in device.feature_bits for device in devices if device.driver)
+    draft = make_plan(machine.symbols, Layout(), reporting=reporting)
     # Type information takes longest to say that something is not there.
-    names = {symbol.plain_name for symbol in machine.symbols} & set(SYMBOL_NAMES)
+    wanted = {name for probe in draft.probes for name in probe.point.candidates}
+    names = {symbol.plain_name for symbol in machine.symbols} & wanted
     layout = kernel.read_layout(draft.driver_module, names, root).overruled(offsets or {})
     fentry = machine.can_fentry and (not draft.driver_module or can_search_modules(root))
-    plan = make_plan(machine.symbols, layout, fentry_functions=layout.functions if fentry else frozenset())
+    plan = make_plan(
+        machine.symbols,
+        layout,
+        fentry_functions=layout.functions if fentry else frozenset(),
+        reporting=reporting,
+    )
     if Mechanism.KPROBE in machine.firing.unusable:
         plan = plan.without_kprobes()
     kind = _driver_kind(plan)
-    devices = kernel.read_balloon_devices(root)
     sizes = read_balloon_sizes([device.name for device in devices], root)
     balloons = fill_in_size(sizes, kernel.read_vmstat(root), os.sysconf("SC_PAGE_SIZE"))
     findings = (
@@ -95,7 +108,7 @@ def diagnose(
         _check_size(balloons),
         _check_driver(plan, kind),
         _check_bit_3(kind, devices),
-        _check_untraced(kind, devices),
+        _check_untraced(plan, devices),
         *_check_plan(plan),
     )
     found = tuple(finding for finding in findings if finding)
@@ -164,14 +177,14 @@ def _check_bit_3(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Findin
     )  # fmt: skip
 
 
-def _check_untraced(kind: DriverKind, devices: tuple[BalloonDevice, ...]) -> Finding | None:
+def _check_untraced(plan: GuestPlan, devices: tuple[BalloonDevice, ...]) -> Finding | None:
     """Other ways in which pages go to the host, which no probe shows."""
-    patched = kind is DriverKind.PATCHED
+    traced = {probe.function for probe in plan.attachable}
     found = [
         f"{word} of {device.name} ({feature})"
         for device in devices
         if device.driver is not None
-        for word, feature in untraced_features(device.feature_bits, patched=patched)
+        for word, feature in untraced_features(device.feature_bits, traced, patched=plan.patched)
     ]
     return Finding("untraced", State.WARNING, f"not traced: {', '.join(found)}") if found else None
 

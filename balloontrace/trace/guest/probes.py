@@ -29,6 +29,7 @@ class ProbePoint:
     patched_only: bool = False  # a function of the page-bitmap patch; other drivers have no row for it
     returns: bool = True  # its return is probed too
     stand_in: Function | None = None  # what shows its time when it is inlined
+    reports: bool = False  # of free page reporting, which not every device has
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
 
     @property
@@ -94,6 +95,15 @@ TABLE = (
     ProbePoint(
         Function.VIRTBALLOON_MIGRATEPAGE, ("virtballoon_migratepage",), "migration",
         "compaction moving a page of the balloon", every_driver=False,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_FREE_PAGE_REPORT, ("virtballoon_free_page_report",), "report",
+        "free blocks told to the host, by order, and the time until it has answered", every_driver=False,
+        reports=True,
+    ),
+    ProbePoint(
+        Function.PAGE_REPORTING_PROCESS, ("page_reporting_process",), "report",
+        "the cycles in which free blocks are collected", in_driver=False, every_driver=False, reports=True,
     ),
 )  # fmt: skip
 
@@ -241,12 +251,16 @@ def _moved(probe: GuestProbe, found: Mapping[str, Symbol]) -> GuestProbe:
 
 
 def make_plan(
-    symbols: Sequence[Symbol], layout: Layout, *, fentry_functions: frozenset[str] = frozenset()
+    symbols: Sequence[Symbol],
+    layout: Layout,
+    *,
+    fentry_functions: frozenset[str] = frozenset(),
+    reporting: bool = False,
 ) -> GuestPlan:
     """Fit the table to a kernel and its driver: stock, or with the page-bitmap patch.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` are the names of driver functions
-    that fentry can reach (in BTF, on a kernel and a bcc that support it).
+    that fentry can reach (in BTF, on a kernel and a bcc that support it); `reporting`: a device has it.
     """
     usable = [symbol for symbol in symbols if not _NEVER.search(symbol.name)]
     anchor = _driver_anchor([s for s in usable if s.plain_name == "update_balloon_size_func"])
@@ -255,6 +269,7 @@ def make_plan(
         _plan_probe(point, _choose_symbols(point, usable, anchor), layout, fentry_functions)
         for point in TABLE
         if patched or not point.patched_only
+        if reporting or not point.reports
     )
     return GuestPlan(probes, anchor.module if anchor else "", anchor is not None)
 

@@ -220,6 +220,7 @@ class GuestSession(RecordingSession[Counters]):
             "capture": "payload" if self._collector.captures else "none",
             "payload_layout": dict(PAYLOAD_LAYOUT),
             "boundaries": plan.boundaries,
+            "page_reporting": kernel.read_page_reporting(),
             "layout": {
                 "source": diagnosis.layout.source,
                 "offsets_bytes": diagnosis.layout.offsets,

@@ -16,5 +16,12 @@ struct virtio_balloon {
 	unsigned int num_pages, num_pfns, pfns[256], resp_pos, nr_page_bmap;
 	void *resp_data;
 	unsigned long min_pfn, max_pfn;
-	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32];
+	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32], pr_dev_info[32];
+};
+
+struct scatterlist {
+	unsigned long page_link;
+	unsigned int offset, length;
+	unsigned long dma_address, dma_length;
+	char end[];
 };

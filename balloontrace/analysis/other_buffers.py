@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host's process served or discarded beside a guest's sends: page reports, files, and the rest.
+
+A buffer is a page report if it lies inside a report of the guest's recording, by the clocks that the pairs
+prove, and names as much. Where the guest's reports were not traced, its calls tell: it was kicked and
+completed in the thread that serves the sends, and gave back more than a page a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balloontrace.analysis.clocks import Clock
+from balloontrace.analysis.columns import Batches, Column, Mask, Spans
+from balloontrace.analysis.matching_calls import Calls
+from balloontrace.analysis.matching_candidates import FALLOCATES, MADVISES, page_by_page, sorts_of_calls
+from balloontrace.analysis.nesting import NO_SPAN
+from balloontrace.analysis.page_reports import reported
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, SpanFlag
+from balloontrace.results.host_side import OtherBuffers
+
+_Rows = NDArray[np.intp]
+
+PAGE_REPORT = "page report"
+FILE_DISCARD = "file discard"
+ADVICE = "advice outside of buffers"
+OTHER = "other buffer"
+_WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER)
+
+
+def reports_within(spans: Spans, clock: Clock, started_ns: int, ended_ns: int) -> _Rows:
+    """Reports that were made and answered while the host was recorded, by its clock."""
+    reports = np.flatnonzero(reported(spans))
+    low_ns, high_ns = _bounds(spans, reports, clock)
+    return reports[(low_ns >= started_ns) & (high_ns <= ended_ns)]
+
+
+def pair_reports(spans: Spans, served: Calls, rest: _Rows, clock: Clock) -> Column:
+    """For each batch the report it was, or NO_SPAN: one of `rest` alone inside a report, and of its pages."""
+    found = np.full(len(served), NO_SPAN, dtype=np.int64)
+    reports = np.flatnonzero(reported(spans))
+    low_ns, high_ns = _bounds(spans, reports, clock)
+    first_ns, last_ns, pages = served.start_ns[rest], served.end_ns[rest], served.pages[rest]
+    known, named = spans.has(SpanFlag.PAGES)[reports], spans.int64("pages")[reports]
+    firsts, ends = np.searchsorted(first_ns, low_ns), np.searchsorted(first_ns, high_ns, side="right")
+    for row, first, end in zip(range(len(reports)), firsts.tolist(), ends.tolist(), strict=True):
+        inside = last_ns[first:end] <= high_ns[row]
+        if known[row]:
+            inside &= pages[first:end] == named[row]
+        (places,) = np.nonzero(inside)
+        if len(places) == 1:
+            found[rest[first + int(places[0])]] = reports[row]
+    return found
+
+
+def _bounds(spans: Spans, reports: _Rows, clock: Clock) -> tuple[Column, Column]:
+    """The earliest and latest times of the host's clock that a call for each report can have."""
+    start_ns, end_ns = spans.int64("start_ns")[reports], spans.end_ns[reports]
+    return start_ns + clock.bounds.low_ns(start_ns), end_ns + clock.bounds.high_ns(end_ns)
+
+
+def tell_apart(
+    batches: Batches, rest: _Rows, sends: _Rows, report_of_batch: Column, *, by_calls: bool
+) -> tuple[OtherBuffers, ...]:
+    """The batches `rest` by what they are, by thread and by kind of call.
+
+    `sends` are batches of sends; `by_calls`: the guest may have made reports that its recording has not.
+    """
+    matched = report_of_batch[rest] != NO_SPAN
+    what = _what(batches, rest, sends, matched, by_calls=by_calls)
+    threads, sorts = batches.int64("tid")[rest], sorts_of_calls(batches)[rest]
+    keys = np.stack([what, threads, sorts, matched.astype(np.int64)], axis=1)
+    groups, places = np.unique(keys, axis=0, return_inverse=True)
+    places = places.reshape(-1)
+    return tuple(
+        _describe(batches, rest[places == number], _WORDS[kind], tid, matched=bool(is_matched))
+        for number, (kind, tid, _, is_matched) in enumerate(groups.tolist())
+    )
+
+
+def _what(batches: Batches, rest: _Rows, sends: _Rows, matched: Mask, *, by_calls: bool) -> Column:
+    advises, punches = batches.calls(*MADVISES) > 0, batches.calls(*FALLOCATES) > 0
+    punches_alone, advises_alone = (punches & ~advises)[rest], (advises & ~punches)[rest]
+    is_buffer = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[rest]
+    serves = np.isin(batches.int64("tid")[rest], batches.int64("tid")[sends])
+    gives = batches.calls(Call.MADVISE_WILLNEED)[rest] == 0
+    sends_punch = bool((punches & ~advises)[sends].any())
+    alike = advises[rest] | sends_punch
+    by_its_calls = by_calls & is_buffer & serves & gives & alike & ~page_by_page(batches)[rest]
+    # Where sends are served so too, a file may be the guest's memory.
+    of_file = punches_alone & (not sends_punch)
+    what = np.full(len(rest), _WORDS.index(OTHER), dtype=np.int64)
+    for which, word in (
+        (advises_alone & ~is_buffer, ADVICE),
+        (of_file, FILE_DISCARD),
+        (matched | by_its_calls, PAGE_REPORT),
+    ):
+        what[which] = _WORDS.index(word)
+    return what
+
+
+def _describe(batches: Batches, rows: _Rows, what: str, tid: int, *, matched: bool) -> OtherBuffers:
+    delimited = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[rows]
+    served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[rows]
+    calls_ns = batches.int64("calls_ns")[rows]
+    named = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
+    return OtherBuffers(
+        what=what,
+        told_by="matching" if matched else "calls",
+        tid=tid,
+        call="+".join(_names(batches, rows)),
+        buffers=len(rows),
+        calls=int(batches.calls(*Call)[rows].sum()),
+        bytes=int(named.sum()),
+        c_ns=int((served_ns - calls_ns)[delimited].sum()) if delimited.all() else None,
+        d_ns=int(calls_ns.sum()),
+    )
+
+
+def _names(batches: Batches, rows: _Rows) -> Iterator[str]:
+    return (call.name.lower() for call in Call if batches.calls(call)[rows].any())
+
+
+@dataclass(frozen=True, slots=True)
+class ServedReports:
+    """What of page reports was seen on the host.
+
+    `report_of_batch` has the index of the guest's span for each batch, or NO_SPAN. `within` are reports made
+    and answered while the host was recorded.
+    """
+
+    report_of_batch: Column
+    within: _Rows
+    others: tuple[OtherBuffers, ...]
+
+    @property
+    def rows(self) -> _Rows:
+        """The batches that are reports."""
+        return np.flatnonzero(self.report_of_batch != NO_SPAN)
+
+    def pages(self, batches: Batches) -> int:
+        """Pages that the calls for those `within` named."""
+        rows = np.isin(self.report_of_batch, self.within)
+        named = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
+        return int(named.sum()) // BALLOON_PAGE_BYTES
+
+    def times_ns(self, spans: Spans, batches: Batches) -> tuple[int | None, int | None]:
+        """C and d of all reports of the guest; None where some of them were not seen being served."""
+        rows = self.rows
+        if np.count_nonzero(reported(spans)) != len(rows):
+            return None, None
+        seen = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
+        calls_ns = int(batches.int64("calls_ns")[rows].sum())
+        served_ns = int((batches.int64("done_ns") - batches.int64("kick_ns"))[rows].sum())
+        return served_ns - calls_ns if seen[rows].all() else None, calls_ns
+
+
+def find_served_reports(
+    spans: Spans,
+    batches: Batches,
+    served: Calls,
+    rows: tuple[_Rows, _Rows],
+    clock: Clock,
+    report_of_batch: Column | None = None,
+    *,
+    by_calls: bool,
+) -> ServedReports:
+    """The page reports among `rows`, which are those not of sends, and those of sends.
+
+    `report_of_batch` is what is known of them already, if it is; `by_calls` as for `tell_apart`.
+    """
+    rest, sends = rows
+    if report_of_batch is None:
+        report_of_batch = pair_reports(spans, served, rest, clock)
+    return ServedReports(
+        report_of_batch,
+        reports_within(spans, clock, served.window.start_ns, served.window.end_ns),
+        tell_apart(batches, rest, sends, report_of_batch, by_calls=by_calls),
+    )

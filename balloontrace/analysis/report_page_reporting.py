@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Free page reporting: reports to the host, and the cycles of the guest's kernel around them.
+
+It moves no balloon and has no target, so it is part of no operation and of no stage.
+"""
+
+from __future__ import annotations
+
+from balloontrace.analysis.columns import Mask, Spans
+from balloontrace.analysis.guest_side import GuestRecording
+from balloontrace.analysis.metadata import integer, mapping
+from balloontrace.analysis.nesting import NO_SPAN, Nesting
+from balloontrace.analysis.page_reports import blocks_by_order, blocks_of, reported
+from balloontrace.format.balloon_size import kernel_page_in_pages
+from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.results.page_reporting import OrderOfBlocks, PageReporting
+
+_NS_PER_MINUTE = 60 * 10**9
+
+
+def measure_reporting(
+    guest: GuestRecording,
+    spans: Spans,
+    nesting: Nesting,
+    host_ns: tuple[int | None, int | None] = (None, None),
+) -> PageReporting | None:
+    """What was reported; None where reports were not traced. `host_ns` are c and d of all of it."""
+    if Function.VIRTBALLOON_FREE_PAGE_REPORT not in guest.traced:
+        return None
+    all_reports, answered = spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT), reported(spans)
+    durations_ns, blocks = spans.int64("duration_ns"), blocks_of(spans)[answered]
+    known = bool(spans.has(SpanFlag.PAGES)[answered].all())
+    pages = int(spans.measured("pages", SpanFlag.PAGES)[answered].sum()) if known else None
+    cycles = spans.of(Function.PAGE_REPORTING_PROCESS)
+    cycles_traced = Function.PAGE_REPORTING_PROCESS in guest.traced
+    cycles_ns = int(durations_ns[cycles].sum()) if cycles_traced else None
+    inside = all_reports & (nesting.cycle != NO_SPAN)
+    recorded_ns = _recorded_ns(guest, spans)
+    settings = mapping(guest.recording.metadata, "page_reporting")
+    return PageReporting(
+        reports=int(answered.sum()),
+        failed=int(all_reports.sum()) - int(answered.sum()),
+        blocks=int(blocks.sum()) if blocks.all() else None,
+        pages=pages,
+        pages_per_minute=pages * _NS_PER_MINUTE / recorded_ns if pages is not None and recorded_ns else None,
+        transport_ns=int(durations_ns[answered].sum()),
+        cycles=int(cycles.sum()) if cycles_traced else None,
+        cycles_ns=cycles_ns,
+        worker_ns=None if cycles_ns is None else cycles_ns - int(durations_ns[inside].sum()),
+        from_order=integer(settings, "order"),
+        delay_ms=integer(settings, "delay_ms"),
+        orders=_orders(guest, spans, answered, pages),
+        host_c_ns=host_ns[0],
+        host_d_ns=host_ns[1],
+    )
+
+
+def _recorded_ns(guest: GuestRecording, spans: Spans) -> int | None:
+    """How long it was recorded; of one that was cut off, until its last call."""
+    started_ns = guest.header.started_monotonic_ns
+    ended_ns = guest.end.ended_monotonic_ns if guest.end else None
+    if ended_ns is None and len(spans):
+        ended_ns = int(spans.end_ns.max())
+    return None if started_ns is None or ended_ns is None else max(0, ended_ns - started_ns)
+
+
+def _orders(
+    guest: GuestRecording, spans: Spans, answered: Mask, pages: int | None
+) -> tuple[OrderOfBlocks, ...]:
+    """Blocks by order; none where they do not add up to the pages."""
+    unit_pages = kernel_page_in_pages(guest.header.machine.page_size_bytes) or 1
+    counts = blocks_by_order(spans, answered).sum(axis=0).tolist()
+    found = tuple(
+        OrderOfBlocks(order, blocks, (blocks << order) * unit_pages)
+        for order, blocks in enumerate(counts)
+        if blocks
+    )
+    return found if pages == sum(each.pages for each in found) else ()

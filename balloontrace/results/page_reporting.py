@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest reported of its free pages, as plain frozen data; None means "not measured"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OrderOfBlocks:
+    """Reported blocks of 2^`order` pages of the guest's kernel each."""
+
+    order: int
+    blocks: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageReporting:
+    """Free blocks told to the host, which gives their memory back while the guest keeps them.
+
+    `failed` reports never reached the host; blocks, pages and orders are of all others. `transport_ns` is the
+    time from a report until the host had answered it. `cycles` looked through the free lists, in `cycles_ns`;
+    `worker_ns` of that is not spent waiting for the host. A cycle reports blocks from `from_order` on,
+    `delay_ms` after the first block became free; None where the kernel does not show them. Of `transport_ns`
+    the host spent `host_d_ns` inside calls and `host_c_ns` between them, where it was recorded.
+    """
+
+    reports: int
+    failed: int
+    blocks: int | None
+    pages: int | None
+    pages_per_minute: float | None
+    transport_ns: int
+    cycles: int | None
+    cycles_ns: int | None
+    worker_ns: int | None
+    from_order: int | None
+    delay_ms: int | None
+    orders: tuple[OrderOfBlocks, ...] = ()
+    host_c_ns: int | None = None
+    host_d_ns: int | None = None

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Free page reporting: blocks of free pages that mm/page_reporting.c hands to the driver, and the work item that collects
+ * them. Part of guest.bpf.c. No program of an inflate or deflate does anything for it.
+ */
+#ifndef PAGE_REPORTING_H
+#define PAGE_REPORTING_H
+
+#define BT_PAGE_BYTES 4096
+#define MOST_BLOCKS 32 /* PAGE_REPORTING_CAPACITY in include/linux/page_reporting.h */
+
+/*
+ * The k of 2^k: as many ones as 2^k - 1 has, counted two, four and eight bits at a time. Without a branch, for the verifier
+ * would go both ways at each one, in each round of the loop below.
+ */
+static __always_inline u32 order_of(u32 power)
+{
+	u32 ones = power - 1;
+
+	ones -= ones >> 1 & 0x55555555;
+	ones = (ones & 0x33333333) + (ones >> 2 & 0x33333333);
+	ones = (ones + (ones >> 4)) & 0x0f0f0f0f;
+	return ones * 0x01010101 >> 24;
+}
+
+/*
+ * What is in a scatterlist of free blocks. Returns its pages of 4 KiB, 0 where that cannot be read: then no block is
+ * of any order.
+ */
+static __always_inline u32 count_blocks(struct thread_state *thread, u64 sg, u32 blocks)
+{
+	u64 pages = 0;
+
+	__builtin_memset(thread->orders, 0, sizeof(thread->orders));
+	thread->blocks = blocks;
+	if (SCATTERLIST_LENGTH == NO_OFFSET || SCATTERLIST_END == NO_OFFSET || blocks > MOST_BLOCKS)
+		return 0;
+	for (u32 i = 0; i < MOST_BLOCKS; i++) {
+		u32 block_pages;
+
+		if (i >= blocks)
+			break;
+		block_pages = read_u32(sg + i * SCATTERLIST_END, SCATTERLIST_LENGTH) / BT_PAGE_BYTES;
+		pages += block_pages;
+		thread->orders[order_of(block_pages / (u32)UNIT_PAGES) & (BT_ORDERS - 1)]++;
+	}
+	return pages;
+}
+
+/* virtballoon_free_page_report(pr_dev_info, sg, nents): waits until the host has answered. */
+static __always_inline int on_virtballoon_free_page_report_entry(u64 info, u64 sg, u64 nents)
+{
+	struct thread_state *thread = enter(BT_VIRTBALLOON_FREE_PAGE_REPORT);
+
+	if (!thread)
+		return 0;
+	if (VIRTIO_BALLOON_PR_DEV_INFO != NO_OFFSET)
+		set_device_of_balloon(thread, info - VIRTIO_BALLOON_PR_DEV_INFO);
+	thread->pages = 0;
+	thread->blocks = 0;
+	if (!VIRTBALLOON_FREE_PAGE_REPORT_ARGUMENTS)
+		return 0;
+	thread->pages = count_blocks(thread, sg, nents);
+	/* Reading a list of blocks is no time of the host's. */
+	thread->entry_ns[BT_VIRTBALLOON_FREE_PAGE_REPORT] = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_virtballoon_free_page_report_return(u64 result)
+{
+	struct thread_state *thread = find_thread();
+	u16 flags = BT_HAS_RESULT;
+
+	/* No report is empty: 0 pages were not read. */
+	if (thread && thread->pages)
+		flags |= BT_HAS_PAGES;
+	leave(BT_VIRTBALLOON_FREE_PAGE_REPORT, thread, thread ? thread->pages : 0, result, flags);
+	return 0;
+}
+
+/* page_reporting_process(work): looks through all free lists, isolates blocks, has them reported, gives them back. */
+static __always_inline int on_page_reporting_process_entry(u64 work)
+{
+	enter(BT_PAGE_REPORTING_PROCESS);
+	return 0;
+}
+
+static __always_inline int on_page_reporting_process_return(u64 result)
+{
+	leave(BT_PAGE_REPORTING_PROCESS, find_thread(), 0, 0, 0);
+	return 0;
+}
+
+#endif
