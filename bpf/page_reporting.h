@@ -9,6 +9,9 @@
 #define BT_PAGE_BYTES 4096
 #define MOST_BLOCKS 32 /* PAGE_REPORTING_CAPACITY in include/linux/page_reporting.h */
 
+/* Keeps a loop counting up to its constant: of what the compiler would count instead, the verifier knows no end. */
+#define COUNTED(number) __asm__("" : "+r"(number))
+
 /*
  * The k of 2^k: as many ones as 2^k - 1 has, counted two, four and eight bits at a time. Without a branch, for the verifier
  * would go both ways at each one, in each round of the loop below.
@@ -35,9 +38,10 @@ static __always_inline u32 count_blocks(struct thread_state *thread, u64 sg, u32
 	thread->blocks = blocks;
 	if (SCATTERLIST_LENGTH == NO_OFFSET || SCATTERLIST_END == NO_OFFSET || blocks > MOST_BLOCKS)
 		return 0;
-	for (u32 i = 0; i < MOST_BLOCKS; i++) {
+	for (u64 i = 0; i < MOST_BLOCKS; i++) {
 		u32 block_pages;
 
+		COUNTED(i);
 		if (i >= blocks)
 			break;
 		block_pages = read_u32(sg + i * SCATTERLIST_END, SCATTERLIST_LENGTH) / BT_PAGE_BYTES;

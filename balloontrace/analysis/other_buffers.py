@@ -25,6 +25,9 @@ from balloontrace.results.host_side import OtherBuffers
 
 _Rows = NDArray[np.intp]
 
+# To look at for all reports together; in a recording that was made a report has a few.
+_MOST_CANDIDATES = 1 << 24
+
 PAGE_REPORT = "page report"
 FILE_DISCARD = "file discard"
 ADVICE = "advice outside of buffers"
@@ -47,7 +50,9 @@ def pair_reports(spans: Spans, served: Calls, rest: _Rows, clock: Clock) -> Colu
     first_ns, last_ns, pages = served.start_ns[rest], served.end_ns[rest], served.pages[rest]
     known, named = spans.has(SpanFlag.PAGES)[reports], spans.int64("pages")[reports]
     firsts, ends = np.searchsorted(first_ns, low_ns), np.searchsorted(first_ns, high_ns, side="right")
-    for row, first, end in zip(range(len(reports)), firsts.tolist(), ends.tolist(), strict=True):
+    few = np.cumsum(np.maximum(ends - firsts, 0)) <= _MOST_CANDIDATES
+    for row in np.flatnonzero(few).tolist():
+        first, end = int(firsts[row]), int(ends[row])
         inside = last_ns[first:end] <= high_ns[row]
         if known[row]:
             inside &= pages[first:end] == named[row]

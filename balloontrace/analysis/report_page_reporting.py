@@ -46,7 +46,7 @@ def measure_reporting(
         transport_ns=int(durations_ns[answered].sum()),
         cycles=int(cycles.sum()) if cycles_traced else None,
         cycles_ns=cycles_ns,
-        worker_ns=None if cycles_ns is None else cycles_ns - int(durations_ns[inside].sum()),
+        worker_ns=None if cycles_ns is None else max(0, cycles_ns - int(durations_ns[inside].sum())),
         from_order=integer(settings, "order"),
         delay_ms=integer(settings, "delay_ms"),
         orders=_orders(guest, spans, answered, pages),

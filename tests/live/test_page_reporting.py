@@ -105,6 +105,7 @@ def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], 
 
 def assert_is_told(found: Json, path: Path, told: Sequence[int], before: int, after: int) -> None:
     """Its reports are so many of QEMU's discards, block by block, none missing while it was recorded."""
+    assert found["page_reporting"] is not None, found["header"]["probes"]
     guest = examine(read_recording(path)).guest
     assert guest is not None
     counts = blocks_by_order(guest.spans, reported(guest.spans)).tolist()

@@ -50,3 +50,16 @@ def test_host() -> None:
     (row,) = report.host.calls
     assert (row.call, row.calls, row.bytes, row.freed_bytes) == ("madvise_dontneed", 256, 1 << 20, 1 << 20)
     assert (report.host.calls_in_batches, report.host.events_lost) == (256, 0)
+
+
+def test_page_reporting() -> None:
+    """900 MiB freed in a guest with free page reporting, and 61 MiB taken meanwhile."""
+    report = read("reporting-1.5.bt", (1, 5))
+    (inflate,) = report.operations
+    assert (inflate.pages, inflate.sends) == (61 * MIB_PAGES, 61)
+    assert all(check.agrees for check in report.checks)
+    reporting = report.page_reporting
+    assert reporting is not None
+    assert (reporting.reports, reporting.cycles, reporting.blocks) == (7, 4, 213)
+    assert [(each.order, each.blocks) for each in reporting.orders] == [(9, 13), (10, 200)]
+    assert reporting.pages == 13 * 512 + 200 * 1024
