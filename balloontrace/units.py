@@ -8,6 +8,7 @@ import math
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES
 
 NOT_MEASURED = "-"
+ESTIMATED = "~"
 NS_PER_S = 1_000_000_000
 GIB_BYTES = 1 << 30
 

@@ -33,6 +33,26 @@ struct bt_batch {
 	bt_u16 flags;              /* how it was delimited, e.g. BT_KICK_SEEN */
 };
 
+/*
+ * The same buffer where calls are not traced but sampled: as large, and what both know is in the same place. A sample is
+ * taken of a thread each time that it has been on a processor for a while; `samples` of them while it served the buffer.
+ */
+struct bt_sampled_batch {
+	bt_u64 kick_ns;
+	bt_u64 first_call_ns;      /* of the first sample inside a call; 0: there is none */
+	bt_u64 last_return_ns;     /* of the last one */
+	bt_u64 done_ns;
+	bt_u64 samples;            /* all, inside calls and outside */
+	bt_u64 idle_ns;            /* the thread had completed the buffer before; 0: none that is known */
+	bt_u64 reserved;           /* 0, as the other ones */
+	bt_u32 samples_in[BT_CALLS]; /* of them inside calls, indexed by kind */
+	bt_u32 tid;
+	bt_u32 kicked_by;          /* a number for the eventfd that was read, from 1; 0: none */
+	bt_u32 place;              /* of that eventfd in the table below */
+	bt_u16 reserved_too;
+	bt_u16 flags;
+};
+
 /* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */
 struct bt_call_sums {
 	bt_u64 bytes;              /* of calls that did not fail */
@@ -55,7 +75,10 @@ struct bt_thread {
 	bt_u64 length;             /* bytes that call names, unless its return tells */
 	bt_u32 call;               /* e.g. BT_MADVISE_DONTNEED */
 	bt_u32 in_run;             /* inside KVM_RUN */
-	struct bt_batch batch;     /* under way once first_call_ns is not 0 */
+	union {
+		struct bt_batch batch; /* under way once first_call_ns is not 0 */
+		struct bt_sampled_batch sampled;
+	};
 	bt_u64 batches;            /* finished */
 	bt_u64 lost;               /* finished, and no room in the ring buffer */
 	bt_u64 unmatched_returns;  /* calls that ended without a known beginning */
@@ -64,6 +87,7 @@ struct bt_thread {
 	bt_u64 thp_splits;         /* huge page mappings split, inside calls or not */
 	bt_u64 freed_bytes;        /* by the call under way */
 	bt_u64 let_go;             /* single pages that lost their last mapping or their file in it, and are not free yet */
+	bt_u64 idle_ns;            /* its last completion; 0 unless calls are sampled */
 	struct bt_call_sums sums[BT_CALLS];
 };
 
@@ -71,6 +95,25 @@ struct bt_thread {
 
 struct bt_threads {
 	struct bt_thread slots[BT_SLOTS];
+};
+
+/*
+ * The eventfds that threads have read, by the address of their file. Which of them kick a balloon shows when a sample is
+ * inside a call; until then no more than some buffers kicked by each are handed over, as they may be a disk's.
+ */
+#define BT_EVENTFDS 256
+
+struct bt_eventfds {
+	bt_u64 file[BT_EVENTFDS];
+	bt_u32 number[BT_EVENTFDS];
+	bt_u32 left[BT_EVENTFDS];  /* buffers to hand over yet; BT_PROVEN: all */
+	bt_u32 last_number;
+	bt_u32 reserved;           /* padding, 0 */
+};
+
+/* Threads that a sample found inside KVM_RUN, by slot. */
+struct bt_vcpus {
+	bt_u32 tid[BT_SLOTS];
 };
 
 /* What is kept where no batches are, by slot as above: sums over those of which kick and completion were seen. */

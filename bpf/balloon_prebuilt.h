@@ -66,6 +66,8 @@ extern void *bpf_rdonly_cast(const void *address, u32 type) SEC(".ksyms");
 static void *(*bpf_ringbuf_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *record, u64 flags) = (void *)132;
 static u64 (*bpf_ringbuf_query)(void *ring, u64 flags) = (void *)134;
+static void *(*bpf_get_current_task_btf)(void) = (void *)158;
+static void *(*bpf_task_pt_regs)(void *task) = (void *)175;
 
 #define MAP(name) ((void *)&name)
 

@@ -10,10 +10,15 @@
  * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
  *
  * COUNT_FREED is the bytes of a page where what becomes free is to be counted, else 0; that takes a program per page.
+ * SAMPLED is not 0 where calls are not traced: samples tell how much of a buffer's time is inside them (host_samples.h).
  */
 #include "balloon_engine.h"
 #include "balloon_batches.h"
 #include "balloon_compat.h"
+
+#ifndef SAMPLED
+#define SAMPLED 0
+#endif
 
 /* Without a ring nothing is handed over: what would be is summed up in `live`. */
 #ifdef BATCH_RING_PAGES
@@ -26,6 +31,10 @@ SHARED(u64, target);
 #if MAY_BE(COUNT_FREED)
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
+#endif
+#if MAY_BE(SAMPLED)
+SHARED(struct bt_eventfds, eventfds);
+SHARED(struct bt_vcpus, vcpus);
 #endif
 
 /* include/uapi/linux/kvm.h: _IO(0xAE, 0x80), and three that send an interrupt to the guest */
@@ -229,6 +238,7 @@ static __always_inline int add_result(struct bt_thread *thread, struct bt_call_s
 }
 
 #include "host_calls.h"
+#include "host_samples.h"
 
 CALL_PROGRAMS(madvise)
 CALL_PROGRAMS(process_madvise)
@@ -241,6 +251,8 @@ static __always_inline int kicked(struct bt_thread *thread, u32 flags)
 {
 	if (is_open(&thread->batch))
 		finish_batch(thread);
+	else if (SAMPLED)
+		__builtin_memset(&thread->batch, 0, sizeof(thread->batch));
 	thread->batch.kick_ns = bpf_ktime_get_ns();
 	thread->batch.flags = flags;
 	return 0;
@@ -249,10 +261,15 @@ static __always_inline int kicked(struct bt_thread *thread, u32 flags)
 /* This thread is about to tell the guest that its buffer was used; without a call before that, it is none of ours. */
 static __always_inline int completing(struct bt_thread *thread, u32 flags)
 {
-	if (!is_open(&thread->batch))
+	if (SAMPLED ? !may_be_of_balloon(thread) : !is_open(&thread->batch))
 		return 0;
 	thread->batch.done_ns = bpf_ktime_get_ns();
 	thread->batch.flags |= flags;
+	if (SAMPLED) {
+		thread->sampled.tid = thread->id;
+		thread->sampled.idle_ns = thread->idle_ns;
+		thread->idle_ns = thread->batch.done_ns;
+	}
 	finish_batch(thread);
 	return 0;
 }
@@ -273,14 +290,16 @@ static __always_inline struct bt_thread *claim_thread(void)
 }
 
 /* eventfd_read(iocb, to): the counter's 8 bytes, or an error when nothing was written to it. */
-static __always_inline int on_eventfd_read_return(u64 result)
+static __always_inline struct bt_thread *on_eventfd_read_return(u64 result)
 {
 	struct bt_thread *thread;
 
 	if (result != sizeof(u64))
 		return 0;
 	thread = claim_thread();
-	return thread ? kicked(thread, BT_KICK_SEEN) : 0;
+	if (thread)
+		kicked(thread, BT_KICK_SEEN);
+	return thread;
 }
 
 /* eventfd_write(file, buffer, count, position) */
@@ -453,9 +472,16 @@ ENTRY_PROGRAM(delete_batch, 2)
 
 /* Only the return of these is of interest; fentry shows the arguments then too. */
 #define EVENTFD_READ_fentry \
-	PROGRAM("fexit") fexit_eventfd_read(u64 *ctx) { return on_eventfd_read_return(ctx[2]); }
+	PROGRAM("fexit") fexit_eventfd_read(u64 *ctx) \
+	{ \
+		struct bt_thread *thread = on_eventfd_read_return(ctx[2]); \
+\
+		if (SAMPLED && thread) \
+			kicked_by(thread, *(u64 *)ctx[0]); \
+		return 0; \
+	}
 #define EVENTFD_READ_kprobe \
-	PROGRAM("kretprobe") kretprobe_eventfd_read(struct pt_regs *ctx) { return on_eventfd_read_return(PT_REGS_RC(ctx)); }
+	PROGRAM("kretprobe") kretprobe_eventfd_read(struct pt_regs *ctx) { on_eventfd_read_return(PT_REGS_RC(ctx)); return 0; }
 #define EVENTFD_READ_absent
 
 #define KVM_VCPU_IOCTL_fentry \

@@ -54,6 +54,7 @@ def record_both(
     targets_mib: Sequence[int],
     *,
     options: Sequence[str] = (),
+    host_options: Sequence[str] = (),
     timeout_s: float = BALLOON_S,
     look_every_s: float = LOOK_EVERY_S,
     before_move: Callable[[int], None] = lambda _: None,
@@ -64,7 +65,7 @@ def record_both(
     # The clock of a host that counts instructions is not the world's.
     as_pair = ["--pair", f"{name}-{secrets.token_hex(8)}"]
     argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
-    argv += as_pair
+    argv += [*as_pair, *host_options]
     say(f"in the host: {' '.join(argv)}")
     recorder = pair.host.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)

@@ -18,6 +18,7 @@ from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.other_buffers import ServedReports, find_served_reports
 from balloontrace.analysis.page_reports import reported
+from balloontrace.analysis.sampled_calls import estimate_calls
 from balloontrace.analysis.stages import NOT_SERVED, HostTimes
 from balloontrace.analysis.tracing_cost import TracingCost
 from balloontrace.errors import RecordingError
@@ -81,6 +82,7 @@ def join(
     splits_counted: bool = True,
     cost: TracingCost | None = None,
     reports: Reports = NO_REPORTS,
+    period_ns: int | None = None,
 ) -> BothSides:
     """Match both sides; RecordingError when they do not belong together.
 
@@ -88,7 +90,8 @@ def join(
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
     and host were recording. `summed_sends` have no span each; `splits_counted` tells whether the batches say
-    how many huge pages were split; `cost` is what tracing added to each call.
+    how many huge pages were split; `cost` is what tracing added to each call; `period_ns` lies between
+    samples of calls.
     """
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
@@ -109,6 +112,9 @@ def join(
     kicked = batches.has(BatchFlag.KICK_SEEN)[served]
     split = completed | (np.mean(~completed) <= _FEW_UNSEEN if len(completed) else False)
     times = _host_times(spans, sends[matching.sends][split], batches, served[split], matching.clock)
+    if batches.sampled:
+        pairs = sends[matching.sends][split], served[split]
+        times = estimate_calls(times, operations.send_operation, batches, *pairs, period_ns)
     of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served, cost)
     if not splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
@@ -220,6 +226,14 @@ def _served_of_operations(
         ),
     )
     rows = zip(buffers.tolist(), *(sums(column, group, count).tolist() for column in columns), strict=True)
+    if batches.sampled:
+        samples = sums(batches.int64("samples")[batch], group, count).tolist()
+        return tuple(
+            Served(row[0], *(None,) * 7, samples=taken, samples_inside=row[1])
+            if row[0] and row[0] == sends_made
+            else None
+            for row, taken, sends_made in zip(rows, samples, sent.tolist(), strict=True)
+        )
     return tuple(
         Served(*row, *(cost.of_calls(row[1], calls_ns) if cost else (None, None)))
         if row[0] and row[0] == sends_made
@@ -238,7 +252,9 @@ def _seen_ns(
     """
     start_ns, first_ns = spans.int64("start_ns")[span], batches.int64("first_call_ns")[batch]
     kicked = batches.has(BatchFlag.KICK_SEEN)[batch]
-    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], first_ns)
+    # Where calls are sampled, all that is known of one that was found by looking is the completion before it.
+    found_ns = batches.int64("idle_ns")[batch] if batches.sampled else first_ns
+    seen_ns = np.where(kicked, batches.int64("kick_ns")[batch], found_ns)
     # The first call comes after the send, whatever is left of that in whole ns.
     moved_ns: Column = np.minimum(np.maximum(seen_ns, start_ns + clock.bounds.low_ns(start_ns)), first_ns)
     return moved_ns
@@ -292,7 +308,7 @@ def _sends(spans: Spans, sends: NDArray[np.intp], pages_of_sends: Mapping[int, i
 
 def _served(batches: Batches, window: Window) -> Calls:
     named_bytes = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))
-    failed = batches.int64("errors") > 0
+    unknown = (batches.int64("errors") > 0) | batches.sampled
     return Calls(
         # Not the kick: it may be one for a buffer that the device has already served. The next buffer may
         # then come a moment later, before its own kick.
@@ -300,7 +316,7 @@ def _served(batches: Batches, window: Window) -> Calls:
         # Not the interrupt: the guest may have seen before it that its buffer was used.
         batches.int64("last_return_ns"),
         batches.queue,
-        np.where(failed, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
+        np.where(unknown, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,
     )
 

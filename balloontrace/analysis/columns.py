@@ -205,11 +205,17 @@ class Batches:
     """Buffers served by the host as columns of equal length, in order of their first call.
 
     `columns` holds every field of `struct bt_batch` under the name `format/host_layout` has for it; times and
-    bytes are signed 64-bit integers. `damaged` counts records that could not be decoded.
+    bytes are signed 64-bit integers. `damaged` counts records that could not be decoded. Where calls were
+    sampled, `analysis/sampled_batches` says what the columns hold.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
     damaged: int = 0
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there are samples of calls in place of calls."""
+        return "samples" in self.columns
 
     def __len__(self) -> int:
         return len(self.columns["first_call_ns"])
@@ -224,7 +230,7 @@ class Batches:
         return found
 
     def calls(self, *kinds: Call) -> Column:
-        """Calls of these kinds in each batch, failed ones too."""
+        """Calls of these kinds in each batch, failed ones too; or samples inside them."""
         total = np.zeros(len(self), dtype=np.int64)
         for kind in kinds:
             total += self.int64(f"calls_{int(kind)}")
@@ -233,11 +239,19 @@ class Batches:
     @property
     def queue(self) -> Column:
         """The queue each buffer came from, as its calls tell: giving back is inflating; -1 if they do not."""
-        gives = self.calls(*_GIVE_BACK) > 0
-        takes = self.calls(Call.MADVISE_WILLNEED) > 0
-        return np.where(gives & ~takes, Queue.INFLATE, np.where(takes & ~gives, Queue.DEFLATE, -1)).astype(
-            np.int64
-        )
+        gives, takes = self.calls(*_GIVE_BACK), self.calls(Call.MADVISE_WILLNEED)
+        if self.sampled:
+            # An eventfd kicks one queue: what a buffer's own samples do not show, those of others do.
+            source = self.int64("kicked_by")
+            alone = (source == 0) | (gives > 0) | (takes > 0)
+            gives, takes = (
+                np.where(alone, count, np.bincount(source, count)[source]) for count in (gives, takes)
+            )
+        return np.where(
+            (gives > 0) & (takes == 0),
+            Queue.INFLATE,
+            np.where((takes > 0) & (gives == 0), Queue.DEFLATE, -1),
+        ).astype(np.int64)
 
 
 def decode_batches(

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balloontrace.analysis.columns import Batches, Mask, decode_batches
+from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
 from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.other_buffers import tell_apart
 from balloontrace.analysis.record_table import Recorded
+from balloontrace.analysis.sampled_batches import decode_sampled_batches
+from balloontrace.analysis.sampled_time import SampledTime, estimate_inside
 from balloontrace.analysis.tracing_cost import TracingCost, parse_tracing_cost
 from balloontrace.format.host_counters import CallSums, parse_host_counters
-from balloontrace.format.host_layout import FREED_COUNTS, parse_batch_layout, parse_sums_layout
+from balloontrace.format.host_layout import (
+    FREED_COUNTS,
+    parse_batch_layout,
+    parse_sampled_layout,
+    parse_sums_layout,
+)
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Status
 from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, OtherBuffers
@@ -59,10 +66,9 @@ class HostRecording:
 def analyse_host(recording: Recording) -> HostRecording:
     """Everything the report shows of the host's side. RecordingError when its description makes no sense."""
     header, end = parse_header(recording), parse_end(recording.end)
-    batches = decode_batches(
-        recording.batches,
-        parse_batch_layout(recording.metadata.get("batch_layout")),
-        Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
+    period_ns = _sample_period_ns(recording)
+    batches = _decode(
+        recording, Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None)
     )
     summed = _sums(recording)
     totals = {call: sums for call, sums in summed.items() if _possible(sums)}
@@ -78,6 +84,10 @@ def analyse_host(recording: Recording) -> HostRecording:
     calls_ns = int(batches.int64("calls_ns")[delimited].sum())
     calls = int(batches.calls(*Call)[delimited].sum())
     tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
+    estimate = None
+    if batches.sampled:
+        samples, inside = batches.int64("samples")[delimited], batches.calls(*Call)[delimited]
+        estimate = estimate_inside(int(served_ns.sum()), samples, inside, period_ns)
     side = HostSide(
         header=header,
         process=_process(mapping(recording.metadata, "process")),
@@ -86,12 +96,12 @@ def analyse_host(recording: Recording) -> HostRecording:
         batches=len(batches),
         delimited=int(delimited.sum()),
         served_ns=int(served_ns.sum()) if delimited.any() else None,
-        calls_ns=calls_ns if delimited.any() else None,
+        calls_ns=_calls_ns(calls_ns if delimited.any() else None, batches, estimate),
         tracing_c_ns=tracing_ns[0],
         tracing_d_ns=tracing_ns[1],
-        calls_in_batches=int(batches.calls(*Call).sum()),
-        madvise_bytes=int(batches.int64("madvise_bytes").sum()),
-        fallocate_bytes=int(batches.int64("fallocate_bytes").sum()),
+        calls_in_batches=_counted(batches, batches.calls(*Call)),
+        madvise_bytes=_counted(batches, batches.int64("madvise_bytes")),
+        fallocate_bytes=_counted(batches, batches.int64("fallocate_bytes")),
         thp_splits=int(batches.int64("thp_splits").sum()) if counts_splits else None,
         calls=tuple(_calls(call, sums, freed) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
@@ -99,6 +109,10 @@ def analyse_host(recording: Recording) -> HostRecording:
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
         others=_others(batches, delimited),
+        sample_period_ns=period_ns,
+        samples=estimate.samples if estimate else None,
+        samples_inside=estimate.samples_inside if estimate else None,
+        calls_error_ns=estimate.error_ns if estimate else None,
     )
     return HostRecording(
         header,
@@ -118,6 +132,34 @@ def _others(batches: Batches, delimited: Mask) -> tuple[OtherBuffers, ...]:
     no_report = np.full(len(batches), NO_SPAN, dtype=np.int64)
     rest, buffers = np.flatnonzero(~delimited), np.flatnonzero(delimited)
     return tell_apart(batches, rest, buffers, no_report, by_calls=False)
+
+
+def _sample_period_ns(recording: Recording) -> int | None:
+    """What lay between two samples of a thread; None where calls were traced."""
+    period_ns = integer(mapping(recording.metadata, "sampling"), "period_ns")
+    return period_ns if period_ns and 0 < period_ns <= _MAX_SUM else None
+
+
+def _decode(recording: Recording, recorded: Recorded) -> Batches:
+    """Batches with their calls, or with samples of them."""
+    if _sample_period_ns(recording) is not None:
+        layout = parse_sampled_layout(recording.metadata.get("sampled_layout"))
+        return decode_sampled_batches(recording.sampled, layout, recorded)
+    return decode_batches(
+        recording.batches, parse_batch_layout(recording.metadata.get("batch_layout")), recorded
+    )
+
+
+def _counted(batches: Batches, column: Column) -> int | None:
+    """The sum of what was counted of calls; None where they were sampled."""
+    return None if batches.sampled else int(column.sum())
+
+
+def _calls_ns(traced_ns: int | None, batches: Batches, estimate: SampledTime | None) -> int | None:
+    """The time inside calls, measured or estimated."""
+    if batches.sampled:
+        return estimate.inside_ns if estimate else None
+    return traced_ns
 
 
 def _process(process: Json) -> str | None:
@@ -232,6 +274,8 @@ def _warnings(
 
 
 def _not_measured(header: Header, batches: Batches, delimited: int, freed: str | None) -> Iterator[str]:
+    if batches.sampled:
+        yield "host: calls, how long each took and what it named: record --sample counts none"
     missing = [probe for probe in header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)]
     for probe in missing:
         yield f"host: {probe.function}: {probe.status or 'not attached'}"

@@ -208,6 +208,7 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             splits_counted=host.side.thp_splits is not None,
             cost=host.cost,
             reports=_reports_of(guest),
+            period_ns=host.side.sample_period_ns,
         )
     except RecordingError:
         lost = sum(loss.lost or 0 for loss in host.side.losses)

@@ -226,7 +226,7 @@ def _others(batches: Batches, host: Calls, rest: _Rows, taken: _Rows) -> Iterato
     other_sizes = ~elsewhere & ~np.isin(host.pages[rest], host.pages[taken])
     remaining = ~elsewhere & ~other_sizes
     parts = [
-        f"{format_count(int(which.sum()))} {words} ({_bytes(host, rest[which])})"
+        f"{format_count(int(which.sum()))} {words}{_bytes(host, rest[which])}"
         for which, words in (
             (elsewhere, "were served by other threads"),
             (other_sizes, "have other page counts"),
@@ -239,7 +239,9 @@ def _others(batches: Batches, host: Calls, rest: _Rows, taken: _Rows) -> Iterato
 
 
 def _bytes(host: Calls, rows: _Rows) -> str:
-    return format_pages_as_bytes(int(host.pages[rows][host.pages[rows] != UNKNOWN_PAGES].sum()))
+    """How much they were of, in brackets; nothing where that is of none known."""
+    known = host.pages[rows][host.pages[rows] != UNKNOWN_PAGES]
+    return f" ({format_pages_as_bytes(int(known.sum()))})" if len(known) else ""
 
 
 def whole_batches(batches: Batches, started_ns: int) -> _Rows:

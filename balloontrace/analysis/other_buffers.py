@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Mask, Spans
-from balloontrace.analysis.matching_calls import Calls
+from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, Calls
 from balloontrace.analysis.matching_candidates import FALLOCATES, MADVISES, page_by_page, sorts_of_calls
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.page_reports import reported
@@ -55,7 +55,7 @@ def pair_reports(spans: Spans, served: Calls, rest: _Rows, clock: Clock) -> Colu
         first, end = int(firsts[row]), int(ends[row])
         inside = last_ns[first:end] <= high_ns[row]
         if known[row]:
-            inside &= pages[first:end] == named[row]
+            inside &= np.isin(pages[first:end], (named[row], UNKNOWN_PAGES))
         (places,) = np.nonzero(inside)
         if len(places) == 1:
             found[rest[first + int(places[0])]] = reports[row]
@@ -95,7 +95,9 @@ def _what(batches: Batches, rest: _Rows, sends: _Rows, matched: Mask, *, by_call
     gives = batches.calls(Call.MADVISE_WILLNEED)[rest] == 0
     sends_punch = bool((punches & ~advises)[sends].any())
     alike = advises[rest] | sends_punch
-    by_its_calls = by_calls & is_buffer & serves & gives & alike & ~page_by_page(batches)[rest]
+    by_its_calls = (
+        (by_calls and not batches.sampled) & is_buffer & serves & gives & alike & ~page_by_page(batches)[rest]
+    )
     # Where sends are served so too, a file may be the guest's memory.
     of_file = punches_alone & (not sends_punch)
     what = np.full(len(rest), _WORDS.index(OTHER), dtype=np.int64)
@@ -109,15 +111,18 @@ def _what(batches: Batches, rest: _Rows, sends: _Rows, matched: Mask, *, by_call
 
 
 def _describe(batches: Batches, rows: _Rows, what: str, tid: int, *, matched: bool) -> OtherBuffers:
+    told_by, call = "matching" if matched else "calls", "+".join(_names(batches, rows))
+    if batches.sampled:
+        return OtherBuffers(what, told_by, tid, call, len(rows), None, None, None, None)
     delimited = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[rows]
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[rows]
     calls_ns = batches.int64("calls_ns")[rows]
     named = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
     return OtherBuffers(
         what=what,
-        told_by="matching" if matched else "calls",
+        told_by=told_by,
         tid=tid,
-        call="+".join(_names(batches, rows)),
+        call=call,
         buffers=len(rows),
         calls=int(batches.calls(*Call)[rows].sum()),
         bytes=int(named.sum()),

@@ -63,13 +63,15 @@ class HostTimes:
     """What the host knows of each span that is a send, in ns; NOT_SERVED (-1) for all others.
 
     `to_host_ns` is from the entry of the send until the host had seen the kick, `back_ns` from the completion
-    until the send returned; None when the offset of the clocks is not known well enough.
+    until the send returned; None when the offset of the clocks is not known well enough. Where calls were
+    sampled, `calls_ns` add up to an estimate by operation, which `calls_error_ns` says the error of.
     """
 
     served_ns: Column
     calls_ns: Column
     to_host_ns: Column | None
     back_ns: Column | None
+    calls_error_ns: Column | None = None
 
 
 class _Without(enum.Enum):
@@ -97,6 +99,7 @@ class _Parts:
     series: Mapping[str, _Series]
     config_calls: Column
     served: Column
+    calls_error_ns: Column | None  # by operation, where the time inside calls is an estimate
 
 
 def possible_times(host: HostTimes, spans: Spans) -> HostTimes:
@@ -141,6 +144,7 @@ class StageTables:
         wall_ns = sums(parts.wall_ns, group_of_operation, groups).tolist()
         calls = sums(parts.config_calls, group_of_operation, groups).tolist()
         unserved = sums(1 - parts.served, group_of_operation, groups).tolist()
+        errors_ns = _errors_ns(parts.calls_error_ns, group_of_operation, groups)
         return [
             self._table(
                 kinds[group],
@@ -148,6 +152,7 @@ class StageTables:
                 {code: spread[group] for code, spread in spreads.items()},
                 split=not unserved[group],
                 config_calls=calls[group],
+                calls_error_ns=errors_ns[group],
             )
             for group in range(groups)
         ]
@@ -160,6 +165,7 @@ class StageTables:
         *,
         split: bool,
         config_calls: int,
+        calls_error_ns: int | None,
     ) -> tuple[StageRow, ...]:
         """The rows of one table; `split` tells whether the host's side is known of all its sends."""
         totals_ns = _sums_of_rows(wall_ns, spreads)
@@ -171,7 +177,9 @@ class StageTables:
             if stage.code in totals_ns:
                 rows.append(_sum_row(row, totals_ns[stage.code], wall_ns))
             elif without is _Without.ZERO or (code in spreads and spreads[code].count):
-                rows.append(_row(row, spreads[code], wall_ns))
+                measured = _row(row, spreads[code], wall_ns)
+                estimated = stage in (C, D) and calls_error_ns is not None
+                rows.append(_estimate(measured, calls_error_ns) if estimated else measured)
             elif without is _Without.NOT_MEASURED:
                 rows.append(row)
         # Quantiles are of the reads of one work item together; the count is of single ones.
@@ -251,7 +259,25 @@ def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, se
         },
         config_calls=sums(items.config_calls[rows], operation, count),
         served=_served(sends, send_operation, host, count),
+        calls_error_ns=_by_operation(host, count),
     )
+
+
+def _by_operation(host: HostTimes | None, count: int) -> Column | None:
+    """The errors of estimates of so many operations; the last ones may have no send."""
+    if host is None or host.calls_error_ns is None:
+        return None
+    errors_ns = np.zeros(count, dtype=np.int64)
+    errors_ns[: len(host.calls_error_ns)] = host.calls_error_ns
+    return errors_ns
+
+
+def _errors_ns(errors_ns: Column | None, group: Column, groups: int) -> list[int | None]:
+    """Of the sum of each group's estimates, which err on their own."""
+    if errors_ns is None:
+        return [None] * groups
+    squares = np.bincount(group, errors_ns.astype(np.float64) ** 2, minlength=groups)
+    return [round(error_ns) for error_ns in np.sqrt(squares).tolist()]
 
 
 def _served(sends: NDArray[np.intp], operation: Column, host: HostTimes | None, count: int) -> Column:
@@ -306,6 +332,11 @@ def _row(row: StageRow, spread: Distribution, wall_ns: int) -> StageRow:
         p99_ns=spread.p99_ns,
         max_ns=spread.max_ns,
     )
+
+
+def _estimate(row: StageRow, error_ns: int | None) -> StageRow:
+    """The row of an estimate: of all sends together, of which there is no distribution."""
+    return replace(row, error_ns=error_ns, p50_ns=None, p90_ns=None, p99_ns=None, max_ns=None)
 
 
 def _sum_row(row: StageRow, total_ns: int, wall_ns: int) -> StageRow:

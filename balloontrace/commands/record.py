@@ -106,6 +106,12 @@ _MOST_BUFFER_BYTES = 256 << 20
     help="On the host, count what calls free. A BPF program then runs for each page that any process frees.",
 )
 @click.option(
+    "--sample",
+    is_flag=True,
+    help="On the host, look from time to time whether the process is inside a call, and trace no call. It "
+    "costs far less; c and d are estimates then, shown with their error, and calls are not counted.",
+)
+@click.option(
     "--pair",
     metavar="NAME",
     help="A name for this recording and the other side's, made at the same time: they belong together "

@@ -82,6 +82,7 @@ _HOST_TRAITS = (
     _Trait("memory of the host", lambda report: _bytes(_host_machine(report).memory_bytes), told_lately=True),
     *_settings(Side.HOST, lambda report: _host_machine(report)),
     _Trait("process that serves", lambda report: _process(report), deliberate=True),
+    _Trait("calls of the host", lambda report: _calls(report)),
 )
 
 
@@ -217,6 +218,13 @@ def _process(report: Report) -> str | None:
     """The name of the process: its number differs from run to run."""
     process = report.host.process if report.host else None
     return None if process is None else process.partition("(")[2].removesuffix(")")
+
+
+def _calls(report: Report) -> str | None:
+    """Whether d was measured or estimated."""
+    if report.host is None:
+        return None
+    return "traced" if report.host.sample_period_ns is None else "sampled"
 
 
 def _bytes(value: int | None) -> str | None:

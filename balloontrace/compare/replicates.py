@@ -137,10 +137,11 @@ def _counts(report: Report, operation: Operation, pages: int) -> Iterator[tuple[
     yield from _payload(operation.payload)
     served = operation.served
     if served is not None:
-        discarded_bytes = max(served.madvise_bytes, served.fallocate_bytes)
+        sizes = [size for size in (served.madvise_bytes, served.fallocate_bytes) if size is not None]
+        discarded_bytes = max(sizes, default=None)
         yield "calls", served.calls
         yield "bytes_called", discarded_bytes
-        yield "bytes_per_call", discarded_bytes / served.calls if served.calls else None
+        yield "bytes_per_call", discarded_bytes / served.calls if served.calls and discarded_bytes else None
         yield "failed_calls", served.errors
         yield "thp_splits", served.thp_splits
 

@@ -69,6 +69,18 @@ BATCH_COLUMNS = (
     "done_by",
     "finished",
     "send",
+    "samples",
+    "samples_inside",
+)
+
+_OF_CALLS = (
+    "calls_ns",
+    "madvise_bytes",
+    "fallocate_bytes",
+    *(f"{call.name.lower()}_calls" for call in Call),
+    "errors",
+    "last_errno",
+    "thp_splits",
 )
 
 PAYLOAD_COLUMNS = (
@@ -141,10 +153,26 @@ def batch_values(batches: Batches, both: BothSides | None, rows: Rows) -> list[V
         "finished": (~batches.has(BatchFlag.UNFINISHED))[rows].tolist(),
         "send": _where(send != NO_SPAN, send, rows),
         **{f"{call.name.lower()}_calls": batches.calls(call)[rows].tolist() for call in Call},
+        "samples": [None] * len(rows),
+        "samples_inside": [None] * len(rows),
+        **(_of_samples(batches, rows) if batches.sampled else {}),
     }
     return [
         columns[name] if name in columns else batches.int64(name)[rows].tolist() for name in BATCH_COLUMNS
     ]
+
+
+def _of_samples(batches: Batches, rows: Rows) -> dict[str, Values]:
+    """What is known of calls that were sampled, in place of what is not."""
+    inside = batches.calls(*Call)
+    seen = inside > 0
+    return {
+        **dict.fromkeys(_OF_CALLS, [None] * len(rows)),
+        "first_call_ns": _where(seen, batches.int64("first_call_ns"), rows),
+        "last_return_ns": _where(seen, batches.int64("last_return_ns"), rows),
+        "samples": batches.int64("samples")[rows].tolist(),
+        "samples_inside": inside[rows].tolist(),
+    }
 
 
 def payload_rows(guest: GuestEvents) -> Iterator[Row]:

@@ -90,6 +90,8 @@ def _batch_times(batches: Batches, both: BothSides | None, guest: GuestEvents | 
         return host_ns if both is None else both.guest_ns(host_ns)
 
     first_ns, last_ns = shown("first_call_ns"), shown("last_return_ns")
+    if batches.sampled:  # no more of the calls is known than instants inside them
+        first_ns, last_ns = np.minimum(first_ns, last_ns), np.maximum(first_ns, last_ns)
     start_ns = np.where(batches.has(BatchFlag.KICK_SEEN), shown("kick_ns"), first_ns)
     if both is not None and guest is not None and len(guest.spans):
         # No kick comes before its send: that it seems to, by a rounded nanosecond, is the clocks' error.
@@ -340,7 +342,8 @@ class _BatchSlices:
                 }
                 arrow = row + 1 if "send" in arguments else None
                 yield Slice("buffer", start_ns, end_ns, arguments, arrow_in=arrow)
-                yield Slice("calls", first_ns, last_ns, {"inside_calls_ns": arguments["calls_ns"]})
+                if "calls_ns" in arguments:
+                    yield Slice("calls", first_ns, last_ns, {"inside_calls_ns": arguments["calls_ns"]})
 
     def _columns(self) -> tuple[Column, ...]:
         times = self.times

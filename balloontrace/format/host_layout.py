@@ -33,6 +33,13 @@ BATCH = lay_out(
 )  # fmt: skip
 """`calls_N` are the batch's calls of kind N, one of `vocabulary.Call`."""
 
+SAMPLED_BATCH = lay_out(
+    "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 samples", "u64 idle_ns",
+    "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 kicked_by",
+    "u32 place", "u16 reserved_too", "u16 flags",
+)  # fmt: skip
+"""The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N."""
+
 CALL_SUMS = lay_out(
     "u64 bytes", "u64 duration_ns", "u32 errors", "u32 no_bytes", "u32 freed_nothing", "u32 reserved",
     "u64 freed_bytes", ("buckets", "u32", BUCKETS),
@@ -40,9 +47,11 @@ CALL_SUMS = lay_out(
 THREAD = lay_out(
     "u64 id", "u64 entry_ns", "u64 length", "u32 call", "u32 in_run", ("batch", BATCH, 1), "u64 batches",
     "u64 lost", "u64 unmatched_returns", "u64 overwritten", "u64 no_state", "u64 thp_splits",
-    "u64 freed_bytes", "u64 let_go", ("sums", CALL_SUMS, CALLS),
+    "u64 freed_bytes", "u64 let_go", "u64 idle_ns", ("sums", CALL_SUMS, CALLS),
 )  # fmt: skip
 THREADS_BYTES = SLOTS * THREAD.size_bytes
+
+VCPUS_BYTES = SLOTS * TYPE_BYTES["u32"]
 
 LIVE_BATCHES = lay_out("u64 delimited", "u64 served_ns", "u64 calls_ns", "u64 longest_ns")
 LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES.size_bytes
@@ -59,6 +68,12 @@ BATCH_LAYOUT: Mapping[str, object] = {
     "fields": [list(field) for field in BATCH.fields],
 }
 """`batch_layout` of a recording's metadata; offsets count from the end of the ring buffer's header."""
+
+SAMPLED_LAYOUT: Mapping[str, object] = {
+    **BATCH_LAYOUT,
+    "fields": [list(field) for field in SAMPLED_BATCH.fields],
+}
+"""`sampled_layout` of a recording whose calls were sampled."""
 
 COUNTERS_LAYOUT: Mapping[str, object] = {
     "slot_stride_bytes": THREAD.size_bytes,
@@ -106,3 +121,9 @@ def parse_sums_layout(value: object) -> SumsLayout:
 def parse_batch_layout(value: object) -> SpanLayout:
     """Check a recording's `batch_layout`; a missing one means today's. RecordingError as for spans."""
     return parse_record_layout(BATCH_LAYOUT if value is None else value, "batch_layout", BATCH.fields)
+
+
+def parse_sampled_layout(value: object) -> SpanLayout:
+    """The same of `sampled_layout`."""
+    known = SAMPLED_LAYOUT if value is None else value
+    return parse_record_layout(known, "sampled_layout", SAMPLED_BATCH.fields)

@@ -7,7 +7,8 @@
               payload crc32 u32  crc32 of those 20 bytes u32, then the payload
 
 All numbers are little endian. Types: META (JSON, first), SPAN (records as drained from the kernel's ring
-buffer), PAYL (the same of captured payloads), BTCH (the same of the host's batches), CNTR
+buffer), PAYL (the same of captured payloads), BTCH (the same of the host's batches),
+    SMPL (the same of batches whose calls were sampled), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
 struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), ENDR (JSON, last).
 
@@ -44,6 +45,7 @@ from balloontrace.untrusted import made_printable, printable
 #   1.4  counters and losses: summed, summed_ns, summed_pages of calls without a span of their own
 #   1.5  spans of page reports, with blocks and orders in place of fields that these have not; of the cycles
 #        around them; `page_reporting`: from which order on, and after which delay
+#   1.5  SMPL with `sampled_layout` and `sampling`
 FORMAT_VERSION = (1, 5)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
@@ -68,7 +70,7 @@ class Recording:
     """What is whole in a recording, and in `damage` one sentence for each thing that is not.
 
     `metadata` and `end` are JSON as found but printable, for `analysis/metadata.py` to read; `spans`,
-    `payloads` and `batches` are the contents of SPAN, PAYL and BTCH pieces in the order of the file;
+    `payloads`, `batches` and `sampled` are the contents of SPAN, PAYL, BTCH and SMPL pieces in their order;
     `counters` is the last CNTR piece; `driver_events` are DRVR pieces, as found too. `notes` tell what was
     skipped on purpose.
     """
@@ -85,6 +87,7 @@ class Recording:
     notes: tuple[str, ...]
     size_bytes: int
     driver_events: tuple[dict[str, object], ...] = ()
+    sampled: tuple[memoryview, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -181,6 +184,7 @@ class _PieceReader:
     spans: list[memoryview] = field(default_factory=list)
     payloads: list[memoryview] = field(default_factory=list)
     batches: list[memoryview] = field(default_factory=list)
+    sampled: list[memoryview] = field(default_factory=list)
     driver_events: list[dict[str, object]] = field(default_factory=list)
     counters: tuple[int, bytes] | None = None
     end: dict[str, object] | None = None
@@ -222,6 +226,7 @@ class _PieceReader:
             ),
             len(self.data),
             tuple(self.driver_events),
+            tuple(self.sampled),
         )
 
     def _read_piece(self, offset: int) -> int:
@@ -301,6 +306,9 @@ class _PieceReader:
             case b"BTCH":
                 if payload:
                     self.batches.append(payload)
+            case b"SMPL":
+                if payload:
+                    self.sampled.append(payload)
             case b"CNTR":
                 if self.counters is None or self.counters[0] < header.sequence:
                     self.counters = header.sequence, bytes(payload)

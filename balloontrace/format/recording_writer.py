@@ -70,6 +70,10 @@ class RecordingWriter:
         """Append batches as drained."""
         self._write_records(b"BTCH", raw, self._batch_stride_bytes)
 
+    def write_sampled(self, raw: bytes | memoryview) -> None:
+        """Append batches whose calls were sampled, which have the size of others."""
+        self._write_records(b"SMPL", raw, self._batch_stride_bytes)
+
     def write_driver(self, event: Mapping[str, object]) -> None:
         """Append that the driver went, or is back and traced."""
         self._write_piece(b"DRVR", _encode_json(event))

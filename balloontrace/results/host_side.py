@@ -35,7 +35,8 @@ class OtherBuffers:
     """Buffers of one thread and kind of call that are no sends, and discards that are no buffers.
 
     `what` was told by matching with the guest's recording, or by the calls alone. `c_ns` is the time between
-    the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them.
+    the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them. Of calls
+    that were sampled nothing but their kinds is known.
     """
 
     what: str
@@ -43,10 +44,10 @@ class OtherBuffers:
     tid: int
     call: str
     buffers: int
-    calls: int
-    bytes: int
+    calls: int | None
+    bytes: int | None
     c_ns: int | None
-    d_ns: int
+    d_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ class HostSide:
     what tracing added inside the calls, by what a call's probes were measured to take while attaching, and
     `tracing_c_ns` what it added between them; None in recordings that did not measure it. `thp_splits` are
     huge pages split inside the calls, None where their probe was not attached.
+
+    With `sample_period_ns` calls were sampled: `calls_ns` is an estimate then, in 19 of 20 cases off by no
+    more than `calls_error_ns`, from `samples` of which `samples_inside` were inside calls. What is counted of
+    calls is None.
     """
 
     header: Header
@@ -99,9 +104,9 @@ class HostSide:
     calls_ns: int | None
     tracing_c_ns: int | None
     tracing_d_ns: int | None
-    calls_in_batches: int
-    madvise_bytes: int
-    fallocate_bytes: int
+    calls_in_batches: int | None
+    madvise_bytes: int | None
+    fallocate_bytes: int | None
     thp_splits: int | None
     calls: tuple[HostCalls, ...]
     memory: tuple[HostMemory, ...]
@@ -110,3 +115,7 @@ class HostSide:
     own_cost: OwnCost | None
     pairing: Pairing | None = None
     others: tuple[OtherBuffers, ...] = ()
+    sample_period_ns: int | None = None
+    samples: int | None = None
+    samples_inside: int | None = None
+    calls_error_ns: int | None = None

@@ -25,7 +25,8 @@ class StageRow:
     """One line of a stage table. `part_of` names the stage that a finer row belongs to.
 
     `count` is how many calls, work items or gaps the row sums up, and the quantiles (nearest rank) are over
-    those; `share` is of the operation's wall time.
+    those; `share` is of the operation's wall time. With `error_ns` the total is an estimate, and in 19 of 20
+    cases off by no more; it has no quantiles.
     """
 
     stage: str
@@ -39,6 +40,7 @@ class StageRow:
     p90_ns: int | None = None
     p99_ns: int | None = None
     max_ns: int | None = None
+    error_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,21 @@ class Served:
     that is backed by a file may be in both `madvise_bytes` and `fallocate_bytes`. `thp_splits` are huge pages
     split inside the calls; None where their probe was not attached. `tracing_c_ns` and `tracing_d_ns` are
     what tracing added to stages c and d, by what was measured while attaching; None where it was not.
+
+    Where calls were sampled they were not counted, and all but the buffers is None: `samples_inside` of
+    `samples` were inside calls.
     """
 
     buffers: int
-    calls: int
-    errors: int
-    madvise_bytes: int
-    fallocate_bytes: int
+    calls: int | None
+    errors: int | None
+    madvise_bytes: int | None
+    fallocate_bytes: int | None
     thp_splits: int | None
     tracing_c_ns: int | None = None
     tracing_d_ns: int | None = None
+    samples: int | None = None
+    samples_inside: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

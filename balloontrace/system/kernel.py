@@ -191,6 +191,25 @@ def read_symbols(names: Iterable[str], root: Path = ROOT) -> tuple[Symbol, ...]:
     )
 
 
+def read_function_ranges(names: Iterable[str], root: Path = ROOT) -> dict[str, tuple[int, int]]:
+    """Address and size of functions of the kernel image, by name; without those that are hidden or not there.
+
+    A function ends where the next symbol begins. Raises OSError when kallsyms cannot be read.
+    """
+    text = (root / "proc/kallsyms").read_bytes()
+    ranges = {}
+    for name in names:
+        found = re.search(rb"^([0-9a-f]+) [tT] " + re.escape(name.encode()) + rb"\n", text, re.MULTILINE)
+        address = int(found[1], 16) if found else 0
+        if found and address:
+            following = (
+                int(line[1], 16) for line in re.finditer(rb"([0-9a-f]+) .*\n", text[found.end() :][:4096])
+            )
+            end = next((place for place in following if place > address), address)
+            ranges[name] = address, end - address
+    return ranges
+
+
 def read_balloon_devices(root: Path = ROOT) -> tuple[BalloonDevice, ...]:
     """The virtio balloons of this system, by index."""
     devices = []

@@ -5,7 +5,9 @@
  * Each line of standard input is one order for the serving thread, `KIND CALLS [PAGES]`; the thread that reads it kicks the
  * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed,
  * normal, punch, both (punch and dontneed), fail (an unaligned address), empty (no bytes), none, stall (dontneed, and no
- * completion), and any of them once more for memory that it has just been done to, as twice-KIND. `exit` ends it.
+ * completion), spin (dontneed, and as long between calls as it takes to get there; what was spent inside calls and between
+ * them goes to standard error), and any of them once more for memory that it has just been done to, as twice-KIND. `exit`
+ * ends it.
  *
  * MADV_DONTNEED of other memory than pages of its own: huge (in huge pages), shared (of a memfd), file (of a private mapping
  * of it, read only), copied (the same, written to), zero (never written to), forked (shared with a child), held (lying in a
@@ -23,11 +25,12 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define TWICE "twice-"
 
-enum { PAGE = 4096, PAGES = 65536, HUGE_PAGE = 2 << 20 };
+enum { PAGE = 4096, PAGES = 65536, HUGE_PAGE = 2 << 20, SPIN_NS = 20000 };
 
 struct order {
 	char kind[32];
@@ -46,6 +49,32 @@ static void check(int ok, const char *what)
 		perror(what);
 		exit(1);
 	}
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+/* Serves an order with as much work between calls as a slow device has. */
+static void spin(void)
+{
+	int64_t start_ns = now_ns(), inside_ns = 0, at_ns = start_ns;
+
+	for (long number = 0; number < order.calls; number++) {
+		int64_t until_ns = at_ns + SPIN_NS;
+
+		while (at_ns < until_ns)
+			at_ns = now_ns();
+		check(!madvise(private_memory + number * order.pages * PAGE, order.pages * PAGE, MADV_DONTNEED), "spin");
+		inside_ns -= at_ns;
+		at_ns = now_ns();
+		inside_ns += at_ns;
+	}
+	fprintf(stderr, "spent %ld %ld\n", (long)inside_ns, (long)(at_ns - start_ns - inside_ns));
 }
 
 /* The nth call of an order. */
@@ -88,7 +117,9 @@ static void *serve(void *unused)
 
 	for (;;) {
 		check(read(kick, &value, sizeof(value)) == sizeof(value), "read");
-		for (long number = 0; number < order.calls; number++) {
+		if (!strcmp(order.kind, "spin"))
+			spin();
+		for (long number = 0; strcmp(order.kind, "spin") && number < order.calls; number++) {
 			const char *twice = strncmp(order.kind, TWICE, strlen(TWICE)) ? NULL : order.kind + strlen(TWICE);
 
 			call(twice ? twice : order.kind, number);

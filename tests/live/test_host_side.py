@@ -21,6 +21,8 @@ from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 PAGE_BYTES = 4096
+SPUN = 61  # buffers sampled
+NEAR = 0.03  # of all time: the way into a call and back, which the process takes for the call
 TIMED_RUNS = 2048  # calls made while attaching
 MECHANISMS = {
     "auto": "fentry+fexit",
@@ -115,6 +117,29 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
     costs = found.recording.end["own_cost"]["bpf"]  # type: ignore[index]
     timed = {row["program"]: row["timed_runs"] for row in costs}
     assert all(timed[program] >= TIMED_RUNS for program in timed if program.partition("_")[2] == "madvise")
+
+
+def test_samples_find_the_time_inside_calls(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
+    """No call is traced; what the process itself says that it spent inside calls lies in the interval."""
+    recorder = start_recording(
+        guest, "/root/host-sampled.bt", "-p", str(server.pid), "--sample"
+    ).wait_attached()
+    before = server.process.read("stderr", 0)
+    server.serve(WARM_UP, *["spin 127 16"] * SPUN)
+    said = server.process.read("stderr", len(before)).decode().split()
+    recorder.end()
+    recording = read_recording(recorder.pull(tmp_path))
+    assert not recording.batches
+    inside_ns, between_ns = (sum(map(int, said[at::3])) for at in (1, 2))
+    host = report(recorder.pull(tmp_path))["host"]
+    assert (host["delimited"], host["calls"], host["calls_in_batches"]) == (SPUN, [], None)
+    assert host["samples"] > host["samples_inside"] > 0
+    share = inside_ns / (inside_ns + between_ns)
+    found, error = (host[name] / host["served_ns"] for name in ("calls_ns", "calls_error_ns"))
+    print(f"inside calls {share:.4f}, by {host['samples']} samples {found:.4f} within {error:.4f}")
+    assert abs(found - share) <= error + NEAR
+    probes = {row["function"]: row["status"] for row in recording.metadata["probes"]}  # type: ignore[attr-defined]
+    assert (probes["madvise"], probes["eventfd_read"]) == ("not needed", "attached")
 
 
 # Orders, and of their calls: by how many no page became free, and how many pages did by the others.

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 from flows import PAGES_PER_SEND, Flow, PatchedFlow
 
-from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, CALL_SUMS, COUNTERS_LAYOUT, THREAD
+from balloontrace.format.host_layout import (
+    BATCH,
+    BATCH_LAYOUT,
+    CALL_SUMS,
+    COUNTERS_LAYOUT,
+    SAMPLED_BATCH,
+    SAMPLED_LAYOUT,
+    THREAD,
+)
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue
@@ -91,6 +99,50 @@ def record(**fields: int) -> bytes:
     return struct.pack("<II", BATCH.size_bytes, 0) + batch(**fields)
 
 
+def sampled_record(**fields: int) -> bytes:
+    """A `struct bt_sampled_batch` in the kernel's ring buffer."""
+    packed = _pack(SAMPLED_BATCH.fields, SAMPLED_BATCH.size_bytes, fields)
+    return struct.pack("<II", SAMPLED_BATCH.size_bytes, 0) + packed
+
+
+def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
+    """The same buffers as samples show them, one each `period_ns` of their thread; calls are in one piece."""
+    records, clock_ns = [], 0
+    for number, batch in enumerate(found):
+        call = Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED
+        wall_ns = batch.done_ns - batch.kick_ns
+        at_ns = range(-clock_ns % period_ns, wall_ns, period_ns)
+        first_ns = batch.lead_ns
+        inside = [batch.kick_ns + at for at in at_ns if first_ns <= at < first_ns + batch.calls_ns]
+        clock_ns += wall_ns
+        records.append(
+            sampled_record(
+                kick_ns=batch.kick_ns,
+                done_ns=batch.done_ns,
+                first_call_ns=inside[0] if inside else 0,
+                last_return_ns=inside[-1] if inside else 0,
+                idle_ns=found[number - 1].done_ns if number else 0,
+                samples=len(at_ns),
+                kicked_by=1 + batch.queue,
+                tid=4242,
+                flags=BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN,
+                **{f"samples_{int(call)}": len(inside)},
+            )
+        )
+    return b"".join(records)
+
+
+def sampled_recording(found: list[Batch], period_ns: int, raw: bytes | None = None) -> Recording:
+    """A whole recording of these batches whose calls were sampled."""
+    changes = {
+        "sampled_layout": dict(SAMPLED_LAYOUT),
+        "sampling": {"period_ns": period_ns},
+        "probes": [{"function": "madvise", "status": "not needed"}],
+    }
+    raw = pack_sampled(found, period_ns) if raw is None else raw
+    return read_recording(host_stream(found, raw=raw, changes=changes, sampled=True))
+
+
 def pack_batch(
     batch: Batch,
     *,
@@ -161,6 +213,7 @@ def host_stream(
     changes: Mapping[str, object] | None = None,
     end: Mapping[str, object] | None = None,
     label: str = "host",
+    sampled: bool = False,
 ) -> io.BytesIO:
     """A whole file of these batches; `raw` in their place, for those of other flags or threads.
 
@@ -185,7 +238,7 @@ def host_stream(
             **(changes or {}),
         },
         b"".join(map(pack_batch, found)) if raw is None else raw,
-        pack_counters(found),
+        slot(4242 << 32 | 4242) if sampled else pack_counters(found),
         {
             "clean": True,
             "reason": "interrupted",
@@ -194,17 +247,23 @@ def host_stream(
             "memory": {"rss_anon_bytes": 1 << 30, "shared_files": []},
             **(end or {}),
         },
+        sampled=sampled,
     )
 
 
 def _write(
-    metadata: Mapping[str, object], raw: bytes, counters: bytes, end: Mapping[str, object]
+    metadata: Mapping[str, object],
+    raw: bytes,
+    counters: bytes,
+    end: Mapping[str, object],
+    *,
+    sampled: bool,
 ) -> io.BytesIO:
     fd = os.memfd_create("host")
     try:
         writer = RecordingWriter(fd)
         writer.write_metadata(metadata)
-        writer.write_batches(raw)
+        (writer.write_sampled if sampled else writer.write_batches)(raw)
         writer.write_counters(counters)
         writer.write_end(end)
         os.lseek(fd, 0, os.SEEK_SET)

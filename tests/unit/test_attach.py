@@ -102,9 +102,13 @@ def test_what_was_refused_is_not_counted_as_attached() -> None:
     [
         TraceOptions(side="guest", pid=1),
         TraceOptions(side="guest", count_freed=True),
+        TraceOptions(side="guest", sample=True),
         TraceOptions(side="guest", attach="tracepoint"),
         TraceOptions(side="host", operations=1),
         TraceOptions(side="host", capture=True),
+        TraceOptions(side="host", sample=True, count_freed=True),
+        TraceOptions(side="host", sample=True, attach="kprobe"),
+        TraceOptions(side="host", sample=True, engine="bcc"),
         TraceOptions(side="host", offsets={"virtqueue.index": 8}),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_system import FakeSystem
 
-from balloontrace.system import attach_kprobe
+from balloontrace.system import attach_kprobe, perf_event
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def test_the_event_names_the_address(root: Path, monkeypatch: pytest.MonkeyPatch
     asked: list[bytes] = []
     calls: list[tuple[int, int, int]] = []
 
-    def remember(attribute: bytes) -> int:
+    def remember(attribute: bytes, _pid: int, _cpu: int) -> int:
         asked.append(attribute)
         return 77
 
-    monkeypatch.setattr(attach_kprobe, "_perf_event_open", remember)
+    monkeypatch.setattr(perf_event, "_perf_event_open", remember)
     monkeypatch.setattr("fcntl.ioctl", lambda *arguments: calls.append(arguments))
     assert attach_kprobe.attach_kprobe(5, 0xFFFFFFFFC0400010, returns=returns, root=root) == 77
     (attribute,) = asked
@@ -46,7 +46,7 @@ def test_what_the_kernel_refuses_leaves_nothing_open(root: Path, monkeypatch: py
     def refuse(*_: int) -> None:
         raise OSError(errno.EINVAL, "no")
 
-    monkeypatch.setattr(attach_kprobe, "_perf_event_open", lambda _: 77)
+    monkeypatch.setattr(perf_event, "_perf_event_open", lambda *_: 77)
     monkeypatch.setattr("fcntl.ioctl", refuse)
     monkeypatch.setattr("os.close", closed.append)
     with pytest.raises(OSError, match="no"):

@@ -22,6 +22,10 @@ TABLES = {
         (re.sub(r"^calls_(\d+)$", r"calls[\1]", name), kind, offset)
         for name, kind, offset in host_layout.BATCH.fields
     ),
+    "bt_sampled_batch": tuple(
+        (re.sub(r"^samples_(\d+)$", r"samples_in[\1]", name), kind, offset)
+        for name, kind, offset in host_layout.SAMPLED_BATCH.fields
+    ),
     "bt_thread": host_layout.THREAD.fields,
     "bt_call_sums": host_layout.CALL_SUMS.fields,
     "bt_live_batches": host_layout.LIVE_BATCHES.fields,
@@ -33,6 +37,8 @@ TODAY = host_layout.parse_batch_layout(None)
 def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None:
     numbers = {
         "sizeof(struct bt_batch)": host_layout.BATCH.size_bytes,
+        "sizeof(struct bt_sampled_batch)": host_layout.BATCH.size_bytes,
+        "sizeof(struct bt_vcpus)": host_layout.VCPUS_BYTES,
         "sizeof(struct bt_thread)": host_layout.THREAD.size_bytes,
         "sizeof(struct bt_threads)": host_layout.THREADS_BYTES,
         "sizeof(struct bt_call_sums)": host_layout.CALL_SUMS.size_bytes,

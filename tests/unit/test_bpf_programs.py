@@ -54,6 +54,15 @@ def test_unmapping_is_not_freeing(tmp_path: Path) -> None:
     assert pages == [1, 1, 1, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5, 6, 7, 7, 7, 7, 8, 8, 520, 520]
 
 
+def test_samples_tell_a_balloon_from_a_disk_and_calls_from_what_is_between(tmp_path: Path) -> None:
+    unproven, of_balloon, vcpu = 256, 2 + 1000 + 1, SERVER + 1
+    *batches, samples, inside, was_found, guest_runs_in = numbers(
+        build("host_sampled.c", tmp_path, "TGID=900", "COUNT_FREED=0", "SAMPLED=1")
+    )
+    assert batches == [unproven, unproven + of_balloon, unproven + of_balloon]
+    assert (samples, inside, was_found, guest_runs_in) == (5, 2, 1, vcpu)
+
+
 def build_guest(source: str, folder: Path, *definitions: str) -> Path:
     offsets = [
         f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.attach import make_sure_of_plan
@@ -14,6 +15,7 @@ from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.host.collector import _definitions, _in_order_of_detaching
 from balloontrace.trace.host.diagnosis import HostDiagnosis
 from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, make_host_plan
+from balloontrace.trace.host.sampling import define_ways
 from balloontrace.trace.host.side import HostSide
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.probe_firing import NOTHING_KNOWN
@@ -118,6 +120,24 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     said = capsys.readouterr().err
     assert said.startswith("balloontrace: warning: what calls free is not counted: no probe of ")
     assert said.count("\n") == 1
+
+
+def test_samples_need_no_probe_of_calls() -> None:
+    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)).sampling(
+        define_ways({"do_syscall_64": (7, 9)})
+    )
+    assert programs(plan) == ["fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl"]
+    assert plan.probe("madvise").status is Status.NOT_NEEDED
+    definitions = _definitions(plan, 1 << 20)
+    assert definitions["SAMPLED"] == 1
+    assert (definitions["CALL_ENTRY"], definitions["CALL_ENTRY_BYTES"]) == (7, 9)
+    assert definitions["CALL_EXIT_BYTES"] == 0
+    assert _definitions(make_host_plan(SYMBOLS), 1 << 20)["SAMPLED"] == 0
+
+
+def test_samples_need_fentry_where_a_kick_is_read() -> None:
+    with pytest.raises(CannotTraceError, match="needs fentry on eventfd_read"):
+        make_host_plan(SYMBOLS).sampling({})
 
 
 def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:

@@ -76,6 +76,9 @@ class ScriptedCollector:
         self.timing = on
         self.timings.append(on)
 
+    def follow_threads(self) -> None:
+        pass
+
     def detach(self) -> None:
         pass
 

@@ -18,6 +18,7 @@ from balloontrace.system.kernel import (
     Symbol,
     read_balloon_devices,
     read_effective_capabilities,
+    read_function_ranges,
     read_headers_path,
     read_layout,
     read_lockdown,
@@ -118,6 +119,19 @@ def test_a_last_line_without_its_end_is_found(tmp_path: Path) -> None:
 def test_hidden_addresses_are_zero(tmp_path: Path) -> None:
     lay_out_symbols(tmp_path, "0000000000000000 t tell_host\t[virtio_balloon]\n")
     assert found(tmp_path, "tell_host") == [("tell_host", 0, "virtio_balloon")]
+
+
+def test_a_function_ends_where_the_next_symbol_begins(tmp_path: Path) -> None:
+    FakeSystem(tmp_path).kallsyms(
+        (
+            "ffffffff81000010 T one",
+            "ffffffff81000010 T its_other_name",
+            "ffffffff81000070 t two",
+            "0 T hidden",
+        )
+    )
+    found = read_function_ranges(("one", "two", "hidden", "none"), tmp_path)
+    assert found == {"one": (0xFFFFFFFF81000010, 0x60), "two": (0xFFFFFFFF81000070, 0)}
 
 
 def test_no_kallsyms_is_an_error(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ COLUMNS = (
     "runs",
     *_CONTIGUITY,
     "value",
+    "error_ns",
 )
 # What has rows of its own.
 _OWN_ROWS = ("operations", "totals", "stages", "payload_sends", "run_orders", "plain_run_orders")
@@ -222,4 +223,5 @@ def _stage(stage: StageRow) -> Row:
         "p90_ns": stage.p90_ns,
         "p99_ns": stage.p99_ns,
         "max_ns": stage.max_ns,
+        "error_ns": stage.error_ns,
     }

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, OtherBuffers, Pairing
 from balloontrace.units import (
+    ESTIMATED,
     NOT_MEASURED,
     format_bytes,
     format_count,
@@ -39,24 +40,38 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     machine = describe_machine(host.header.machine)
     if machine:
         yield Line(machine)
-    yield Line(
-        words(
-            "{} served, {} for them; {} split; lost: {}",
-            numbers.things(host.batches, "buffer"),
-            numbers.things(host.calls_in_batches, "call"),
-            numbers.things(host.thp_splits, "huge page"),
-            "not known" if host.events_lost is None else numbers.count(host.events_lost),
+    lost = "not known" if host.events_lost is None else numbers.count(host.events_lost)
+    if host.sample_period_ns is not None:
+        yield Line(words("{} served, calls sampled; lost: {}", numbers.things(host.batches, "buffer"), lost))
+    else:
+        yield Line(
+            words(
+                "{} served, {} for them; {} split; lost: {}",
+                numbers.things(host.batches, "buffer"),
+                numbers.things(host.calls_in_batches, "call"),
+                numbers.things(host.thp_splits, "huge page"),
+                lost,
+            )
         )
-    )
+    about = "" if host.calls_error_ns is None else ESTIMATED
     if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
             words(
-                "from kick to completion {} in {}: c {}, d {} ({})",
+                f"from kick to completion {{}} in {{}}: c {about}{{}}, d {about}{{}} ({{}})",
                 numbers.duration(host.served_ns),
                 numbers.things(host.delimited, "buffer"),
                 numbers.duration(host.served_ns - host.calls_ns),
                 numbers.duration(host.calls_ns),
                 numbers.share(_part(host.calls_ns, host.served_ns)),
+            )
+        )
+    if host.calls_error_ns is not None:
+        yield Line(
+            words(
+                "c and d by {} (a look each {} of a thread's time): within {} in 19 of 20 cases",
+                numbers.things(host.samples, "sample"),
+                numbers.duration(host.sample_period_ns),
+                numbers.duration(host.calls_error_ns),
             )
         )
     if host.tracing_c_ns is not None and host.tracing_d_ns is not None:
@@ -98,19 +113,24 @@ def _others(others: Sequence[OtherBuffers]) -> Iterator[Item]:
     sorts = dict.fromkeys((each.what, each.told_by, each.call) for each in others)
     for what, told_by, call in sorts:
         same = [each for each in others if (each.what, each.told_by, each.call) == (what, told_by, call)]
-        c_ns = [each.c_ns for each in same]
         yield Item(
             words(
-                "{}{} by {} of " + call + ", {}: c {}, d {}{}",
+                "{}{} by {} of " + (call or "a kind not seen") + ", {}: c {}, d {}{}",
                 numbers.things(sum(each.buffers for each in same), what, _MANY.get(what)),
                 f" in {len(same)} threads" if len(same) > 1 else "",
-                numbers.things(sum(each.calls for each in same), "call"),
-                numbers.size(sum(each.bytes for each in same)),
-                numbers.duration(None if None in c_ns else sum(each or 0 for each in c_ns)),
-                numbers.duration(sum(each.d_ns for each in same)),
+                numbers.things(_sum(each.calls for each in same), "call"),
+                numbers.size(_sum(each.bytes for each in same)),
+                numbers.duration(_sum(each.c_ns for each in same)),
+                numbers.duration(_sum(each.d_ns for each in same)),
                 "" if told_by == "matching" else "; told by the calls alone",
             )
         )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """None unless all are known."""
+    known = list(values)
+    return None if None in known else sum(each or 0 for each in known)
 
 
 def _offset(offset_ns: int) -> str:

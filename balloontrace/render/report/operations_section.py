@@ -13,9 +13,12 @@ from balloontrace.render.report.payload_section import describe_bitmaps, describ
 from balloontrace.results.operation import Operation, StageRow, Total, longest
 from balloontrace.results.report import Report
 from balloontrace.units import (
+    ESTIMATED,
     NOT_MEASURED,
     format_count,
+    format_duration_ns,
     format_share,
+    format_things,
 )
 
 # More than these would bury the totals; CSV and JSON hold all of them.
@@ -92,8 +95,19 @@ def describe_operation(operation: Operation, *, whole: bool = False) -> list[Sec
     return [[Title(title), _stages(operation.stages, whole=whole), *_found(operation)], *payload]
 
 
+def describe_estimate(samples: int | None, error_ns: int) -> str:
+    """What an estimate of c and d is made of."""
+    return (
+        f"c and d are estimates by {format_things(samples or 0, 'sample')}: "
+        f"within {format_duration_ns(error_ns)} in 19 of 20 cases"
+    )
+
+
 def _found(operation: Operation) -> Iterator[Item]:
     yield from map(Item, operation.verdict)
+    errors_ns = [row.error_ns for row in operation.stages if row.error_ns is not None]
+    if errors_ns and operation.served is not None:
+        yield Item(describe_estimate(operation.served.samples, errors_ns[0]))
     if operation.bitmap is not None:
         yield Item(describe_bitmaps(operation.bitmap))
 
@@ -117,7 +131,7 @@ def _stages(stages: Iterable[StageRow], *, whole: bool = False) -> Table:
             _full_name(stage) if whole else _short_name(stage),
             stage.where if whole else stage.where.short,
             Number(NOT_MEASURED if stage.count is None else str(stage.count), stage.count),
-            numbers.duration(stage.total_ns),
+            _total_time(stage),
             Number(format_share(stage.share).replace(" ", ""), stage.share),
             numbers.duration(stage.p50_ns),
             numbers.duration(stage.p90_ns),
@@ -128,6 +142,12 @@ def _stages(stages: Iterable[StageRow], *, whole: bool = False) -> Table:
         if whole or stage.part_of is None or stage.total_ns
     ]
     return Table(("stage", "where", "n", "total", "share", "p50", "p90", "p99", "max"), rows, "llrrrrrrr")
+
+
+def _total_time(stage: StageRow) -> Number:
+    """How long it took; of an estimate, said to be one."""
+    shown = numbers.duration(stage.total_ns)
+    return shown if stage.error_ns is None else Number(f"{ESTIMATED}{shown}", shown.value, shown.unit)
 
 
 def _full_name(stage: StageRow) -> Name:

@@ -35,6 +35,8 @@ def load(request: LoadRequest) -> Loaded:
     Raises CannotTraceError when bcc, the headers or the kernel do not allow it, AttachError when a required
     probe was refused. Each has the line of the compiler or the kernel that says why; `-v` shows the rest.
     """
+    if request.unattached:
+        raise CannotTraceError(f"the engine bcc has no {', '.join(request.unattached)}: that takes prebuilt")
     # SEQPACKET keeps request and answer in one piece each; an empty answer is a child that died.
     parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     messages_fd = os.memfd_create("balloontrace-compiler-messages")

@@ -45,6 +45,14 @@ NAMES = (
     "PG_UPTODATE",
     "PG_SWAPBACKED",
     "PG_LRU",
+    # Whether calls are sampled, and where the kernel's way into them and back lies.
+    "SAMPLED",
+    "CALL_ENTRY",
+    "CALL_ENTRY_BYTES",
+    "CALL_TABLE",
+    "CALL_TABLE_BYTES",
+    "CALL_EXIT",
+    "CALL_EXIT_BYTES",
     # Under lockdown: the number of the type that everything read is taken for.
     "READ_TYPE",
 )

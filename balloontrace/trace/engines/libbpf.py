@@ -112,6 +112,7 @@ _HANDLER = _HandlerOptions(sz=ctypes.sizeof(_HandlerOptions), prog_prepare_load_
 
 # struct bpf_insn: code, registers, 16 bits of offset, 32 of immediate. BPF_LD | BPF_DW | BPF_IMM takes two.
 _INSTRUCTION_BYTES = 8
+_ALL_BITS = (1 << 64) - 1
 _MARKED = (
     rb"\x18[\0-\x0f]\0\0(?P<low>.{4})\0{4}(?P<high>" + re.escape(MARK.to_bytes(4, sys.byteorder)) + rb")"
 )
@@ -190,7 +191,7 @@ class BpfObject:
     def set_constants(self, values: Mapping[str, int]) -> None:
         """Give marked immediates of all programs their values. KeyError for one that is not among them."""
         for code, mark in self._marks():
-            halves = struct.pack("=q", values[_name_of(mark)])
+            halves = struct.pack("=Q", values[_name_of(mark)] & _ALL_BITS)
             code[mark.start("low") : mark.end("low")] = halves[:4]
             code[mark.start("high") : mark.end("high")] = halves[4:]
 

@@ -70,7 +70,7 @@ def load(request: LoadRequest) -> Loaded:
                 for attachment in wanted:
                     if attachment.program in refused:
                         _refuse(attachment, f"{attachment.program} was not loaded", failures, messages)
-                if not refused:
+                if not refused or not {*request.unattached}.isdisjoint(refused):
                     raise failure(CannotTraceError, f"cannot load: {error}", messages) from error
                 continue
             loaded = _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
@@ -118,7 +118,7 @@ def _targeted(
         else:
             wanted.append(attachment)
     wanted = [attachment for attachment in wanted if attachment.function not in failures]
-    program_object.load_only({attachment.program for attachment in wanted})
+    program_object.load_only({*(attachment.program for attachment in wanted), *request.unattached})
     return wanted
 
 
@@ -201,7 +201,8 @@ def _attach(
             else:
                 links.setdefault(attachment.function, []).append(link)
         kept = (attachment.program for attachment in wanted if attachment.function in links)
-        programs.update((name, program_object.program_fd(name)) for name in dict.fromkeys(kept))
+        names = dict.fromkeys((*kept, *request.unattached))
+        programs.update((name, program_object.program_fd(name)) for name in names)
     except BaseException:
         _close((*maps.values(), *programs.values(), *chain(*links.values())))
         raise

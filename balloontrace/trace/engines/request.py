@@ -35,6 +35,7 @@ class LoadRequest:
     definitions: Mapping[str, str | int]
     attachments: tuple[Attachment, ...]
     maps: tuple[str, ...]
+    unattached: tuple[str, ...] = ()  # programs that are loaded too, and attached by others
 
 
 @dataclass(frozen=True)

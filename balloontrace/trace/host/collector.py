@@ -10,15 +10,24 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.host_counters import HostCounters, used_slots
-from balloontrace.format.host_layout import BATCH, LIVE_SLOTS_BYTES, SLOTS, THREAD, THREADS_BYTES
+from balloontrace.format.host_counters import SYSTEM_CALLS, HostCounters, used_slots
+from balloontrace.format.host_layout import (
+    BATCH,
+    LIVE_SLOTS_BYTES,
+    SLOTS,
+    THREAD,
+    THREADS_BYTES,
+    VCPUS_BYTES,
+)
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
 from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
 from balloontrace.trace.host.probes import TABLE, HostPlan
+from balloontrace.trace.host.sampling import PROGRAM, ThreadSampler, define_ways
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
@@ -36,8 +45,8 @@ class HostCollector(AttachedPrograms[HostPlan]):
 
         Without a ring (0 bytes) there are no batches; what they would tell is summed up for `read_live`.
         """
-        untraced = time_calls()
-        ways = (plan, plan.with_kprobes(), plan.with_tracepoints())
+        untraced = None if plan.sampled_by else time_calls()
+        ways = (plan,) if plan.sampled_by else (plan, plan.with_kprobes(), plan.with_tracepoints())
         plan, loaded = attach_first(engines, ways, lambda plan: _request(plan, ring_bytes))
         maps = loaded.maps
         batch_bytes = RING_HEADER_BYTES + BATCH.size_bytes
@@ -50,14 +59,36 @@ class HostCollector(AttachedPrograms[HostPlan]):
             live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
             links=_in_order_of_detaching(loaded),
         )
-        target = SharedPage(maps["target"], _PROCESS_BYTES, writable=True)
-        target.write(_process(os.getpid()))
-        slot = threading.get_native_id() % SLOTS * THREAD.size_bytes
-        self.call_cost = measure_call_cost(untraced, lambda: threads.read()[slot : slot + THREAD.size_bytes])
-        self.timed = self._time_programs()
-        threads.write(bytes(THREAD.size_bytes), slot)
-        target.write(_process(pid))
-        target.close()
+        self.call_cost = None
+        self.timed: tuple[str, ...] = ()
+        self._sampler: ThreadSampler | None = None
+        with closing(SharedPage(maps["target"], _PROCESS_BYTES, writable=True)) as target:
+            if untraced is not None:
+                target.write(_process(os.getpid()))
+                slot = threading.get_native_id() % SLOTS * THREAD.size_bytes
+                self.call_cost = measure_call_cost(
+                    untraced, lambda: threads.read()[slot : slot + THREAD.size_bytes]
+                )
+                self.timed = self._time_programs()
+                threads.write(bytes(THREAD.size_bytes), slot)
+            target.write(_process(pid))
+        if plan.sampled_by:
+            # No call is counted, so that none is waited for to be timed.
+            self.timed = SYSTEM_CALLS
+            vcpus = SharedPage(maps["vcpus"], VCPUS_BYTES)
+            self._sampler = ThreadSampler(loaded.programs[PROGRAM], pid, vcpus)
+
+    def follow_threads(self) -> None:
+        """Where threads are sampled: those that there are now."""
+        if self._sampler is not None:
+            self._sampler.follow()
+
+    def detach(self) -> None:
+        """First what delimits buffers: of one whose samples end early less would be known than it seems."""
+        super().detach()
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
 
     def _time_programs(self) -> tuple[str, ...]:
         """Have the kernel time what runs for this process's calls; returns the system calls it timed."""
@@ -110,7 +141,8 @@ def _in_order_of_detaching(loaded: Loaded) -> list[int]:
         end, _, point = program.partition("_")
         return 0 if point not in calls else 2 if end in _RETURNS else 1
 
-    ranked = zip(map(rank, loaded.programs), loaded.links, strict=True)
+    attached = [program for program in loaded.programs if program != PROGRAM]
+    ranked = zip(map(rank, attached), loaded.links, strict=True)
     return [fd for _, fd in sorted(ranked, key=lambda each: each[0])]
 
 
@@ -140,13 +172,20 @@ def _request(plan: HostPlan, ring_bytes: int) -> LoadRequest:
         "host.bpf.c",
         _definitions(plan, ring_bytes),
         plan.attachments,
-        _maps(ring_bytes, counts_freed=bool(plan.freed_by({}))),
+        _maps(ring_bytes, counts_freed=bool(plan.freed_by({})), sampled=bool(plan.sampled_by)),
+        (PROGRAM,) if plan.sampled_by else (),
     )
 
 
-def _maps(ring_bytes: int, *, counts_freed: bool) -> tuple[str, ...]:
+def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, ...]:
     freed = ("waiting", "waiting_pages") if counts_freed else ()
-    return ("batches" if ring_bytes else "live", "threads", "target", *freed)
+    return (
+        "batches" if ring_bytes else "live",
+        "threads",
+        "target",
+        *freed,
+        *(("vcpus",) if sampled else ()),
+    )
 
 
 def _definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
@@ -154,6 +193,8 @@ def _definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
     definitions: dict[str, str | int] = {
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
+        "SAMPLED": int(bool(plan.sampled_by)),
+        **(dict(plan.sampled_by) or define_ways({})),
     }
     if ring_bytes:
         definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES

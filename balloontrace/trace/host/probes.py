@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.mechanism import Mechanism
@@ -88,6 +89,7 @@ TABLE = (
 )  # fmt: skip
 
 _TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
+_SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl"})
 _NO_TYPES = "no type information on the pages of this kernel"
 
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
@@ -137,11 +139,12 @@ class HostPlan(Plan[HostProbe]):
     """What will be attached on the host.
 
     `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
-    `asks_freed` whether that was asked for, possible or not.
+    `asks_freed` whether that was asked for, possible or not. With `sampled_by` no call is traced.
     """
 
     page_layout: tuple[tuple[str, int], ...] = ()
     asks_freed: bool = False
+    sampled_by: tuple[tuple[str, int], ...] = ()  # what samples need to know; empty: calls are traced
 
     def probe(self, name: str) -> HostProbe:
         """The row of that name."""
@@ -159,6 +162,26 @@ class HostPlan(Plan[HostProbe]):
             lambda probe: replace(probe, status=status, note=note) if probe in telling else probe
         )
         return replace(plan, asks_freed=True)
+
+    def sampling(self, ways: Mapping[str, int]) -> HostPlan:
+        """The same plan without probes on calls; `ways` is what their samples need to know.
+
+        CannotTraceError where fentry cannot show what kicked a thread: that tells a balloon's buffers.
+        """
+        kick = self.probe("eventfd_read")
+        if kick not in self.attachable or kick.mechanism is not Mechanism.FENTRY:
+            raise CannotTraceError("--sample needs fentry on eventfd_read, and this kernel has none")
+        needed = replace(kick, point=replace(kick.point, required=True))
+        plan = self._each(
+            lambda probe: (
+                needed
+                if probe is kick
+                else probe
+                if probe.point.name in _SHOWN_SAMPLED or probe.status is not Status.ATTACH
+                else replace(probe, status=Status.NOT_NEEDED, note="calls are sampled")
+            )
+        )
+        return replace(plan, sampled_by=tuple(ways.items()))
 
     def with_kprobes(self) -> HostPlan:
         """The same plan without fentry."""

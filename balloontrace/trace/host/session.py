@@ -8,12 +8,13 @@ from dataclasses import asdict
 
 from balloontrace.console.progress import host_progress_line
 from balloontrace.format.host_counters import HostCounters, parse_host_counters, unfinished_batches
-from balloontrace.format.host_layout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS
+from balloontrace.format.host_layout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS, SAMPLED_LAYOUT
 from balloontrace.format.vocabulary import Call, Side
 from balloontrace.system import kernel
 from balloontrace.system.vmm import Memory, Process, has_hugetlb_pages, read_memory
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
 from balloontrace.trace.host.process_watch import ProcessWatch
+from balloontrace.trace.host.sampling import PERIOD_NS
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import HostTimingPace
 from balloontrace.trace.session import Ending, Losses, RecordingSession, SessionResult
@@ -49,8 +50,19 @@ class HostSession(RecordingSession[HostCounters]):
     def _side_ending(self) -> Ending | None:
         return Ending.PROCESS_EXITED if self._watch.ended else None
 
+    def _look(self) -> None:
+        self._collector.follow_threads()
+        super()._look()
+
     def _drain_records(self) -> int:
-        return self._collector.drain(self._writer.write_batches)
+        return self._collector.drain(self._write_records)
+
+    def _write_records(self, raw: bytes | memoryview) -> None:
+        """Batches as what they are: a reader that knows of no samples must not take them for calls."""
+        if self._collector.plan.sampled_by:
+            self._writer.write_sampled(raw)
+        else:
+            self._writer.write_batches(raw)
 
     def _last_look(self, result: SessionResult) -> dict[str, object]:  # noqa: ARG002
         self._collector.detach()
@@ -67,7 +79,7 @@ class HostSession(RecordingSession[HostCounters]):
         return self._collector.read_program_costs(counters)
 
     def _write_unfinished(self) -> None:
-        self._writer.write_batches(unfinished_batches(self._counters))
+        self._write_records(unfinished_batches(self._counters))
 
     def _metadata(self) -> dict[str, object]:
         plan, loaded = self._collector.plan, self._collector.loaded
@@ -76,6 +88,8 @@ class HostSession(RecordingSession[HostCounters]):
             "process": asdict(self._process),
             "calls": {str(int(call)): call.name.lower() for call in Call},
             "batch_layout": dict(BATCH_LAYOUT),
+            "sampled_layout": dict(SAMPLED_LAYOUT) if plan.sampled_by else None,
+            "sampling": {"period_ns": PERIOD_NS} if plan.sampled_by else None,
             "counters_layout": dict(COUNTERS_LAYOUT),
             "boundaries": plan.boundaries(loaded.failures),
             "call_cost": self._collector.call_cost and asdict(self._collector.call_cost),

@@ -9,14 +9,27 @@ from dataclasses import dataclass
 
 from balloontrace.console.stderr import say
 from balloontrace.errors import UsageError
+from balloontrace.system.kernel import read_function_ranges
 from balloontrace.system.vmm import Process, choose_process, has_hugetlb_pages
 from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.diagnosis import HostDiagnosis, diagnose_host
 from balloontrace.trace.host.probes import HostPlan
 from balloontrace.trace.host.process_watch import ProcessWatch
+from balloontrace.trace.host.sampling import WAYS, define_ways
 from balloontrace.trace.host.session import HostSession
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.side import TracedSide
+
+
+def _check_sampling(options: TraceOptions) -> None:
+    """UsageError for what samples do not go with."""
+    for option, given in (
+        ("--count-freed", options.count_freed),
+        (f"--attach {options.attach}", options.attach != "auto"),
+        ("--engine bcc", options.engine == "bcc"),
+    ):
+        if given:
+            raise UsageError(f"{option} does not go with --sample: leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
     def check_options(self) -> None:
         """UsageError for what is asked and cannot be had on this side."""
         options = self.options
+        if options.sample:
+            _check_sampling(options)
         for option, given in (
             ("--operations", options.operations is not None),
             ("--capture payload", options.capture),
@@ -71,6 +86,9 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
     def choose_plan(self, diagnosis: HostDiagnosis) -> HostPlan:
         """The plan, with what tells calls that free nothing and by the way that was asked for."""
         plan = diagnosis.plan
+        if self.options.sample:
+            names = (name for names in WAYS.values() for name in names)
+            return plan.sampling(define_ways(read_function_ranges(names)))
         if self.options.count_freed:
             plan = plan.counting_freed()
             if plan.freed_by({}) is None:

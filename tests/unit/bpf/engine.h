@@ -16,7 +16,7 @@ typedef uint16_t u16;
 typedef uint8_t u8;
 
 struct pt_regs {
-	u64 ax, bx, cx, dx, si, di, bp, sp, r8, r9, r10, ip;
+	u64 ax, bx, cx, dx, si, di, bp, sp, r8, r9, r10, ip, orig_ax, cs;
 };
 
 #define __always_inline inline __attribute__((always_inline, unused))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings whose calls were sampled: what a report says of them, and what it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flows import Flow
+from synthetic_both import flow_of, guest_recording
+from synthetic_host import Batch, batches, host_recording, pack_sampled, sampled_record, sampled_recording
+
+from balloontrace.analysis.make_report import analyse, examine
+from balloontrace.errors import RecordingError
+from balloontrace.export.event_rows import BATCH_COLUMNS, batch_rows
+from balloontrace.export.make_time_line import build_timeline
+from balloontrace.format.recording import Recording
+from balloontrace.format.vocabulary import BatchFlag
+from balloontrace.render.json import render_json
+from balloontrace.render.report.csv import render_csv
+from balloontrace.results.report import Report
+
+PERIOD_NS = 39_989
+KICKED_AND_DONE = int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN)
+
+
+def recordings() -> tuple[Recording, Recording, Recording]:
+    """A guest's, its host's, and the same with samples."""
+    flow = flow_of()
+    found = batches(flow)
+    return guest_recording(flow), host_recording(found), sampled_recording(found, PERIOD_NS)
+
+
+def rows(report: Report, stage: str) -> list[tuple[int, int | None]]:
+    return [
+        (row.total_ns or 0, row.error_ns)
+        for operation in report.operations
+        for row in operation.stages
+        if row.stage == stage
+    ]
+
+
+@pytest.mark.parametrize("stage", ["c", "d"])
+def test_estimates_hold_what_tracing_measured(stage: str) -> None:
+    guest, host, sampled = recordings()
+    exact, estimated = analyse(guest, host), analyse(guest, sampled)
+    assert len(estimated.operations) == 2
+    for (measured_ns, no_error), (estimate_ns, error_ns) in zip(
+        rows(exact, stage), rows(estimated, stage), strict=True
+    ):
+        assert no_error is None
+        assert error_ns is not None
+        assert abs(estimate_ns - measured_ns) <= error_ns
+        assert error_ns < measured_ns
+
+
+def test_stages_still_add_up_and_have_no_quantiles_of_calls() -> None:
+    guest, _, sampled = recordings()
+    for operation in analyse(guest, sampled).operations:
+        assert sum(row.total_ns or 0 for row in operation.stages if not row.part_of) == operation.wall_ns
+        for row in operation.stages:
+            if row.stage in ("c", "d"):
+                assert (row.p50_ns, row.p90_ns, row.p99_ns, row.max_ns) == (None,) * 4
+
+
+def test_what_was_not_counted_is_not_0() -> None:
+    guest, _, sampled = recordings()
+    report = analyse(guest, sampled)
+    assert report.host is not None
+    host = report.host
+    assert (host.calls, host.calls_in_batches, host.madvise_bytes, host.fallocate_bytes) == ((), *(None,) * 3)
+    assert host.sample_period_ns == PERIOD_NS
+    assert any("record --sample" in sentence for sentence in report.not_measured)
+    for operation in report.operations:
+        assert operation.served is not None
+        counted = dataclasses.asdict(operation.served)
+        assert counted.pop("buffers") == 100
+        assert counted.pop("samples") > counted.pop("samples_inside") > 0
+        assert set(counted.values()) == {None}
+    assert json.loads(render_json(report))["host"]["calls_in_batches"] is None
+    assert ",error_ns" in render_csv(report).splitlines()[0]
+
+
+def test_events_have_no_calls_but_samples() -> None:
+    guest, _, sampled = recordings()
+    examined = examine(guest, sampled)
+    assert examined.host is not None
+    for row in batch_rows(examined.host.batches, examined.both):
+        event = dict(zip(BATCH_COLUMNS, row, strict=True))
+        assert (event["calls_ns"], event["madvise_dontneed_calls"], event["errors"]) == (None, None, None)
+        assert event["samples"] is not None
+        assert event["samples_inside"] is not None
+    line = build_timeline(examined)
+    names = {each.name for process in line.processes for track in process.tracks for each in track.slices}
+    assert "buffer" in names
+    assert "calls" not in names
+
+
+def test_few_samples_still_match_buffers_with_sends() -> None:
+    """A look in three buffers: most have no sample inside a call, and no bound by one."""
+    flow = flow_of()
+    both = examine(guest_recording(flow), sampled_recording(batches(flow), 1_799_989)).both
+    assert both is not None
+    assert both.pairing.pairs == 200
+
+
+def records(*fields: dict[str, int]) -> Recording:
+    batch = Batch(1_000, 2_000, 500, 1, 0)
+    return sampled_recording([batch], PERIOD_NS, b"".join(sampled_record(**each) for each in fields))
+
+
+def a_batch(start_ns: int, **changes: int) -> dict[str, int]:
+    return {"kick_ns": start_ns, "done_ns": start_ns + 900, "flags": KICKED_AND_DONE, "tid": 7, **changes}
+
+
+def test_what_a_disk_kicks_is_left_out() -> None:
+    served = a_batch(10_000, kicked_by=2, samples=2, samples_0=1, first_call_ns=10_100, last_return_ns=10_100)
+    silent = a_batch(20_000, kicked_by=2, samples=1)
+    of_disk = a_batch(30_000, kicked_by=3, samples=1)
+    examined = examine(records(served, silent, of_disk))
+    assert examined.host is not None
+    assert examined.host.batches.int64("kick_ns").tolist() == [10_000, 20_000]
+    assert examined.host.batches.queue.tolist() == [0, 0]
+    assert examined.report.host is not None
+    assert (examined.report.host.batches, examined.report.host.delimited) == (2, 2)
+
+
+IMPOSSIBLE = (
+    {"done_ns": 9_000},
+    {"samples": 1, "samples_0": 2, "first_call_ns": 10_100, "last_return_ns": 10_100},
+    {"samples": 3, "samples_0": 2, "first_call_ns": 10_100, "last_return_ns": 10_050},
+    {"samples": 3, "samples_0": 2, "first_call_ns": 10_100, "last_return_ns": 99_000},
+    {"samples": 3, "first_call_ns": 10_100, "last_return_ns": 10_100},
+    {"samples": 1 << 63},
+    {"kick_ns": 1 << 63},
+)
+
+
+@pytest.mark.parametrize("changes", IMPOSSIBLE)
+def test_impossible_values_are_left_out_and_counted(changes: dict[str, int]) -> None:
+    served = a_batch(10_000, kicked_by=2, samples=2, samples_0=1, first_call_ns=10_100, last_return_ns=10_100)
+    report = analyse(records(served, {**a_batch(10_000, kicked_by=2), **changes}))
+    assert report.host is not None
+    assert report.host.batches == 1
+    assert any("could not be decoded" in warning for warning in report.warnings)
+
+
+def test_a_buffer_found_by_looking_begins_when_the_one_before_was_completed() -> None:
+    """Its samples count from then on, too."""
+    flow = flow_of()
+    found = batches(flow)
+    looked = list(range(10, 190, 30))
+    pieces = [pack_sampled(found, PERIOD_NS)]
+    size = len(pieces[0]) // len(found)
+    raw = [bytearray(pieces[0][at : at + size]) for at in range(0, len(pieces[0]), size)]
+    for index in looked:
+        raw[index][8:16] = bytes(8)  # kick_ns
+        raw[index][-2:] = int(BatchFlag.DONE_SEEN).to_bytes(2, "little")
+    both = examine(guest_recording(flow), sampled_recording(found, PERIOD_NS, b"".join(raw))).both
+    assert both is not None
+    sends = both.send_of_batch[looked]
+    served_ns = both.times.served_ns[sends]
+    assert (served_ns > 0).all()
+    assert np.all(served_ns >= [found[index].done_ns - found[index].kick_ns for index in looked])
+
+
+def test_without_a_sample_inside_a_call_no_buffer_is_a_balloons() -> None:
+    flow = Flow()
+    flow.resize(256)
+    with pytest.raises(RecordingError, match="served no buffer"):
+        analyse(guest_recording(flow), sampled_recording(batches(flow), 10**9))
