@@ -74,6 +74,8 @@ _TRAITS = (
     _Trait("way of attaching probes", lambda report: _mechanisms(report)),
     _Trait("engine", lambda report: report.header.engine, told_lately=True),
     _Trait("capture of payloads", lambda report: _capture(report)),
+    _Trait("order of page reporting", lambda report: _reporting(report, "from_order"), told_lately=True),
+    _Trait("delay of page reporting in ms", lambda report: _reporting(report, "delay_ms"), told_lately=True),
 )
 
 _HOST_TRAITS = (
@@ -212,6 +214,10 @@ def _capture(report: Report) -> str | None:
 
 def _host_machine(report: Report) -> Machine:
     return report.host.header.machine if report.host else Machine()
+
+
+def _reporting(report: Report, setting: str) -> str | None:
+    return _count(getattr(report.page_reporting, setting)) if report.page_reporting else None
 
 
 def _process(report: Report) -> str | None:

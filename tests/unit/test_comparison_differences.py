@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 import synthetic
 from comparisons import compared, only_group
-from flows import Flow
+from flows import Flow, typical_flow
+from page_reporting import cycle_spans
 from runs import Setup, make_run, make_runs, scatter, side
 
 from balloontrace.analysis.make_report import analyse
+from balloontrace.compare.condition_differences import find_differences
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.recording_header import Machine
+from balloontrace.results.report import Report
 
 
 def machine_change(**changes: object) -> dict[str, object]:
@@ -204,3 +207,18 @@ def test_warnings_of_recordings_come_with_their_names() -> None:
     )
     alone = compare(Recordings("before", (good,)), Recordings("after", (odd,)))
     assert alone.warnings[0] == "good-guest.bt: PAYL piece 3 is damaged"
+
+
+def test_page_reporting_of_another_order_or_delay_is_said() -> None:
+    def with_settings(**settings: int) -> Report:
+        flow = typical_flow()
+        flow.spans += cycle_spans(flow.now + 10**6, {9: 1})
+        return analyse(synthetic.recording(flow, changes={"page_reporting": settings}))
+
+    one, other = with_settings(order=9, delay_ms=2000), with_settings(order=0, delay_ms=100)
+    assert find_differences([one], [one]) == []
+    assert [each.text for each in find_differences([one], [other])] == [
+        "order of page reporting: 9 before, 0 after",
+        "delay of page reporting in ms: 2 000 before, 100 after",
+    ]
+    assert find_differences([one], [with_settings()]) == []
