@@ -47,6 +47,7 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
         names = ("TELL_HOST", "SEND_RESP_DATA", "VIRTBALLOON_FREE_PAGE_REPORT")
         arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, "PAYLOAD_RING_PAGES": 1, "UNIT_PAGES": 1}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
+        offsets |= {"SCATTERLIST_LENGTH": 12, "SCATTERLIST_END": 32}
         found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})
         for ring in ("spans", "payloads"):
             found.set_max_entries(ring, RING_BYTES)
