@@ -20,7 +20,7 @@ from pathlib import Path
 from lab import folders
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import NESTED_KVM, TUNNEL_PORT, VmConfig
+from lab.qemu import COUNTED_KVM, KVM, TUNNEL_PORT, VmConfig
 from lab.qemutree import tree_program
 from lab.tunnel import Tunnel
 from lab.vhost import BackendOptions, ExtraTime
@@ -61,7 +61,7 @@ def main() -> None:
     software = Software(
         image=Image(MOUNTS / IMAGE_TAG, sys.argv[2], disk=DISK),
         program=tree_program(MOUNTS / QEMU_TAG),
-        accelerator=NESTED_KVM,
+        accelerator=COUNTED_KVM if config.icount else KVM,
         backend_build=MOUNTS / BACKEND_TAG if config.backend is not None else None,
     )
     folder = MOUNTS / VM_TAG

@@ -82,11 +82,11 @@ class Accelerator:
 
 
 KVM = Accelerator("kvm", "host", ("-accel", "kvm"))
-# In a host that is emulated: QEMU (11.1 and older) may deliver an interrupt twice that the host injects
-# into its guest, whether or not the guest allows interrupts; lab/README.md tells how. The handler of a
-# timer then waits for a lock that it holds itself. Without a paravirtual end of interrupt it has an exit
-# before, by which QEMU forgets the interrupt.
-NESTED_KVM = Accelerator("kvm", "host,kvm-pv-eoi=off", KVM.arguments)
+# In a host that counts instructions QEMU (11.1 and older) may deliver an interrupt twice that the host
+# injects into its guest, whether or not the guest allows interrupts; lab/README.md tells how. The handler
+# of a timer then waits for a lock that it holds itself. Without a paravirtual end of interrupt it has an
+# exit before, by which QEMU forgets the interrupt. In other hosts emulating that exit takes too long.
+COUNTED_KVM = Accelerator("kvm", "host,kvm-pv-eoi=off", KVM.arguments)
 TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=multi"))
 # Signing pointers the way the processor's manual says takes most of the time under emulation.
 ARM_TCG = Accelerator("tcg", "max,pauth-impdef=on", TCG.arguments)
