@@ -3,7 +3,7 @@
 
 Each scenario has a host VM and a guest of its own. There the balloon takes memory that was never used, gives
 it back, takes memory that was, and gives that back. ONLY=name takes some scenarios; the recordings of all
-stay in build/results, and the tables are made of what is there. SIZE says how much the balloon takes.
+stay in build/results, and the tables of what is there are made anew. SIZE says how much the balloon takes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lab.boot_retries import retry_lost
 from lab.compare_drivers import BESIDES_MIB, DRIVERS
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.results_tables import Run, read_run, render_tables, replace_tables
+from lab.results_tables import Run, capitalised, read_run, render_tables, replace_tables
 from lab.scenario import BALLOON_S, record_both
 from lab.sizes import parse_size_mib
 from lab.topology_nested import Nested, nested
@@ -169,7 +169,8 @@ def write_tables() -> None:
         for first in SCENARIOS
     ]
     qemu = read_qemu_version()
-    PAGE.write_text(replace_tables(PAGE.read_text(), render_tables(rows, again, qemu)))
+    titles = [capitalised(scenario.title) for scenario in SCENARIOS]
+    PAGE.write_text(replace_tables(PAGE.read_text(), render_tables(rows, again, qemu), titles))
 
 
 def _read(scenario: Scenario) -> Run | None:

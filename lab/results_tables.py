@@ -111,7 +111,7 @@ def render_run(title: str, moves: Sequence[str], run: Run) -> str:
     """One scenario: a row for each operation."""
     memory = [name for name in moves for _ in ("inflate", "deflate")]
     lines = [
-        f"### {title[0].upper()}{title[1:]}", "",
+        f"### {capitalised(title)}", "",
         f"| {' | '.join(HEADERS)} |", f"|---|---|{'---:|' * (len(HEADERS) - 2)}",
         *(f"| {' | '.join(cells(name, each))} |" for name, each in zip(memory, run.operations, strict=True)),
         "",
@@ -148,12 +148,31 @@ def render_spread(runs: Sequence[Run]) -> str:
     return "\n".join([*lines, ""])
 
 
-def replace_tables(page: str, tables: str) -> str:
-    """The page with other tables between its two marks. Raises LabError when they are not there."""
+def replace_tables(page: str, tables: str, titles: Sequence[str]) -> str:
+    """The page with other tables between its two marks. Raises LabError when they are not there.
+
+    A table that is not among the new ones stays: its recordings are elsewhere. `titles` says the order.
+    """
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise LabError("docs/results.md has no place for the tables.")
     before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
+    old, after = rest.split(END)
+    head, sections = split_sections(tables)
+    kept = split_sections(old)[1] | sections
+    order = [*(title for title in titles if title in kept), *(title for title in kept if title not in titles)]
+    merged = "\n".join(part.strip("\n") + "\n" for part in (head, *(kept[title] for title in order)))
+    return f"{before}{BEGIN}\n{merged}\n{END}{after}"
+
+
+def split_sections(tables: str) -> tuple[str, dict[str, str]]:
+    """What is before the first table, and the tables by their titles."""
+    head, *parts = tables.split("\n### ")
+    return head, {part.split("\n")[0]: f"### {part}" for part in parts}
+
+
+def capitalised(title: str) -> str:
+    """A scenario's title as it stands above its table."""
+    return f"{title[0].upper()}{title[1:]}"
 
 
 def _stage(operation: Operation, name: str) -> str:

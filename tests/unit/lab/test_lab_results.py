@@ -63,9 +63,16 @@ def test_how_far_runs_are_apart() -> None:
 
 def test_the_page_keeps_what_is_around_its_tables() -> None:
     page = PAGE.read_text()
-    changed = replace_tables(page, "new")
+    changed = replace_tables(page, "new", [])
     assert changed.split(BEGIN)[0] == page.split(BEGIN)[0]
     assert changed.split(END)[1] == page.split(END)[1]
-    assert changed.split(BEGIN)[1].split(END)[0].strip() == "new"
+    assert changed.split(BEGIN)[1].split("\n### ")[0].strip() == "new"
     with pytest.raises(LabError, match="no place"):
-        replace_tables("a page without marks", "new")
+        replace_tables("a page without marks", "new", [])
+
+
+def test_tables_whose_recordings_are_elsewhere_stay() -> None:
+    page = f"a\n{BEGIN}\nold\n\n### First\n\n1\n\n### Spread\n\n2\n\n{END}b\n"
+    changed = replace_tables(page, "new\n\n### Second\n\n3\n", ["First", "Second"])
+    assert changed == f"a\n{BEGIN}\nnew\n\n### First\n\n1\n\n### Second\n\n3\n\n### Spread\n\n2\n\n{END}b\n"
+    assert "1\n" not in replace_tables(changed, "new\n\n### First\n\n4\n", ["First", "Second"])
