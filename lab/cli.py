@@ -51,6 +51,7 @@ def cli() -> None:
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of the guest; 2, but 1 with --icount or --nested.")
 @click.option("--icount", is_flag=True, help="The guest's time counts instructions, 1 ns each.")
 @click.option("--balloons", type=click.IntRange(0, 1), help="QEMU's own balloons; 1, with --backend 0.")
+@click.option("--reporting", is_flag=True, help="The same, with free page reporting.")
 @click.option("--backend", is_flag=True, help="The lab's own balloon device instead of QEMU's.")
 @click.option("--page-bitmap", is_flag=True, help="The same, and it offers page bitmaps.")
 @click.option("--extra-ns-per-buffer", type=click.IntRange(0), help="Slows the lab's own: each buffer.")
@@ -66,6 +67,7 @@ def up(
     cpus: int | None,
     icount: bool,
     balloons: int | None,
+    reporting: bool,
     backend: bool,
     page_bitmap: bool,
     extra_ns_per_buffer: int | None,
@@ -81,11 +83,15 @@ def up(
     if extra != NO_EXTRA and not (backend or page_bitmap):
         raise click.UsageError("QEMU's own balloon cannot be slowed; add --backend.")
     device = BackendOptions(page_bitmap=page_bitmap, extra=extra) if backend or page_bitmap else None
+    count = balloons if balloons is not None else int(device is None)
+    if reporting and not count:
+        raise click.UsageError("Only QEMU's own balloon has page reporting; add --balloons 1.")
+    balloon = {"free-page-reporting": "on"} if reporting else {}
     config = VmConfig(
         memory_mib=parse_size_mib(memory),
         cpus=cpus if cpus is not None else (1 if icount or is_nested else 2),
         icount=icount,
-        balloons=({},) * (balloons if balloons is not None else int(device is None)),
+        balloons=(balloon,) * count,
         backend=device,
         kernel_args=kernel_arg,
         machine=machine,

@@ -161,6 +161,12 @@ def test_qemus_own_balloon_cannot_be_slowed() -> None:
     assert "add --backend" in done.output
 
 
+def test_only_qemus_own_balloon_reports_free_pages() -> None:
+    done = CliRunner().invoke(cli, ["up", "--reporting", "--backend"])
+    assert done.exit_code == 2
+    assert "add --balloons 1" in done.output
+
+
 def test_further_arguments_come_last() -> None:
     assert command(VmConfig(extra_args=("-device", "edu")))[-2:] == ["-device", "edu"]
 
