@@ -30,9 +30,11 @@ RING(payloads, PAYLOAD_RING_PAGES);
  * that finds its slot taken is not followed, and counted.
  */
 #define SLOTS 1024
+#define REPORT_LIST_BYTES 1024 /* a struct scatterlist of 32 bytes for each block of a page report */
 
 struct thread_slots {
 	struct thread_state slots[SLOTS];
+	u8 report_list[REPORT_LIST_BYTES];
 };
 
 SHARED(struct thread_slots, threads);
