@@ -13,6 +13,8 @@ from balloontrace.format.struct_layout import TYPE_CODES
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 MOST_SLOTS = 4096
+_ID_BYTES = 8
+_NOBODY = bytes(_ID_BYTES)
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
 _TODAY = parse_sums_layout(None)
@@ -64,7 +66,9 @@ class HostCounters:
 
 def used_slots(raw: bytes) -> bytes:
     """Of `struct bt_threads` the slots that some thread has used, one after the other."""
-    return b"".join(slot for slot in _slots(raw, THREAD.size_bytes) if any(slot[:8]))
+    size_bytes = THREAD.size_bytes
+    used = (at for at in range(0, len(raw), size_bytes) if raw[at : at + _ID_BYTES] != _NOBODY)
+    return b"".join(raw[at : at + size_bytes] for at in used)
 
 
 def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:

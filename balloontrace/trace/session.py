@@ -197,10 +197,14 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         moving = counters != self._counters
         self._counters = counters
         if moving or self._was_moving:
-            follow_pace(self._collector, self._timing, self._parse(counters))
+            self._follow_pace(counters)
         self._was_moving = moving
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
+
+    def _follow_pace(self, counters: bytes) -> None:
+        """Have programs timed, or no longer, as these counters want it."""
+        follow_pace(self._collector, self._timing, self._parse(counters))
 
     def _drain(self) -> None:
         """Move what has gathered into the recording; nothing is written when nothing happened."""

@@ -17,7 +17,7 @@ from balloontrace.system.perf_event import sample_thread
 from balloontrace.trace.shared_maps import SharedPage
 
 PROGRAM = "sample_thread"
-PERIOD_NS = 399_989
+PERIOD_NS = 799_999
 """Of a thread's time on a processor. A prime number: what repeats itself must not keep in step with it."""
 
 # Where the kernel's way into a system call and back lies, which is no part of the call: for each a function

@@ -54,6 +54,11 @@ class HostSession(RecordingSession[HostCounters]):
         self._collector.follow_threads()
         super()._look()
 
+    def _follow_pace(self, counters: bytes) -> None:
+        # To read counters takes a million instructions, and those of samples say nothing of calls.
+        if not self._collector.plan.sampled_by:
+            super()._follow_pace(counters)
+
     def _drain_records(self) -> int:
         return self._collector.drain(self._write_records)
 
