@@ -28,9 +28,8 @@ _FROZEN = "frozen"
 _LOOK_EVERY_S = 1.0
 # Of so many looks. A few find the kernel of a host that still answers while the guest in it stands still.
 _STILL_LOOKS, _LOOKS = 20, 24
-# Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5,
-# and some more where the host is asked for its guest all the time.
-_SLOW_PER_S = 60e6
+# Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5.
+_SLOW_PER_S = 10e6
 _NS = 1e-9
 
 
