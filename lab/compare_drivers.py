@@ -53,7 +53,6 @@ class Plan:
     out: Path | None
     options: Sequence[str] = CAPTURE  # of `balloontrace record`
     both_sides: bool = False  # and in a host VM that counts instructions
-    moves: int = 1  # inflates of a turn, and deflates
 
     @property
     def memory_mib(self) -> int:
@@ -197,10 +196,10 @@ def warm_up(guest: Guest, plan: Plan) -> None:
 
 
 def record_turn(guest: Guest, record: Record, plan: Plan, turn: Turn, folder: Path) -> None:
-    """A turn's inflates and deflates, into a folder. Raises LabError."""
+    """A turn's inflate and deflate, into a folder. Raises LabError."""
     driver = plan.drivers[turn.side]
     DRIVERS[driver](guest)
-    targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib) * plan.moves
+    targets_mib = (plan.memory_mib - plan.size_mib, plan.memory_mib)
     options = (*plan.options, "--label", f"{driver} {turn.number}")
     for recording in record(turn.name, targets_mib, options):
         shutil.copyfile(recording, folder / recording.name)

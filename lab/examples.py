@@ -29,10 +29,8 @@ FRAGMENTED_LEFT_MIB = 4096
 NESTED_QEMU_MIB = 2048
 NESTED_QEMU_LEFT_MIB = 1024
 NESTED_S = 10 * BALLOON_S
-# Ten inflates and deflates with each driver, and each of them small. On a busy machine a recorder takes
-# minutes to attach there, so each of its recordings has two.
+# Ten inflates and deflates with each driver, and each of them small.
 IN_TURN_MIB = 256
-IN_TURN_MOVES = 2
 
 CAPTURE = ("--capture", "payload")
 
@@ -88,8 +86,8 @@ def record_nested_bitmap() -> None:
 
 def record_before_after() -> None:
     """Both sides of ten runs with Debian's driver and ten with the page-bitmap driver, made in turn."""
-    drivers, rounds = {BEFORE: "stock", AFTER: "bitmap"}, ROUNDS // IN_TURN_MOVES
-    plan = Plan(drivers, rounds, IN_TURN_MIB, None, options=(), both_sides=True, moves=IN_TURN_MOVES)
+    drivers = {BEFORE: "stock", AFTER: "bitmap"}
+    plan = Plan(drivers, ROUNDS, IN_TURN_MIB, None, options=(), both_sides=True)
     with tempfile.TemporaryDirectory() as name:
         folder = prepare_folder(Path(name))
         record_in_turn(plan, folder)

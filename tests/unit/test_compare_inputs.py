@@ -49,7 +49,7 @@ def test_the_help_shows_an_example_that_works(
     code, out, _ = said(capsys, *shlex.split(example)[2:])
     assert code == 0
     assert "Inflate of 256 MiB: 10 before, 10 after." in out
-    assert "the sides took turns" in out
+    assert "made in turn: compared in 10 pairs of neighbours" in out
     assert "expected difference: driver: stock before, patched after" in out
 
 
