@@ -72,6 +72,7 @@ def test_the_same_driver_against_itself_says_so(setup: Setup) -> None:
     assert wrong_counts <= MOST_WRONG
 
 
+@pytest.mark.thorough
 def test_a_difference_is_found_in_runs_that_scatter() -> None:
     """A third more of one stage, in 10 runs that scatter by a tenth."""
     template = make_run(Setup()).report("template")
@@ -147,6 +148,7 @@ def test_runs_of_two_kinds(
         hold_to(0, comparison)
 
 
+@pytest.mark.thorough
 def test_the_other_way_round() -> None:
     before, after = (
         side("before", make_runs(Setup(), scatter(8))),

@@ -242,6 +242,7 @@ def test_recordings_that_do_not_belong_together(form: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_ndjson_loads_with_pandas(tmp_path: Path) -> None:
     out = tmp_path / "spans.ndjson"
     assert run(EXAMPLES / "stock-deflate.bt", "--format", "ndjson", "-o", out).exit_code == 0

@@ -57,6 +57,7 @@ def in_host_clock(guest_ns: int, offset_ns: int, drift: float) -> int:
     return guest_ns + offset_ns + round(drift * (guest_ns - S))
 
 
+@pytest.mark.thorough
 @settings(max_examples=30, deadline=None)
 @given(
     sends=st.integers(70, 120),

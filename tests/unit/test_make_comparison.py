@@ -148,6 +148,7 @@ def test_one_run_each() -> None:
     assert group.wall.ratio > 1.5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("runs", [(3, 3), (1, 10), (2, 5), (2, 30), (3, 10), (10, 3)])
 def test_too_few_runs_for_an_interval(runs: tuple[int, int]) -> None:
     group = only_group(compared(Setup(), Setup(times=replace(TIMES, send=3_000_000)), runs))

@@ -144,6 +144,7 @@ def test_what_is_as_regular_as_a_clock_needs_wall_clocks_that_agree() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_no_file_keeps_matching_busy() -> None:
     count = 20_000
     guest, host = both_sides(count, jitter_ns=1, latency_jitter_ns=1)

@@ -102,6 +102,7 @@ def assert_decoded(payloads: Sequence[bytes]) -> None:
     assert refusals_of(records) == expected_refusals(models)
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(PAYLOAD, LIKE_HEADS), max_size=6))
 @example([])

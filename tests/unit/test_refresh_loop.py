@@ -213,6 +213,7 @@ def test_colour_where_it_is_wanted(start: Callable[..., Terminal]) -> None:
         assert (RED in terminal.ended()) is coloured
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [{"plain": True}, {"TERM": "dumb"}])
 def test_lines_where_nothing_can_be_drawn(
     start: Callable[..., Terminal], settings: dict[str, object]

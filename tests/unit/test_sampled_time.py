@@ -26,6 +26,7 @@ def coverage(
     return held / RUNS
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("mean", "spread"),
     [(0.03, 0.0), (0.25, 0.0), (0.25, 0.02), (0.5, 0.2), (0.75, 0.0), (0.75, 0.02), (0.75, 0.1), (0.25, 0.1)],

@@ -225,6 +225,7 @@ def shared_bitmap_mode(
         yield pair
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(payload=payloads(PFNS, st.integers(0, 14)), inflate=st.booleans())
 def test_any_payload_is_counted_as_another_decoder_does(
