@@ -23,6 +23,8 @@ MOST_BYTES = 1_200_000
 HEAVY = {"numpy", "pandas", "scipy", "jinja2"}  # without tabulate and rich there is top --plain
 MACHINES = ("x86_64", "aarch64")
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -81,7 +83,6 @@ def test_nothing_in_it_needs_a_library(bundle: Path) -> None:
     assert not [name for name in names if "/analysis/" in name or "/compare/" in name]
 
 
-@pytest.mark.thorough
 def test_it_is_found_by_any_name(bundle: Path) -> None:
     for name in (bundle, bundle.name, f"./{bundle.name}", f"../{bundle.parent.name}/./{bundle.name}"):
         assert "BPF programs compiled for" in run(bundle, "doctor", "--engine", "prebuilt", name=name).stdout

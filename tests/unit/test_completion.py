@@ -15,6 +15,8 @@ from command_tree import commands, options
 
 from balloontrace.cli import cli
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 VARIABLE = "_BALLOONTRACE_COMPLETE"
 

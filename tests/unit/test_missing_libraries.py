@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 GUEST, HOST = (str(ROOT / "examples" / f"nested-bitmap-{side}.bt") for side in ("guest", "host"))
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _loaded() -> None:
@@ -47,7 +49,6 @@ def run_without(
     )  # fmt: skip
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("library", "words"),
     [
