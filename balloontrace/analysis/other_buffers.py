@@ -152,16 +152,21 @@ class ServedReports:
         """The batches that are reports."""
         return np.flatnonzero(self.report_of_batch != NO_SPAN)
 
-    def pages(self, batches: Batches) -> int:
-        """Pages that the calls for those `within` named."""
+    def pages(self, batches: Batches) -> int | None:
+        """Pages that the calls for those `within` named; None where calls were sampled."""
+        if batches.sampled:
+            return None
         rows = np.isin(self.report_of_batch, self.within)
         named = np.maximum(batches.int64("madvise_bytes"), batches.int64("fallocate_bytes"))[rows]
         return int(named.sum()) // BALLOON_PAGE_BYTES
 
     def times_ns(self, spans: Spans, batches: Batches) -> tuple[int | None, int | None]:
-        """C and d of all reports of the guest; None where some of them were not seen being served."""
+        """C and d of all reports of the guest.
+
+        None where some of them were not seen being served, or calls were sampled.
+        """
         rows = self.rows
-        if np.count_nonzero(reported(spans)) != len(rows):
+        if batches.sampled or np.count_nonzero(reported(spans)) != len(rows):
             return None, None
         seen = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
         calls_ns = int(batches.int64("calls_ns")[rows].sum())

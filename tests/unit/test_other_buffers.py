@@ -10,11 +10,19 @@ from flows import Flow, Span
 from other_buffers import MIB, WORKER, discard, disk_of_workers, trimming
 from page_reporting import Orders, pages_in, report_span
 from synthetic_both import flow_of, guest_recording
-from synthetic_host import OFFSET_NS, batches, host_recording, pack_batch
+from synthetic_host import (
+    OFFSET_NS,
+    batches,
+    host_recording,
+    pack_batch,
+    pack_sampled,
+    sampled_record,
+    sampled_recording,
+)
 
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.format.recording import read_recording
-from balloontrace.format.vocabulary import Call
+from balloontrace.format.vocabulary import BatchFlag, Call
 from balloontrace.results.host_side import OtherBuffers
 from balloontrace.results.report import Check, Report
 
@@ -140,6 +148,25 @@ def test_a_guest_that_only_reports_is_matched_by_that(count: int) -> None:
     assert report.page_reporting.host_d_ns == count * 20_000
     assert examined.both is not None
     assert sorted(examined.both.send_of_batch.tolist()) == list(range(count))
+
+
+def test_of_calls_that_were_sampled_pages_and_times_of_reports_are_not_known() -> None:
+    flow, period_ns = flow_of(), 39_989
+    found = batches(flow)
+    report = report_at(flow.spans[-1].start_ns + 10**9)
+    kick_ns = report.start_ns + OFFSET_NS + TO_HOST_NS
+    its_buffer = sampled_record(
+        kick_ns=kick_ns, done_ns=kick_ns + 50_000, samples=2, samples_1=1, first_call_ns=kick_ns + 10_000,
+        last_return_ns=kick_ns + 10_000, kicked_by=9, tid=4242,
+        flags=BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN,
+    )  # fmt: skip
+    flow.spans.append(report)
+    raw = pack_sampled(found, period_ns) + its_buffer
+    analysed = analyse(guest_recording(flow), sampled_recording(found, period_ns, raw))
+    assert analysed.page_reporting is not None
+    assert analysed.page_reporting.reports == 1
+    assert (analysed.page_reporting.host_c_ns, analysed.page_reporting.host_d_ns) == (None, None)
+    assert (reported(analysed).independent, reported(analysed).agrees) == (None, None)
 
 
 def test_of_a_host_alone_what_is_no_buffer_is_told_by_its_calls() -> None:

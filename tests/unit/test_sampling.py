@@ -96,3 +96,15 @@ def test_a_thread_that_has_just_ended_is_no_error(
     kernel.refusal = errno.EACCES
     with pytest.raises(CannotTraceError, match="threads cannot be sampled here: Permission denied"):
         ThreadSampler(7, PID, cast(SharedPage, Vcpus()), system.root)
+
+
+def test_a_thread_that_cannot_be_sampled_later_ends_nothing(
+    system: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors may run out while a VMM starts threads."""
+    kernel = Kernel(monkeypatch)
+    sampler = ThreadSampler(7, PID, cast(SharedPage, Vcpus()), system.root)
+    kernel.refusal = errno.EMFILE
+    system.write(f"proc/{PID}/task/105/syscall", IN_POLL)
+    sampler.follow()
+    assert kernel.threads == {PID, IOTHREAD, BUSY_VCPU}

@@ -73,7 +73,11 @@ class ThreadSampler:
         try:
             self._events[tid] = sample_thread(self._program_fd, tid, PERIOD_NS)
         except OSError as error:
-            if error.errno != errno.ESRCH:
+            if error.errno == errno.ESRCH:
+                return
+            # The buffers of one thread without samples only add to the error.
+            self._passed_over.add(tid)
+            if not self._events:
                 raise CannotTraceError(f"threads cannot be sampled here: {error.strerror}") from error
 
     def close(self) -> None:
