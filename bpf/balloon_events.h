@@ -21,8 +21,16 @@ typedef unsigned long long bt_u64;
  * are zero and mean nothing), BT_INFLATE_QUEUE: their numbers come from balloontrace/format/vocabulary.py as
  * definitions, as offsets do. Compiled without them, each is an undeclared name.
  */
-#define BT_FUNCTIONS 16 /* size of tables indexed by function */
+#define BT_FUNCTIONS 24 /* size of tables indexed by function */
 #define BT_ORDERS 16 /* orders of blocks of pages that are told apart; the kernel has 11 to 14 */
+
+/* What a call of report_free_page_func did, as far as its pages are known (BT_HAS_PAGES). */
+struct bt_hint {
+	bt_u32 command;        /* id under which it sent blocks; 0: it sent none */
+	bt_u32 received;       /* id that the device had given last: 0 to stop, 1 for done */
+	bt_u32 returned_pages; /* given back to the guest's allocator, 4 KiB units */
+	bt_u32 held_blocks;    /* that the driver still has */
+};
 
 /* One completed call of a traced function in the guest. */
 struct bt_span {
@@ -44,6 +52,7 @@ struct bt_span {
 			bt_u64 config_ns;    /* from entry until the target had been read */
 		};
 		bt_u8 orders[BT_ORDERS];     /* virtballoon_free_page_report: blocks of each order */
+		struct bt_hint hint;         /* report_free_page_func */
 	};
 	bt_u32 bytes;         /* of response data this call sent */
 	union {

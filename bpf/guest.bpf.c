@@ -35,6 +35,7 @@ RING(payloads, PAYLOAD_RING_PAGES);
 struct thread_slots {
 	struct thread_state slots[SLOTS];
 	u8 report_list[REPORT_LIST_BYTES];
+	u32 shrunk_pages[BT_DEVICES]; /* hinted ones that the shrinker gave back, by device */
 };
 
 SHARED(struct thread_slots, threads);
@@ -130,7 +131,7 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->result = result;
 	span->config_calls = thread->config_calls;
 	span->bytes = thread->bytes;
-	if (function == BT_VIRTBALLOON_FREE_PAGE_REPORT) {
+	if (function == BT_VIRTBALLOON_FREE_PAGE_REPORT || function == BT_REPORT_FREE_PAGE_FUNC) {
 		__builtin_memcpy(span->orders, thread->orders, BT_ORDERS);
 		span->blocks = thread->blocks;
 	} else {
@@ -691,6 +692,7 @@ static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer,
 }
 
 #include "page_reporting.h"
+#include "page_hinting.h"
 
 PROGRAMS(update_balloon_size_func, 1, NO_RESULT)
 PROGRAMS(fill_balloon, 2, RESULT)
@@ -704,6 +706,8 @@ PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
 PROGRAMS(virtballoon_free_page_report, 3, RESULT)
 PROGRAMS(page_reporting_process, 1, NO_RESULT)
+PROGRAMS(report_free_page_func, 1, NO_RESULT)
+PROGRAMS(virtio_balloon_shrinker_scan, 2, RESULT)
 #ifdef PREBUILT
 CONFIG_GET_both
 #else

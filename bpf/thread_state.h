@@ -49,7 +49,13 @@ struct thread_state {
 	u16 send_flags;       /* of the send in flight */
 	u16 summed;           /* whether the migration in flight is summed up, with its sends */
 	u16 blocks;           /* of the page report in flight */
-	u8 orders[BT_ORDERS]; /* of those blocks, how many of each order */
+	union {
+		u8 orders[BT_ORDERS]; /* of those blocks, how many of each order */
+		struct bt_hint hint;  /* of the report_free_page_func in flight */
+	};
+	u64 hint_balloon;     /* the struct virtio_balloon of that, 0 when unknown */
+	u32 hint_pages;       /* what it had when that began, see page_hinting.h */
+	u32 padding;
 #ifndef SPAN_RING_PAGES
 	struct item_state item;
 #endif

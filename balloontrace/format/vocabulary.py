@@ -74,6 +74,8 @@ class Function(enum.IntEnum):
     VIRTBALLOON_FREE_PAGE_REPORT = 13  # free blocks told to the host; the guest keeps them
     PAGE_REPORTING_PROCESS = 14  # mm/page_reporting.c: the work item that collects those blocks
     PAYLOAD = 15  # no function: its counters count the pieces of captured payloads
+    REPORT_FREE_PAGE_FUNC = 21  # the work item of hinting: sends free blocks, or gives them back
+    VIRTIO_BALLOON_SHRINKER_SCAN = 22  # hinted blocks given back because memory is short
 
     @property
     def symbol(self) -> str:
@@ -150,6 +152,7 @@ def untraced_features(
     found = []
     if REPORTING_BIT in feature_bits and Function.VIRTBALLOON_FREE_PAGE_REPORT not in traced:
         found.append(("free page reporting", "REPORTING"))
-    if FREE_PAGE_HINT_BIT in feature_bits and not patched:
+    hints_traced = Function.REPORT_FREE_PAGE_FUNC in traced
+    if FREE_PAGE_HINT_BIT in feature_bits and not patched and not hints_traced:
         found.append(("free page hinting", "FREE_PAGE_HINT"))
     return tuple(found)

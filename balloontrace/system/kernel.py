@@ -109,10 +109,16 @@ class Layout:
 # What the BPF programs read; the last line is of the page-bitmap driver only.
 _DRIVER_MEMBERS = (
     "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb",
-    "pr_dev_info",
+    "pr_dev_info", "report_free_page_work", "cmd_id_active", "cmd_id_received_cache", "num_free_page_blocks",
+    "shrinker",
     "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
-_KERNEL_MEMBERS = {"virtqueue": ("index", "vdev"), "virtio_device": ("index",), "scatterlist": ("length",)}
+_KERNEL_MEMBERS = {
+    "virtqueue": ("index", "vdev"),
+    "virtio_device": ("index",),
+    "scatterlist": ("length",),
+    "shrinker": ("private_data",),
+}
 _ONE_AFTER_ANOTHER = "scatterlist"
 
 
@@ -333,6 +339,12 @@ def read_page_reporting(root: Path = ROOT) -> dict[str, int | None]:
     names = {"order": "page_reporting_order", "delay_ms": "page_reporting_delay_ms"}
     texts = {what: (read_text(folder / name) or "").strip() for what, name in names.items()}
     return {what: int(text) if text.isdecimal() else None for what, text in texts.items()}
+
+
+def read_highest_order(root: Path = ROOT) -> int | None:
+    """The order of the kernel's largest free blocks, by the columns of /proc/buddyinfo; None without one."""
+    zone = re.match(r"Node +\d+, zone +\S+((?: +\d+)+)", read_text(root / "proc/buddyinfo") or "")
+    return len(zone[1].split()) - 1 if zone else None
 
 
 def read_module_srcversion(module: str, root: Path = ROOT) -> str | None:

@@ -27,7 +27,11 @@ from balloontrace.format.vocabulary import Function
 
 _PAYLOAD = struct.Struct("<QIIIHBx")
 _RING = struct.Struct("<II")
-_REPORTING = {Function.VIRTBALLOON_FREE_PAGE_REPORT, Function.PAGE_REPORTING_PROCESS}
+# Functions of features that not every device has.
+_FEATURES = {
+    Function.VIRTBALLOON_FREE_PAGE_REPORT, Function.PAGE_REPORTING_PROCESS,
+    Function.REPORT_FREE_PAGE_FUNC, Function.VIRTIO_BALLOON_SHRINKER_SCAN,
+}  # fmt: skip
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
@@ -72,7 +76,7 @@ def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]
     left_out = {Function.CONFIG_GET, Function.CONFIG_SET, Function.PAYLOAD}
     if not any(isinstance(flow, PatchedFlow) for flow in flows):
         left_out |= {Function.SEND_RESP_DATA, Function.SET_PAGE_BITMAP, Function.EXTEND_PAGE_BITMAP}
-    left_out |= _REPORTING - {span.function for flow in flows for span in flow.spans}
+    left_out |= _FEATURES - {span.function for flow in flows for span in flow.spans}
     functions = [function for function in Function if function not in left_out]
     probes = [
         {

@@ -68,7 +68,9 @@ def build_guest(source: str, folder: Path, *definitions: str) -> Path:
         f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"
         for member in KNOWN_MEMBERS
     ]
-    return build(source, folder, "UNIT_PAGES=1", *offsets, *definitions)
+    given = {"UNIT_PAGES": "1", "HINT_BLOCK_PAGES": "0"}
+    given |= dict(definition.split("=") for definition in definitions)
+    return build(source, folder, *offsets, *(f"{name}={value}" for name, value in given.items()))
 
 
 def test_a_send_without_arguments_takes_the_queue_of_the_call_around_it(tmp_path: Path) -> None:
@@ -108,3 +110,24 @@ def test_reports_tell_their_blocks_by_order(tmp_path: Path) -> None:
     assert (calls, pages, first_ns) == (4, 3 * 512 + 29 * 1024 + 1 + 1, 500)
     # The cycle is of the device whose reports are in it.
     assert (Function(function), SpanFlag(flags)) == (Function.PAGE_REPORTING_PROCESS, SpanFlag.DEVICE)
+
+
+@pytest.mark.parametrize("unit_pages", [1, 4])
+def test_hints_are_told_from_what_came_back(tmp_path: Path, unit_pages: int) -> None:
+    block = 1024 * unit_pages
+    program = build_guest(
+        "guest_hint.c", tmp_path, f"UNIT_PAGES={unit_pages}", f"HINT_BLOCK_PAGES={block}", "SPAN_RING_PAGES=1"
+    )
+    *found, summed = numbers(program)
+    spans = [tuple(found[i : i + 8]) for i in range(0, len(found), 8)]
+    first, second, stop, done = 1 << 31, (1 << 31) + 1, 0, 1
+    work, shrinker = Function.REPORT_FREE_PAGE_FUNC, Function.VIRTIO_BALLOON_SHRINKER_SCAN
+    of_shrinker = [span for span in spans if span[0] == shrinker]
+    assert [(span[1], *span[6:]) for span in of_shrinker] == [(2 * block, 3, 1), (block, 3, 1)]
+    assert [span for span in spans if span[0] == work] == [
+        (work, 7 * block, first, first, 0, 5, 3, 1),
+        (work, 0, 0, stop, 0, 5, 3, 1),
+        (work, 3 * block, second, stop, 0, 8, 3, 1),
+        (work, 0, 0, done, 7 * block, 0, 3, 1),
+    ]
+    assert summed == 10 * block

@@ -45,7 +45,8 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
     subprocess.run([clang, *flags, f"-mcpu={instructions}", "-c", source, "-o", path], check=True)
     with BpfObject("guest", path.read_bytes()) as found:
         names = ("TELL_HOST", "SEND_RESP_DATA", "VIRTBALLOON_FREE_PAGE_REPORT")
-        arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, "PAYLOAD_RING_PAGES": 1, "UNIT_PAGES": 1}
+        sizes = {"PAYLOAD_RING_PAGES": 1, "UNIT_PAGES": 1, "HINT_BLOCK_PAGES": 1024}
+        arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, **sizes}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
         offsets |= {"SCATTERLIST_LENGTH": 12, "SCATTERLIST_END": 32}
         found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})

@@ -24,12 +24,19 @@ NAMES = (
     "VIRTIO_BALLOON_VB_DEV_INFO",
     "VIRTIO_BALLOON_OOM_NB",
     "VIRTIO_BALLOON_PR_DEV_INFO",
+    "VIRTIO_BALLOON_REPORT_FREE_PAGE_WORK",
+    "VIRTIO_BALLOON_CMD_ID_ACTIVE",
+    "VIRTIO_BALLOON_CMD_ID_RECEIVED_CACHE",
+    "VIRTIO_BALLOON_NUM_FREE_PAGE_BLOCKS",
+    "VIRTIO_BALLOON_SHRINKER",
+    "SHRINKER_PRIVATE_DATA",
     "VIRTQUEUE_INDEX",
     "VIRTQUEUE_VDEV",
     "VIRTIO_DEVICE_INDEX",
     "SCATTERLIST_LENGTH",
     "SCATTERLIST_END",
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel
+    "HINT_BLOCK_PAGES",  # 4 KiB units in a block of free page hinting; 0: unknown
     "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured
     # Whether a function's arguments are what its source says.
     "TELL_HOST_ARGUMENTS",

@@ -15,7 +15,7 @@ from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
-from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_symbols
+from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_highest_order, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Attachment, LoadRequest
@@ -206,7 +206,11 @@ def _maps(definitions: Definitions) -> tuple[str, ...]:
 
 def _definitions(layout: Layout, ring_bytes: int, payload_ring_bytes: int) -> Definitions:
     """What the BPF source leaves open: sizes, and the offsets this kernel has."""
-    definitions: dict[str, str | int] = {"UNIT_PAGES": kernel_page_in_pages(PAGE_BYTES) or 1}
+    unit_pages, order = kernel_page_in_pages(PAGE_BYTES) or 1, read_highest_order()
+    definitions: dict[str, str | int] = {
+        "UNIT_PAGES": unit_pages,
+        "HINT_BLOCK_PAGES": 0 if order is None else unit_pages << order,
+    }
     if ring_bytes:
         definitions["SPAN_RING_PAGES"] = ring_bytes // PAGE_BYTES
     if payload_ring_bytes:

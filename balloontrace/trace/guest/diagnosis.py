@@ -11,7 +11,6 @@ from pathlib import Path
 from balloontrace.format.balloon_size import BalloonSize, kernel_page_in_pages
 from balloontrace.format.vocabulary import (
     FREE_PAGE_HINT_BIT,
-    REPORTING_BIT,
     DriverKind,
     Function,
     untraced_features,
@@ -82,8 +81,8 @@ def diagnose(
     """
     machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     devices = kernel.read_balloon_devices(root)
-    reporting = any(REPORTING_BIT in device.feature_bits for device in devices if device.driver)
-    draft = make_plan(machine.symbols, Layout(), reporting=reporting)
+    feature_bits = {bit for device in devices if device.driver for bit in device.feature_bits}
+    draft = make_plan(machine.symbols, Layout(), feature_bits=feature_bits)
     # Type information takes longest to say that something is not there.
     wanted = {name for probe in draft.probes for name in probe.point.candidates}
     names = {symbol.plain_name for symbol in machine.symbols} & wanted
@@ -93,7 +92,7 @@ def diagnose(
         machine.symbols,
         layout,
         fentry_functions=layout.functions if fentry else frozenset(),
-        reporting=reporting,
+        feature_bits=feature_bits,
     )
     if Mechanism.KPROBE in machine.firing.unusable:
         plan = plan.without_kprobes()

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.stages import BCD, BUILD, A, B
-from balloontrace.format.vocabulary import Function, Kind, Status
+from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, REPORTING_BIT, Function, Kind, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.plan import Plan, PlannedProbe
@@ -29,7 +29,7 @@ class ProbePoint:
     patched_only: bool = False  # a function of the page-bitmap patch; other drivers have no row for it
     returns: bool = True  # its return is probed too
     stand_in: Function | None = None  # what shows its time when it is inlined
-    reports: bool = False  # of free page reporting, which not every device has
+    feature_bit: int | None = None  # a device without it never makes the driver call the function
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
 
     @property
@@ -99,11 +99,22 @@ TABLE = (
     ProbePoint(
         Function.VIRTBALLOON_FREE_PAGE_REPORT, ("virtballoon_free_page_report",), "report",
         "free blocks told to the host, by order, and the time until it has answered", every_driver=False,
-        reports=True,
+        feature_bit=REPORTING_BIT,
     ),
     ProbePoint(
         Function.PAGE_REPORTING_PROCESS, ("page_reporting_process",), "report",
-        "the cycles in which free blocks are collected", in_driver=False, every_driver=False, reports=True,
+        "the cycles in which free blocks are collected", in_driver=False, every_driver=False,
+        feature_bit=REPORTING_BIT,
+    ),
+    ProbePoint(
+        Function.REPORT_FREE_PAGE_FUNC, ("report_free_page_func",), "hint",
+        "free blocks told to the host during a migration, under which id, and when they came back",
+        every_driver=False, feature_bit=FREE_PAGE_HINT_BIT,
+    ),
+    ProbePoint(
+        Function.VIRTIO_BALLOON_SHRINKER_SCAN, ("virtio_balloon_shrinker_scan",), "hint",
+        "such blocks given back early, because memory is short", every_driver=False,
+        feature_bit=FREE_PAGE_HINT_BIT,
     ),
 )  # fmt: skip
 
@@ -255,12 +266,13 @@ def make_plan(
     layout: Layout,
     *,
     fentry_functions: frozenset[str] = frozenset(),
-    reporting: bool = False,
+    feature_bits: Set[int] = frozenset(),
 ) -> GuestPlan:
     """Fit the table to a kernel and its driver: stock, or with the page-bitmap patch.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` are the names of driver functions
-    that fentry can reach (in BTF, on a kernel and a bcc that support it); `reporting`: a device has it.
+    that fentry can reach (in BTF, on a kernel and a bcc that support it); `feature_bits` are those that some
+    device has.
     """
     usable = [symbol for symbol in symbols if not _NEVER.search(symbol.name)]
     anchor = _driver_anchor([s for s in usable if s.plain_name == "update_balloon_size_func"])
@@ -269,7 +281,8 @@ def make_plan(
         _plan_probe(point, _choose_symbols(point, usable, anchor), layout, fentry_functions)
         for point in TABLE
         if patched or not point.patched_only
-        if reporting or not point.reports
+        if point.feature_bit is None or point.feature_bit in feature_bits
+        if not (patched and point.feature_bit == FREE_PAGE_HINT_BIT)  # to that driver it means PAGE_BITMAP
     )
     return GuestPlan(probes, anchor.module if anchor else "", anchor is not None)
 

@@ -221,6 +221,7 @@ class GuestSession(RecordingSession[Counters]):
             "payload_layout": dict(PAYLOAD_LAYOUT),
             "boundaries": plan.boundaries,
             "page_reporting": kernel.read_page_reporting(),
+            "page_hinting": {"order": kernel.read_highest_order()},
             "layout": {
                 "source": diagnosis.layout.source,
                 "offsets_bytes": diagnosis.layout.offsets,
