@@ -145,9 +145,9 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 }
 
 /* An interrupt has no state and no duration. */
-static __always_inline void emit_interrupt(struct bt_counters *sum, u64 vdev)
+static __always_inline void emit_interrupt(struct bt_counters *sum, int function, u64 vdev)
 {
-	struct bt_span *span = reserve_span(sum, BT_VIRTBALLOON_CHANGED);
+	struct bt_span *span = reserve_span(sum, function);
 
 	if (!span)
 		return;
@@ -155,8 +155,8 @@ static __always_inline void emit_interrupt(struct bt_counters *sum, u64 vdev)
 	span->start_ns = bpf_ktime_get_ns();
 	span->tid = bpf_get_current_pid_tgid();
 	span->cpu = bpf_get_smp_processor_id();
-	span->function = BT_VIRTBALLOON_CHANGED;
-	if (VIRTIO_DEVICE_INDEX != NO_OFFSET) {
+	span->function = function;
+	if (vdev && VIRTIO_DEVICE_INDEX != NO_OFFSET) {
 		span->device = read_u32(vdev, VIRTIO_DEVICE_INDEX);
 		span->flags = BT_HAS_DEVICE;
 	}
@@ -227,7 +227,7 @@ static __always_inline void leave(int function, struct thread_state *thread, u32
 			pages = 0;
 		ADD(sum->functions[function].summed_pages, pages);
 	} else {
-		emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & BT_HAS_DEVICE));
+		emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & (BT_HAS_DEVICE | BT_HAS_ACTUAL)));
 	}
 	thread->open &= ~(1 << function);
 }
@@ -541,59 +541,21 @@ static __always_inline int on_extend_page_bitmap_return(u64 result)
 	return 0;
 }
 
-/* virtballoon_changed(vdev): an interrupt on top of whatever thread runs. */
-static __always_inline int on_virtballoon_changed_entry(u64 vdev)
+static __always_inline int note_interrupt(int function, u64 vdev)
 {
 	struct bt_counters *sum = sums();
 
 	if (!sum)
 		return 0;
-	ADD(sum->functions[BT_VIRTBALLOON_CHANGED].entries, 1);
-	emit_interrupt(sum, vdev);
+	ADD(sum->functions[function].entries, 1);
+	emit_interrupt(sum, function, vdev);
 	return 0;
 }
 
-/* The return of what may come in between: the queue noted last is that of its sends, not that of a call around it. */
-static __always_inline int leave_aside(int function, u64 result)
+/* virtballoon_changed(vdev): an interrupt on top of whatever thread runs. */
+static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 {
-	struct thread_state *thread = find_thread();
-
-	leave(function, thread, 0, result, BT_HAS_RESULT);
-	if (thread)
-		thread->send_flags = 0;
-	return 0;
-}
-
-/* virtio_balloon_oom_notify(notifier, unused, freed): the out-of-memory path of any thread. */
-static __always_inline int on_virtio_balloon_oom_notify_entry(u64 notifier, u64 unused, u64 freed)
-{
-	struct thread_state *thread = enter(BT_VIRTIO_BALLOON_OOM_NOTIFY);
-
-	if (thread && VIRTIO_BALLOON_OOM_NB != NO_OFFSET)
-		set_device_of_balloon(thread, notifier - VIRTIO_BALLOON_OOM_NB);
-	return 0;
-}
-
-static __always_inline int on_virtio_balloon_oom_notify_return(u64 result)
-{
-	return leave_aside(BT_VIRTIO_BALLOON_OOM_NOTIFY, result);
-}
-
-/* virtballoon_migratepage(vb_dev_info, newpage, page, mode): compaction moves one ballooned page. */
-static __always_inline int on_virtballoon_migratepage_entry(u64 info, u64 newpage, u64 page, u64 mode)
-{
-	struct thread_state *thread = enter(BT_VIRTBALLOON_MIGRATEPAGE);
-
-	if (thread)
-		thread->summed = is_filling();
-	if (thread && VIRTIO_BALLOON_VB_DEV_INFO != NO_OFFSET)
-		set_device_of_balloon(thread, info - VIRTIO_BALLOON_VB_DEV_INFO);
-	return 0;
-}
-
-static __always_inline int on_virtballoon_migratepage_return(u64 result)
-{
-	return leave_aside(BT_VIRTBALLOON_MIGRATEPAGE, result);
+	return note_interrupt(BT_VIRTBALLOON_CHANGED, vdev);
 }
 
 /*
@@ -691,6 +653,7 @@ static __always_inline int on_config_set_entry(u64 vdev, u64 offset, u64 buffer,
 	return 0;
 }
 
+#include "other_work.h"
 #include "page_reporting.h"
 #include "page_hinting.h"
 
@@ -704,6 +667,11 @@ PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
+PROGRAMS(virtballoon_freeze, 1, RESULT)
+PROGRAMS(virtballoon_restore, 1, RESULT)
+PROGRAMS(virtballoon_remove, 1, NO_RESULT)
+ENTRY_PROGRAM(stats_request, 1)
+PROGRAMS(update_balloon_stats_func, 1, NO_RESULT)
 PROGRAMS(virtballoon_free_page_report, 3, RESULT)
 PROGRAMS(page_reporting_process, 1, NO_RESULT)
 PROGRAMS(report_free_page_func, 1, NO_RESULT)

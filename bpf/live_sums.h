@@ -136,7 +136,7 @@ static __always_inline void emit(struct bt_counters *unused, struct thread_state
 	}
 }
 
-static __always_inline void emit_interrupt(struct bt_counters *unused, u64 vdev) {}
+static __always_inline void emit_interrupt(struct bt_counters *unused, int function, u64 vdev) {}
 
 static __always_inline void live_item_begins(struct thread_state *thread)
 {

@@ -44,13 +44,18 @@ _NO_ARROW = 0
 _INSTANTS = {
     int(Function.VIRTBALLOON_CHANGED): "configuration change",
     int(Function.VIRTIO_BALLOON_OOM_NOTIFY): "out of memory",
+    int(Function.STATS_REQUEST): "statistics asked for",
 }
 # What a thread is named after: the first of these that it ran.
 _ROLES = (
     (Function.UPDATE_BALLOON_SIZE_FUNC, "balloon work"),
     (Function.VIRTIO_BALLOON_OOM_NOTIFY, "out of memory"),
     (Function.VIRTBALLOON_MIGRATEPAGE, "page compaction"),
+    (Function.VIRTBALLOON_FREEZE, "freeze"),
+    (Function.VIRTBALLOON_RESTORE, "restore"),
+    (Function.VIRTBALLOON_REMOVE, "removal"),
     (Function.LEAK_BALLOON, "release of pages"),
+    (Function.UPDATE_BALLOON_STATS_FUNC, "statistics"),
     (Function.PAGE_REPORTING_PROCESS, "page reporting"),
 )
 
@@ -191,7 +196,7 @@ def _operation_arguments(operation: Operation) -> Arguments:
 
 def _thread_tracks(spans: Spans, arrows: Column, origin_ns: int) -> Iterator[Track]:
     """The calls of each thread; idle tasks, which all have number 0, by their CPU."""
-    took_time = ~spans.of(Function.VIRTBALLOON_CHANGED)
+    took_time = ~spans.of(Function.VIRTBALLOON_CHANGED, Function.STATS_REQUEST)
     tid, cpu = spans.int64("tid"), spans.int64("cpu")
     thread = np.where(tid == 0, -1 - cpu, tid)
     for each, rows in _grouped(thread, np.flatnonzero(took_time), "threads"):

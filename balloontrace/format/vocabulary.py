@@ -74,6 +74,11 @@ class Function(enum.IntEnum):
     VIRTBALLOON_FREE_PAGE_REPORT = 13  # free blocks told to the host; the guest keeps them
     PAGE_REPORTING_PROCESS = 14  # mm/page_reporting.c: the work item that collects those blocks
     PAYLOAD = 15  # no function: its counters count the pieces of captured payloads
+    VIRTBALLOON_FREEZE = 16  # before the machine sleeps: everything leaves the balloon
+    VIRTBALLOON_RESTORE = 17  # it has woken up: queues are made anew, and a work item is queued
+    VIRTBALLOON_REMOVE = 18  # the driver leaves its device, with everything out of the balloon
+    STATS_REQUEST = 19  # interrupt: the host asks for statistics
+    UPDATE_BALLOON_STATS_FUNC = 20  # the work item that collects and sends them
     REPORT_FREE_PAGE_FUNC = 21  # the work item of hinting: sends free blocks, or gives them back
     VIRTIO_BALLOON_SHRINKER_SCAN = 22  # hinted blocks given back because memory is short
 
@@ -138,6 +143,8 @@ def c_definitions() -> dict[str, int]:
 BALLOON_PAGE_BYTES = 4096
 """Unit of every page count on the wire and in the configuration space, whatever PAGE_SIZE is."""
 
+
+STATS_BIT = 1
 
 FREE_PAGE_HINT_BIT = 3
 """To mainline's driver; the page-bitmap patch gave the bit to PAGE_BITMAP before."""

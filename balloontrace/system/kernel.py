@@ -108,9 +108,9 @@ class Layout:
 
 # What the BPF programs read; the last line is of the page-bitmap driver only.
 _DRIVER_MEMBERS = (
-    "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "vb_dev_info", "oom_nb",
-    "pr_dev_info", "report_free_page_work", "cmd_id_active", "cmd_id_received_cache", "num_free_page_blocks",
-    "shrinker",
+    "vdev", "num_pages", "num_pfns", "pfns", "update_balloon_size_work", "update_balloon_stats_work",
+    "vb_dev_info", "oom_nb", "pr_dev_info", "report_free_page_work", "cmd_id_active", "cmd_id_received_cache",
+    "num_free_page_blocks", "shrinker",
     "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
 _KERNEL_MEMBERS = {

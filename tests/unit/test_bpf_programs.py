@@ -131,3 +131,24 @@ def test_hints_are_told_from_what_came_back(tmp_path: Path, unit_pages: int) -> 
         (work, 0, 0, done, 7 * block, 0, 3, 1),
     ]
     assert summed == 10 * block
+
+
+def test_what_the_driver_does_besides_work_items_says_how_large_the_balloon_is_then(tmp_path: Path) -> None:
+    found = numbers(build_guest("guest_other.c", tmp_path, "SPAN_RING_PAGES=1"))
+    spans = [found[place : place + 5] for place in range(0, len(found), 5)]
+    inner = (Function.TELL_HOST, Function.LEAK_BALLOON)
+    outer = [(Function(number).symbol, *rest) for number, *rest in spans if number not in inner]
+    device, untold = SpanFlag.DEVICE, 9999
+    told = device | SpanFlag.ACTUAL
+    assert outer == [
+        ("virtio_balloon_oom_notify", 3, told | SpanFlag.RESULT, 256, 1),
+        ("virtio_balloon_oom_notify", 3, told | SpanFlag.RESULT, 0, 1),
+        ("virtio_balloon_oom_notify", 3, device | SpanFlag.RESULT, untold, 1),
+        ("virtballoon_freeze", 3, told | SpanFlag.RESULT, 0, 0),
+        ("virtballoon_restore", 3, device | SpanFlag.RESULT, untold, 0),
+        ("stats_request", 3, device, untold, 0),
+        ("update_balloon_stats_func", 3, device, untold, 0),
+        ("virtballoon_remove", 3, told, 0, 0),
+    ]
+    sizes = [size for number, _, _, size, _ in spans if number == Function.TELL_HOST]
+    assert sizes == [256, 0, 44, 0, 0]

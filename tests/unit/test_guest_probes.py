@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from balloontrace.errors import MissingProbeError
-from balloontrace.format.vocabulary import Function, Status
+from balloontrace.format.vocabulary import STATS_BIT, Function, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.guest.probes import TABLE, GuestPlan, GuestProbe, make_plan
 from balloontrace.trace.mechanism import Mechanism
@@ -22,6 +22,9 @@ DRIVER_FUNCTIONS = (
     "virtballoon_changed",
     "virtio_balloon_oom_notify",
     "virtballoon_migratepage",
+    "virtballoon_freeze",
+    "virtballoon_restore",
+    "virtballoon_remove",
 )
 NUM_PAGES_KNOWN = Layout({"virtio_balloon.num_pages": 8}, source="btf")
 
@@ -79,8 +82,21 @@ def test_stock_debian_kernel() -> None:
         "config_set": Status.NOT_NEEDED,
         "virtio_balloon_oom_notify": Status.ATTACH,
         "virtballoon_migratepage": Status.ATTACH,
+        "virtballoon_freeze": Status.ATTACH,
+        "virtballoon_restore": Status.ATTACH,
+        "virtballoon_remove": Status.ATTACH,
     }
     assert plan.missing_required == ()
+
+
+def test_functions_of_a_feature_have_a_row_where_a_device_has_it() -> None:
+    symbols = driver([*DRIVER_FUNCTIONS, "stats_request", "update_balloon_stats_func"])
+    plan = make_plan(symbols, NUM_PAGES_KNOWN, feature_bits={STATS_BIT})
+    assert {probe.function.symbol for probe in plan.attachable} >= {
+        "stats_request",
+        "update_balloon_stats_func",
+    }
+    assert not any(probe.point.feature_bit for probe in make_plan(symbols, NUM_PAGES_KNOWN).probes)
 
 
 # ---- which symbol ----

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.stages import BCD, BUILD, A, B
-from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, REPORTING_BIT, Function, Kind, Status
+from balloontrace.format.vocabulary import (
+    FREE_PAGE_HINT_BIT,
+    REPORTING_BIT,
+    STATS_BIT,
+    Function,
+    Kind,
+    Status,
+)
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.plan import Plan, PlannedProbe
@@ -95,6 +102,27 @@ TABLE = (
     ProbePoint(
         Function.VIRTBALLOON_MIGRATEPAGE, ("virtballoon_migratepage",), "migration",
         "compaction moving a page of the balloon", every_driver=False,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_FREEZE, ("virtballoon_freeze",), "freeze",
+        "the balloon emptied before the machine sleeps", every_driver=False,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_RESTORE, ("virtballoon_restore",), "restore",
+        "the driver taking its device back", every_driver=False,
+    ),
+    ProbePoint(
+        Function.VIRTBALLOON_REMOVE, ("virtballoon_remove",), "removal",
+        "the balloon emptied because the driver goes", every_driver=False,
+    ),
+    ProbePoint(
+        Function.STATS_REQUEST, ("stats_request",), "statistics",
+        "the interrupt by which the host asks for statistics", every_driver=False, returns=False,
+        feature_bit=STATS_BIT,
+    ),
+    ProbePoint(
+        Function.UPDATE_BALLOON_STATS_FUNC, ("update_balloon_stats_func",), "statistics",
+        "collecting statistics and queueing them", every_driver=False, feature_bit=STATS_BIT,
     ),
     ProbePoint(
         Function.VIRTBALLOON_FREE_PAGE_REPORT, ("virtballoon_free_page_report",), "report",

@@ -16,7 +16,8 @@ struct virtio_balloon {
 	unsigned int num_pages, num_pfns, pfns[256], resp_pos, nr_page_bmap;
 	void *resp_data;
 	unsigned long min_pfn, max_pfn;
-	char update_balloon_size_work[32], oom_nb[32], vb_dev_info[32], pr_dev_info[32], report_free_page_work[32];
+	char update_balloon_size_work[32], update_balloon_stats_work[32], oom_nb[32], vb_dev_info[32];
+	char pr_dev_info[32], report_free_page_work[32];
 	unsigned int cmd_id_active, cmd_id_received_cache;
 	unsigned long num_free_page_blocks;
 	char shrinker[32];
