@@ -18,6 +18,7 @@ from balloontrace.analysis.operations import find_removals
 from balloontrace.format.balloon_size import VMSTAT, BalloonSize, count_balloon_pages, kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.balloon import Balloon, BalloonState, GivenBack
+from balloontrace.results.other_operation import OUT_OF_MEMORY
 from balloontrace.results.recording_header import Header
 from balloontrace.units import off_target_pages
 
@@ -27,7 +28,6 @@ SENDS = frozenset({Function.TELL_HOST, Function.SEND_RESP_DATA})
 DRIVER = "driver's num_pages"
 LAST_READ = "last read by the driver"
 
-OUT_OF_MEMORY = "out of memory"
 REMOVED = "driver removed or frozen"
 FAILED_COMPACTION = "compaction that failed"
 
@@ -231,17 +231,17 @@ def _given_back(start_pages: int | None, seen: Watched) -> Iterator[GivenBack]:
         if not count:
             continue
         end_ns = int(spans.end_ns[calls].max())
-        pages = count * seen.unit_pages if given is None else _pages_of_leaks(spans, given)
+        pages = count * seen.unit_pages if given is None else pages_of_leaks(spans, given)
         size_pages = seen.size_after(start_pages, end_ns)
         target_pages = seen.last("target_pages", SpanFlag.TARGET, end_ns)
         below_pages, _ = off_target_pages(size_pages, target_pages, seen.unit_pages)
         yield GivenBack(how, count, pages, below_pages)
 
 
-def _pages_of_leaks(spans: Spans, leaks: Mask) -> int | None:
+def pages_of_leaks(spans: Spans, leaks: Mask) -> int | None:
     """Pages that calls of leak_balloon, which return it, have given back; None where one does not say."""
     said = spans.has(SpanFlag.PAGES) | spans.has(SpanFlag.RESULT)
-    if not leaks.any() or not said[leaks].all():
+    if not said[leaks].all():
         return None
     returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
     return int(np.where(spans.has(SpanFlag.PAGES), spans.int64("pages"), returned)[leaks].sum())

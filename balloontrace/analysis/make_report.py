@@ -19,6 +19,7 @@ from balloontrace.analysis.guest_side import (
 )
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
+from balloontrace.analysis.other_operations import find_other_operations
 from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_reports, check_sizes
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
 from balloontrace.analysis.report_not_measured import find_not_measured
@@ -26,6 +27,7 @@ from balloontrace.analysis.report_operations import describe_operations, sum_up
 from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
 from balloontrace.analysis.stages import StageTables, possible_times
+from balloontrace.analysis.statistics_queue import measure_statistics
 from balloontrace.errors import RecordingError
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import REPORTING_BIT, Function, Side
@@ -142,6 +144,8 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         own_cost=guest.end.own_cost if guest.end else None,
         host=replace(host.side, pairing=both.pairing, others=both.reports.others) if host and both else None,
         balloons=sizes.balloons,
+        other_operations=find_other_operations(sizes.balloons, sizes.watched),
+        statistics=measure_statistics(sizes.balloons, sizes.watched, guest.traced),
         page_reporting=measure_reporting(guest, spans, operations.nesting, _host_ns(spans, host, both)),
     )
     return Examined(report, events, host, both)

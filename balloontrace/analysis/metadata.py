@@ -59,7 +59,7 @@ def parse_header(recording: Recording) -> Header:
         label=text(metadata, "label"),
         tool_version=text(metadata, "tool_version"),
         format_version=f"{recording.version[0]}.{recording.version[1]}",
-        command_line=_texts(metadata.get("command_line")),
+        command_line=texts(metadata.get("command_line")),
         side=text(metadata, "side"),
         clock=text(metadata, "clock"),
         started_realtime_ns=integer(started, "realtime_ns"),
@@ -117,7 +117,7 @@ def parse_driver_gaps(recording: Recording) -> tuple[DriverGap, ...]:
     gaps: list[DriverGap] = []
     for event in recording.driver_events:
         at_ns, seen_ns = integer(mapping(event, "at"), "monotonic_ns"), integer(event, "seen_ns")
-        devices = _texts(event.get("devices"))
+        devices = texts(event.get("devices"))
         match text(event, "what"):
             case "gone" if at_ns is not None:
                 gaps.append(DriverGap(devices=devices, last_seen_ns=seen_ns, gone_ns=at_ns))
@@ -172,7 +172,8 @@ def _each(value: object, parse: Callable[[Json], _T | None]) -> list[_T]:
     return [item for item in parsed if item is not None]
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def texts(value: object) -> tuple[str, ...]:
+    """The texts of a list, of no length that a stranger chooses."""
     items = value[:_MAX_ITEMS] if isinstance(value, list) else []
     return tuple(item[:_MAX_TEXT_CHARACTERS] for item in items if isinstance(item, str))
 
@@ -211,7 +212,7 @@ def _parse_device(table: Json) -> Device | None:
     return Device(
         name=name if name is not None else f"virtio{index}",
         index=index,
-        features=_texts(table.get("features")),
+        features=texts(table.get("features")),
         feature_bits=tuple(
             bit
             for bit in (bits[:_MAX_ITEMS] if isinstance(bits, list) else [])

@@ -27,8 +27,8 @@ _Value = TypeVar("_Value", np.int64, np.bool_)
 class Nesting:
     """For each span, the index of the span of each sort that it ran inside (or is), or NO_SPAN.
 
-    `bitmap` is `set_page_bitmap`, or where that was not traced the window. `cycle` is
-    `page_reporting_process`. `send` tells which ones are sends,
+    `bitmap` is `set_page_bitmap`, or where that was not traced the window. `away` is `virtballoon_freeze` or
+    `virtballoon_remove`, `cycle` is `page_reporting_process`. `send` tells which ones are sends,
     `crosses` which ones no thread can have made: they begin inside a call and end after it, or a function
     was called inside itself.
     """
@@ -39,6 +39,7 @@ class Nesting:
     window: Column
     oom: Column
     migrate: Column
+    away: Column
     cycle: Column
     device: Column
     send: Mask
@@ -60,10 +61,12 @@ def nest_spans(spans: Spans) -> Nesting:
     is_body = spans.of(Function.FILL_BALLOON, Function.LEAK_BALLOON) & (oom == NO_SPAN)
     body = _enclosing(spans, by_thread, is_body, crosses)
     send, window, bitmap = _find_sends(spans, by_thread, crosses)
+    emptied = spans.of(Function.VIRTBALLOON_FREEZE, Function.VIRTBALLOON_REMOVE)
+    away = _enclosing(spans, by_thread, emptied, crosses)
     cycle = _enclosing(spans, by_thread, spans.of(Function.PAGE_REPORTING_PROCESS), crosses)
     _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT), crosses)
-    device = _devices(spans, (work, body, bitmap, window, oom, migrate, cycle))
-    return Nesting(work, body, bitmap, window, oom, migrate, cycle, device, send, crosses)
+    device = _devices(spans, (work, body, bitmap, window, oom, migrate, away, cycle))
+    return Nesting(work, body, bitmap, window, oom, migrate, away, cycle, device, send, crosses)
 
 
 def _find_sends(spans: Spans, by_thread: NDArray[np.intp], crosses: Mask) -> tuple[Mask, Column, Column]:

@@ -198,12 +198,12 @@ def _oom_pages(spans: Spans, nesting: Nesting) -> Column:
 def find_removals(spans: Spans, nesting: Nesting) -> Mask:
     """Calls of leak_balloon by which the driver empties the balloon when it is removed or frozen.
 
-    They come from a thread that runs no work items; a leak_balloon on one that does has merely lost its
-    work item's span.
+    Where virtballoon_freeze and virtballoon_remove were not traced, they come from a thread that runs no work
+    items; a leak_balloon on one that does has merely lost its work item's span.
     """
     orphans = spans.of(Function.LEAK_BALLOON) & (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN)
     workers = np.unique(spans.columns["tid"][spans.of(Function.UPDATE_BALLOON_SIZE_FUNC)])
-    return np.asarray(orphans & ~np.isin(spans.columns["tid"], workers))
+    return np.asarray(orphans & ((nesting.away != NO_SPAN) | ~np.isin(spans.columns["tid"], workers)))
 
 
 def _split(items: WorkItems, removal_device: Column, removal_ns: Column) -> tuple[Column, Mask]:

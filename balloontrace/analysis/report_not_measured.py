@@ -12,7 +12,7 @@ from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Payloads
 from balloontrace.analysis.guest_side import GuestEvents, GuestRecording
 from balloontrace.analysis.host_side import HostRecording
-from balloontrace.analysis.metadata import mapping, text
+from balloontrace.analysis.metadata import mapping, text, texts
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.stages import NOT_SERVED
 from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
@@ -73,6 +73,9 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
 
 def _untraced(guest: GuestRecording, *, with_host: bool) -> Iterator[str]:
     """Pages that went to the host in ways that no probe shows."""
+    if virtio_mem := texts(guest.recording.metadata.get("virtio_mem"))[:_LISTED]:
+        listed = " and ".join(virtio_mem)
+        yield f"memory plugged and unplugged: {listed} (virtio-mem) can do so, and it is not traced"
     patched = guest.header.driver_kind == DriverKind.PATCHED
     names: dict[tuple[str, str], list[str]] = {}
     for device in guest.header.devices:

@@ -27,6 +27,7 @@ from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, SPAN_COLUMNS, batch_values, loss_fields, span_values
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Function, Side
 from balloontrace.results.operation import Operation
+from balloontrace.results.other_operation import OtherOperation
 from balloontrace.results.recording_header import Header
 from balloontrace.results.report import Report
 from balloontrace.results.time_line import Arguments, Counter, Instant, Process, Slice, Timeline, Track
@@ -130,7 +131,11 @@ def _guest_process(report: Report, guest: GuestEvents, both: BothSides | None, o
     who = header.label or header.machine.hostname or "unnamed machine"
     return Process(
         f"guest: {who}",
-        (*_operation_tracks(report.operations, origin_ns), *_thread_tracks(spans, arrows, origin_ns)),
+        (
+            *_operation_tracks(report.operations, origin_ns),
+            *_other_tracks(report.other_operations, origin_ns),
+            *_thread_tracks(spans, arrows, origin_ns),
+        ),
         tuple(instants),
         tuple(_counters(guest.operations, header, origin_ns)),
     )
@@ -160,23 +165,37 @@ def _instants(spans: Spans, origin_ns: int) -> Iterator[Instant]:
 
 def _operation_tracks(operations: Sequence[Operation], origin_ns: int) -> Iterator[Track]:
     """One track a device; operations of a device follow each other."""
-    of_devices: dict[str, list[Operation]] = {}
-    for operation in operations:
-        of_devices.setdefault(operation.device, []).append(operation)
+    described = [(each, str(each.kind), _operation_arguments(each)) for each in operations]
+    return _tracks_of_devices("operations", described, origin_ns)
+
+
+def _other_tracks(others: Sequence[OtherOperation], origin_ns: int) -> Iterator[Track]:
+    """What drivers did besides work items, one track a device."""
+    described = [(each, each.what, _other_arguments(each)) for each in others]
+    return _tracks_of_devices("other operations", described, origin_ns)
+
+
+def _tracks_of_devices(
+    what: str, described: Sequence[tuple[Operation | OtherOperation, str, Arguments]], origin_ns: int
+) -> Iterator[Track]:
+    """Each of them by its name, and what there is to say of it."""
+    of_devices: dict[str, list[Slice]] = {}
+    for each, name, arguments in described:
+        start_ns = each.started_ns - origin_ns
+        piece = Slice(name, start_ns, start_ns + each.wall_ns, arguments)
+        of_devices.setdefault(each.device, []).append(piece)
     _hold_to_tracks(len(of_devices), "devices")
-    for device, mine in of_devices.items():
-        slices = [
-            Slice(
-                each.kind,
-                each.started_ns - origin_ns,
-                each.started_ns + each.wall_ns - origin_ns,
-                _operation_arguments(each),
-            )
-            for each in mine
-        ]
+    for device, slices in of_devices.items():
+        slices.sort(key=lambda piece: (piece.start_ns, -piece.end_ns))
         lanes = _lanes([each.start_ns for each in slices], [each.end_ns for each in slices], device)
         for lane, rows in enumerate(lanes):
-            yield Track(_lane_name(f"operations of {device}", lane), [slices[row] for row in rows])
+            yield Track(_lane_name(f"{what} of {device}", lane), [slices[row] for row in rows])
+
+
+def _other_arguments(other: OtherOperation) -> Arguments:
+    shown = dataclasses.asdict(other)
+    left_out = ("what", "device", "started_ns", "wall_ns")
+    return {name: value for name, value in shown.items() if value is not None and name not in left_out}
 
 
 def _operation_arguments(operation: Operation) -> Arguments:
@@ -406,8 +425,8 @@ def _lane_name(name: str, lane: int) -> str:
 
 def _about(report: Report) -> Mapping[str, object]:
     """What the report says beside what happened: where from, what was lost, its cost, how clocks match."""
-    left_out = {"operations", "totals", "outside", "checks"}
-    described = dataclasses.asdict(dataclasses.replace(report, operations=(), totals=()))
+    left_out = {"operations", "totals", "outside", "checks", "other_operations"}
+    described = dataclasses.asdict(dataclasses.replace(report, operations=(), totals=(), other_operations=()))
     described["losses"] = [loss_fields(loss) for loss in report.losses]
     if report.host is not None:
         described["host"]["losses"] = [loss_fields(loss) for loss in report.host.losses]

@@ -45,6 +45,7 @@ from balloontrace.untrusted import made_printable, printable
 #   1.4  counters and losses: summed, summed_ns, summed_pages of calls without a span of their own
 #   1.5  spans of page reports, with blocks and orders in place of fields that these have not; of the cycles
 #        around them; `page_reporting`: from which order on, and after which delay
+#   1.5  spans of freeze, restore and removal, and of statistics; sends have actual_pages; `virtio_mem`
 #   1.5  SMPL with `sampled_layout` and `sampling`
 FORMAT_VERSION = (1, 5)
 

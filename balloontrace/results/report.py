@@ -15,6 +15,7 @@ from balloontrace.results.operation import (
     Operation,
     Total,
 )
+from balloontrace.results.other_operation import OtherOperation, StatisticsQueue
 from balloontrace.results.page_reporting import PageReporting
 from balloontrace.results.recorder import Loss, OwnCost
 from balloontrace.results.recording_header import DriverGap, Header
@@ -75,3 +76,5 @@ class Report:
     balloons: tuple[Balloon, ...] = ()
     driver_gaps: tuple[DriverGap, ...] = ()
     page_reporting: PageReporting | None = None
+    other_operations: tuple[OtherOperation, ...] = ()
+    statistics: tuple[StatisticsQueue, ...] = ()

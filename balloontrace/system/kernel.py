@@ -22,6 +22,7 @@ ROOT = Path("/")
 _CAP_SYS_RAWIO = 17
 
 _VIRTIO_ID_BALLOON = 5  # include/uapi/linux/virtio_ids.h
+_VIRTIO_ID_MEM = 24
 _KALLSYMS_CHUNK_BYTES = 1 << 20
 
 # include/uapi/linux/virtio_balloon.h and virtio_config.h; bit 3 is listed by its mainline name and means
@@ -216,13 +217,22 @@ def read_function_ranges(names: Iterable[str], root: Path = ROOT) -> dict[str, t
     return ranges
 
 
+def _virtio_devices(virtio_id: int, root: Path) -> Iterator[Path]:
+    for path in (root / "sys/bus/virtio/devices").glob("virtio*"):
+        text = read_text(path / "device")
+        if text is not None and int(text, 16) == virtio_id:
+            yield path
+
+
+def read_virtio_mem_devices(root: Path = ROOT) -> tuple[str, ...]:
+    """The devices of this system that plug and unplug memory, by name."""
+    return tuple(sorted(path.name for path in _virtio_devices(_VIRTIO_ID_MEM, root)))
+
+
 def read_balloon_devices(root: Path = ROOT) -> tuple[BalloonDevice, ...]:
     """The virtio balloons of this system, by index."""
     devices = []
-    for path in (root / "sys/bus/virtio/devices").glob("virtio*"):
-        device_id = read_text(path / "device")
-        if device_id is None or int(device_id, 16) != _VIRTIO_ID_BALLOON:
-            continue
+    for path in _virtio_devices(_VIRTIO_ID_BALLOON, root):
         features = (read_text(path / "features") or "").strip()
         driver = path / "driver"
         devices.append(

@@ -320,3 +320,17 @@ def test_bit_3_of_the_patched_driver_is_no_hinting(system: FakeSystem) -> None:
     diagnosis = with_symbols(system, "ffffffffc0400700 t send_resp_data\t[virtio_balloon]")
     assert diagnosis.driver_kind is DriverKind.PATCHED
     assert "untraced" not in {found.name for found in diagnosis.findings}
+
+
+def test_virtio_mem_is_named_and_said_to_be_untraced(system: FakeSystem) -> None:
+    assert "virtio-mem" not in {finding.name for finding in diagnose(system.root).findings}
+    for name in ("virtio7", "virtio6"):
+        system.device(name, 24, (), driver=None)
+    found = diagnose(system.root)
+    said = next(finding for finding in found.findings if finding.name == "virtio-mem")
+    assert (said.state, said.text) == (
+        State.WARNING,
+        "not traced: memory plugged and unplugged by virtio6 and virtio7",
+    )
+    assert found.describe()["virtio_mem"] == ["virtio6", "virtio7"]
+    assert [device.name for device in found.devices] == ["virtio3"]

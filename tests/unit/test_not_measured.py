@@ -81,3 +81,9 @@ def test_pages_of_a_compilers_variant(*, patched: bool) -> None:
         f"pages of a send: {symbol} is a compiler's variant, whose arguments are not known;"
     )
     assert "type information" not in said
+
+
+def test_virtio_mem_is_said_to_be_untraced() -> None:
+    said = "memory plugged and unplugged: virtio6 (virtio-mem) can do so, and it is not traced"
+    for devices, expected in (({"virtio_mem": ["virtio6"]}, True), ({"virtio_mem": []}, False), ({}, False)):
+        assert (said in report_of(Flow(), **devices).not_measured) is expected

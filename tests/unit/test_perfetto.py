@@ -149,7 +149,11 @@ def test_every_event_is_there_once_and_exact(name: str) -> None:
         for tid, function, start_ns, end_ns in spans
         if function != "virtballoon_changed"
     )
-    calls = [each for each in found.slices if each.name not in NOT_SPANS]
+    others = [each for each in found.slices if "function" in each.args]
+    assert Counter(each.name for each in others) == Counter(
+        each.what for each in examined.report.other_operations
+    )
+    calls = [each for each in found.slices if each.name not in NOT_SPANS and "tid" in each.args]
     assert ran == Counter(
         (each.args["tid"], each.name, each.start_ns + origin_ns, each.end_ns + origin_ns) for each in calls
     )

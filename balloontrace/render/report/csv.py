@@ -2,15 +2,16 @@
 """A report as one CSV table: units in the header, integers in ns, empty = not measured.
 
 `level` says what a row is: `operation` and `total` sum up. `stage` and `total_stage` are the rows of their
-stage tables; `part_of` marks a row that is part of another. `warning` has in `note` what is damaged, lost or
-missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends (`payload`: how
-much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages are in, and
-`record_order` the records of 2^order pages. Every other number of the JSON report is a row
+stage tables; `part_of` marks a row that is part of another. `other_operation` is what the driver did besides
+its work items: `count` calls of the function `name` took `total_ns`. `warning` has in `note` what is damaged,
+lost or missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends
+(`payload`: how much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages
+are in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
 `value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
 field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
-without options; `value` is a column of floats then, and an integer too large for one has all of its digits
-in `note` as well. Text that a spreadsheet would take for a formula stands behind an apostrophe: names and
-labels are a stranger's.
+without options; `value` is a column of floats then, and an integer too large for one has all of its digits in
+`note` as well. Text that a spreadsheet would take for a formula stands behind an apostrophe: names and labels
+are a stranger's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from balloontrace.render.csv_rows import render_rows
 from balloontrace.render.json import report_fields
 from balloontrace.results.operation import Operation, StageRow, Total
+from balloontrace.results.other_operation import OtherOperation
 from balloontrace.results.report import Report
 
 _BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
@@ -103,8 +105,26 @@ def _rows(report: Report) -> Iterator[Row]:
         yield _total(total)
         for stage in total.stages:
             yield {"level": "total_stage", "kind": total.kind, **_stage(stage)}
+    for other in report.other_operations:
+        yield _other(other)
     for name, value in _numbers(report_fields(dataclasses.replace(report, operations=()))):
         yield _value(name, value, {})
+
+
+def _other(other: OtherOperation) -> Row:
+    """What the driver did besides work items; its numbers are values of the report as well."""
+    return {
+        "level": "other_operation",
+        "device": other.device,
+        "kind": other.what,
+        "started_ns": other.started_ns,
+        "wall_ns": other.wall_ns,
+        "target_pages": other.target_after_pages,
+        "pages": other.pages,
+        "name": other.function,
+        "count": other.calls,
+        "total_ns": other.calls_ns,
+    }
 
 
 def _value(name: str, value: float, same: Row) -> Row:

@@ -16,6 +16,7 @@ from balloontrace.render.report.operations_section import (
     explain_no_operation,
     operation_table,
 )
+from balloontrace.render.report.other_section import describe_others, describe_statistics
 from balloontrace.render.report.page_pictures import draw_all
 from balloontrace.render.report.recording_section import (
     describe_checks,
@@ -67,7 +68,15 @@ def _described(report: Report, detailed: Container[int]) -> dict[str, object]:
             if operation.number in detailed
         },
         "host_sections": describe_host(report.host) if report.host else [],
-        "reporting": describe_reporting(report.page_reporting),
+        "others": [
+            section
+            for section in (
+                describe_others(report),
+                describe_statistics(report),
+                describe_reporting(report.page_reporting),
+            )
+            if section
+        ],
         "outside": describe_outside(report),
         "checks": describe_checks(report.checks),
         "probe_table": probe_table,

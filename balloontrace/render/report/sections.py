@@ -10,6 +10,7 @@ from balloontrace.render.report.balloons_section import describe_balloons
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.render.report.operations_section import describe_details, describe_operations
+from balloontrace.render.report.other_section import describe_others, describe_statistics
 from balloontrace.render.report.recording_section import (
     describe_checks,
     describe_cost,
@@ -34,6 +35,8 @@ def describe_report(report: Report) -> list[Section]:
         describe_balloons(report.balloons),
         describe_operations(report) if of_guest else [],
         *describe_details(report),
+        describe_others(report),
+        describe_statistics(report),
         describe_reporting(report.page_reporting),
         *(describe_host(report.host) if report.host else []),
         describe_outside(report),

@@ -42,6 +42,7 @@ class GuestDiagnosis(Diagnosis[GuestPlan]):
     driver_kind: DriverKind
     layout: Layout
     balloons: tuple[BalloonSize, ...] = ()
+    virtio_mem: tuple[str, ...] = ()  # devices that plug and unplug memory
 
     @property
     def is_planned(self) -> bool:
@@ -61,6 +62,7 @@ class GuestDiagnosis(Diagnosis[GuestPlan]):
                 }
                 for device in self.devices
             ],
+            "virtio_mem": list(self.virtio_mem),
             "balloons": [asdict(balloon) for balloon in self.balloons],
             "layout": {"source": self.layout.source, "offsets_bytes": self.layout.offsets},
             "boundaries": self.plan.boundaries,
@@ -81,6 +83,7 @@ def diagnose(
     """
     machine = look_at_machine(SYMBOL_NAMES, root, engine, trial)
     devices = kernel.read_balloon_devices(root)
+    virtio_mem = kernel.read_virtio_mem_devices(root)
     feature_bits = {bit for device in devices if device.driver for bit in device.feature_bits}
     draft = make_plan(machine.symbols, Layout(), feature_bits=feature_bits)
     # Type information takes longest to say that something is not there.
@@ -108,10 +111,13 @@ def diagnose(
         _check_driver(plan, kind),
         _check_bit_3(kind, devices),
         _check_untraced(plan, devices),
+        _check_virtio_mem(virtio_mem),
         *_check_plan(plan),
     )
     found = tuple(finding for finding in findings if finding)
-    return GuestDiagnosis(found, plan, machine.firing, machine.engines, devices, kind, layout, balloons)
+    return GuestDiagnosis(
+        found, plan, machine.firing, machine.engines, devices, kind, layout, balloons, virtio_mem
+    )
 
 
 def _driver_kind(plan: GuestPlan) -> DriverKind:
@@ -186,6 +192,15 @@ def _check_untraced(plan: GuestPlan, devices: tuple[BalloonDevice, ...]) -> Find
         for word, feature in untraced_features(device.feature_bits, traced, patched=plan.patched)
     ]
     return Finding("untraced", State.WARNING, f"not traced: {', '.join(found)}") if found else None
+
+
+def _check_virtio_mem(devices: tuple[str, ...]) -> Finding | None:
+    """Memory that comes and goes with no balloon."""
+    if not devices:
+        return None
+    return Finding(
+        "virtio-mem", State.WARNING, f"not traced: memory plugged and unplugged by {' and '.join(devices)}"
+    )
 
 
 def _check_plan(plan: GuestPlan) -> tuple[Finding, ...]:

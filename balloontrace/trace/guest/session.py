@@ -220,6 +220,7 @@ class GuestSession(RecordingSession[Counters]):
             "capture": "payload" if self._collector.captures else "none",
             "payload_layout": dict(PAYLOAD_LAYOUT),
             "boundaries": plan.boundaries,
+            "virtio_mem": list(diagnosis.virtio_mem),
             "page_reporting": kernel.read_page_reporting(),
             "page_hinting": {"order": kernel.read_highest_order()},
             "layout": {
