@@ -24,6 +24,7 @@ from balloontrace.analysis.page_count_checks import check_counts, check_pairs, c
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
 from balloontrace.analysis.report_not_measured import find_not_measured
 from balloontrace.analysis.report_operations import describe_operations, sum_up
+from balloontrace.analysis.report_page_hinting import measure_hinting
 from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
 from balloontrace.analysis.stages import StageTables, possible_times
@@ -147,6 +148,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         other_operations=find_other_operations(sizes.balloons, sizes.watched),
         statistics=measure_statistics(sizes.balloons, sizes.watched, guest.traced),
         page_reporting=measure_reporting(guest, spans, operations.nesting, _host_ns(spans, host, both)),
+        page_hinting=measure_hinting(guest, spans, operations.nesting),
     )
     return Examined(report, events, host, both)
 

@@ -20,6 +20,13 @@ from balloontrace.format.vocabulary import Function, SpanFlag
 NO_SPAN = -1
 UNKNOWN_DEVICE = -1
 
+# Functions with none of the other sorts inside: asked for to find calls that no thread can have made.
+_ALONE = (
+    Function.VIRTBALLOON_FREE_PAGE_REPORT,
+    Function.REPORT_FREE_PAGE_FUNC,
+    Function.VIRTIO_BALLOON_SHRINKER_SCAN,
+)
+
 _Value = TypeVar("_Value", np.int64, np.bool_)
 
 
@@ -64,7 +71,8 @@ def nest_spans(spans: Spans) -> Nesting:
     emptied = spans.of(Function.VIRTBALLOON_FREEZE, Function.VIRTBALLOON_REMOVE)
     away = _enclosing(spans, by_thread, emptied, crosses)
     cycle = _enclosing(spans, by_thread, spans.of(Function.PAGE_REPORTING_PROCESS), crosses)
-    _enclosing(spans, by_thread, spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT), crosses)
+    for function in _ALONE:
+        _enclosing(spans, by_thread, spans.of(function), crosses)
     device = _devices(spans, (work, body, bitmap, window, oom, migrate, away, cycle))
     return Nesting(work, body, bitmap, window, oom, migrate, away, cycle, device, send, crosses)
 

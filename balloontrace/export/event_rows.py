@@ -21,6 +21,7 @@ from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.page_reports import blocks_by_order, blocks_of
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
+from balloontrace.analysis.report_page_hinting import Hints, hints_of
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
@@ -31,6 +32,7 @@ Rows = NDArray[np.intp]
 Row = tuple[object, ...]
 Values = list[object]
 
+HINT_COLUMNS = ("command_id", "received_id", "returned_pages", "held_blocks")
 SPAN_COLUMNS = (
     "start_ns",
     "duration_ns",
@@ -50,6 +52,7 @@ SPAN_COLUMNS = (
     "bitmaps",
     "blocks",
     "orders",
+    *HINT_COLUMNS,
 )
 
 BATCH_COLUMNS = (
@@ -293,6 +296,8 @@ def _span_column(spans: Spans, name: str, rows: Rows) -> Values:
         return _where(blocks_of(spans) > 0, blocks_of(spans), rows)
     if name == "orders":
         return _orders(spans, rows)
+    if name in HINT_COLUMNS:
+        return _of_hints(hints_of(spans, rows), name)
     values = spans.columns[name][rows]
     if name == "function":
         return _named(values, {int(function): function.symbol for function in Function})
@@ -319,6 +324,12 @@ def _orders(spans: Spans, rows: Rows) -> Values:
         for row, each in zip(chosen.tolist(), counts, strict=True)
     }
     return [told.get(row) for row in rows.tolist()]
+
+
+def _of_hints(hints: Hints, name: str) -> Values:
+    """What a call for hints did; it has no command id where it sent nothing."""
+    known = hints.known & (hints.command_id != 0) if name == "command_id" else hints.known
+    return _where(known, getattr(hints, name), np.arange(len(known)))
 
 
 def _named(values: NDArray[np.generic], names: dict[int, str]) -> Values:

@@ -58,6 +58,7 @@ _ROLES = (
     (Function.LEAK_BALLOON, "release of pages"),
     (Function.UPDATE_BALLOON_STATS_FUNC, "statistics"),
     (Function.PAGE_REPORTING_PROCESS, "page reporting"),
+    (Function.REPORT_FREE_PAGE_FUNC, "page hinting"),
 )
 
 

@@ -103,6 +103,8 @@ class GuestViews:
             reports=_reports(before, now)[0],
             all_reports=_reports(self._first, now)[0],
             all_reported_pages=_reports(self._first, now)[1],
+            hinted_pages=_hinted_pages(before, now),
+            all_hinted_pages=_hinted_pages(self._first, now),
         )
 
     def _size(self, look: GuestLook, device: int | None) -> int | None:
@@ -156,6 +158,11 @@ def _reports(before: GuestLook, now: GuestLook) -> tuple[int, int | None]:
     was, counts = (look.counters.functions[Function.VIRTBALLOON_FREE_PAGE_REPORT] for look in (before, now))
     reports, pages = counts.returns - was.returns, counts.pages - was.pages
     return reports, pages if pages or not reports else None
+
+
+def _hinted_pages(before: GuestLook, now: GuestLook) -> int:
+    was, counts = (look.counters.functions[Function.REPORT_FREE_PAGE_FUNC] for look in (before, now))
+    return counts.pages - was.pages
 
 
 def _device(look: GuestLook) -> int | None:

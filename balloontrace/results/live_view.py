@@ -60,6 +60,8 @@ class GuestView:
     reports: int = 0  # of free pages
     all_reports: int = 0
     all_reported_pages: int | None = None
+    hinted_pages: int = 0
+    all_hinted_pages: int = 0
 
 
 @dataclass(frozen=True)

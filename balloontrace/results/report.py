@@ -16,6 +16,7 @@ from balloontrace.results.operation import (
     Total,
 )
 from balloontrace.results.other_operation import OtherOperation, StatisticsQueue
+from balloontrace.results.page_hinting import PageHinting
 from balloontrace.results.page_reporting import PageReporting
 from balloontrace.results.recorder import Loss, OwnCost
 from balloontrace.results.recording_header import DriverGap, Header
@@ -51,7 +52,8 @@ class Report:
 
     `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more,
     the host's batches among them. `pages_moved` into and out of balloons while probes were attached, by
-    /proc/vmstat; `pages_unseen` of them are in no span. `page_reporting` is None where no probe showed it.
+    /proc/vmstat; `pages_unseen` of them are in no span. `page_reporting` and `page_hinting` are None where no
+    probe showed them.
     """
 
     schema_version: int
@@ -78,3 +80,4 @@ class Report:
     page_reporting: PageReporting | None = None
     other_operations: tuple[OtherOperation, ...] = ()
     statistics: tuple[StatisticsQueue, ...] = ()
+    page_hinting: PageHinting | None = None

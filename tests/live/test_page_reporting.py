@@ -59,8 +59,9 @@ class Discards:
 @pytest.fixture(scope="module")
 def reporting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Guest, Discards]]:
     log = tmp_path_factory.mktemp("qemu") / "trace.log"
-    told = ("-trace", "ram_block_discard_range", "-D", str(log))
-    balloon = {"free-page-reporting": "on"}
+    told = ("-trace", "ram_block_discard_range", "-D", str(log), "-object", "iothread,id=hints")
+    # Hints are asked for in migrations alone (test_page_hinting); here every engine attaches their probes.
+    balloon = {"free-page-reporting": "on", "free-page-hint": "on", "iothread": "hints"}
     with lab.solo(memory_mib=GUEST_MIB, cpus=1, balloons=[balloon], extra_args=told) as guest:
         yield guest, Discards(log)
         assert_no_trace(guest)
@@ -95,6 +96,11 @@ def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], 
         assert_whole(found)
         assert_sums(found)
         assert_is_told(found, path, told, len(before), len(after))
+        assert found["page_hinting"] == {
+            **dict.fromkeys(("calls", "calls_ns", "unknown_calls"), 0),
+            "order": 10,
+            "operations": [],
+        }
         inflate = [each for each in found["operations"] if each["kind"] == "inflate"]
         assert [each["pages"] for each in inflate] == [MOVED_MIB * MIB_PAGES]
     single_pages = [size_bytes for size_bytes in discards.read() if size_bytes == PAGE_BYTES]

@@ -63,3 +63,18 @@ def test_page_reporting() -> None:
     assert (reporting.reports, reporting.cycles, reporting.blocks) == (7, 4, 213)
     assert [(each.order, each.blocks) for each in reporting.orders] == [(9, 13), (10, 200)]
     assert reporting.pages == 13 * 512 + 200 * 1024
+
+
+def test_page_hinting() -> None:
+    """Two migrations of a guest with 1 GiB: in the first its memory gets short, the second is cancelled."""
+    report = read("hinting-1.5.bt", (1, 5))
+    assert report.page_hinting is not None
+    first, second = report.page_hinting.operations
+    assert [(each.blocks, each.held_pages) for each in (first, second)] == [(283, 0), (195, 0)]
+    assert [(each.why, each.calls, each.blocks) for each in first.returns] == [
+        ("shrinker", 88, 88),
+        ("done", 1, 195),
+    ]
+    assert [each.ended_by for each in first.rounds] == ["no free block left"] * 2
+    assert not report.operations
+    assert report.events_lost == 0

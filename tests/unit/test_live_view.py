@@ -151,3 +151,9 @@ def test_reports_of_free_pages_have_a_line_where_there_are_any() -> None:
     assert not any("report" in line for line in guest_screen(busy(), TITLE, 80, 40))
     view = replace(busy(), reports=2, all_reports=7, all_reported_pages=225 * 1024)
     assert "page reports 7 (+2), reported 900 MiB" in guest_screen(view, TITLE, 80, 40)
+
+
+def test_hints_have_a_line_where_there_are_any() -> None:
+    assert not any("hints" in line for line in guest_screen(busy(), TITLE, 80, 40))
+    view = replace(busy(), hinted_pages=3 * 1024, all_hinted_pages=213 * 1024)
+    assert "page hints 852 MiB (+12.0 MiB)" in guest_screen(view, TITLE, 80, 40)

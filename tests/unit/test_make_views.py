@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from live_looks import EMPTY, MIB_PAGES, NOTHING, S_NS, guest_look, host_look, moved
@@ -219,13 +220,23 @@ def test_memory_that_is_advised_and_punched_counts_once() -> None:
     assert view.calls == 512
 
 
-def test_reports_of_free_pages_since_the_last_look_and_in_all() -> None:
-    def look(time_s: float, reports: int, pages: int) -> GuestLook:
-        found = guest_look(time_s, 0)
-        counts = replace(NOTHING, entries=reports + 1, returns=reports, pages=pages)
-        functions = {**found.counters.functions, Function.VIRTBALLOON_FREE_PAGE_REPORT: counts}
-        return replace(found, counters=replace(found.counters, functions=functions))
+def look_with(function: Function, time_s: float, calls: int, pages: int) -> GuestLook:
+    found = guest_look(time_s, 0)
+    counts = replace(NOTHING, entries=calls + 1, returns=calls, pages=pages)
+    functions = {**found.counters.functions, function: counts}
+    return replace(found, counters=replace(found.counters, functions=functions))
 
+
+def test_hints_since_the_last_look_and_in_all() -> None:
+    look = partial(look_with, Function.REPORT_FREE_PAGE_FUNC)
+    views = GuestViews(look(0, 3, 3000), balloons=1)
+    views.view(look(1, 5, 5000))
+    view = views.view(look(2, 6, 6000))
+    assert (view.hinted_pages, view.all_hinted_pages) == (1000, 3000)
+
+
+def test_reports_of_free_pages_since_the_last_look_and_in_all() -> None:
+    look = partial(look_with, Function.VIRTBALLOON_FREE_PAGE_REPORT)
     views = GuestViews(look(0, 3, 3000), balloons=1)
     views.view(look(1, 5, 5000))
     view = views.view(look(2, 6, 6000))

@@ -38,6 +38,7 @@ def guest_screen(view: GuestView, title: str, columns: int, rows: int) -> list[s
         [f"failed allocations {_both(view.all_failed_allocations, view.failed_allocations)}"],
         _flow([f"sends {_both(view.all_sends, view.sends)}", *_moved(view)], columns),
         _reports(view, columns),
+        _hints(view),
         [""],
         _stages(view, columns),
         [""],
@@ -136,6 +137,14 @@ def _reports(view: GuestView, columns: int) -> list[str]:
         return []
     reported = format_pages_as_bytes(view.all_reported_pages)
     return _flow([f"page reports {_both(view.all_reports, view.reports)}", f"reported {reported}"], columns)
+
+
+def _hints(view: GuestView) -> list[str]:
+    """Nothing where no free page was ever hinted."""
+    if not view.all_hinted_pages:
+        return []
+    hinted, all_hinted = map(format_pages_as_bytes, (view.hinted_pages, view.all_hinted_pages))
+    return [f"page hints {all_hinted} (+{hinted})"]
 
 
 def _cost(lost: int, calls: int, bpf_share: float | None, whole: str, columns: int) -> list[str]:

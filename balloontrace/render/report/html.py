@@ -9,6 +9,7 @@ from pathlib import Path
 from balloontrace.render.blocks_html import unbroken
 from balloontrace.render.html_page import render_page
 from balloontrace.render.report.balloons_section import describe_balloons
+from balloontrace.render.report.hinting_section import describe_hinting
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.operations_section import (
     describe_operation,
@@ -74,6 +75,7 @@ def _described(report: Report, detailed: Container[int]) -> dict[str, object]:
                 describe_others(report),
                 describe_statistics(report),
                 describe_reporting(report.page_reporting),
+                describe_hinting(report.page_hinting),
             )
             if section
         ],

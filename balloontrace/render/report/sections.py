@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from balloontrace.render.blocks import Line, Section, Title, words
 from balloontrace.render.report.balloons_section import describe_balloons
+from balloontrace.render.report.hinting_section import describe_hinting
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.render.report.operations_section import describe_details, describe_operations
@@ -38,6 +39,7 @@ def describe_report(report: Report) -> list[Section]:
         describe_others(report),
         describe_statistics(report),
         describe_reporting(report.page_reporting),
+        describe_hinting(report.page_hinting),
         *(describe_host(report.host) if report.host else []),
         describe_outside(report),
         describe_checks(report.checks),

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Free page hinting while a guest migrates, against what QEMU says it took from the queue of hints."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from migrating import TRACE, HintQueue, cancel_migration, end_migration, start_migration, without_folders
+from tracing import (
+    ATTACH_S,
+    ATTACHED,
+    MIB_PAGES,
+    PAGE_BYTES,
+    Json,
+    Recorder,
+    assert_no_trace,
+    assert_sums,
+    assert_whole,
+    balloontrace,
+    report,
+)
+
+import lab
+
+GUEST_MIB, USED_MIB = 1024, 300
+SLOW_BYTES_PER_S = 4 << 20
+BLOCK_PAGES = 1 << 10  # MAX_PAGE_ORDER on x86
+WAYS = {"fentry": "", "kprobe": "--attach kprobe"}  # test_page_reporting has bcc attach these too
+# Begins where it is told to, for nothing can be started while the guest migrates.
+_USE = f"""
+import mmap, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
+open("/root/waiting", "w").close()
+signal.sigwait({{signal.SIGUSR1}})
+memory = mmap.mmap(-1, {USED_MIB} << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(0, len(memory), 4096):
+    memory[page] = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def hinting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Guest, HintQueue]]:
+    log = tmp_path_factory.mktemp("qemu") / "trace.log"
+    told = ("-object", "iothread,id=hints", "-trace", TRACE, "-D", str(log))
+    balloon = {"free-page-hint": "on", "iothread": "hints"}
+    with lab.solo(memory_mib=GUEST_MIB, cpus=1, balloons=[balloon], extra_args=told) as guest:
+        yield guest, HintQueue(log)
+        assert_no_trace(guest)
+
+
+def start_apart(guest: lab.Guest, words: str, says: str) -> lab.GuestProcess:
+    """A command that has no file of this machine's folders open."""
+    return guest.start(["sh", "-c", f"exec {words} </dev/null >/dev/null 2>{says}"])
+
+
+def record_apart(guest: lab.Guest, name: str, options: str) -> Recorder:
+    path, says = f"/root/{name}.bt", f"/root/{name}.err"
+    process = start_apart(guest, f"balloontrace record -o {path} {options}", says)
+    return Recorder(guest, path, process)
+
+
+def wait_attached(guest: lab.Guest, name: str) -> None:
+    says = ["cat", f"/root/{name}.err"]
+    guest.wait_until(
+        lambda: ATTACHED in guest.run(says).stdout_bytes, ATTACH_S, what="probes attached", every_s=0.5
+    )
+
+
+def test_hinted_is_what_qemu_took(hinting: tuple[lab.Guest, HintQueue], tmp_path: Path) -> None:
+    """One migration in which memory gets short, and one that is cancelled, recorded in two ways at once."""
+    guest, queue = hinting
+    recorders = {name: record_apart(guest, name, options) for name, options in WAYS.items()}
+    user = start_apart(guest, f"python3 -c {shlex.quote(_USE)}", "/root/use.err")
+    for name in recorders:
+        wait_attached(guest, name)
+    guest.wait_until(
+        lambda: guest.run(["test", "-e", "/root/waiting"]).status == 0, 60, what="a program that waits"
+    )
+    with without_folders(guest):
+        start_migration(guest, SLOW_BYTES_PER_S)
+        guest.wait_until(lambda: queue.read()["ids"] >= 2, 60, what="hints: an id, blocks, the id to stop")
+        user.signal(signal.SIGUSR1)
+        assert user.wait(120).status == 0
+        sent = end_migration(guest)
+        first = queue.read()
+        start_migration(guest, SLOW_BYTES_PER_S)
+        guest.wait_until(lambda: queue.read()["ids"] >= first["ids"] + 2, 60, what="hints once more")
+        cancel_migration(guest)
+    found = {}
+    for name, recorder in recorders.items():
+        recorder.end()
+        found[name] = report(recorder.pull(tmp_path))
+        assert_whole(found[name])
+        assert_sums(found[name])
+        assert_is_taken(found[name], first["blocks"], queue.read()["blocks"])
+    one, other = (each["page_hinting"]["operations"] for each in found.values())
+    assert [each["pages"] for each in one] == [each["pages"] for each in other]
+    # A page that was not hinted was sent once at least.
+    left_out = sent["total"] // PAGE_BYTES - sent["normal"] - sent["duplicate"]
+    assert 0.5 * one[0]["pages"] < left_out + USED_MIB * MIB_PAGES
+    assert left_out <= one[0]["pages"]
+    print(balloontrace("report", tmp_path / "fentry.bt").stdout)
+
+
+def assert_is_taken(found: Json, first: int, blocks: int) -> None:
+    """Two migrations, block by block; all of them came back, some for want of memory."""
+    said = found["page_hinting"]
+    assert (said["unknown_calls"], 1 << said["order"]) == (0, BLOCK_PAGES)
+    operations = said["operations"]
+    assert [each["blocks"] for each in operations] == [first, blocks - first]
+    for each in operations:
+        assert each["pages"] == each["blocks"] * BLOCK_PAGES
+        assert each["pages"] == sum(one["pages"] for one in each["rounds"])
+        assert each["pages"] == sum(back["pages"] for back in each["returns"])
+        assert (each["held_pages"], each["wall_ns"] is None) == (0, False)
+        assert each["rounds"][0]["ended_by"] == "no free block left"
+        ids = [one["command_id"] for one in each["rounds"]]
+        assert ids == sorted(set(ids))
+    shrunk = [back["pages"] for back in operations[0]["returns"] if back["why"] == "shrinker"]
+    assert sum(shrunk) > USED_MIB * MIB_PAGES / 2
+    assert [back["calls"] for each in operations for back in each["returns"] if back["why"] == "done"] == [
+        1,
+        1,
+    ]
+    assert not found["operations"]
+    assert not any("hinting" in sentence for sentence in found["not_measured"])
