@@ -14,6 +14,7 @@ from lab.errors import LabError
 from lab.image import Image
 from lab.qemu import (
     HOST_ICOUNT,
+    HOST_TCG,
     ICOUNT,
     KVM,
     SYSTEM_QEMU,
@@ -38,7 +39,7 @@ def choose_accelerator(
     if config.icount:
         return ICOUNT if config.hosting is None else HOST_ICOUNT
     if config.hosting is not None and not kvm_can_nest():
-        return TCG
+        return HOST_TCG
     return KVM if kvm_works(image, program, kvm_node) else TCG
 
 

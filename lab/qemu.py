@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -87,7 +87,12 @@ KVM = Accelerator("kvm", "host", ("-accel", "kvm"))
 # of a timer then waits for a lock that it holds itself. Without a paravirtual end of interrupt it has an
 # exit before, by which QEMU forgets the interrupt. In other hosts emulating that exit takes too long.
 COUNTED_KVM = Accelerator("kvm", "host,kvm-pv-eoi=off", KVM.arguments)
-TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=multi"))
+# One thread for all processors: with a thread each, code that one translates while another patches it may
+# stay as it was before the patch. Kernels patch their code while it runs, and panic then ("Oops: int3").
+TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=single"))
+# A host VM keeps its threads: in one, its guest takes more than twice as long to boot.
+HOST_TCG = replace(TCG, arguments=("-accel", "tcg,thread=multi"))
+EMULATED_PC = (TCG, HOST_TCG)
 # Signing pointers the way the processor's manual says takes most of the time under emulation.
 ARM_TCG = Accelerator("tcg", "max,pauth-impdef=on", TCG.arguments)
 ICOUNT = Accelerator("icount", "max", ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"))
@@ -101,11 +106,12 @@ def needs_new_qemu(config: VmConfig, accelerator: Accelerator) -> bool:
     It lacks the lab's device; and its emulation may go on running code that another CPU has just patched,
     or the kernel of a guest within. Kernels panic ("Oops: int3") that patch their scheduler while the other
     CPU is busy, within 0.3 s (5 of 5), or switch the statistics of BPF; nested guests that attached probes
-    over and over triple-faulted within 16 s (3 of 3). Under 11.1 the first was seen on an overloaded machine
-    alone (2 of 2, within 4000 switches; 0 of 2 on a quiet one), the second never.
+    over and over triple-faulted within 16 s (3 of 3). Under 11.1 the first is rare where processors have a
+    thread each (2 of 2 on an overloaded machine, within 4000 switches; 1 in some 3000 tests), the second was
+    never seen.
     """
     patches_what_runs = config.cpus > 1 or config.hosting is not None
-    return config.backend is not None or (accelerator == TCG and patches_what_runs)
+    return config.backend is not None or (accelerator in EMULATED_PC and patches_what_runs)
 
 
 def needs_watch(config: VmConfig) -> bool:

@@ -16,7 +16,7 @@ from lab.agent import AGENT_PORTS
 from lab.identity import read_identity
 from lab.image import Image
 from lab.qemu import (
-    TCG,
+    EMULATED_PC,
     Accelerator,
     HostingPlumbing,
     Plumbing,
@@ -83,7 +83,7 @@ def launch(
 
     `guard` is put before QEMU. The balloon device needs none: it ends when QEMU does. Raises OSError.
     """
-    if software.accelerator == TCG:
+    if software.accelerator in EMULATED_PC:
         config = replace(config, kernel_args=(*clock_arguments(), *config.kernel_args))
     with ExitStack() as stack:
         listeners = {

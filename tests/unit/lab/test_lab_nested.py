@@ -15,7 +15,7 @@ from lab.boot_retries import BootPanic, retry_lost
 from lab.errors import LabError, VMLost
 from lab.image import Image
 from lab.nested_inner_vm import decode_config, inner_command
-from lab.qemu import KVM, TCG, Hosting, HostingPlumbing, Plumbing, VmConfig, qemu_command
+from lab.qemu import HOST_TCG, KVM, Hosting, HostingPlumbing, Plumbing, VmConfig, qemu_command
 from lab.topology_nested import parse_rss_bytes
 from lab.vhost import BackendOptions, ExtraTime
 from lab.vm_processes import Software, socket_names
@@ -59,7 +59,7 @@ def test_only_what_is_there_has_a_socket() -> None:
 def test_a_host_has_the_image_twice_a_port_and_the_folders() -> None:
     hosting = HostingPlumbing(12, {"vm": Path("/run/vm")}, {"image": Path("/cache/image")})
     plumbing = Plumbing(7, (8, 9, 10, 11), Path("/console"), Path("/repo"), Path("/io"), hosting=hosting)
-    words = qemu_command(VmConfig(balloons=()), IMAGE, TCG, plumbing)
+    words = qemu_command(VmConfig(balloons=()), IMAGE, HOST_TCG, plumbing)
     of = {
         option: [value for word, value in itertools.pairwise(words) if word == option]
         for option in ("-drive", "-chardev", "-device", "-fsdev")
@@ -93,7 +93,7 @@ def test_kvm_is_taken_for_a_host_where_it_nests(tmp_path: Path, text: str, nests
 def test_a_host_is_emulated_where_kvm_does_not_nest(monkeypatch: pytest.MonkeyPatch) -> None:
     config = VmConfig(hosting=Hosting(Path("/vm")))
     monkeypatch.setattr(accel, "kvm_works", lambda *_: True)
-    for nests, expected in ((False, TCG), (True, KVM)):
+    for nests, expected in ((False, HOST_TCG), (True, KVM)):
         monkeypatch.setattr(accel, "kvm_can_nest", lambda nests=nests: nests)
         assert accel.choose_accelerator(config, IMAGE) == expected
 

@@ -16,6 +16,7 @@ from lab.cli import cli
 from lab.errors import LabError
 from lab.image import Image
 from lab.qemu import (
+    HOST_TCG,
     ICOUNT,
     KVM,
     TCG,
@@ -181,7 +182,8 @@ def test_what_cannot_work_is_refused(config: VmConfig) -> None:
 
 def test_accelerators() -> None:
     assert values(command(accelerator=KVM), "-cpu") == ["host"]
-    assert values(command(accelerator=TCG), "-accel") == ["tcg,thread=multi"]
+    assert values(command(accelerator=TCG), "-accel") == ["tcg,thread=single"]
+    assert values(command(accelerator=HOST_TCG), "-accel") == ["tcg,thread=multi"]
     assert values(command(accelerator=ICOUNT), "-icount") == ["shift=0,sleep=off"]
 
 
@@ -196,7 +198,7 @@ def test_counting_instructions_never_asks_for_kvm(tmp_path: Path) -> None:
 def test_emulation_of_code_that_is_patched_while_it_runs_takes_a_newer_qemu() -> None:
     nested = VmConfig(cpus=1, hosting=Hosting(Path("/vm")))
     assert needs_new_qemu(VmConfig(cpus=2), TCG)
-    assert needs_new_qemu(nested, TCG)
+    assert needs_new_qemu(nested, HOST_TCG)
     assert needs_new_qemu(VmConfig(cpus=1, backend=BackendOptions()), KVM)
     assert not needs_new_qemu(VmConfig(cpus=1), TCG)
     assert not needs_new_qemu(VmConfig(cpus=1, icount=True), ICOUNT)
