@@ -96,11 +96,8 @@ def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], 
         assert_whole(found)
         assert_sums(found)
         assert_is_told(found, path, told, len(before), len(after))
-        assert found["page_hinting"] == {
-            **dict.fromkeys(("calls", "calls_ns", "unknown_calls"), 0),
-            "order": 10,
-            "operations": [],
-        }
+        hinting = found["page_hinting"]
+        assert (hinting["operations"], hinting["unknown_calls"], hinting["calls"] > 0) == ([], 0, True)
         inflate = [each for each in found["operations"] if each["kind"] == "inflate"]
         assert [each["pages"] for each in inflate] == [MOVED_MIB * MIB_PAGES]
     single_pages = [size_bytes for size_bytes in discards.read() if size_bytes == PAGE_BYTES]
