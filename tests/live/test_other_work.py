@@ -75,9 +75,7 @@ class Story:
     after: Mapping[str, int] = field(default_factory=dict)
     polls: int = 0
     paths: dict[str, Path] = field(default_factory=dict)
-
-    def report(self, way: str) -> Json:
-        return report(self.paths[way])
+    reports: dict[str, Json] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +118,7 @@ def _live(guest: lab.Guest, actuals: Actuals, folder: Path) -> Story:
         done = recorder.wait(60)
         assert done.status == 0, guest.pull(f"/root/{way}")
         story.paths[way] = pull(guest, f"/root/{way}.bt", folder)
+        story.reports[way] = report(story.paths[way])
     assert_no_trace(guest)
     return story
 
@@ -173,7 +172,7 @@ def test_out_of_memory_leaves_the_size_that_qemu_knows_at_every_step(story: Stor
     spans = spans_of(story.paths[way])
     rows = np.flatnonzero(spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY) & spans.has(SpanFlag.ACTUAL))
     assert spans.int64("actual_pages")[rows].tolist() == told
-    found = others(story.report(way), "out of memory")
+    found = others(story.reports[way], "out of memory")
     assert sum(each["calls"] for each in found) == len(told)
     assert sum(each["pages"] for each in found) == FULL_PAGES - told[-1]
     steps = [FULL_PAGES, *told]
@@ -187,7 +186,7 @@ def test_out_of_memory_leaves_the_size_that_qemu_knows_at_every_step(story: Stor
 
 @pytest.mark.parametrize("way", WAYS)
 def test_compaction_moves_what_the_kernel_counts_and_no_size(story: Story, way: str) -> None:
-    recorded = story.report(way)
+    recorded = story.reports[way]
     found = others(recorded, "compaction")
     (migrated,) = change(story.before, story.after, ["balloon_migrate"])
     (loss,) = [each for each in recorded["losses"] if each["function"] == "virtballoon_migratepage"]
@@ -201,7 +200,7 @@ def test_compaction_moves_what_the_kernel_counts_and_no_size(story: Story, way: 
 @pytest.mark.parametrize("way", WAYS)
 def test_removal_and_sleep_empty_the_balloon(story: Story, way: str) -> None:
     """Each is followed by an inflate to the target that still stands."""
-    found = story.report(way)
+    found = story.reports[way]
     left_pages = story.told["out of memory"][-1]
     (removal,), (freeze,), (restore,) = (others(found, what) for what in ("removal", "freeze", "restore"))
     for each, pages in ((removal, left_pages), (freeze, FULL_PAGES)):
@@ -217,7 +216,7 @@ def test_removal_and_sleep_empty_the_balloon(story: Story, way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_statistics_are_asked_for_and_answered(story: Story, way: str) -> None:
-    (found,) = story.report(way)["statistics"]
+    (found,) = story.reports[way]["statistics"]
     # The first answer is the buffer that the driver gave when it came: nobody asked for it.
     assert story.polls - 1 <= found["polls"] <= found["answers"]
     assert 0 < found["answer_p50_ns"] <= found["answer_max_ns"]
@@ -227,7 +226,7 @@ def test_statistics_are_asked_for_and_answered(story: Story, way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_all_of_it_is_whole_and_virtio_mem_is_named(story: Story, way: str) -> None:
-    found = story.report(way)
+    found = story.reports[way]
     unsaid = [each for each in found["warnings"] if not any(words in each for words in TOLD_OF)]
     assert_whole({**found, "warnings": unsaid})
     assert_sums(found)
