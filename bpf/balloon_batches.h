@@ -31,6 +31,8 @@ struct bt_batch {
 	bt_u32 thp_splits;         /* huge page mappings split inside the calls */
 	bt_u16 last_errno;         /* of the last call that failed */
 	bt_u16 flags;              /* how it was delimited, e.g. BT_KICK_SEEN */
+	bt_u32 kicked_by;          /* a number for the eventfd that was read, from 1; 0: none that is known */
+	bt_u32 reserved;           /* padding, 0 */
 };
 
 /*
@@ -47,10 +49,12 @@ struct bt_sampled_batch {
 	bt_u64 reserved;           /* 0, as the other ones */
 	bt_u32 samples_in[BT_CALLS]; /* of them inside calls, indexed by kind */
 	bt_u32 tid;
-	bt_u32 kicked_by;          /* a number for the eventfd that was read, from 1; 0: none */
-	bt_u32 place;              /* of that eventfd in the table below */
-	bt_u16 reserved_too;
+	bt_u32 place;              /* of the eventfd in the table below */
+	bt_u32 reserved_thp_splits;
+	bt_u16 reserved_errno;
 	bt_u16 flags;
+	bt_u32 kicked_by;
+	bt_u32 padding;
 };
 
 /* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */
@@ -98,8 +102,9 @@ struct bt_threads {
 };
 
 /*
- * The eventfds that threads have read, by the address of their file. Which of them kick a balloon shows when a sample is
- * inside a call; until then no more than some buffers kicked by each are handed over, as they may be a disk's.
+ * The eventfds that threads have read, by the address of their file: each kicks one queue of a device. Where calls are
+ * sampled, which of them kick a balloon shows when a sample is inside a call; until then no more than some buffers kicked by
+ * each are handed over, as they may be a disk's.
  */
 #define BT_EVENTFDS 256
 

@@ -32,8 +32,8 @@ SHARED(u64, target);
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
-#if MAY_BE(SAMPLED)
 SHARED(struct bt_eventfds, eventfds);
+#if MAY_BE(SAMPLED)
 SHARED(struct bt_vcpus, vcpus);
 #endif
 
@@ -132,6 +132,7 @@ static __always_inline struct bt_thread *take_slot(struct bt_thread *thread, u64
 	thread->in_run = 0;
 	thread->batch.kick_ns = 0;
 	thread->batch.flags = 0;
+	thread->batch.kicked_by = 0;
 	return thread;
 }
 
@@ -255,7 +256,29 @@ static __always_inline int kicked(struct bt_thread *thread, u32 flags)
 		__builtin_memset(&thread->batch, 0, sizeof(thread->batch));
 	thread->batch.kick_ns = bpf_ktime_get_ns();
 	thread->batch.flags = flags;
+	thread->batch.kicked_by = 0;
 	return 0;
+}
+
+/* Which eventfd has kicked this thread. */
+static __always_inline void kicked_by(struct bt_thread *thread, u64 pointer)
+{
+	struct bt_eventfds *known = VALUE(struct bt_eventfds, eventfds);
+	u64 file;
+	u32 place;
+
+	/* The verifier allows no arithmetic with a pointer that has a type: what comes back from a map has none. */
+	*(volatile u64 *)&thread->length = pointer;
+	file = *(volatile u64 *)&thread->length;
+	place = file * 0x9e3779b97f4a7c15ull >> 32 & (BT_EVENTFDS - 1);
+	if (known->file[place] != file) {
+		known->file[place] = file;
+		known->left[place] = UNPROVEN_BUFFERS;
+		known->number[place] = ADD(known->last_number, 1) + 1;
+	}
+	if (SAMPLED)
+		thread->sampled.place = place;
+	thread->batch.kicked_by = known->number[place];
 }
 
 /* This thread is about to tell the guest that its buffer was used; without a call before that, it is none of ours. */
@@ -476,7 +499,7 @@ ENTRY_PROGRAM(delete_batch, 2)
 	{ \
 		struct bt_thread *thread = on_eventfd_read_return(ctx[2]); \
 \
-		if (SAMPLED && thread) \
+		if (thread) \
 			kicked_by(thread, *(u64 *)ctx[0]); \
 		return 0; \
 	}

@@ -9,9 +9,10 @@
 #ifndef HOST_SAMPLES_H
 #define HOST_SAMPLES_H
 
-#if MAY_BE(SAMPLED)
 /* Buffers by one eventfd that are handed over without a sample inside a call; a device has some samples a buffer. */
 #define UNPROVEN_BUFFERS 256
+
+#if MAY_BE(SAMPLED)
 #define BT_PROVEN 0xffffffff
 
 /*
@@ -65,26 +66,6 @@ static __always_inline int is_on_the_way(u64 place)
 {
 	return place - CALL_ENTRY < CALL_ENTRY_BYTES || place - CALL_TABLE < CALL_TABLE_BYTES ||
 	       place - CALL_EXIT < CALL_EXIT_BYTES;
-}
-
-/* Which eventfd has kicked this thread. */
-static __always_inline void kicked_by(struct bt_thread *thread, u64 pointer)
-{
-	struct bt_eventfds *known = VALUE(struct bt_eventfds, eventfds);
-	u64 file;
-	u32 place;
-
-	/* The verifier allows no arithmetic with a pointer that has a type: what comes back from a map has none. */
-	*(volatile u64 *)&thread->length = pointer;
-	file = *(volatile u64 *)&thread->length;
-	place = file * 0x9e3779b97f4a7c15ull >> 32 & (BT_EVENTFDS - 1);
-	if (known->file[place] != file) {
-		known->file[place] = file;
-		known->left[place] = UNPROVEN_BUFFERS;
-		known->number[place] = ADD(known->last_number, 1) + 1;
-	}
-	thread->sampled.place = place;
-	thread->sampled.kicked_by = known->number[place];
 }
 
 /* Whether what a thread has just served may be a balloon's buffer: with a sample inside a call, or by what kicked it. */
@@ -143,7 +124,6 @@ PROGRAM("perf_event") sample_thread(struct sample_context *ctx)
 }
 #else
 #define may_be_of_balloon(thread) 0
-#define kicked_by(thread, file)
 #endif
 
 #endif

@@ -119,8 +119,9 @@ def join(
     if not splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     of_reports = find_served_reports(
-        spans, batches, calls, (partners.rest, served), matching.clock, by_calls=reports.untraced
-    )
+        spans, batches, calls, (partners.rest, served), matching.clock,
+        queues=_queues(guest, batches, matching.sends, served), by_calls=reports.untraced,
+    )  # fmt: skip
     send_of_batch = of_reports.report_of_batch.copy()
     send_of_batch[served] = sends[matching.sends]
     return BothSides(
@@ -141,6 +142,12 @@ def join(
         matching.clock,
         of_reports,
     )
+
+
+def _queues(guest: Calls, batches: Batches, sends: NDArray[np.intp], served: NDArray[np.intp]) -> Column:
+    """The queue of each pair: what the guest knows of it, else what the host's calls tell."""
+    told = guest.queue[sends]
+    return np.where(told == UNKNOWN_QUEUE, batches.queue[served], told)
 
 
 def _join_by_reports(
@@ -165,7 +172,7 @@ def _join_by_reports(
     report_of_batch[rows] = reports[matching.sends]
     others = np.union1d(rows, partners.rest)
     of_reports = find_served_reports(
-        spans, batches, calls, (others, none), matching.clock, report_of_batch, by_calls=False
+        spans, batches, calls, (others, none), matching.clock, report_of_batch, queues=none, by_calls=False
     )
     return BothSides(
         _host_times(spans, none, batches, none, matching.clock),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
+from balloontrace.analysis.host_queues import UNTOLD, find_queues
 from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.other_buffers import tell_apart
@@ -109,6 +110,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
         others=_others(batches, delimited),
+        queues=find_queues(batches, np.full(len(batches), UNTOLD, dtype=np.int64)),
         sample_period_ns=period_ns,
         samples=estimate.samples if estimate else None,
         samples_inside=estimate.samples_inside if estimate else None,

@@ -143,7 +143,9 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         losses=guest.losses,
         not_measured=find_not_measured(guest, events, host, both),
         own_cost=guest.end.own_cost if guest.end else None,
-        host=replace(host.side, pairing=both.pairing, others=both.reports.others) if host and both else None,
+        host=replace(host.side, pairing=both.pairing, others=both.reports.others, queues=both.reports.queues)
+        if host and both
+        else None,
         balloons=sizes.balloons,
         other_operations=find_other_operations(sizes.balloons, sizes.watched),
         statistics=measure_statistics(sizes.balloons, sizes.watched, guest.traced),

@@ -2,15 +2,15 @@
 """Which of a process's buffers can be a guest's sends: a VMM gives memory back for other reasons too.
 
 It serves page reports, discards for its disks, trims its own heap. A buffer is left out here only because the
-data distinguish it from a send: no send has its page count, or its thread, kind of call or page-by-page order
-differ from those of all buffers that pair. Each set that may be the sends' then needs the full proof of
-`matching`. One answer has to remain, whatever sets it comes from.
+data distinguish it from a send: no send has its page count, or its eventfd differs from that of all buffers
+that pair; if that is no proof, its thread, kind of call or page-by-page order. Each set that may be
+the sends' then needs the full proof of `matching`. One answer has to remain, whatever sets it comes from.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call
 from balloontrace.units import format_count, format_pages_as_bytes
 
 # The busiest threads, and the sorts of calls that most buffers were served by, are tried one by one.
-_THREADS, _SORTS = 8, 4
+_THREADS, _SORTS, _EVENTFDS = 8, 4, 8
 # Fewer pairs prove nothing where buffers were left out that a send might have caused; and fewer than many
 # prove something only if each send has its buffer.
 _FEW_PAIRS, _MANY_PAIRS = 8, 64
@@ -45,6 +45,7 @@ MADVISES = (
 )
 
 _Rows = NDArray[np.intp]
+_Divide = Callable[[Batches, _Rows], Iterator[_Rows]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,27 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows) -> 
         raise
     except RecordingError as error:
         problem = error
-    best: tuple[_Rows, Matching] | None = None
     effort = _Effort()
+    best = None
+    if batches.int64("kicked_by").any():
+        best = _best(guest, batches, host, whole, _by_eventfd, effort)
+    best = best or _best(guest, batches, host, whole, _alike, effort)
+    if best is None:
+        raise problem
+    rows, matching = best
+    # Where each send has its buffer, whatever else was seen is none, even if it was not seen as a whole.
+    seen = np.arange(len(batches)) if len(matching.sends) == len(guest) else whole
+    rest = np.setdiff1d(seen, rows)
+    return Partners(rows, matching, rest, tuple(_others(batches, host, rest, rows)))
+
+
+def _best(
+    guest: Calls, batches: Batches, host: Calls, whole: _Rows, divide: _Divide, effort: _Effort
+) -> tuple[_Rows, Matching] | None:
+    """The one answer of all sets that `divide` makes of the batches; None without a proof."""
+    best: tuple[_Rows, Matching] | None = None
     possible = int(_may_be_sent(guest, host)[whole].sum())
-    for number, rows in enumerate(_sets(guest, batches, host, whole, effort)):
+    for number, rows in enumerate(_sets(guest, batches, host, whole, divide, effort)):
         if number >= _MOST_SETS:
             raise _indistinct()
         effort.spend(len(guest) + len(rows))
@@ -105,13 +123,7 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows) -> 
             continue
         if _is_proof(guest, matching, everything=len(rows) == possible):
             best = _agreed(best, (rows, matching))
-    if best is None:
-        raise problem
-    rows, matching = best
-    # Where each send has its buffer, whatever else was seen is none, even if it was not seen as a whole.
-    seen = np.arange(len(batches)) if len(matching.sends) == len(guest) else whole
-    rest = np.setdiff1d(seen, rows)
-    return Partners(rows, matching, rest, tuple(_others(batches, host, rest, rows)))
+    return best
 
 
 def _is_proof(guest: Calls, matching: Matching, *, everything: bool) -> bool:
@@ -137,13 +149,15 @@ def _agreed(one: tuple[_Rows, Matching] | None, other: tuple[_Rows, Matching]) -
     return more
 
 
-def _sets(guest: Calls, batches: Batches, host: Calls, whole: _Rows, effort: _Effort) -> Iterator[_Rows]:
+def _sets(
+    guest: Calls, batches: Batches, host: Calls, whole: _Rows, divide: _Divide, effort: _Effort
+) -> Iterator[_Rows]:
     """Sets of batches that may be all that the sends caused, without repeating one."""
     possible = whole[_may_be_sent(guest, host)[whole]]
     queue = host.queue
     if UNKNOWN_QUEUE in guest.queue:
         # Which sends are of which queue is not known: nothing can be said of one queue alone.
-        yield from _alike(batches, possible)
+        yield from divide(batches, possible)
         return
     choices: list[list[_Rows]] = []
     for number in np.unique(queue[whole]).tolist():
@@ -153,7 +167,7 @@ def _sets(guest: Calls, batches: Batches, host: Calls, whole: _Rows, effort: _Ef
             choices.append([mine, mine[:0]] if len(mine) else [mine])
             continue
         choices.append([])
-        for rows in _alike(batches, mine):
+        for rows in divide(batches, mine):
             effort.spend(len(sends) + len(rows))
             if len(possible_shifts(sends, host.only(rows))):
                 choices[-1].append(rows)
@@ -176,6 +190,16 @@ def _may_be_sent(guest: Calls, host: Calls) -> Mask:
             may |= host.queue == queue
         may |= (host.queue == queue) & np.isin(host.pages, sends)
     return may
+
+
+def _by_eventfd(batches: Batches, rows: _Rows) -> Iterator[_Rows]:
+    """Those that one eventfd kicked, of one queue then, with and without those found by looking."""
+    source = batches.int64("kicked_by")[rows]
+    unkicked = source == 0
+    for each in _most(source[~unkicked], _EVENTFDS):
+        yield rows[source == each]
+        if unkicked.any():
+            yield rows[(source == each) | unkicked]
 
 
 def _alike(batches: Batches, rows: _Rows) -> Iterator[_Rows]:

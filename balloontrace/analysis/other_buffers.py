@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Mask, Spans
+from balloontrace.analysis.host_queues import (
+    CALLS,
+    MATCHING,
+    REPORTS,
+    UNTOLD,
+    find_queues,
+    queue_of_eventfd,
+)
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, Calls
 from balloontrace.analysis.matching_candidates import FALLOCATES, MADVISES, page_by_page, sorts_of_calls
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.page_reports import reported
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, SpanFlag
-from balloontrace.results.host_side import OtherBuffers
+from balloontrace.results.host_side import HostQueue, OtherBuffers
 
 _Rows = NDArray[np.intp]
 
@@ -32,7 +40,9 @@ PAGE_REPORT = "page report"
 FILE_DISCARD = "file discard"
 ADVICE = "advice outside of buffers"
 OTHER = "other buffer"
-_WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER)
+SEND = "send without one of the guest's"
+_WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER, SEND)
+_TOLD_BY = (CALLS, MATCHING, "eventfd")
 
 
 def reports_within(spans: Spans, clock: Clock, started_ns: int, ended_ns: int) -> _Rows:
@@ -69,21 +79,34 @@ def _bounds(spans: Spans, reports: _Rows, clock: Clock) -> tuple[Column, Column]
 
 
 def tell_apart(
-    batches: Batches, rest: _Rows, sends: _Rows, report_of_batch: Column, *, by_calls: bool
+    batches: Batches,
+    rest: _Rows,
+    sends: _Rows,
+    report_of_batch: Column,
+    queues: Column | None = None,
+    *,
+    by_calls: bool,
 ) -> tuple[OtherBuffers, ...]:
     """The batches `rest` by what they are, by thread and by kind of call.
 
-    `sends` are batches of sends; `by_calls`: the guest may have made reports that its recording has not.
+    `sends` are batches of sends; `queues` has the queue of each batch by its eventfd, or UNTOLD; `by_calls`:
+    the guest may have made reports that its recording has not.
     """
     matched = report_of_batch[rest] != NO_SPAN
     what = _what(batches, rest, sends, matched, by_calls=by_calls)
+    how = matched.astype(np.int64)
+    if queues is not None:
+        by_eventfd = (queues[rest] != UNTOLD) & ~matched
+        how[by_eventfd] = _TOLD_BY.index("eventfd")
+        words = np.where(queues[rest] == REPORTS, _WORDS.index(PAGE_REPORT), _WORDS.index(SEND))
+        what = np.where(by_eventfd, words, what)
     threads, sorts = batches.int64("tid")[rest], sorts_of_calls(batches)[rest]
-    keys = np.stack([what, threads, sorts, matched.astype(np.int64)], axis=1)
+    keys = np.stack([what, threads, sorts, how], axis=1)
     groups, places = np.unique(keys, axis=0, return_inverse=True)
     places = places.reshape(-1)
     return tuple(
-        _describe(batches, rest[places == number], _WORDS[kind], tid, matched=bool(is_matched))
-        for number, (kind, tid, _, is_matched) in enumerate(groups.tolist())
+        _describe(batches, rest[places == number], _WORDS[kind], tid, _TOLD_BY[told_by])
+        for number, (kind, tid, _, told_by) in enumerate(groups.tolist())
     )
 
 
@@ -110,8 +133,8 @@ def _what(batches: Batches, rest: _Rows, sends: _Rows, matched: Mask, *, by_call
     return what
 
 
-def _describe(batches: Batches, rows: _Rows, what: str, tid: int, *, matched: bool) -> OtherBuffers:
-    told_by, call = "matching" if matched else "calls", "+".join(_names(batches, rows))
+def _describe(batches: Batches, rows: _Rows, what: str, tid: int, told_by: str) -> OtherBuffers:
+    call = "+".join(_names(batches, rows))
     if batches.sampled:
         return OtherBuffers(what, told_by, tid, call, len(rows), None, None, None, None)
     delimited = (batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN))[rows]
@@ -146,6 +169,7 @@ class ServedReports:
     report_of_batch: Column
     within: _Rows
     others: tuple[OtherBuffers, ...]
+    queues: tuple[HostQueue, ...]
 
     @property
     def rows(self) -> _Rows:
@@ -182,17 +206,23 @@ def find_served_reports(
     clock: Clock,
     report_of_batch: Column | None = None,
     *,
+    queues: Column,
     by_calls: bool,
 ) -> ServedReports:
     """The page reports among `rows`, which are those not of sends, and those of sends.
 
-    `report_of_batch` is what is known of them already, if it is; `by_calls` as for `tell_apart`.
+    `report_of_batch` is what is known of them already, if it is; `queues` are those of the sends, by row;
+    `by_calls` as for `tell_apart`.
     """
     rest, sends = rows
     if report_of_batch is None:
         report_of_batch = pair_reports(spans, served, rest, clock)
+    matched = np.where(report_of_batch != NO_SPAN, REPORTS, UNTOLD)
+    matched[sends] = queues
+    by_eventfd = queue_of_eventfd(batches, matched)
     return ServedReports(
         report_of_batch,
         reports_within(spans, clock, served.window.start_ns, served.window.end_ns),
-        tell_apart(batches, rest, sends, report_of_batch, by_calls=by_calls),
+        tell_apart(batches, rest, sends, report_of_batch, by_eventfd, by_calls=by_calls),
+        find_queues(batches, matched),
     )

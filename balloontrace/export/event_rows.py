@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Batches, Mask, Spans, decode_counters
 from balloontrace.analysis.guest_side import GuestEvents
+from balloontrace.analysis.host_queues import NO_EVENTFD
 from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
@@ -74,6 +75,7 @@ BATCH_COLUMNS = (
     "send",
     "samples",
     "samples_inside",
+    "eventfd",
 )
 
 _OF_CALLS = (
@@ -158,6 +160,7 @@ def batch_values(batches: Batches, both: BothSides | None, rows: Rows) -> list[V
         **{f"{call.name.lower()}_calls": batches.calls(call)[rows].tolist() for call in Call},
         "samples": [None] * len(rows),
         "samples_inside": [None] * len(rows),
+        "eventfd": _where(batches.int64("kicked_by") != NO_EVENTFD, batches.int64("kicked_by"), rows),
         **(_of_samples(batches, rows) if batches.sampled else {}),
     }
     return [

@@ -29,14 +29,14 @@ _MAX_SLOT_BYTES = 1 << 16
 BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 calls_ns",
     "u64 madvise_bytes", "u64 fallocate_bytes", *(f"u32 calls_{call}" for call in range(CALLS)), "u32 tid",
-    "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags",
+    "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags", "u32 kicked_by", "u32 reserved",
 )  # fmt: skip
 """`calls_N` are the batch's calls of kind N, one of `vocabulary.Call`."""
 
 SAMPLED_BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 samples", "u64 idle_ns",
-    "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 kicked_by",
-    "u32 place", "u16 reserved_too", "u16 flags",
+    "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 place",
+    "u32 reserved_thp_splits", "u16 reserved_errno", "u16 flags", "u32 kicked_by", "u32 padding",
 )  # fmt: skip
 """The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N."""
 

@@ -47,6 +47,9 @@ from balloontrace.untrusted import made_printable, printable
 #        around them; `page_reporting`: from which order on, and after which delay
 #   1.5  spans of freeze, restore and removal, and of statistics; sends have actual_pages; `virtio_mem`
 #   1.5  SMPL with `sampled_layout` and `sampling`
+#   1.5  spans of free page hinting, with `struct bt_hint` in place of the same fields; `page_hinting`: the
+#        order of its blocks
+#   1.5  batches: kicked_by
 FORMAT_VERSION = (1, 5)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.

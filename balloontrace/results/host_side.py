@@ -34,7 +34,8 @@ class Pairing:
 class OtherBuffers:
     """Buffers of one thread and kind of call that are no sends, and discards that are no buffers.
 
-    `what` was told by matching with the guest's recording, or by the calls alone. `c_ns` is the time between
+    `what` was told by matching with the guest's recording, by the eventfd that kicked buffers which were
+    matched, or by the calls alone. `c_ns` is the time between
     the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them. Of calls
     that were sampled nothing but their kinds is known.
     """
@@ -48,6 +49,20 @@ class OtherBuffers:
     bytes: int | None
     c_ns: int | None
     d_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostQueue:
+    """Buffers that one eventfd kicked, all of one queue: `inflate`, `deflate`, `report`; None: not known.
+
+    Told by matching `matched` of them with the guest's recording, or by the calls.
+    """
+
+    eventfd: int
+    queue: str | None
+    told_by: str | None
+    buffers: int
+    matched: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +134,4 @@ class HostSide:
     samples: int | None = None
     samples_inside: int | None = None
     calls_error_ns: int | None = None
+    queues: tuple[HostQueue, ...] = ()

@@ -52,6 +52,11 @@ def test_each_is_told_apart(tmp_path: Path) -> None:
         assert top_sum_ns(operation) == operation["wall_ns"]
         assert operation["served"]["calls"] == MOVED_MIB * MIB_PAGES
     reporting, others = found["page_reporting"], found["host"]["others"]
+    queues = {each["queue"]: each for each in found["host"]["queues"] if each["told_by"] == "matching"}
+    assert {name: queues[name]["matched"] for name in ("inflate", "deflate")} == {
+        operation["kind"]: operation["sends"] for operation in found["operations"]
+    }
+    assert 0 < queues["report"]["matched"] <= queues["report"]["buffers"]
     of_reports = [each for each in others if each["what"] == "page report"]
     assert {each["told_by"] for each in of_reports} == {"matching"}
     assert sum(each["bytes"] for each in of_reports) == reporting["pages"] * PAGE_BYTES

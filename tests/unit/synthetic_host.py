@@ -150,6 +150,7 @@ def pack_batch(
     tid: int = 4242,
     first_call_ns: int | None = None,
     last_return_ns: int | None = None,
+    kicked_by: int = 0,
 ) -> bytes:
     """A buffer as it lies there."""
     call = Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED
@@ -162,6 +163,7 @@ def pack_batch(
         madvise_bytes=batch.pages * 4096,
         tid=tid,
         flags=flags,
+        kicked_by=kicked_by,
         **{f"calls_{int(call)}": batch.pages},
     )
 

@@ -63,6 +63,10 @@ def test_samples_tell_a_balloon_from_a_disk_and_calls_from_what_is_between(tmp_p
     assert (samples, inside, was_found, guest_runs_in) == (5, 2, 1, vcpu)
 
 
+def test_a_buffer_is_of_the_eventfd_that_kicked_it(tmp_path: Path) -> None:
+    assert numbers(build("host_eventfds.c", tmp_path, "TGID=900", "COUNT_FREED=0")) == [1, 2, 1, 2, 0, 0, 1]
+
+
 def build_guest(source: str, folder: Path, *definitions: str) -> Path:
     offsets = [
         f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"

@@ -8,23 +8,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.results.host_side import HostCalls, HostMemory, HostSide, OtherBuffers, Pairing
+from balloontrace.results.host_side import HostCalls, HostMemory, HostQueue, HostSide, OtherBuffers, Pairing
 from balloontrace.units import (
     ESTIMATED,
     NOT_MEASURED,
     format_bytes,
     format_count,
     format_duration_ns,
+    format_things,
 )
 
 _NAME_COLUMNS = 32
-_MANY = {"advice outside of buffers": "times advice outside of buffers"}
+_LISTED_QUEUES = 8
+_MANY = {
+    "advice outside of buffers": "times advice outside of buffers",
+    "send without one of the guest's": "sends without one of the guest's",
+}
+_TOLD_BY = {"eventfd": "; told by their eventfd", "calls": "; told by the calls alone"}
 
 
 def describe_host(host: HostSide) -> list[Section]:
     """What it served, then a table of the calls, of how long they took, and of its memory."""
     return [
-        [*_lines(host), *_others(host.others)],
+        [*_lines(host), *_queues(host.queues), *_others(host.others)],
         _calls(host.calls),
         _in_vain(host.calls),
         _histogram(host.calls),
@@ -86,6 +92,18 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
         yield from _pairing(host.pairing)
 
 
+def _queues(queues: Sequence[HostQueue]) -> Iterator[Line]:
+    """What each eventfd kicked: `2 inflate (64 buffers), 3 report (6 buffers)`."""
+    if not queues:
+        return
+    listed = [
+        f"{each.eventfd} {each.queue or 'unknown'} ({format_things(each.buffers, 'buffer')})"
+        for each in queues[:_LISTED_QUEUES]
+    ]
+    more = f" and {len(queues) - _LISTED_QUEUES} more" if len(queues) > _LISTED_QUEUES else ""
+    yield Line(f"queues by eventfd: {', '.join(listed)}{more}")
+
+
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
     matched = words(
         "{} of {} and {}",
@@ -122,7 +140,7 @@ def _others(others: Sequence[OtherBuffers]) -> Iterator[Item]:
                 numbers.size(_sum(each.bytes for each in same)),
                 numbers.duration(_sum(each.c_ns for each in same)),
                 numbers.duration(_sum(each.d_ns for each in same)),
-                "" if told_by == "matching" else "; told by the calls alone",
+                _TOLD_BY.get(told_by, ""),
             )
         )
 

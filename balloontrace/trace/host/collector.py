@@ -183,6 +183,7 @@ def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, .
         "batches" if ring_bytes else "live",
         "threads",
         "target",
+        "eventfds",
         *freed,
         *(("vcpus",) if sampled else ()),
     )
