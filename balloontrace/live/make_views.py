@@ -7,7 +7,7 @@ A look is what the kernel's sums are at one time. Whatever two looks do not tell
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from balloontrace.format.balloon_size import BalloonSize
@@ -23,10 +23,20 @@ from balloontrace.results.live_view import (
     CallView,
     GuestView,
     HostView,
+    OtherCalls,
     Share,
     Spread,
 )
+from balloontrace.results.other_operation import COMPACTION, FREEZE, OUT_OF_MEMORY, REMOVAL
 from balloontrace.units import NS_PER_S, pages_to_bytes
+
+_OTHERS = {
+    Function.VIRTIO_BALLOON_OOM_NOTIFY: OUT_OF_MEMORY,
+    Function.VIRTBALLOON_MIGRATEPAGE: COMPACTION,
+    Function.VIRTBALLOON_FREEZE: FREEZE,
+    Function.VIRTBALLOON_REMOVE: REMOVAL,
+    Function.STATS_REQUEST: "statistics",
+}
 
 RATE_INTERVALS = 5
 """The time left is computed from the rate of at most so many intervals: a single one is too uneven."""
@@ -103,6 +113,7 @@ class GuestViews:
             reports=_reports(before, now)[0],
             all_reports=_reports(self._first, now)[0],
             all_reported_pages=_reports(self._first, now)[1],
+            others=tuple(_others(self._first, before, now)),
             hinted_pages=_hinted_pages(before, now),
             all_hinted_pages=_hinted_pages(self._first, now),
         )
@@ -151,6 +162,14 @@ def time_left_ns(size: int | None, target: int | None, bytes_per_s: float | None
         return None
     left_s = pages_to_bytes(target - size) / bytes_per_s
     return int(left_s * NS_PER_S) if left_s > 0 else None
+
+
+def _others(first: GuestLook, before: GuestLook, now: GuestLook) -> Iterator[OtherCalls]:
+    """Those that ran since the start."""
+    for function, what in _OTHERS.items():
+        began, was, calls = (look.counters.functions[function].entries for look in (first, before, now))
+        if calls > began:
+            yield OtherCalls(what, calls - was, calls - began)
 
 
 def _reports(before: GuestLook, now: GuestLook) -> tuple[int, int | None]:

@@ -60,8 +60,18 @@ class GuestView:
     reports: int = 0  # of free pages
     all_reports: int = 0
     all_reported_pages: int | None = None
+    others: tuple[OtherCalls, ...] = ()
     hinted_pages: int = 0
     all_hinted_pages: int = 0
+
+
+@dataclass(frozen=True)
+class OtherCalls:
+    """Calls of the driver besides its work items: in the last interval, and since the start."""
+
+    what: str
+    calls: int
+    all_calls: int
 
 
 @dataclass(frozen=True)

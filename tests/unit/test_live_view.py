@@ -17,7 +17,7 @@ from balloontrace.live.make_views import (
 )
 from balloontrace.render.live.lines import guest_header, guest_line, host_header, host_line
 from balloontrace.render.live.screen import bar, guest_screen, host_screen
-from balloontrace.results.live_view import GuestView, HostView
+from balloontrace.results.live_view import GuestView, HostView, OtherCalls
 
 
 def busy() -> GuestView:
@@ -151,6 +151,12 @@ def test_reports_of_free_pages_have_a_line_where_there_are_any() -> None:
     assert not any("report" in line for line in guest_screen(busy(), TITLE, 80, 40))
     view = replace(busy(), reports=2, all_reports=7, all_reported_pages=225 * 1024)
     assert "page reports 7 (+2), reported 900 MiB" in guest_screen(view, TITLE, 80, 40)
+
+
+def test_other_calls_have_a_line_where_there_are_any() -> None:
+    assert not any("out of memory" in line for line in guest_screen(busy(), TITLE, 80, 40))
+    view = replace(busy(), others=(OtherCalls("out of memory", 2, 7), OtherCalls("statistics", 0, 1)))
+    assert "out of memory 7 (+2), statistics 1 (+0)" in guest_screen(view, TITLE, 80, 40)
 
 
 def test_hints_have_a_line_where_there_are_any() -> None:

@@ -28,7 +28,7 @@ from balloontrace.live.make_views import (
     time_left_ns,
 )
 from balloontrace.live.read_sums import estimate_run_time_ns
-from balloontrace.results.live_view import GuestView
+from balloontrace.results.live_view import GuestView, OtherCalls
 
 # ---- looks ----
 
@@ -233,6 +233,14 @@ def test_hints_since_the_last_look_and_in_all() -> None:
     views.view(look(1, 5, 5000))
     view = views.view(look(2, 6, 6000))
     assert (view.hinted_pages, view.all_hinted_pages) == (1000, 3000)
+
+
+def test_other_calls_since_the_last_look_and_in_all_where_there_were_any() -> None:
+    look = partial(look_with, Function.VIRTIO_BALLOON_OOM_NOTIFY)
+    views = GuestViews(look(0, 3, 0), balloons=1)
+    assert views.view(look(1, 3, 0)).others == ()
+    views.view(look(2, 5, 0))
+    assert views.view(look(3, 6, 0)).others == (OtherCalls("out of memory", 1, 3),)
 
 
 def test_reports_of_free_pages_since_the_last_look_and_in_all() -> None:

@@ -39,6 +39,7 @@ def guest_screen(view: GuestView, title: str, columns: int, rows: int) -> list[s
         _flow([f"sends {_both(view.all_sends, view.sends)}", *_moved(view)], columns),
         _reports(view, columns),
         _hints(view),
+        _flow([f"{each.what} {_both(each.all_calls, each.calls)}" for each in view.others], columns),
         [""],
         _stages(view, columns),
         [""],
