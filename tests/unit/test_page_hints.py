@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 
 import pytest
@@ -31,6 +33,7 @@ from balloontrace.export.make_time_line import build_timeline
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.render import blocks_text
 from balloontrace.render.json import render_json
+from balloontrace.render.report.csv import render_csv
 from balloontrace.render.report.sections import describe_report
 from balloontrace.results.page_hinting import (
     ANOTHER_COMMAND,
@@ -196,6 +199,19 @@ def test_every_format_has_it() -> None:
     examined = examine(synthetic.recording(flow, changes={"page_hinting": SETTINGS}))
     fields = json.loads(render_json(examined.report))["page_hinting"]
     assert fields == json.loads(json.dumps(dataclasses.asdict(examined.report.page_hinting)))  # type: ignore[arg-type]
+    table = list(csv.DictReader(io.StringIO(render_csv(examined.report))))
+    told = [
+        (each["level"], each["kind"], each["pages"], each["value"], each["count"])
+        for each in table
+        if each["level"].startswith("hint")
+    ]
+    assert told == [
+        ("hint", "", str(103 * BLOCK_PAGES), "", "2"),
+        ("hint_command", "", str(100 * BLOCK_PAGES), str(FIRST), ""),
+        ("hint_command", "", str(3 * BLOCK_PAGES), str(SECOND), ""),
+        ("hint_return", SHRINKER, str(40 * BLOCK_PAGES), "", "2"),
+        ("hint_return", WHEN_DONE, str(63 * BLOCK_PAGES), "", "1"),
+    ]
     rows = [each for each in described_events(examined) if each["type"] == "span"]
     names = ("command_id", "received_id", "returned_pages", "held_blocks", "pages", "target_pages")
     assert [tuple(row[name] for name in names) for row in rows if row["tid"] == TID] == [

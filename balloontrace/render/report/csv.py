@@ -3,7 +3,9 @@
 
 `level` says what a row is: `operation` and `total` sum up. `stage` and `total_stage` are the rows of their
 stage tables; `part_of` marks a row that is part of another. `other_operation` is what the driver did besides
-its work items: `count` calls of the function `name` took `total_ns`. `warning` has in `note` what is damaged,
+its work items: `count` calls of the function `name` took `total_ns`. `hint` sums up the free pages hinted in
+a migration, `hint_command` those of the command id in `value`, `hint_return` those that came back, by `kind`.
+`warning` has in `note` what is damaged,
 lost or missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends
 (`payload`: how much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages
 are in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
@@ -23,6 +25,7 @@ from balloontrace.render.csv_rows import render_rows
 from balloontrace.render.json import report_fields
 from balloontrace.results.operation import Operation, StageRow, Total
 from balloontrace.results.other_operation import OtherOperation
+from balloontrace.results.page_hinting import HintOperation
 from balloontrace.results.report import Report
 
 _BITMAP = ("passes", "windows", "bitmaps", "mid_window_sends")
@@ -75,7 +78,7 @@ COLUMNS = (
     "error_ns",
 )
 # What has rows of its own.
-_OWN_ROWS = ("operations", "totals", "stages", "payload_sends", "run_orders", "plain_run_orders")
+_OWN_ROWS = ("totals", "stages", "payload_sends", "run_orders", "plain_run_orders")
 
 Row = dict[str, object]
 
@@ -107,6 +110,8 @@ def _rows(report: Report) -> Iterator[Row]:
             yield {"level": "total_stage", "kind": total.kind, **_stage(stage)}
     for other in report.other_operations:
         yield _other(other)
+    for hint in report.page_hinting.operations if report.page_hinting else ():
+        yield from _hint(hint)
     for name, value in _numbers(report_fields(dataclasses.replace(report, operations=()))):
         yield _value(name, value, {})
 
@@ -125,6 +130,20 @@ def _other(other: OtherOperation) -> Row:
         "count": other.calls,
         "total_ns": other.calls_ns,
     }
+
+
+def _hint(hint: HintOperation) -> Iterator[Row]:
+    """What was hinted in a migration and how it came back; its numbers are values of the report as well."""
+    same: Row = {"operation": hint.number, "device": hint.device}
+    names = ("started_ns", "pages", "rate_bytes_per_s")
+    in_all = {"wall_ns": hint.wall_ns, "count": len(hint.rounds), "total_ns": hint.sending_ns}
+    yield {"level": "hint", **same, **_fields(hint, names), **in_all}
+    for each in hint.rounds:
+        told = {"value": each.command_id, "total_ns": each.duration_ns, "note": each.ended_by}
+        yield {"level": "hint_command", **same, **_fields(each, names), **told}
+    for back in hint.returns:
+        told = {"kind": back.why, "count": back.calls, "total_ns": back.duration_ns}
+        yield {"level": "hint_return", **same, **_fields(back, names[:2]), **told}
 
 
 def _value(name: str, value: float, same: Row) -> Row:
