@@ -111,7 +111,7 @@ static __always_inline struct bt_span *reserve_span(struct bt_counters *sum, int
 	return span;
 }
 
-/* Writes a span; `flags` says which of the optional fields the caller measured. */
+/* Writes a span; `flags` says which of the optional fields the caller measured, beside device and size. */
 static __always_inline void emit(struct bt_counters *sum, struct thread_state *thread, int function, u64 now_ns,
 				 u32 pages, int result, u16 flags)
 {
@@ -124,7 +124,7 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	span->tid = thread->tid;
 	span->cpu = bpf_get_smp_processor_id();
 	span->function = function;
-	span->flags = flags;
+	span->flags = flags | (thread->flags & (BT_HAS_DEVICE | BT_HAS_ACTUAL));
 	span->device = thread->device;
 	span->queue = thread->queue;
 	span->pages = pages;
@@ -202,7 +202,7 @@ static __always_inline int is_summed(struct thread_state *thread, int function, 
 	return thread->summed && thread->open & 1 << BT_VIRTBALLOON_MIGRATEPAGE;
 }
 
-/* Closes a call: span and sums. `flags` adds to what is known of the thread's device. */
+/* Closes a call: span and sums. `flags` as for a span. */
 static __always_inline void leave(int function, struct thread_state *thread, u32 pages, int result, u16 flags)
 {
 	struct bt_counters *sum = sums();
@@ -227,7 +227,7 @@ static __always_inline void leave(int function, struct thread_state *thread, u32
 			pages = 0;
 		ADD(sum->functions[function].summed_pages, pages);
 	} else {
-		emit(sum, thread, function, now_ns, pages, result, flags | (thread->flags & (BT_HAS_DEVICE | BT_HAS_ACTUAL)));
+		emit(sum, thread, function, now_ns, pages, result, flags);
 	}
 	thread->open &= ~(1 << function);
 }
