@@ -274,7 +274,8 @@ static __always_inline void kicked_by(struct bt_thread *thread, u64 pointer)
 	if (known->file[place] != file) {
 		known->file[place] = file;
 		known->left[place] = UNPROVEN_BUFFERS;
-		known->number[place] = ADD(known->last_number, 1) + 1;
+		/* Two threads may race for a number; older instruction sets have no addition that returns one. */
+		known->number[place] = ++known->last_number;
 	}
 	if (SAMPLED)
 		thread->sampled.place = place;

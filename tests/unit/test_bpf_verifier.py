@@ -54,3 +54,14 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
             found.set_max_entries(ring, RING_BYTES)
         found.load_only({name for name in found.program_names if name.startswith(("kprobe_", "kretprobe_"))})
         found.load()
+
+
+@pytest.mark.skipif(not CLANGS, reason="needs clang")
+@pytest.mark.parametrize("clang", CLANGS)
+@pytest.mark.parametrize("source", ["guest.bpf.c", "host.bpf.c"])
+def test_the_oldest_instructions_suffice(tmp_path: Path, clang: str, source: str) -> None:
+    """Those that bcc has LLVM use: no addition in memory that returns what was there."""
+    flags = ["-target", "bpfel", "-O2", "-w", "-mcpu=v1", "-DPREBUILT"]
+    flags += ["-DSPAN_RING_PAGES=1", "-DBATCH_RING_PAGES=1", *C_DEFINITIONS]
+    flags += [f"-D{name}={mark}" for name, mark in c_definitions().items()]
+    subprocess.run([clang, *flags, "-c", bpf_folder() / source, "-o", tmp_path / "object"], check=True)
