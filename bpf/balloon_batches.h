@@ -32,7 +32,7 @@ struct bt_batch {
 	bt_u16 last_errno;         /* of the last call that failed */
 	bt_u16 flags;              /* how it was delimited, e.g. BT_KICK_SEEN */
 	bt_u32 kicked_by;          /* a number for the eventfd that was read, from 1; 0: none that is known */
-	bt_u32 reserved;           /* padding, 0 */
+	bt_u32 file;               /* descriptor of the last fallocate, and 1; 0: there was none */
 };
 
 /*

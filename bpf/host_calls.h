@@ -38,6 +38,11 @@ static __always_inline u32 call_of_advice(u32 advice)
 #define LENGTH_fallocate(fd, mode, offset, length) (length)
 #define BYTES_fallocate(length, result) (length)
 
+/* The descriptor of the file that a call is about, and 1. */
+#define FILE_madvise(start, length, advice, unused) 0
+#define FILE_process_madvise(pidfd, vector, count, advice) 0
+#define FILE_fallocate(fd, mode, offset, length) ((u32)(fd) + 1)
+
 #define IS_FALLOCATE_madvise 0
 #define IS_FALLOCATE_process_madvise 0
 #define IS_FALLOCATE_fallocate 1
@@ -77,6 +82,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 		if (!thread) \
 			return 0; \
 		sums = end_call(thread, now_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, ctx[0]))); \
+		if (IS_FALLOCATE_##name) \
+			thread->batch.file = APPLY(FILE_##name, ARGUMENTS(OF_ADDRESS, ctx[0])); \
 		return add_result(thread, sums, BYTES_##name(APPLY(LENGTH_##name, ARGUMENTS(OF_ADDRESS, ctx[0])), ctx[1]), \
 				  ctx[1], IS_FALLOCATE_##name); \
 	}
@@ -102,6 +109,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 			bpf_probe_read_kernel(regs, sizeof(regs), (void *)PT_REGS_PARM1(ctx) + FIRST_ARGUMENT); \
 			thread->call = APPLY(CALL_##name, ARGUMENTS(OF_COPY, regs)); \
 			thread->length = APPLY(LENGTH_##name, ARGUMENTS(OF_COPY, regs)); \
+			if (IS_FALLOCATE_##name) \
+				thread->batch.file = APPLY(FILE_##name, ARGUMENTS(OF_COPY, regs)); \
 		} \
 		return start_clock(thread); \
 	} \
@@ -116,6 +125,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 		if (thread) { \
 			thread->call = CALL_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
 			thread->length = LENGTH_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
+			if (IS_FALLOCATE_##name) \
+				thread->batch.file = FILE_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
 		} \
 		return start_clock(thread); \
 	} \

@@ -5,15 +5,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
 from balloontrace.analysis.host_queues import UNTOLD, find_queues
-from balloontrace.analysis.metadata import End, Json, integer, mapping, parse_end, parse_header, text
+from balloontrace.analysis.metadata import (
+    End,
+    Json,
+    integer,
+    mapping,
+    parse_end,
+    parse_files,
+    parse_header,
+    text,
+)
 from balloontrace.analysis.nesting import NO_SPAN
-from balloontrace.analysis.other_buffers import tell_apart
+from balloontrace.analysis.other_buffers import tell_apart, with_files
 from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.sampled_batches import decode_sampled_batches
 from balloontrace.analysis.sampled_time import SampledTime, estimate_inside
@@ -62,6 +71,7 @@ class HostRecording:
     warnings: tuple[str, ...]
     not_measured: tuple[str, ...]
     cost: TracingCost | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def analyse_host(recording: Recording) -> HostRecording:
@@ -85,6 +95,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     calls_ns = int(batches.int64("calls_ns")[delimited].sum())
     calls = int(batches.calls(*Call)[delimited].sum())
     tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
+    files = parse_files(recording.metadata, recording.end or {})
     estimate = None
     if batches.sampled:
         samples, inside = batches.int64("samples")[delimited], batches.calls(*Call)[delimited]
@@ -109,7 +120,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         losses=losses,
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
-        others=_others(batches, delimited),
+        others=with_files(_others(batches, delimited), files),
         queues=find_queues(batches, np.full(len(batches), UNTOLD, dtype=np.int64)),
         sample_period_ns=period_ns,
         samples=estimate.samples if estimate else None,
@@ -124,6 +135,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
         tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
         cost,
+        files,
     )
 
 

@@ -19,6 +19,7 @@ from balloontrace.analysis.guest_side import (
 )
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
+from balloontrace.analysis.other_buffers import with_files
 from balloontrace.analysis.other_operations import find_other_operations
 from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_reports, check_sizes
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
@@ -143,7 +144,12 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         losses=guest.losses,
         not_measured=find_not_measured(guest, events, host, both),
         own_cost=guest.end.own_cost if guest.end else None,
-        host=replace(host.side, pairing=both.pairing, others=both.reports.others, queues=both.reports.queues)
+        host=replace(
+            host.side,
+            pairing=both.pairing,
+            others=with_files(both.reports.others, host.files),
+            queues=both.reports.queues,
+        )
         if host and both
         else None,
         balloons=sizes.balloons,

@@ -178,6 +178,14 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(item[:_MAX_TEXT_CHARACTERS] for item in items if isinstance(item, str))
 
 
+def parse_files(*tables: Json) -> Mapping[str, str]:
+    """Files that a process had open, by descriptor; none that was another one's name at another time."""
+    found: dict[str, str] = {}
+    for names in (_text_mapping(mapping(table, "files")) for table in tables):
+        found |= {key: name if found.get(key, name) == name else "" for key, name in names.items()}
+    return {key: name for key, name in found.items() if name}
+
+
 def _text_mapping(table: Json) -> Mapping[str, str]:
     pairs = ((key[:_MAX_TEXT_CHARACTERS], text(table, key)) for key in list(table)[:_MAX_ITEMS])
     return {key: value for key, value in pairs if value is not None}

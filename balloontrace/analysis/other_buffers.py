@@ -8,8 +8,8 @@ completed in the thread that serves the sends, and gave back more than a page a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ ADVICE = "advice outside of buffers"
 OTHER = "other buffer"
 SEND = "send without one of the guest's"
 _WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER, SEND)
+_NO_FILE = 0
 _TOLD_BY = (CALLS, MATCHING, "eventfd")
 
 
@@ -101,13 +102,22 @@ def tell_apart(
         words = np.where(queues[rest] == REPORTS, _WORDS.index(PAGE_REPORT), _WORDS.index(SEND))
         what = np.where(by_eventfd, words, what)
     threads, sorts = batches.int64("tid")[rest], sorts_of_calls(batches)[rest]
-    keys = np.stack([what, threads, sorts, how], axis=1)
+    files = np.where(what == _WORDS.index(FILE_DISCARD), batches.int64("file")[rest], _NO_FILE)
+    keys = np.stack([what, threads, sorts, how, files], axis=1)
     groups, places = np.unique(keys, axis=0, return_inverse=True)
     places = places.reshape(-1)
     return tuple(
-        _describe(batches, rest[places == number], _WORDS[kind], tid, _TOLD_BY[told_by])
-        for number, (kind, tid, _, told_by) in enumerate(groups.tolist())
+        replace(
+            _describe(batches, rest[places == number], _WORDS[kind], tid, _TOLD_BY[told_by]),
+            descriptor=None if file == _NO_FILE else file - 1,
+        )
+        for number, (kind, tid, _, told_by, file) in enumerate(groups.tolist())
     )
+
+
+def with_files(others: Iterable[OtherBuffers], files: Mapping[str, str]) -> tuple[OtherBuffers, ...]:
+    """The same with the names of their files, by descriptor."""
+    return tuple(replace(each, file=files.get(str(each.descriptor))) for each in others)
 
 
 def _what(batches: Batches, rest: _Rows, sends: _Rows, matched: Mask, *, by_calls: bool) -> Column:

@@ -29,7 +29,7 @@ _MAX_SLOT_BYTES = 1 << 16
 BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 calls_ns",
     "u64 madvise_bytes", "u64 fallocate_bytes", *(f"u32 calls_{call}" for call in range(CALLS)), "u32 tid",
-    "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags", "u32 kicked_by", "u32 reserved",
+    "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags", "u32 kicked_by", "u32 file",
 )  # fmt: skip
 """`calls_N` are the batch's calls of kind N, one of `vocabulary.Call`."""
 

@@ -49,7 +49,7 @@ from balloontrace.untrusted import made_printable, printable
 #   1.5  SMPL with `sampled_layout` and `sampling`
 #   1.5  spans of free page hinting, with `struct bt_hint` in place of the same fields; `page_hinting`: the
 #        order of its blocks
-#   1.5  batches: kicked_by
+#   1.5  batches: kicked_by, file; `files` at start and end: names of those open, by descriptor
 FORMAT_VERSION = (1, 5)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.

@@ -37,7 +37,8 @@ class OtherBuffers:
     `what` was told by matching with the guest's recording, by the eventfd that kicked buffers which were
     matched, or by the calls alone. `c_ns` is the time between
     the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them. Of calls
-    that were sampled nothing but their kinds is known.
+    that were sampled nothing but their kinds is known. A file discard has the `descriptor` of the file, and
+    its name where the process had that one open at an end of the recording.
     """
 
     what: str
@@ -49,6 +50,8 @@ class OtherBuffers:
     bytes: int | None
     c_ns: int | None
     d_ns: int | None
+    descriptor: int | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

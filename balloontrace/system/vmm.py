@@ -7,6 +7,7 @@ number. Everything is read below an injectable root path, as in `system/kernel`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ KVM_DEVICE = "/dev/kvm"
 # proc_pid_ns of the first PID namespace, include/linux/proc_ns.h; BPF programs see numbers of that one only.
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _MAX_SHARED_FILES = 64
+_MOST_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,20 @@ def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
         _kib_to_bytes(status.get("HugetlbPages")),
         _read_shared_files(pid, root),
     )
+
+
+def read_open_files(pid: int, root: Path = ROOT) -> dict[str, str]:
+    """Files that the process has open, by descriptor; no sockets, pipes and such."""
+    found = {}
+    with suppress(OSError):
+        for link in sorted((root / f"proc/{pid}/fd").iterdir(), key=lambda each: int(each.name)):
+            with suppress(OSError):
+                name = os.fsencode(link.readlink()).decode(errors="replace")
+                if name.startswith("/") and not name.startswith(("/dev/", "/proc/", "/sys/")):
+                    found[link.name] = name
+            if len(found) == _MOST_FILES:
+                break
+    return found
 
 
 def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:

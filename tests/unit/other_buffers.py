@@ -25,6 +25,7 @@ def discard(
     tid: int = VMM,
     kicked: bool = True,
     kicked_by: int = 0,
+    descriptor: int = -1,
 ) -> bytes:
     """A buffer that is no send: so many calls of so many bytes each, in 50 us."""
     flags = BatchFlag.DONE_SEEN | (BatchFlag.KICK_SEEN if kicked else 0)
@@ -32,7 +33,7 @@ def discard(
     raw = bytearray(pack_batch(batch, flags=flags, tid=tid, kicked_by=kicked_by))
     sizes = {"madvise_bytes": 0, "fallocate_bytes": 0}
     sizes["fallocate_bytes" if kind == Call.FALLOCATE_PUNCH_HOLE else "madvise_bytes"] = calls * size
-    for name, value in {**sizes, f"calls_{int(kind)}": calls}.items():
+    for name, value in {**sizes, f"calls_{int(kind)}": calls, "file": descriptor + 1}.items():
         offset, type_ = OFFSETS[name]
         struct.pack_into("<Q" if type_ == "u64" else "<I", raw, RING_HEADER_BYTES + offset, value)
     return bytes(raw)

@@ -23,6 +23,8 @@ from synthetic_host import (
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import BatchFlag, Call
+from balloontrace.render import blocks_text
+from balloontrace.render.report.sections import describe_report
 from balloontrace.results.host_side import OtherBuffers
 from balloontrace.results.report import Check, Report
 
@@ -181,3 +183,27 @@ def test_where_sends_punch_holes_nothing_says_which_file_it_is() -> None:
     raw = [discard(batch.kick_ns, calls=256, size=4096, kind=Call.FALLOCATE_PUNCH_HOLE) for batch in found]
     host = host_recording(found, raw=b"".join([*raw, disk_of_workers(found[-1].done_ns + 10**6)]))
     assert others(analyse(host)).keys() == {"other buffer"}
+
+
+def test_file_discards_have_their_file() -> None:
+    """One whose descriptor was another file's before, and one that was never seen open, have no name."""
+    flow = flow_of()
+    found, punch = batches(flow), Call.FALLOCATE_PUNCH_HOLE
+    places = [flow.now + OFFSET_NS + number * 10**6 for number in range(1, 9)]
+    raw = [
+        discard(at_ns, calls=1, size=MIB, kind=punch, tid=WORKER, kicked=False, descriptor=10 + number % 4)
+        for number, at_ns in enumerate(places)
+    ]
+    open_before = {"10": "/a.img", "11": "/b.img", "12": "/c.img"}
+    open_after = {"10": "/a.img", "11": "/b.img", "12": "/d.img"}
+    host = host_recording(
+        found,
+        raw=b"".join([*map(pack_batch, found), *raw]),
+        changes={"files": open_before},
+        end={"files": open_after},
+    )
+    report = analyse(guest_recording(flow), host)
+    told = [(each.descriptor, each.file, each.buffers) for each in others(report)["file discard"]]
+    assert told == [(10, "/a.img", 2), (11, "/b.img", 2), (12, None, 2), (13, None, 2)]
+    shown = " ".join(blocks_text.text_of(describe_report(report)).split())
+    assert "2 file discards by 2 calls of fallocate_punch_hole on /a.img, 2.00 MiB" in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balloontrace.errors import BalloontraceError, CannotTraceError, UsageError
-from balloontrace.system.vmm import choose_process, find_vmms, has_hugetlb_pages, read_memory
+from balloontrace.system.vmm import choose_process, find_vmms, has_hugetlb_pages, read_memory, read_open_files
 
 STAT = "{pid} (a (strange) name) S " + " ".join(str(field) for field in range(4, 53))
 
@@ -159,3 +159,15 @@ def test_memory_of_a_process(proc: FakeProc) -> None:
     assert (shared.name, shared.mapped_bytes) == ("/memfd:guest memory (deleted)", 2 << 20)
     assert shared.allocated_bytes == file.stat().st_blocks * 512
     assert read_memory(8, proc.root) is None
+
+
+def test_open_files_are_those_that_have_a_name(proc: FakeProc) -> None:
+    strange = b"/srv/\xff.img".decode(errors="surrogateescape")
+    opened = ("/srv/disk.img", "socket:[1]", "/dev/kvm", "/tmp/vl.1 (deleted)", strange)
+    proc.add(7, opened=opened)
+    assert read_open_files(7, proc.root) == {
+        "0": "/srv/disk.img",
+        "3": "/tmp/vl.1 (deleted)",
+        "4": "/srv/\ufffd.img",
+    }
+    assert read_open_files(8, proc.root) == {}

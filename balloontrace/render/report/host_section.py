@@ -128,15 +128,17 @@ def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
 
 def _others(others: Sequence[OtherBuffers]) -> Iterator[Item]:
     """What was no send, threads together: `6 page reports by 95 calls of madvise_dontneed, 352 MiB`."""
-    sorts = dict.fromkeys((each.what, each.told_by, each.call) for each in others)
-    for what, told_by, call in sorts:
-        same = [each for each in others if (each.what, each.told_by, each.call) == (what, told_by, call)]
+    sorts: dict[tuple[str, str, str, str | None], list[OtherBuffers]] = {}
+    for each in others:
+        sorts.setdefault((each.what, each.told_by, each.call, each.file), []).append(each)
+    for (what, told_by, call, file), same in sorts.items():
         yield Item(
             words(
-                "{}{} by {} of " + (call or "a kind not seen") + ", {}: c {}, d {}{}",
+                "{}{} by {} of " + (call or "a kind not seen") + "{}, {}: c {}, d {}{}",
                 numbers.things(sum(each.buffers for each in same), what, _MANY.get(what)),
                 f" in {len(same)} threads" if len(same) > 1 else "",
                 numbers.things(_sum(each.calls for each in same), "call"),
+                f" on {file}" if file else "",
                 numbers.size(_sum(each.bytes for each in same)),
                 numbers.duration(_sum(each.c_ns for each in same)),
                 numbers.duration(_sum(each.d_ns for each in same)),

@@ -11,7 +11,7 @@ from balloontrace.format.host_counters import HostCounters, parse_host_counters,
 from balloontrace.format.host_layout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS, SAMPLED_LAYOUT
 from balloontrace.format.vocabulary import Call, Side
 from balloontrace.system import kernel
-from balloontrace.system.vmm import Memory, Process, has_hugetlb_pages, read_memory
+from balloontrace.system.vmm import Memory, Process, has_hugetlb_pages, read_memory, read_open_files
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
 from balloontrace.trace.host.process_watch import ProcessWatch
 from balloontrace.trace.host.sampling import PERIOD_NS
@@ -74,6 +74,7 @@ class HostSession(RecordingSession[HostCounters]):
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             "memory": _as_json(read_memory(self._process.pid)),
+            "files": read_open_files(self._process.pid),
             "has_hugetlb": self._collector.plan.asks_freed and has_hugetlb_pages(self._process.pid),
         }
 
@@ -102,6 +103,7 @@ class HostSession(RecordingSession[HostCounters]):
             "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             "memory": _as_json(read_memory(self._process.pid)),
+            "files": read_open_files(self._process.pid),
         }
 
 
