@@ -60,8 +60,8 @@ def measure_guest_overhead() -> Iterator[Figure]:
     yield Figure("inflate_without_recorder", statistics.median(off), "s")
     yield Figure("inflate_with_recorder", statistics.median(on), "s")
     yield Figure("recorder_cpu_share", 100 * cpu_s / moved_s, "%")
-    yield Figure("deflate_overhead", _percent(on_deflates, off_deflates), "%", at_most=1.6)
-    yield Figure("inflate_overhead", _percent(on, off), "%", at_most=1.0)
+    yield Figure("deflate_overhead", percent_longer(on_deflates, off_deflates), "%", at_most=1.6)
+    yield Figure("inflate_overhead", percent_longer(on, off), "%", at_most=1.0)
 
 
 def measure_top_overhead() -> Iterator[Figure]:
@@ -77,7 +77,7 @@ def measure_top_overhead() -> Iterator[Figure]:
             with _top(guest):
                 _block(guest, on, [])
     yield Figure("inflate_with_top", statistics.median(on), "s")
-    yield Figure("top_inflate_overhead", _percent(on, off), "%", at_most=1.0)
+    yield Figure("top_inflate_overhead", percent_longer(on, off), "%", at_most=1.0)
 
 
 @contextmanager
@@ -93,7 +93,8 @@ def _top(guest: lab.Guest) -> Iterator[None]:
         sys.exit("bench: top has not seen every send of the block, so its cost means nothing")
 
 
-def _percent(on: list[float], off: list[float]) -> float:
+def percent_longer(on: list[float], off: list[float]) -> float:
+    """How much longer the median of `on` is than that of `off`, in percent."""
     return 100 * (statistics.median(on) / statistics.median(off) - 1)
 
 

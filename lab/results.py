@@ -4,6 +4,7 @@
 Each scenario has a host VM and a guest of its own. There the balloon takes memory that was never used, gives
 it back, takes memory that was, and gives that back. ONLY=name takes some scenarios; the recordings of all
 stay in build/results, and the tables of what is there are made anew. SIZE says how much the balloon takes.
+ONLY=reporting is the sweep of page reporting's settings.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import reporting_sweep
 from lab.accel import read_qemu_version
 from lab.aging import fragmented
 from lab.boot_retries import retry_lost
 from lab.compare_drivers import BESIDES_MIB, DRIVERS
 from lab.errors import LabError
 from lab.guest import Guest
-from lab.results_tables import Run, capitalised, read_run, render_tables, replace_tables
+from lab.reporting_tables import Swept, draw_sweep, render_sweep
+from lab.results_tables import (
+    Run,
+    capitalised,
+    read_report,
+    read_run,
+    render_tables,
+    replace_between,
+    replace_tables,
+)
 from lab.scenario import BALLOON_S, record_both
 from lab.sizes import parse_size_mib
 from lab.topology_nested import Nested, nested
@@ -33,6 +44,7 @@ from lab.topology_solo import Device
 REPO = Path(__file__).parent.parent
 FOLDER = REPO / "build/results"
 PAGE = REPO / "docs/results.md"
+PICTURE = REPO / "docs/pictures/page-reporting.png"
 SIZE = "1G"
 # A tenth of so much stays when a guest is fragmented; the balloon then takes so much of the rest.
 FILLED, TAKEN = 6 / 7, 4 / 7
@@ -91,7 +103,10 @@ def main() -> int:
         for scenario in SCENARIOS:
             if scenario.name in only or only == [""]:
                 record(scenario, size_mib)
+        if reporting_sweep.NAME in only or only == [""]:
+            reporting_sweep.record_sweep(FOLDER, _say)
         write_tables()
+        write_sweep()
     except LabError as error:
         print(f"results: {error}", file=sys.stderr)
         return 1
@@ -171,6 +186,24 @@ def write_tables() -> None:
     qemu = read_qemu_version()
     titles = [capitalised(scenario.title) for scenario in SCENARIOS]
     PAGE.write_text(replace_tables(PAGE.read_text(), render_tables(rows, again, qemu), titles))
+
+
+def write_sweep() -> None:
+    """Table and picture of page reporting, where all of its settings were recorded. Raises LabError."""
+    swept = [each for each in map(_read_swept, reporting_sweep.SETTINGS) if each is not None]
+    if len(swept) < len(reporting_sweep.SETTINGS):
+        return
+    PAGE.write_text(replace_between(PAGE.read_text(), reporting_sweep.NAME, render_sweep(swept)))
+    draw_sweep(swept, PICTURE)
+
+
+def _read_swept(setting: reporting_sweep.Setting) -> Swept | None:
+    """What was seen with a setting, None where it was not recorded. Raises LabError."""
+    seen = reporting_sweep.read_seen(FOLDER, setting)
+    if seen is None:
+        return None
+    report = read_report(*(FOLDER / f"{setting.name}-{side}.bt" for side in ("guest", "host")))
+    return Swept(setting, report["page_reporting"], seen)
 
 
 def _read(scenario: Scenario) -> Run | None:

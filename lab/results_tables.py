@@ -15,6 +15,7 @@ from balloontrace.units import format_count, format_duration_ns, format_share
 from lab.errors import LabError
 
 BEGIN, END = "<!-- made by make results: begin -->\n", "<!-- made by make results: end -->\n"
+MARKS = "<!-- made by make results, {name}: {end} -->\n"
 STAGES = ("a", "b", "c", "d", "other")
 HEADERS = ("memory", "kind", "wall", "GiB/s", *STAGES, "sends", "discards")
 COUNTED_SHARE = 0.05  # a stage that is smaller is not held to anything
@@ -153,15 +154,28 @@ def replace_tables(page: str, tables: str, titles: Sequence[str]) -> str:
 
     A table that is not among the new ones stays: its recordings are elsewhere. `titles` says the order.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise LabError("docs/results.md has no place for the tables.")
-    before, rest = page.split(BEGIN)
-    old, after = rest.split(END)
+    before, old, after = split_page(page, BEGIN, END)
     head, sections = split_sections(tables)
     kept = split_sections(old)[1] | sections
     order = [*(title for title in titles if title in kept), *(title for title in kept if title not in titles)]
     merged = "\n".join(part.strip("\n") + "\n" for part in (head, *(kept[title] for title in order)))
     return f"{before}{BEGIN}\n{merged}\n{END}{after}"
+
+
+def replace_between(page: str, name: str, text: str) -> str:
+    """The page with `text` where `name` has its marks. Raises LabError when they are not there."""
+    begin, end = (MARKS.format(name=name, end=end) for end in ("begin", "end"))
+    before, _, after = split_page(page, begin, end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def split_page(page: str, begin: str, end: str) -> tuple[str, str, str]:
+    """What is before, between and after two marks. Raises LabError."""
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise LabError("docs/results.md has no place for the tables.")
+    before, rest = page.split(begin)
+    old, after = rest.split(end)
+    return before, old, after
 
 
 def split_sections(tables: str) -> tuple[str, dict[str, str]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import secrets
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.guest import Guest
+from lab.process import GuestProcess
 from lab.topology_nested import Nested
 
 START_S = 400  # 8 to 20 s in an idle machine's emulation; nested, on a busy one, more than 180
@@ -61,18 +63,43 @@ def record_both(
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Path, Path]:
     """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError."""
+    with _recorded_host(pair, name, host_options, say) as (of_host, as_pair):
+        of_guest = record_moves(
+            pair.guest, f"{name}-guest.bt", targets_mib, options=(*as_pair, *options), timeout_s=timeout_s,
+            look_every_s=look_every_s, before_move=before_move, say=say,
+        )  # fmt: skip
+    return of_guest, of_host
+
+
+@contextmanager
+def recorded_both(
+    pair: Nested, name: str, *, say: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Path, Path]]:
+    """Both sides while the block runs, whatever it does; NAME-guest.bt and NAME-host.bt. Raises LabError."""
+    with _recorded_host(pair, name, (), say) as (of_host, as_pair):
+        recorder = pair.guest.start(["balloontrace", "record", "-o", f"/io/{name}-guest.bt", *as_pair])
+        recorder.wait_for(b"probes attached", timeout_s=START_S)
+        yield pair.guest.io / f"{name}-guest.bt", of_host
+        _end(recorder, say)
+
+
+@contextmanager
+def _recorded_host(
+    pair: Nested, name: str, options: Sequence[str], say: Callable[[str], None]
+) -> Iterator[tuple[Path, Sequence[str]]]:
+    """The host's recording, and the options by which the guest's belongs to it."""
     host_name = f"{name}-host.bt"
     # The clock of a host that counts instructions is not the world's.
     as_pair = ["--pair", f"{name}-{secrets.token_hex(8)}"]
     argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
-    argv += [*as_pair, *host_options]
+    argv += [*as_pair, *options]
     say(f"in the host: {' '.join(argv)}")
     recorder = pair.host.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
-    of_guest = record_moves(
-        pair.guest, f"{name}-guest.bt", targets_mib, options=(*as_pair, *options), timeout_s=timeout_s,
-        look_every_s=look_every_s, before_move=before_move, say=say,
-    )  # fmt: skip
+    yield pair.host.io / host_name, as_pair
+    _end(recorder, say)
+
+
+def _end(recorder: GuestProcess, say: Callable[[str], None]) -> None:
     recorder.signal(signal.SIGINT)
     say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
-    return of_guest, pair.host.io / host_name

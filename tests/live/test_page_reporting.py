@@ -34,6 +34,16 @@ from balloontrace.format.vocabulary import Function
 GUEST_MIB, USED_MIB, MOVED_MIB = 1536, 900, 61
 DELAY_NS = 2 * 10**9  # PAGE_REPORTING_DELAY in mm/page_reporting.c
 WAYS = {"prebuilt": (), "bcc": ("--engine", "bcc"), "kprobe": ("--attach", "kprobe")}
+# Uses and frees memory over and over for so many nanoseconds; prints when it began to free it, each time.
+FREEING = """
+import mmap, sys, time
+until_ns = time.monotonic_ns() + int(sys.argv[1])
+while time.monotonic_ns() < until_ns:
+    memory = mmap.mmap(-1, 96 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+    print(time.monotonic_ns())
+    memory.close()
+    time.sleep(0.05)
+"""
 
 # ram_block_discard_range in QEMU's trace-events
 _DISCARD = re.compile(r"ram_block_discard_range \S+@0x[0-9a-f]+ \+ (0x[0-9a-f]+): .* (-?\d+)$")
@@ -104,6 +114,34 @@ def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], 
     assert len(single_pages) == MOVED_MIB * MIB_PAGES
     print(balloontrace("report", tmp_path / "prebuilt.bt").stdout)
     user.kill()
+
+
+def test_cycles_are_one_delay_apart(reporting: tuple[lab.Guest, Discards], tmp_path: Path) -> None:
+    """The first block that becomes free after a cycle is the reason for the next, one delay later."""
+    guest, _ = reporting
+    recorder = start_recording(guest, "/root/cycles.bt").wait_attached()
+    ran = guest.run(["python3", "-c", FREEING, str(5 * DELAY_NS)], timeout_s=ATTACH_S, check=True)
+    recorder.end()
+    frees_ns = list(map(int, ran.stdout.split()))
+    guest_side = examine(read_recording(recorder.pull(tmp_path))).guest
+    assert guest_side is not None
+    of_cycles = guest_side.spans.of(Function.PAGE_REPORTING_PROCESS)
+    starts_ns = guest_side.spans.int64("start_ns")[of_cycles]
+    took_ns = int(guest_side.spans.int64("duration_ns")[of_cycles].mean())
+    meanwhile = (starts_ns >= frees_ns[0]) & (starts_ns <= frees_ns[-1])
+    expected = count_cycles(frees_ns, took_ns)
+    assert expected >= 2
+    assert abs(int(meanwhile.sum()) - expected) <= 1
+
+
+def count_cycles(frees_ns: Sequence[int], took_ns: int) -> int:
+    """So many cycles begin until the last of these, each a delay after the first since the one before."""
+    cycles, next_ns = 0, frees_ns[0] + DELAY_NS
+    for free_ns in frees_ns:
+        if free_ns >= next_ns:
+            cycles += 1
+            next_ns = max(free_ns, next_ns + took_ns) + DELAY_NS
+    return cycles
 
 
 def assert_is_told(found: Json, path: Path, told: Sequence[int], before: int, after: int) -> None:

@@ -4,12 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lab.errors import LabError
+from lab.reporting_sweep import NAME, SETTINGS, Sample, Seen, Setting, parse_samples
+from lab.reporting_tables import Swept, draw_sweep, render_sweep
 from lab.results import PAGE, REPO, SCENARIOS
-from lab.results_tables import BEGIN, END, Operation, Run, read_run, render_tables, replace_tables
+from lab.results_tables import (
+    BEGIN,
+    END,
+    Operation,
+    Run,
+    read_run,
+    render_tables,
+    replace_between,
+    replace_tables,
+)
 
 STAGES_NS = {"a": 100_000_000, "b": 30_000_000, "c": 100_000_000, "d": 270_000_000, "other": 500_000}
 INFLATE = Operation("inflate", 65_536, 500_500_000, STAGES_NS, 256, 65_536)
@@ -76,3 +88,38 @@ def test_tables_whose_recordings_are_elsewhere_stay() -> None:
     changed = replace_tables(page, "new\n\n### Second\n\n3\n", ["First", "Second"])
     assert changed == f"a\n{BEGIN}\nnew\n\n### First\n\n1\n\n### Second\n\n3\n\n### Spread\n\n2\n\n{END}b\n"
     assert "1\n" not in replace_tables(changed, "new\n\n### First\n\n4\n", ["First", "Second"])
+
+
+def test_a_sweep_is_compared_with_no_reports(tmp_path: Path) -> None:
+    reports = {"reports": 20, "pages": 262_144, "worker_ns": 4_000_000, "transport_ns": 9_000_000}
+    with_host = {**reports, "host_c_ns": 1_000_000, "host_d_ns": 5_000_000}
+    none = {**dict.fromkeys(with_host, 0), "host_c_ns": None, "host_d_ns": None}
+    samples = (Sample(0.1, 100 << 20), Sample(0.4, 300 << 20))
+    swept = [
+        Swept(SETTINGS[0], none, Seen((9.0, 1.0, 1.0), samples)),
+        Swept(Setting(4, 100), with_host, Seen((9.0, 1.25, 1.5, 1.2), samples)),
+    ]
+    off, on = (line.split(" | ") for line in render_sweep(swept).splitlines()[-2:])
+    assert off[1:3] == ["no reports", "0"]
+    assert off[4:8] == ["-"] * 4
+    assert on == [
+        "| 4", "100 ms", "20", "1.00 GiB", "4.00 ms", "9.00 ms", "1.00 ms", "5.00 ms", "1.25 s", "25.0 %",
+        "200 MiB |",
+    ]  # fmt: skip
+    draw_sweep(swept, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_of_a_stretch_of_time() -> None:
+    lines = [f"{at_s} VmRSS: {kib} kB" for at_s, kib in ((9.9, 1), (10.0, 2), (11.5, 3), (12.1, 4))]
+    assert parse_samples(lines, 10, 12) == (Sample(0.0, 2048), Sample(1.5, 3072))
+
+
+def test_the_sweep_has_a_place_of_its_own_on_the_page() -> None:
+    page = PAGE.read_text()
+    changed = replace_between(page, NAME, "| a table |")
+    assert "| a table |" in changed
+    assert replace_between(changed, NAME, "x").count("| a table |") == 0
+    assert changed.index(END) < changed.index("| a table |")
+    with pytest.raises(LabError):
+        replace_between(page, "unknown", "x")
