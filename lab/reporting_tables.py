@@ -44,8 +44,8 @@ def render_sweep(swept: Sequence[Swept]) -> str:
     """The table as Markdown; the setting without reports is what others are compared with."""
     (off,) = [each for each in swept if each.setting.is_off]
     lines = [
-        f"{ROUNDS} rounds each. Times are sums over all rounds, but for the use of memory, which is the median round.",
-        "The host's memory is the mean over time.", "",
+        f"{ROUNDS} rounds each. Times are sums over all rounds; the use of memory is the median round's,",
+        "without the first. The host's memory is the mean over time.", "",
         f"| {' | '.join(HEADERS)} |", f"|{'---:|' * len(HEADERS)}",
         *(f"| {' | '.join(cells(each, off))} |" for each in swept),
     ]  # fmt: skip

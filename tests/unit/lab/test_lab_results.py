@@ -96,7 +96,7 @@ def test_a_sweep_is_compared_with_no_reports(tmp_path: Path) -> None:
     none = {**dict.fromkeys(with_host, 0), "host_c_ns": None, "host_d_ns": None}
     samples = (Sample(0.1, 100 << 20), Sample(0.4, 300 << 20))
     swept = [
-        Swept(SETTINGS[0], none, Seen((9.0, 1.0, 1.0), samples)),
+        Swept(SETTINGS[-1], none, Seen((9.0, 1.0, 1.0), samples)),
         Swept(Setting(4, 100), with_host, Seen((9.0, 1.25, 1.5, 1.2), samples)),
     ]
     off, on = (line.split(" | ") for line in render_sweep(swept).splitlines()[-2:])
