@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Spans
 from balloontrace.analysis.group_statistics import sums
+from balloontrace.analysis.matching_balloons import find_sends
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
 from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
 from balloontrace.analysis.nesting import NO_SPAN
@@ -96,12 +97,16 @@ def join(
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
     sends = np.flatnonzero(operations.nesting.send & ~(compaction & (summed_sends > 0)))
-    guest = _sends(spans, sends, pages_of_sends, windows[0])
     calls, whole = _served(batches, windows[1]), whole_batches(batches, windows[1].start_ns)
     if reports.traced and not len(sends) and reported(spans).any():
         return _join_by_reports(spans, operations, batches, calls, whole, windows[0])
     try:
-        partners = find_partners(guest, batches, calls, whole)
+        sends, guest, partners = find_sends(
+            sends,
+            operations.nesting.device[sends],
+            lambda some: _sends(spans, some, pages_of_sends, windows[0]),
+            lambda some: find_partners(some, batches, calls, whole),
+        )
     except RecordingError as error:
         if not summed_sends:
             raise
