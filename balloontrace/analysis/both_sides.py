@@ -125,6 +125,7 @@ def join(
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     of_reports = find_served_reports(
         spans, batches, calls, (partners.rest, served), matching.clock,
+        device=operations.nesting.device, matched_sends=sends[matching.sends],
         queues=_queues(guest, batches, matching.sends, served), by_calls=reports.untraced,
     )  # fmt: skip
     send_of_batch = of_reports.report_of_batch.copy()
@@ -177,8 +178,9 @@ def _join_by_reports(
     report_of_batch[rows] = reports[matching.sends]
     others = np.union1d(rows, partners.rest)
     of_reports = find_served_reports(
-        spans, batches, calls, (others, none), matching.clock, report_of_batch, queues=none, by_calls=False
-    )
+        spans, batches, calls, (others, none), matching.clock, report_of_batch,
+        device=operations.nesting.device, matched_sends=none, queues=none, by_calls=False,
+    )  # fmt: skip
     return BothSides(
         _host_times(spans, none, batches, none, matching.clock),
         (None,) * len(operations.found),

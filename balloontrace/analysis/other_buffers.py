@@ -26,7 +26,7 @@ from balloontrace.analysis.host_queues import (
 )
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, Calls
 from balloontrace.analysis.matching_candidates import FALLOCATES, MADVISES, page_by_page, sorts_of_calls
-from balloontrace.analysis.nesting import NO_SPAN
+from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE
 from balloontrace.analysis.page_reports import reported
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, SpanFlag
 from balloontrace.results.host_side import HostQueue, OtherBuffers
@@ -46,9 +46,8 @@ _NO_FILE = 0
 _TOLD_BY = (CALLS, MATCHING, "eventfd")
 
 
-def reports_within(spans: Spans, clock: Clock, started_ns: int, ended_ns: int) -> _Rows:
-    """Reports that were made and answered while the host was recorded, by its clock."""
-    reports = np.flatnonzero(reported(spans))
+def reports_within(spans: Spans, reports: _Rows, clock: Clock, started_ns: int, ended_ns: int) -> _Rows:
+    """Those reports that were made and answered while the host was recorded, by its clock."""
     low_ns, high_ns = _bounds(spans, reports, clock)
     return reports[(low_ns >= started_ns) & (high_ns <= ended_ns)]
 
@@ -172,8 +171,8 @@ def _names(batches: Batches, rows: _Rows) -> Iterator[str]:
 class ServedReports:
     """What of page reports was seen on the host.
 
-    `report_of_batch` has the index of the guest's span for each batch, or NO_SPAN. `within` are reports made
-    and answered while the host was recorded.
+    `report_of_batch` has the index of the guest's span for each batch, or NO_SPAN. `within` are reports
+    of the balloons that the process serves, made and answered while it was recorded.
     """
 
     report_of_batch: Column
@@ -216,13 +215,16 @@ def find_served_reports(
     clock: Clock,
     report_of_batch: Column | None = None,
     *,
+    device: Column,
+    matched_sends: _Rows,
     queues: Column,
     by_calls: bool,
 ) -> ServedReports:
     """The page reports among `rows`, which are those not of sends, and those of sends.
 
-    `report_of_batch` is what is known of them already, if it is; `queues` are those of the sends, by row;
-    `by_calls` as for `tell_apart`.
+    `report_of_batch` is what is known of them already, if it is; `device` is that of each span,
+    `matched_sends` are spans with a buffer; `queues` are those of the sends, by row; `by_calls` as for
+    `tell_apart`.
     """
     rest, sends = rows
     if report_of_batch is None:
@@ -230,9 +232,12 @@ def find_served_reports(
     matched = np.where(report_of_batch != NO_SPAN, REPORTS, UNTOLD)
     matched[sends] = queues
     by_eventfd = queue_of_eventfd(batches, matched)
+    pairs = np.concatenate([matched_sends, report_of_batch[report_of_batch != NO_SPAN]])
+    # Of a guest with several balloons another process may serve those without any pair.
+    due = np.flatnonzero(reported(spans) & np.isin(device, [*np.unique(device[pairs]), UNKNOWN_DEVICE]))
     return ServedReports(
         report_of_batch,
-        reports_within(spans, clock, served.window.start_ns, served.window.end_ns),
+        reports_within(spans, due, clock, served.window.start_ns, served.window.end_ns),
         tell_apart(batches, rest, sends, report_of_batch, by_eventfd, by_calls=by_calls),
         find_queues(batches, matched),
     )
