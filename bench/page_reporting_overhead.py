@@ -3,7 +3,7 @@
 
 A program frees 512 MiB and waits until they are reported, over and over, with the recorder and without. The
 clock counts instructions, and kernel threads' schedstat has nanoseconds. What the worker waits for the host
-is not in it: of the whole time of a report, the recorder's share is smaller.
+is not in it, which is four fifths of a report (docs/results.md): 1.6 % of the worker are 0.3 % of reporting.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure_reporting_overhead() -> Iterator[Figure]:
             with _recorder(guest):
                 on += _rounds(guest)
     yield Figure("reporting_worker", statistics.median(off) / 1e3, "us")
-    yield Figure("reporting_overhead", percent_longer(on, off), "%", at_most=0.5)
+    yield Figure("reporting_worker_overhead", percent_longer(on, off), "%", at_most=2.5)
 
 
 def _rounds(guest: lab.Guest) -> list[float]:
@@ -89,4 +89,4 @@ def _recorder(guest: lab.Guest) -> Iterator[None]:
         sys.exit("bench: the recording does not hold what was freed, so its cost means nothing")
 
 
-BENCHMARKS = (Benchmark(("reporting_worker", "reporting_overhead"), measure_reporting_overhead),)
+BENCHMARKS = (Benchmark(("reporting_worker", "reporting_worker_overhead"), measure_reporting_overhead),)

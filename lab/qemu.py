@@ -107,8 +107,8 @@ def needs_new_qemu(config: VmConfig, accelerator: Accelerator) -> bool:
     or the kernel of a guest within. Kernels panic ("Oops: int3") that patch their scheduler while the other
     CPU is busy, within 0.3 s (5 of 5), or switch the statistics of BPF; nested guests that attached probes
     over and over triple-faulted within 16 s (3 of 3). Under 11.1 the first is rare where processors have a
-    thread each (2 of 2 on an overloaded machine, within 4000 switches; one test of one CI run), the second was
-    never seen.
+    thread each (2 of 2 on an overloaded machine, within 4000 switches; one test of one CI run), the
+    second was never seen.
     """
     patches_what_runs = config.cpus > 1 or config.hosting is not None
     return config.backend is not None or (accelerator in EMULATED_PC and patches_what_runs)
