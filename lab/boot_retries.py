@@ -14,9 +14,8 @@ from lab.progress import Progress
 from lab.qemu import VmConfig
 from lab.vm import Vm, start_vm
 
-# "Oops: int3" in the idle loop, twice in 140 boots under QEMU 7.2: `needs_new_qemu` says why. Under 11.1 it
-# was not seen in 120, but is not ruled out. Booting on one CPU and starting the others later would, but makes
-# every boot 0.8 s longer; another try costs less.
+# "Oops: int3" in the idle loop, twice in 140 boots under QEMU 7.2: `needs_new_qemu` says why. In hosts, whose
+# processors have a thread each under 11.1 too, it is not ruled out; another try costs little.
 # In hosts that count instructions nine guests of 24 stood still, and with `COUNTED_KVM` five of 14.
 _ATTEMPTS = 5
 T = TypeVar("T")

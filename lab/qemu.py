@@ -90,7 +90,7 @@ COUNTED_KVM = Accelerator("kvm", "host,kvm-pv-eoi=off", KVM.arguments)
 # One thread for all processors: with a thread each, code that one translates while another patches it may
 # stay as it was before the patch. Kernels patch their code while it runs, and panic then ("Oops: int3").
 TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=single"))
-# A host VM keeps its threads: in one, its guest takes more than twice as long to boot.
+# A host VM keeps its threads: in one, a nested test was not set up after 360 s that took 194 s in CI.
 HOST_TCG = replace(TCG, arguments=("-accel", "tcg,thread=multi"))
 EMULATED_PC = (TCG, HOST_TCG)
 # Signing pointers the way the processor's manual says takes most of the time under emulation.

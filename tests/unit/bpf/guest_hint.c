@@ -5,27 +5,7 @@
  * done. Prints of each span its function, pages, id, id received, pages given back, blocks held, device, and whether pages
  * are known; then pages as summed up for the work item.
  */
-#include "guest_drivers.h"
-
-#define RING(name, pages) static int name
-#define MAP(name) (&name)
-#define BPF_RB_NO_WAKEUP 1
-#define BPF_RB_AVAIL_DATA 0
-#define BPF_RB_RING_SIZE 1
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags);
-static void bpf_ringbuf_submit(void *record, u64 flags) {}
-static u64 bpf_ringbuf_query(void *ring, u64 flags) { return 0; }
-
-#include "guest.bpf.c"
-
-static struct bt_span written[16];
-static u32 reserved;
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags)
-{
-	return &written[reserved++];
-}
+#include "written_spans.h"
 
 static struct virtio_device device = { 3 };
 static struct virtio_balloon balloon = { &device };

@@ -3,27 +3,7 @@
  * The guest runs out of memory twice, the second time with an empty balloon; the machine sleeps and wakes up; the host asks
  * for statistics; the driver goes. Prints of each span: function, device, flags, size of the balloon, result.
  */
-#include "guest_drivers.h"
-
-#define RING(name, pages) static int name
-#define MAP(name) (&name)
-#define BPF_RB_NO_WAKEUP 1
-#define BPF_RB_AVAIL_DATA 0
-#define BPF_RB_RING_SIZE 1
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags);
-static void bpf_ringbuf_submit(void *record, u64 flags) {}
-static u64 bpf_ringbuf_query(void *ring, u64 flags) { return 0; }
-
-#include "guest.bpf.c"
-
-static struct bt_span written[32];
-static u32 reserved;
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags)
-{
-	return &written[reserved++];
-}
+#include "written_spans.h"
 
 static struct virtio_device device = { 3 };
 static struct virtio_balloon balloon = { &device, 512 };

@@ -4,27 +4,7 @@
  * failed, and one of more blocks than the kernel reports. Prints for each report its pages, blocks, result, whether pages
  * are known, device, and blocks of the orders 0, 9 and 10; then calls and pages as summed up; then the time of the first.
  */
-#include "guest_drivers.h"
-
-#define RING(name, pages) static int name
-#define MAP(name) (&name)
-#define BPF_RB_NO_WAKEUP 1
-#define BPF_RB_AVAIL_DATA 0
-#define BPF_RB_RING_SIZE 1
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags);
-static void bpf_ringbuf_submit(void *record, u64 flags) {}
-static u64 bpf_ringbuf_query(void *ring, u64 flags) { return 0; }
-
-#include "guest.bpf.c"
-
-static struct bt_span written[8];
-static u32 reserved;
-
-static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags)
-{
-	return &written[reserved++];
-}
+#include "written_spans.h"
 
 static struct virtio_device device = { 3 };
 static struct virtio_balloon balloon = { &device };
