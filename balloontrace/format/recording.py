@@ -10,7 +10,8 @@ All numbers are little endian. Types: META (JSON, first), SPAN (records as drain
 buffer), PAYL (the same of captured payloads), BTCH (the same of the host's batches),
     SMPL (the same of batches whose calls were sampled), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
-struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), ENDR (JSON, last).
+struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), READ (JSON: how the machine
+stood at one time), ENDR (JSON, last).
 
 A recording comes from a stranger: no length is believed before its checksum, nothing is executed. A preamble
 behind a piece, or a META piece 0 that is not the first one's repetition, begins another recording
@@ -25,6 +26,7 @@ import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -50,7 +52,8 @@ from balloontrace.untrusted import made_printable, printable
 #   1.5  spans of free page hinting, with `struct bt_hint` in place of the same fields; `page_hinting`: the
 #        order of its blocks
 #   1.5  batches: kicked_by, file; `files` at start and end: names of those open, by descriptor
-FORMAT_VERSION = (1, 5)
+#   1.6  READ: readings of the machine, before, while and after something moved
+FORMAT_VERSION = (1, 6)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.
 MAGIC = b"\x89BTRACE\n"
@@ -58,6 +61,8 @@ SYNC = b"\xd7\xb1\x8e\xc3"
 MAX_PAYLOAD_BYTES = 16 << 20
 MAX_JSON_BYTES = 4 << 20
 MAX_DRIVER_EVENTS = 1024
+MAX_READINGS = 10_000  # one each second that the balloon moves: some three hours of that
+MAX_READINGS_BYTES = 32 << 20
 PREAMBLE = struct.Struct("<8sHHI")
 PIECE = struct.Struct("<4s4sIIII")
 _CHECKED_HEADER_BYTES = PIECE.size - 4
@@ -75,8 +80,8 @@ class Recording:
 
     `metadata` and `end` are JSON as found but printable, for `analysis/metadata.py` to read; `spans`,
     `payloads`, `batches` and `sampled` are the contents of SPAN, PAYL, BTCH and SMPL pieces in their order;
-    `counters` is the last CNTR piece; `driver_events` are DRVR pieces, as found too. `notes` tell what was
-    skipped on purpose.
+    `counters` is the last CNTR piece; `driver_events` are DRVR pieces and `readings` READ pieces, as found
+    too. `notes` tell what was skipped on purpose.
     """
 
     label: str
@@ -92,6 +97,7 @@ class Recording:
     size_bytes: int
     driver_events: tuple[dict[str, object], ...] = ()
     sampled: tuple[memoryview, ...] = ()
+    readings: tuple[dict[str, object], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -190,6 +196,9 @@ class _PieceReader:
     batches: list[memoryview] = field(default_factory=list)
     sampled: list[memoryview] = field(default_factory=list)
     driver_events: list[dict[str, object]] = field(default_factory=list)
+    readings: list[dict[str, object]] = field(default_factory=list)
+    readings_bytes: int = 0
+    readings_left_out: int = 0
     counters: tuple[int, bytes] | None = None
     end: dict[str, object] | None = None
     unknown: dict[bytes, int] = field(default_factory=dict)
@@ -223,15 +232,21 @@ class _PieceReader:
             self.counters[1] if self.counters else None,
             self.end,
             self._bounded_damage(),
-            tuple(
-                f"{format_things(count, 'piece')} of type {_name(kind)} skipped: "
-                "a newer balloontrace wrote them"
-                for kind, count in self.unknown.items()
-            ),
+            tuple(self._skipped()),
             len(self.data),
             tuple(self.driver_events),
             tuple(self.sampled),
+            tuple(self.readings),
         )
+
+    def _skipped(self) -> Iterator[str]:
+        """What was left out on purpose."""
+        for kind, count in self.unknown.items():
+            pieces = format_things(count, "piece")
+            yield f"{pieces} of type {_name(kind)} skipped: a newer balloontrace wrote them"
+        if self.readings_left_out:
+            readings = format_things(self.readings_left_out, "reading")
+            yield f"{readings} of the machine left out, behind {len(self.readings)}"
 
     def _read_piece(self, offset: int) -> int:
         """Take the piece at `offset`, or skip to the next one; returns where to go on."""
@@ -320,6 +335,8 @@ class _PieceReader:
                 event = self._decode_json(header, payload)
                 if event is not None and len(self.driver_events) < MAX_DRIVER_EVENTS:
                     self.driver_events.append(event)
+            case b"READ":
+                self._accept_reading(header, payload)
             case b"ENDR":
                 self.end = self._decode_json(header, payload) or self.end
             case _:
@@ -333,6 +350,15 @@ class _PieceReader:
             self._note(f"piece {header.sequence} is a second META piece; the first one is used")
             return
         self.metadata = self._decode_json(header, payload)
+
+    def _accept_reading(self, header: _Header, payload: memoryview) -> None:
+        self.readings_bytes += len(payload)
+        if len(self.readings) >= MAX_READINGS or self.readings_bytes > MAX_READINGS_BYTES:
+            self.readings_left_out += 1
+            return
+        reading = self._decode_json(header, payload)
+        if reading is not None:
+            self.readings.append(reading)
 
     def _decode_json(self, header: _Header, payload: memoryview) -> dict[str, object] | None:
         try:

@@ -78,6 +78,10 @@ class RecordingWriter:
         """Append that the driver went, or is back and traced."""
         self._write_piece(b"DRVR", _encode_json(event))
 
+    def write_reading(self, reading: Mapping[str, object]) -> None:
+        """Append how the machine stood at one time."""
+        self._write_piece(b"READ", _encode_json(reading))
+
     def write_counters(self, raw: bytes) -> None:
         """Append sums since the programs were attached; the last ones count."""
         self._write_piece(b"CNTR", raw)

@@ -31,6 +31,7 @@ from balloontrace.system.machine import read_machine, read_peak_memory_bytes
 from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import DrainPace, Pace
+from balloontrace.trace.readings import Readings
 from balloontrace.trace.workload import Workload
 
 _WAKE_UP_S = 1.0
@@ -115,6 +116,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._counters = self._written_counters = b""
         self._was_moving = False
         self._pace = DrainPace()
+        self._readings = Readings(self._writer.write_reading)
         self._progress: tuple[int, _Counters] | None = None
         self._wakeups = 0
         self._records = 0
@@ -143,6 +145,14 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
     @abc.abstractmethod
     def _program_costs(self, counters: _Counters) -> list[dict[str, object]]:
         """What the programs cost, by these last counters."""
+
+    def _read_state(self) -> dict[str, object]:
+        """How the machine stands, beside what is traced. Empty: nothing of it is to be kept."""
+        return {}
+
+    def _activity(self, counters: bytes) -> object:
+        """What of these counters differs from before when something has moved."""
+        return counters
 
     def _write_unfinished(self) -> None:
         """Write records that the end has cut short."""
@@ -177,6 +187,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         result = SessionResult(Ending.INTERRUPTED)
         try:
             with _Signals() as signals:
+                state, counters = self._read_state(), self._collector.read_counters()
+                self._readings.look(state, self._activity(counters))
                 if greeting:
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
@@ -193,12 +205,14 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
 
     def _look(self) -> None:
         """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
+        state = self._read_state()
         counters = self._collector.read_counters()
         moving = counters != self._counters
         self._counters = counters
         if moving or self._was_moving:
             self._follow_pace(counters)
         self._was_moving = moving
+        self._readings.look(state, self._activity(self._counters))
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
 
@@ -216,9 +230,11 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
     def _finish(self, result: SessionResult) -> dict[str, object]:
         """Detach, write what is left, fill in the losses; returns the rest of the end record."""
         last = self._last_look(result)
+        state = self._read_state()
         self._counters = self._collector.read_counters()
         self._drain()
         self._write_unfinished()
+        self._readings.finish(state, self._activity(self._counters))
         counters = self._parse(self._counters)
         result.losses = self._losses(counters)
         return {**last, "own_cost": self._own_cost(self._program_costs(counters))}

@@ -15,6 +15,8 @@ from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SP
 from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
 from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system import kernel
+from balloontrace.system.guest_state import read_guest_state
+from balloontrace.system.kernel_log import OomKills
 from balloontrace.system.read_balloon_size import read_balloon_sizes
 from balloontrace.trace.guest.collector import GuestCollector, summarise_losses
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis
@@ -29,6 +31,15 @@ from balloontrace.trace.guest.unseen_pages import (
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import TimingPace
 from balloontrace.trace.session import Ending, Losses, RecordingSession, SessionResult, clocks
+
+# What moves pages; the statistics that a host asks for each second do not.
+_MOVING = (
+    Function.TELL_HOST,
+    Function.SEND_RESP_DATA,
+    Function.LEAK_BALLOON,
+    Function.FILL_BALLOON,
+    Function.VIRTBALLOON_FREE_PAGE_REPORT,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class GuestSession(RecordingSession[Counters]):
         self._driver_seen_ns = time.monotonic_ns()
         self._driver_away = self._driver_lost = self._reattached = False
         self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
+        self._oom_kills = OomKills()
         self._before_detaching: _LastLook | None = None
         self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
         self._started_balloons = _read_balloons()
@@ -87,6 +99,13 @@ class GuestSession(RecordingSession[Counters]):
             "vmstat_traced": dict(self._before_detaching.vmstat) if self._before_detaching else {},
             "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
         }
+
+    def _read_state(self) -> dict[str, object]:
+        return {**read_guest_state(), "killed": [asdict(killed) for killed in self._oom_kills.read()]}
+
+    def _activity(self, counters: bytes) -> object:
+        functions = parse_counters(counters).functions
+        return [functions[function].returns for function in _MOVING]
 
     def _losses(self, counters: Counters) -> Losses:
         collector = self._collector

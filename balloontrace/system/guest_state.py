@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a guest is doing: what the kernel counts of memory, pressure and processors, as raw numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from balloontrace.system.kernel import ROOT, read_text
+
+# Of /proc/vmstat, since boot: what reclaiming, swapping, compaction and huge pages have done.
+_COUNTS = re.compile(
+    r"(allocstall_\w+|pgscan_direct|pgsteal_direct|pgscan_kswapd|pgsteal_kswapd|pswpin|pswpout|pgmajfault"
+    r"|compact_stall|compact_success|compact_fail|compact_migrate_scanned|compact_free_scanned"
+    r"|thp_split_page|thp_split_pmd|thp_collapse_alloc|oom_kill)"
+)
+_MEMORY = ("MemAvailable", "MemFree", "SwapFree", "AnonHugePages")
+# Of the first line of /proc/stat, in its order (Linux, Documentation/filesystems/proc.rst).
+_TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+
+
+def read_guest_state(root: Path = ROOT) -> dict[str, object]:
+    """A reading: `memory_bytes`, `counts` since boot, `pressure_us` and `cpu_ticks` since boot.
+
+    What this kernel does not show is left out. Ticks are 10 ms (USER_HZ).
+    """
+    return {
+        "memory_bytes": parse_memory(read_text(root / "proc/meminfo") or ""),
+        "counts": parse_counts(read_text(root / "proc/vmstat") or ""),
+        "pressure_us": {
+            f"{resource}_{some}": total_us
+            for resource in ("memory", "cpu")
+            for some, total_us in parse_pressure(read_text(root / f"proc/pressure/{resource}") or "").items()
+        },
+        "cpu_ticks": parse_ticks(read_text(root / "proc/stat") or ""),
+    }
+
+
+def parse_memory(text: str) -> dict[str, int]:
+    """Of /proc/meminfo, in bytes."""
+    found = re.findall(rf"^({'|'.join(_MEMORY)}):\s*(\d+) kB$", text, re.MULTILINE)
+    return {name: int(value) * 1024 for name, value in found}
+
+
+def parse_counts(text: str) -> dict[str, int]:
+    """Of /proc/vmstat, as counted."""
+    pairs = (line.split() for line in text.splitlines())
+    return {name: int(value) for name, value in pairs if _COUNTS.fullmatch(name)}
+
+
+def parse_pressure(text: str) -> dict[str, int]:
+    """Of a file of /proc/pressure: for how long some tasks waited, and all, in microseconds."""
+    return {
+        kind: int(total) for kind, total in re.findall(r"^(some|full) .*total=(\d+)$", text, re.MULTILINE)
+    }
+
+
+def parse_ticks(text: str) -> dict[str, int]:
+    """Of /proc/stat: what all processors together did, in ticks."""
+    first = text.split("\n", 1)[0].split()
+    return dict(zip(_TICKS, map(int, first[1:]), strict=False)) if first[:1] == ["cpu"] else {}
