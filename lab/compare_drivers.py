@@ -53,6 +53,7 @@ class Plan:
     out: Path | None
     options: Sequence[str] = CAPTURE  # of `balloontrace record`
     both_sides: bool = False  # and in a host VM that counts instructions
+    host_options: Sequence[str] = ()
 
     @property
     def memory_mib(self) -> int:
@@ -175,9 +176,10 @@ def booted(plan: Plan) -> Iterator[tuple[Guest, Record]]:
             yield (
                 pair.guest,
                 lambda name, targets_mib, words: record_both(
-                    pair, name, targets_mib, options=words, look_every_s=LOOK_EVERY_S
+                    pair, name, targets_mib, options=words, host_options=plan.host_options,
+                    look_every_s=LOOK_EVERY_S,
                 ),
-            )
+            )  # fmt: skip
     else:
         with solo(**options) as guest:
             yield (

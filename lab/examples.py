@@ -33,6 +33,7 @@ NESTED_S = 10 * BALLOON_S
 IN_TURN_MIB = 256
 
 CAPTURE = ("--capture", "payload")
+IN_TURN = {BEFORE: "stock", AFTER: "bitmap"}
 
 
 def main() -> int:
@@ -84,10 +85,24 @@ def record_nested_bitmap() -> None:
         _record_both(pair, "nested-bitmap", LEFT_MIB, *CAPTURE)
 
 
+def record_other_formats() -> None:
+    """Both sides of the same work with either driver, with payloads: to hold estimates against."""
+    plan = Plan(
+        IN_TURN, 1, IN_TURN_MIB, None, options=CAPTURE, both_sides=True, host_options=("--count-freed",)
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = prepare_folder(Path(name))
+        record_in_turn(plan, folder)
+        for side, driver in IN_TURN.items():
+            names = [f"other-formats-{driver}-{which}.bt" for which in ("guest", "host")]
+            for made, kept in zip(sorted((folder / side).iterdir()), names, strict=True):
+                shutil.copyfile(made, EXAMPLES / kept)
+            write_output(EXAMPLES / f"other-formats-{driver}.txt", "report", *names)
+
+
 def record_before_after() -> None:
     """Both sides of ten runs with Debian's driver and ten with the page-bitmap driver, made in turn."""
-    drivers = {BEFORE: "stock", AFTER: "bitmap"}
-    plan = Plan(drivers, ROUNDS, IN_TURN_MIB, None, options=(), both_sides=True)
+    plan = Plan(IN_TURN, ROUNDS, IN_TURN_MIB, None, options=(), both_sides=True)
     with tempfile.TemporaryDirectory() as name:
         folder = prepare_folder(Path(name))
         record_in_turn(plan, folder)
@@ -104,6 +119,7 @@ RECORDED: dict[str, Callable[[], None]] = {
     "nested-bitmap": record_nested_bitmap,
     "nested-qemu": record_nested_qemu,
     "nested-stock": record_nested_stock,
+    "other-formats": record_other_formats,
 }
 
 

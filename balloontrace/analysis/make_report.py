@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from balloontrace.analysis.balloon_sizes import SENDS
@@ -19,9 +20,11 @@ from balloontrace.analysis.guest_side import (
 )
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
+from balloontrace.analysis.operations import Operations
 from balloontrace.analysis.other_buffers import with_files
 from balloontrace.analysis.other_operations import find_other_operations
 from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_reports, check_sizes
+from balloontrace.analysis.payloads_of_operations import Carried
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
 from balloontrace.analysis.report_not_measured import find_not_measured
 from balloontrace.analysis.report_operations import describe_operations, sum_up
@@ -30,9 +33,11 @@ from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
 from balloontrace.analysis.stages import StageTables, possible_times
 from balloontrace.analysis.statistics_queue import measure_statistics
+from balloontrace.analysis.what_if import CallsOfHost, imagine_other_formats, measure_calls
 from balloontrace.errors import RecordingError
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import REPORTING_BIT, Function, Side
+from balloontrace.results.operation import Operation
 from balloontrace.results.report import SCHEMA_VERSION, Check, Report
 from balloontrace.units import format_things
 
@@ -123,6 +128,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         shown = tuple(
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
+    shown = _with_other_formats(shown, carried, _calls_of_host(operations, host, both))
     sizes = measure_sizes(guest, events)
     report = Report(
         schema_version=SCHEMA_VERSION,
@@ -159,6 +165,25 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         page_hinting=measure_hinting(guest, spans, operations.nesting),
     )
     return Examined(report, events, host, both)
+
+
+def _calls_of_host(
+    operations: Operations, host: HostRecording | None, both: BothSides | None
+) -> Sequence[CallsOfHost | None]:
+    """What is known of the host's calls for each operation."""
+    if host is None or both is None:
+        return [None] * len(operations.found)
+    return measure_calls(both, operations, host.batches, host.side)
+
+
+def _with_other_formats(
+    shown: Sequence[Operation], carried: Carried, calls: Sequence[CallsOfHost | None]
+) -> tuple[Operation, ...]:
+    """The operations with what their pages would have taken in other formats."""
+    return tuple(
+        replace(operation, what_if=imagine_other_formats(operation, pages, of_host))
+        for operation, pages, of_host in zip(shown, carried.pages, calls, strict=True)
+    )
 
 
 def _reports_of(guest: GuestRecording) -> Reports:

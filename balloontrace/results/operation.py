@@ -12,6 +12,7 @@ from balloontrace.results.payload import (
     PayloadSends,
     PayloadStatistics,
 )
+from balloontrace.results.what_if import WhatIf
 
 REACHED = "reached"
 IN_PROGRESS = "in progress"
@@ -113,6 +114,7 @@ class Operation:
     payload: PayloadStatistics | None = None
     payload_sends: PayloadSends | None = None
     served: Served | None = None
+    what_if: WhatIf | None = None
 
 
 def longest(operations: Sequence[Operation], most: int) -> list[Operation]:

@@ -8,12 +8,14 @@ a migration, `hint_command` those of the command id in `value`, `hint_return` th
 `warning` has in `note` what is damaged,
 lost or missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends
 (`payload`: how much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages
-are in, and `record_order` the records of 2^order pages. Every other number of the JSON report is a row
-`value`: `name` is where it stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first
-field, `losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it
-without options; `value` is a column of floats then, and an integer too large for one has all of its digits in
-`note` as well. Text that a spreadsheet would take for a formula stands behind an apostrophe: names and labels
-are a stranger's.
+are in, and `record_order` the records of 2^order pages. `what_if` has the same pages in the format `name`:
+`count` calls of the host, and an estimate of `total_ns` between `least_ns` and `most_ns` (`value`: how many
+blocks of 2 MiB are whole); `what_if_stage` is a stage of that, whose time is taken to grow with what `note`
+says. Every other number of the JSON report is a row `value`: `name` is where it stands there,
+`own_cost.cpu_ns` for one; an entry of a list goes by its first field, `losses.tell_host.entries`, or where
+that is not unique by its place. `pandas.read_csv` loads it without options; `value` is a column of floats
+then, and an integer too large for one has all of its digits in `note` as well. Text that a spreadsheet would
+take for a formula stands behind an apostrophe: names and labels are a stranger's.
 """
 
 from __future__ import annotations
@@ -76,9 +78,11 @@ COLUMNS = (
     *_CONTIGUITY,
     "value",
     "error_ns",
+    "least_ns",
+    "most_ns",
 )
 # What has rows of its own.
-_OWN_ROWS = ("totals", "stages", "payload_sends", "run_orders", "plain_run_orders")
+_OWN_ROWS = ("totals", "stages", "payload_sends", "run_orders", "plain_run_orders", "what_if")
 
 Row = dict[str, object]
 
@@ -99,7 +103,7 @@ def _rows(report: Report) -> Iterator[Row]:
         same: Row = {"operation": operation.number, "device": operation.device, "kind": operation.kind}
         for stage in operation.stages:
             yield {"level": "stage", **same, **_stage(stage)}
-        for row in _payload(operation):
+        for row in (*_payload(operation), *_what_if(operation)):
             yield {**same, **row}
         for name, value in _numbers(dataclasses.asdict(operation)):
             if name.rpartition(".")[2] not in (*COLUMNS, "number"):
@@ -230,6 +234,22 @@ def _payload(operation: Operation) -> Iterator[Row]:
                 for name in ("bytes_sent", "records", "bitmap_words", "plain_runs", "runs_named")
             },
         }
+
+
+def _what_if(operation: Operation) -> Iterator[Row]:
+    """The operation's pages in other formats."""
+    what_if = operation.what_if
+    if what_if is None:
+        return
+    bounds = ("least_ns", "most_ns")
+    same: Row = {"pages": what_if.pages, "value": what_if.whole_blocks}
+    for each in what_if.formats:
+        told = {"name": each.format, "count": each.host_calls, "total_ns": each.estimate_ns}
+        counts = ("sends", "records", "bytes_sent")
+        yield {"level": "what_if", **same, **told, **_fields(each, (*counts, *bounds))}
+        for stage in each.stages:
+            told = {"name": each.format, "total_ns": stage.estimate_ns, "note": stage.grows_with}
+            yield {"level": "what_if_stage", "stage": stage.stage, **told, **_fields(stage, bounds)}
 
 
 def _fields(result: object, names: Iterable[str]) -> Row:

@@ -28,6 +28,7 @@ from balloontrace.render.report.recording_section import (
 )
 from balloontrace.render.report.reporting_section import describe_reporting
 from balloontrace.render.report.sections import started_at
+from balloontrace.render.report.what_if_section import describe_what_if
 from balloontrace.results.operation import StageRow, longest
 from balloontrace.results.pictures import Pictures
 from balloontrace.results.report import Report
@@ -68,6 +69,7 @@ def _described(report: Report, detailed: Container[int]) -> dict[str, object]:
             for operation in report.operations
             if operation.number in detailed
         },
+        "what_if": {operation.number: describe_what_if(operation) for operation in report.operations},
         "host_sections": describe_host(report.host) if report.host else [],
         "others": [
             section

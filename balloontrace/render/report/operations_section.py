@@ -10,6 +10,7 @@ from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Name, Number, Section, Table, Title, words
 from balloontrace.render.blocks_text import NAME_COLUMNS, clip
 from balloontrace.render.report.payload_section import describe_bitmaps, describe_payload
+from balloontrace.render.report.what_if_section import describe_what_if
 from balloontrace.results.operation import Operation, StageRow, Total, longest
 from balloontrace.results.report import Report
 from balloontrace.units import (
@@ -75,7 +76,11 @@ def _number(number: int, described: Container[int]) -> Name:
 def describe_details(report: Report) -> list[Section]:
     """Stage tables: of each operation while they are few, and of each kind that occurred more than once."""
     shown = report.operations if len(report.operations) <= _DETAILED_OPERATIONS else ()
-    sections = [section for operation in shown for section in describe_operation(operation)]
+    sections = [
+        section
+        for operation in shown
+        for section in (*describe_operation(operation), *describe_what_if(operation))
+    ]
     return sections + [describe_total(total) for total in report.totals if total.operations > 1 or not shown]
 
 
