@@ -60,8 +60,10 @@
 #define FENTRY_ARGS_3 ctx[0], ctx[1], ctx[2]
 #define FENTRY_ARGS_4 ctx[0], ctx[1], ctx[2], ctx[3]
 /* For those who follow arguments: whether these keep their types. */
+#define FENTRY_ARGS_1_TYPED FENTRY_ARGS_1, 1
 #define FENTRY_ARGS_2_TYPED FENTRY_ARGS_2, 1
 #define FENTRY_ARGS_3_TYPED FENTRY_ARGS_3, 1
+#define KPROBE_ARGS_1_TYPED KPROBE_ARGS_1, 0
 #define KPROBE_ARGS_2_TYPED KPROBE_ARGS_2, 0
 #define KPROBE_ARGS_3_TYPED KPROBE_ARGS_3, 0
 #define FEXIT_RESULT(arity) ctx[arity]

@@ -21,7 +21,7 @@ typedef unsigned long long bt_u64;
  * are zero and mean nothing), BT_INFLATE_QUEUE: their numbers come from balloontrace/format/vocabulary.py as
  * definitions, as offsets do. Compiled without them, each is an undeclared name.
  */
-#define BT_FUNCTIONS 24 /* size of tables indexed by function */
+#define BT_FUNCTIONS 32 /* size of tables indexed by function */
 #define BT_ORDERS 16 /* orders of blocks of pages that are told apart; the kernel has 11 to 14 */
 
 /* What a call of report_free_page_func did, as far as its pages are known (BT_HAS_PAGES). */
@@ -49,7 +49,10 @@ struct bt_span {
 		struct {
 			bt_u32 target_pages; /* num_pages as the driver last read it inside this call */
 			bt_u32 actual_pages; /* size of the balloon, which it writes to `actual` before it returns */
-			bt_u64 config_ns;    /* from entry until the target had been read */
+			union {
+				bt_u64 config_ns; /* from entry until the target had been read */
+				bt_u64 acked_ns;  /* of a send: from entry until the last interrupt for its queue inside it */
+			};
 		};
 		bt_u8 orders[BT_ORDERS];     /* virtballoon_free_page_report: blocks of each order */
 		struct bt_hint hint;         /* report_free_page_func */

@@ -32,8 +32,20 @@ RING(payloads, PAYLOAD_RING_PAGES);
 #define SLOTS 1024
 #define REPORT_LIST_BYTES 1024 /* a struct scatterlist of 32 bytes for each block of a page report */
 
+/*
+ * The last interrupt of each queue that somebody waits for: by the queue's index, and which device's it is. What interrupts
+ * finds its place by comparing, as the kernel lets nobody calculate with an argument that is a pointer.
+ */
+#define ACK_QUEUES 8
+
+struct queue_ack {
+	u64 vq;
+	u64 at_ns;
+};
+
 struct thread_slots {
 	struct thread_state slots[SLOTS];
+	struct queue_ack acks[ACK_QUEUES][BT_DEVICES];
 	u8 report_list[REPORT_LIST_BYTES];
 	u32 shrunk_pages[BT_DEVICES]; /* hinted ones that the shrinker gave back, by device */
 };
@@ -78,6 +90,12 @@ static __always_inline struct thread_state *claim_thread(void)
 		thread->flags = 0;
 	}
 	return thread;
+}
+
+/* Where the interrupts of queues with this index are, one for each device. */
+static __always_inline struct queue_ack *acks_of(u32 queue)
+{
+	return VALUE(struct thread_slots, threads)->acks[queue % ACK_QUEUES];
 }
 
 /* Opens a call; returns the thread's state, 0 when the call cannot be followed. */
@@ -137,7 +155,10 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	} else {
 		span->target_pages = thread->target_pages;
 		span->actual_pages = thread->actual_pages;
-		span->config_ns = thread->config_ns;
+		if (flags & BT_HAS_ACK)
+			span->acked_ns = thread->acked_ns;
+		else
+			span->config_ns = thread->config_ns;
 		span->passes = thread->passes;
 	}
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
@@ -390,6 +411,11 @@ static __always_inline void capture(struct thread_state *thread, int function, u
 #endif
 }
 
+static __always_inline struct queue_ack *ack_of_send(struct thread_state *thread)
+{
+	return &acks_of(thread->queue)[thread->device % BT_DEVICES];
+}
+
 /*
  * What is known at the entry of each of the functions (vb, vq, ...) that send or lead to sends. Every driver
  * counts its pages first and tells the host then, and writes num_pages to `actual`.
@@ -406,6 +432,8 @@ static __always_inline void note_send(struct thread_state *thread, u64 balloon, 
 	}
 	if (!(thread->flags & BT_HAS_DEVICE))
 		set_device(thread, read_pointer(vq, VIRTQUEUE_VDEV));
+	thread->vq = vq;
+	ack_of_send(thread)->vq = vq;
 }
 
 /*
@@ -414,7 +442,19 @@ static __always_inline void note_send(struct thread_state *thread, u64 balloon, 
  */
 static __always_inline void begin_send(struct thread_state *thread, u32 outer)
 {
+	thread->vq = 0;
 	thread->send_flags &= thread->open & outer ? BT_HAS_QUEUE : 0;
+}
+
+/* When the interrupt came that ended the wait of this send: BT_HAS_ACK, or 0 where none came inside it. */
+static __always_inline u16 note_ack(struct thread_state *thread, int function)
+{
+	struct queue_ack *ack = ack_of_send(thread);
+
+	if (!thread->vq || ack->vq != thread->vq || ack->at_ns < thread->entry_ns[function])
+		return 0;
+	thread->acked_ns = ack->at_ns - thread->entry_ns[function];
+	return BT_HAS_ACK;
 }
 
 /*
@@ -444,8 +484,9 @@ static __always_inline int on_tell_host_entry(u64 balloon, u64 vq, int typed)
 static __always_inline int on_tell_host_return(u64 result)
 {
 	struct thread_state *thread = find_thread();
+	u16 flags = thread ? thread->send_flags | note_ack(thread, BT_TELL_HOST) : 0;
 
-	leave(BT_TELL_HOST, thread, thread ? thread->pages : 0, 0, thread ? thread->send_flags : 0);
+	leave(BT_TELL_HOST, thread, thread ? thread->pages : 0, 0, flags);
 	return 0;
 }
 
@@ -473,7 +514,9 @@ static __always_inline int on_send_resp_data_return(u64 result)
 {
 	struct thread_state *thread = find_thread();
 
-	leave(BT_SEND_RESP_DATA, thread, 0, 0, thread ? thread->send_flags & ~BT_HAS_PAGES : 0);
+	u16 flags = thread ? (thread->send_flags & ~BT_HAS_PAGES) | note_ack(thread, BT_SEND_RESP_DATA) : 0;
+
+	leave(BT_SEND_RESP_DATA, thread, 0, 0, flags);
 	return 0;
 }
 
@@ -556,6 +599,24 @@ static __always_inline int note_interrupt(int function, u64 vdev)
 static __always_inline int on_virtballoon_changed_entry(u64 vdev)
 {
 	return note_interrupt(BT_VIRTBALLOON_CHANGED, vdev);
+}
+
+/* balloon_ack(vq): the host has answered; an interrupt on top of whatever thread runs, which wakes the one that waits. */
+static __always_inline int on_balloon_ack_entry(u64 vq, int typed)
+{
+	struct bt_counters *sum = sums();
+	struct queue_ack *acks;
+
+	if (!sum)
+		return 0;
+	ADD(sum->functions[BT_BALLOON_ACK].entries, 1);
+	acks = acks_of(VIRTQUEUE_INDEX == NO_OFFSET ? 0 : read_argument_u32(typed, vq, VIRTQUEUE_INDEX));
+	for (int device = 0; device < BT_DEVICES; device++)
+		if (acks[device].vq == vq) {
+			acks[device].at_ns = bpf_ktime_get_ns();
+			break;
+		}
+	return 0;
 }
 
 /*
@@ -665,6 +726,7 @@ PROGRAMS(send_resp_data, 3_TYPED, NO_RESULT)
 PROGRAMS(set_page_bitmap, 3_TYPED, NO_RESULT)
 PROGRAMS(extend_page_bitmap, 1, NO_RESULT)
 ENTRY_PROGRAM(virtballoon_changed, 1)
+ENTRY_PROGRAM(balloon_ack, 1_TYPED)
 PROGRAMS(virtio_balloon_oom_notify, 3, RESULT)
 PROGRAMS(virtballoon_migratepage, 4, RESULT)
 PROGRAMS(virtballoon_freeze, 1, RESULT)

@@ -36,6 +36,7 @@ struct thread_state {
 	u64 balloon;          /* struct virtio_balloon of that work item, 0 when unknown */
 	u64 config_buffer;    /* where a config read will put its value */
 	u64 config_ns;
+	u64 acked_ns;         /* of the send that returns */
 	u32 config_calls;
 	u32 target_pages;
 	u32 actual_pages;
@@ -53,6 +54,7 @@ struct thread_state {
 		u8 orders[BT_ORDERS]; /* of those blocks, how many of each order */
 		struct bt_hint hint;  /* of the report_free_page_func in flight */
 	};
+	u64 vq;               /* struct virtqueue of the send in flight, 0 when unknown */
 	u64 hint_balloon;     /* the struct virtio_balloon of that, 0 when unknown */
 	u32 hint_pages;       /* what it had when that began, see page_hinting.h */
 	u32 padding;

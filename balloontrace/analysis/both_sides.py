@@ -20,7 +20,7 @@ from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.other_buffers import ServedReports, find_served_reports
 from balloontrace.analysis.page_reports import reported
 from balloontrace.analysis.sampled_calls import estimate_calls
-from balloontrace.analysis.stages import NOT_SERVED, HostTimes
+from balloontrace.analysis.send_series import NOT_SERVED, HostTimes
 from balloontrace.analysis.tracing_cost import TracingCost
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue, SpanFlag

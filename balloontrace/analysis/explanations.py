@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balloontrace.analysis.operations import FoundOperation
-from balloontrace.format.stages import BCD, BUILD, OTHER, A, B, C, D
+from balloontrace.format.stages import BCD, BCD_RUNNING, BUILD, OTHER, RUNNING, A, B, C, D
 from balloontrace.format.vocabulary import Kind, Side
 from balloontrace.results.operation import (
     DRIVER_REMOVED,
@@ -99,11 +99,22 @@ def _waiting(kind: Kind, short_work_items: int, short_ns: int) -> str | None:
 
 
 def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
-    """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting."""
+    """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting.
+
+    Where interrupts were traced, that waiting is known.
+    """
     shares = {row.stage: row.share for row in rows if row.share is not None}
     if B.code in shares:  # which building is a part of
         shares[B.code] -= shares.get(BUILD.code, 0.0)
+    interrupts_known = False
+    for whole, running in ((BCD.code, BCD_RUNNING.code), (B.code, RUNNING.code)):
+        if whole in shares and running in shares:
+            shares[whole] -= shares[running]
+            interrupts_known = True
+    waiting = "waiting for a processor after the host's answer"
     slow = {
+        BCD_RUNNING.code: (Side.GUEST, waiting),
+        RUNNING.code: (Side.GUEST, waiting),
         A.code: (Side.GUEST, f"{_DOING[kind]} pages"),
         BUILD.code: (Side.GUEST, "building bitmaps and records"),
         C.code: (Side.HOST, "in the VMM's translation"),
@@ -113,9 +124,14 @@ def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:
             return f"{who} slow: {format_share(shares[stage])} of the time {where}"
     between = {
-        BCD.code: "sending and going on: host, transport or the guest's own scheduling",
-        B.code: "guest and host: transport or the guest's own scheduling",
+        BCD.code: "sending and the interrupt: host or transport",
+        B.code: "guest and host: transport",
     }
+    if not interrupts_known:
+        between = {
+            BCD.code: "sending and going on: host, transport or the guest's own scheduling",
+            B.code: "guest and host: transport or the guest's own scheduling",
+        }
     for stage, what in between.items():
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:
             return f"{format_share(shares[stage])} of the time between {what}"

@@ -31,7 +31,8 @@ from balloontrace.analysis.report_operations import describe_operations, sum_up
 from balloontrace.analysis.report_page_hinting import measure_hinting
 from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
-from balloontrace.analysis.stages import StageTables, possible_times
+from balloontrace.analysis.send_series import possible_times
+from balloontrace.analysis.stages import StageTables
 from balloontrace.analysis.statistics_queue import measure_statistics
 from balloontrace.analysis.what_if import CallsOfHost, imagine_other_formats, measure_calls
 from balloontrace.errors import RecordingError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.operations import FoundOperation, Operations
 from balloontrace.analysis.page_sets import PageSet
-from balloontrace.analysis.stages import HostTimes
+from balloontrace.analysis.send_series import HostTimes
 
 
 @dataclass(frozen=True, slots=True)

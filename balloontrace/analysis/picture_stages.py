@@ -12,7 +12,8 @@ from balloontrace.analysis.clockwork import Clockwork, Floats
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.nesting import NO_SPAN, look_up
 from balloontrace.analysis.picture_part import Part
-from balloontrace.format.stages import ABCD, BACK, BCD, BUILD, OTHER, TO_HOST, A, B, C, D
+from balloontrace.analysis.send_series import ways_of_sends
+from balloontrace.format.stages import ABCD, BCD, BUILD, OTHER, TO_HOST, A, B, C, D
 from balloontrace.format.vocabulary import Function
 from balloontrace.results.pictures import (
     StageOverTime,
@@ -81,8 +82,10 @@ def _host_clocks(part: Part, stages: set[str]) -> Iterator[tuple[str, Clockwork]
     start_ns, duration_ns = spans.int64("start_ns")[sends], spans.int64("duration_ns")[sends]
     served_ns, calls_ns = host.served_ns[sends], host.calls_ns[sends]
     parts: dict[str, Column] = {}
-    if TO_HOST.code in stages and host.to_host_ns is not None and host.back_ns is not None:
-        parts |= {TO_HOST.code: host.to_host_ns[sends], BACK.code: host.back_ns[sends]}
+    if TO_HOST.code in stages and host.to_host_ns is not None:
+        for code, way in ways_of_sends(spans, sends, host).items():
+            parts[code] = np.zeros(len(sends), dtype=np.int64)
+            parts[code][way.rows] = way.ns
     else:
         parts[B.code] = duration_ns - served_ns
     parts |= {C.code: served_ns - calls_ns, D.code: calls_ns}

@@ -11,13 +11,10 @@ from balloontrace.analysis.columns import Spans, decode_counters
 from balloontrace.analysis.metadata import End
 from balloontrace.format.guest_layout import parse_counters_layout
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import Function, Status
+from balloontrace.format.vocabulary import COUNTED_ONLY, Function, Status
 from balloontrace.results.host_side import HostSide
 from balloontrace.results.recorder import Loss
 from balloontrace.results.recording_header import Header
-
-# Their calls are part of a work item's span, and other devices share them: neither loss nor gain shows there.
-_COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET)
 
 
 def find_losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
@@ -43,7 +40,7 @@ def find_losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
             summed_pages=row.get("summed_pages"),
         )
         for function in Function
-        if function not in _COUNTED_ONLY and function < len(rows) and any((row := rows[function]).values())
+        if function not in COUNTED_ONLY and function < len(rows) and any((row := rows[function]).values())
     )
 
 

@@ -14,7 +14,7 @@ from balloontrace.analysis.guest_side import GuestEvents, GuestRecording
 from balloontrace.analysis.host_side import HostRecording
 from balloontrace.analysis.metadata import mapping, text, texts
 from balloontrace.analysis.operations import NO_OPERATION, Operations
-from balloontrace.analysis.stages import NOT_SERVED
+from balloontrace.analysis.send_series import NOT_SERVED
 from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
 from balloontrace.results.recording_header import Probe
 from balloontrace.units import format_duration_ns

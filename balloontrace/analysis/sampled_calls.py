@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Batches, Column
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.sampled_time import estimate_inside
-from balloontrace.analysis.stages import NOT_SERVED, HostTimes
+from balloontrace.analysis.send_series import NOT_SERVED, HostTimes
 from balloontrace.format.vocabulary import Call
 
 

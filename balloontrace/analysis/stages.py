@@ -4,18 +4,21 @@
 Seen from the guest alone: `a` is the fill or leak (or the work item that stands in for it) less its sends,
 configuration accesses and `b.build`; `b.build`, of the patched driver only, is `set_page_bitmap` less its
 sends; `b+c+d` is the time inside the sends (`tell_host` or `send_resp_data`), which only the host's side can
-split; `other` is the wall time less all those, and the rows below it say where it went. Where sends were not
-traced, a cannot be told from b+c+d either, and their sum stands as `a+b+c+d`.
+split. The interrupt (`balloon_ack`) divides it into `b+c+d.interrupt`, until the guest was told, and
+`b+c+d.running`, until it went on, which is its own scheduling. A guest that finds its answer before any
+interrupt did not wait (`b+c+d.found`). `other` is the wall time less all those, and the rows below it say
+where it went. Where sends were not traced, a cannot be told from b+c+d either, and their sum stands as
+`a+b+c+d`.
 
 With the host's side, where every send of an operation has its served buffer: `c+d` is from when the host
 had seen the kick until it wrote the completion. `d` is the part of it inside the calls that give memory back,
 `c` the rest. `b` is `b.build` and the part of the sends that is neither c nor d. Where the clocks are known
-well enough, `b.to_host` and `b.back` split that. Each row says where it ran.
+well enough, `b.to_host` and the way back split that: `b.interrupt` and `b.running`, or `b.back` of sends
+without an interrupt. Each row says where it ran.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -25,10 +28,17 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Column, Spans
 from balloontrace.analysis.group_statistics import Distribution, distributions, sums
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
+from balloontrace.analysis.send_series import (
+    NOT_SERVED,
+    HostTimes,
+    Series,
+    Without,
+    series_of_answers,
+    series_of_host,
+)
 from balloontrace.errors import RecordingError
 from balloontrace.format.stages import (
     ABCD,
-    BACK,
     BCD,
     BUILD,
     CONFIG,
@@ -37,7 +47,6 @@ from balloontrace.format.stages import (
     OTHER,
     REQUEUE,
     REST,
-    TO_HOST,
     WORK_ITEM,
     A,
     B,
@@ -50,8 +59,6 @@ from balloontrace.format.stages import (
 from balloontrace.format.vocabulary import Function, Kind
 from balloontrace.results.operation import StageRow
 
-NOT_SERVED = -1
-
 # The rules before should have left such records out; what they missed is not shown either.
 _CONTRADICTION = (
     "the recording's times contradict each other: parts are longer than the whole; it is unusable"
@@ -59,59 +66,14 @@ _CONTRADICTION = (
 
 
 @dataclass(frozen=True, slots=True)
-class HostTimes:
-    """What the host knows of each span that is a send, in ns; NOT_SERVED (-1) for all others.
-
-    `to_host_ns` is from the entry of the send until the host had seen the kick, `back_ns` from the completion
-    until the send returned; None when the offset of the clocks is not known well enough. Where calls were
-    sampled, `calls_ns` add up to an estimate by operation, which `calls_error_ns` says the error of.
-    """
-
-    served_ns: Column
-    calls_ns: Column
-    to_host_ns: Column | None
-    back_ns: Column | None
-    calls_error_ns: Column | None = None
-
-
-class _Without(enum.Enum):
-    """What a row shows of an operation in which its series has nothing."""
-
-    ZERO = enum.auto()
-    NOT_MEASURED = enum.auto()
-    NO_ROW = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """Durations of one stage, each with the operation it belongs to."""
-
-    values_ns: Column
-    operation: Column
-    without: _Without = _Without.ZERO
-
-
-@dataclass(frozen=True, slots=True)
 class _Parts:
     """What the stages of all operations are made of; `series` are by their code."""
 
     wall_ns: Column
-    series: Mapping[str, _Series]
+    series: Mapping[str, Series]
     config_calls: Column
     served: Column
     calls_error_ns: Column | None  # by operation, where the time inside calls is an estimate
-
-
-def possible_times(host: HostTimes, spans: Spans) -> HostTimes:
-    """The same without impossible values: a send is served within itself, and its calls fit into that."""
-    served_ns, duration_ns = host.served_ns, spans.int64("duration_ns")
-    odd = (served_ns < 0) | (served_ns > duration_ns) | (host.calls_ns < 0) | (host.calls_ns > served_ns)
-    for way_ns in (host.to_host_ns, host.back_ns):
-        if way_ns is not None:
-            odd |= way_ns < 0
-    if not (odd & (served_ns != NOT_SERVED)).any():
-        return host
-    return replace(host, served_ns=np.where(odd, NOT_SERVED, served_ns))
 
 
 class StageTables:
@@ -173,14 +135,14 @@ class StageTables:
         for stage in _shown(sends_traced=self._sends_traced, split=split):
             row = StageRow(stage.code, stage.name_for(kind), stage.where, stage.part_of)
             code = A.code if stage == ABCD else stage.code
-            without = self._parts.series[code].without if code in spreads else _Without.NO_ROW
+            without = self._parts.series[code].without if code in spreads else Without.NO_ROW
             if stage.code in totals_ns:
                 rows.append(_sum_row(row, totals_ns[stage.code], wall_ns))
-            elif without is _Without.ZERO or (code in spreads and spreads[code].count):
+            elif without is Without.ZERO or (code in spreads and spreads[code].count):
                 measured = _row(row, spreads[code], wall_ns)
                 estimated = stage in (C, D) and calls_error_ns is not None
                 rows.append(_estimate(measured, calls_error_ns) if estimated else measured)
-            elif without is _Without.NOT_MEASURED:
+            elif without is Without.NOT_MEASURED:
                 rows.append(row)
         # Quantiles are of the reads of one work item together; the count is of single ones.
         return tuple(
@@ -198,7 +160,7 @@ def _shown(*, sends_traced: bool, split: bool) -> Iterator[Stage]:
             yield from parts
     if not split:
         yield replace(BUILD, part_of=None)
-        yield BCD
+        yield from with_parts(BCD)
     yield from with_parts(OTHER)
 
 
@@ -241,20 +203,19 @@ def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, se
     return _Parts(
         wall_ns=ends_ns - starts_ns,
         series={
-            A.code: _Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
+            A.code: Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
             EXTEND.code: _extend(spans, operations),
-            BUILD.code: _Series(build_ns[built], operation[built], _Without.NO_ROW),
-            BCD.code: _Series(
-                send_ns, send_operation, _Without.ZERO if sends_traced else _Without.NOT_MEASURED
-            ),
-            **_host_series(sends, send_operation, send_ns, host),
-            CONFIG.code: _Series(config_ns[with_config], operation[with_config], _Without.NOT_MEASURED),
-            WORK_ITEM.code: _Series(outside_ns[bounded], operation[bounded], _Without.NOT_MEASURED),
-            REQUEUE.code: _Series(gap_ns[same], operation[1:][same]),
-            INTERRUPT.code: _Series(
+            BUILD.code: Series(build_ns[built], operation[built], Without.NO_ROW),
+            BCD.code: Series(send_ns, send_operation, Without.ZERO if sends_traced else Without.NOT_MEASURED),
+            **series_of_answers(spans, sends, send_operation),
+            **series_of_host(spans, sends, send_operation, host),
+            CONFIG.code: Series(config_ns[with_config], operation[with_config], Without.NOT_MEASURED),
+            WORK_ITEM.code: Series(outside_ns[bounded], operation[bounded], Without.NOT_MEASURED),
+            REQUEUE.code: Series(gap_ns[same], operation[1:][same]),
+            INTERRUPT.code: Series(
                 lead_ns[seen[operation[firsts]]],
                 operation[firsts][seen[operation[firsts]]],
-                _Without.NOT_MEASURED,
+                Without.NOT_MEASURED,
             ),
         },
         config_calls=sums(items.config_calls[rows], operation, count),
@@ -290,34 +251,11 @@ def _served(sends: NDArray[np.intp], operation: Column, host: HostTimes | None, 
     return served
 
 
-def _host_series(
-    sends: NDArray[np.intp], operation: Column, send_ns: Column, host: HostTimes | None
-) -> dict[str, _Series]:
-    """The sends less the host's time, and that time in its parts; of sends that were seen being served."""
-    ways = ((TO_HOST.code, host.to_host_ns), (BACK.code, host.back_ns)) if host else ()
-    codes = (B.code, C.code, D.code)
-    nothing = np.empty(0, dtype=np.int64)
-    series = {code: _Series(nothing, nothing) for code in codes}
-    series |= {code: _Series(nothing, nothing, _Without.NOT_MEASURED) for code in (TO_HOST.code, BACK.code)}
-    if host is None:
-        return series
-    which = host.served_ns[sends] != NOT_SERVED
-    matched, of = sends[which], operation[which]
-    served_ns, calls_ns = host.served_ns[matched], host.calls_ns[matched]
-    values_ns = (send_ns[which] - served_ns, served_ns - calls_ns, calls_ns)
-    series |= {code: _Series(part_ns, of) for code, part_ns in zip(codes, values_ns, strict=True)}
-    return series | {
-        code: _Series(column[matched], of, _Without.NOT_MEASURED)
-        for code, column in ways
-        if column is not None
-    }
-
-
-def _extend(spans: Spans, operations: Operations) -> _Series:
+def _extend(spans: Spans, operations: Operations) -> Series:
     """Getting memory for bitmaps, in the operation of its work item."""
     operation = operation_of_spans(spans, operations)
     which = spans.of(Function.EXTEND_PAGE_BITMAP) & (operation != NO_OPERATION)
-    return _Series(spans.int64("duration_ns")[which], operation[which], _Without.NO_ROW)
+    return Series(spans.int64("duration_ns")[which], operation[which], Without.NO_ROW)
 
 
 def _row(row: StageRow, spread: Distribution, wall_ns: int) -> StageRow:

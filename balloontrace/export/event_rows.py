@@ -54,6 +54,7 @@ SPAN_COLUMNS = (
     "blocks",
     "orders",
     *HINT_COLUMNS,
+    "acked_ns",
 )
 
 BATCH_COLUMNS = (
@@ -123,6 +124,7 @@ _FLAGS = {
     "target_pages": SpanFlag.TARGET,
     "actual_pages": SpanFlag.ACTUAL,
     "bytes": SpanFlag.BYTES,
+    "acked_ns": SpanFlag.ACK,
 }
 
 
@@ -301,7 +303,7 @@ def _span_column(spans: Spans, name: str, rows: Rows) -> Values:
         return _orders(spans, rows)
     if name in HINT_COLUMNS:
         return _of_hints(hints_of(spans, rows), name)
-    values = spans.columns[name][rows]
+    values = spans.columns["config_ns" if name == "acked_ns" else name][rows]
     if name == "function":
         return _named(values, {int(function): function.symbol for function in Function})
     if name in ("passes", "bitmaps"):

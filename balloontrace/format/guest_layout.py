@@ -17,7 +17,7 @@ from balloontrace.format.struct_layout import TYPE_BYTES, Field, lay_out
 RING_HEADER_BYTES = 8
 """Each record in a BPF ring buffer follows a u32 length with two flag bits and a u32 page offset."""
 
-FUNCTIONS = 24
+FUNCTIONS = 32
 DEVICES = 8
 BUCKETS = 32
 PAYLOAD_DATA_BYTES = 1024

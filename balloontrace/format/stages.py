@@ -108,6 +108,14 @@ BACK = Stage(
     "b.back", "host to guest", "back to guest", Place.GUEST_AND_HOST, "b",
     colours=Colours("#8c3f00", "#f7c793"),
 )  # fmt: skip
+INTERRUPT_BACK = Stage(
+    "b.interrupt", "host to interrupt", "to interrupt", Place.GUEST_AND_HOST, "b",
+    colours=Colours("#8c3f00", "#f7c793"),
+)  # fmt: skip
+RUNNING = Stage(
+    "b.running", "interrupt to running again", "until running", Place.GUEST_KERNEL, "b",
+    colours=Colours("#5a6b1e", "#b9cf6a"),
+)  # fmt: skip
 C = Stage("c", "translate", "c translate", Place.HOST_USER, colours=Colours("#7546a8", "#c0a0ee"))
 D = Stage("d", "madvise", "d madvise", Place.HOST_KERNEL, colours=Colours("#b3234f", "#f5809c"))
 BCD = Stage(
@@ -116,6 +124,13 @@ BCD = Stage(
     of_kind=dict.fromkeys(Kind, Names(f"{B.name}..{D.name}, unsplit", f"b+c+d {B.name}..{D.name}")),
 )  # fmt: skip
 BCD_SEND = Stage("b+c+d.send", BCD.name, BCD.name, Place.GUEST_AND_HOST, "b+c+d")
+BCD_INTERRUPT = Stage(
+    "b+c+d.interrupt", "until the interrupt", "until interrupt", Place.GUEST_AND_HOST, "b+c+d"
+)
+BCD_RUNNING = Stage(
+    "b+c+d.running", "interrupt to running again", "until running", Place.GUEST_KERNEL, "b+c+d"
+)
+BCD_FOUND = Stage("b+c+d.found", "no interrupt seen", "no interrupt seen", Place.GUEST_AND_HOST, "b+c+d")
 ABCD = Stage(
     "a+b+c+d", f"{_ALLOCATE}..{D.name}", "a+b+c+d", Place.GUEST_AND_HOST,
     instead_of=("a", "b+c+d"), colours=Colours("#5b6470", "#a3acb8"),
@@ -138,7 +153,8 @@ INTERRUPT = Stage(
 REST = Stage("other.rest", "remaining", "remaining", Place.GUEST_KERNEL, "other")
 
 STAGES: tuple[Stage, ...] = (
-    *(ABCD, A, EXTEND, B, BUILD, TO_HOST, BACK, BCD, BCD_SEND, C, D),
+    *(ABCD, A, EXTEND, B, BUILD, TO_HOST, BACK, INTERRUPT_BACK, RUNNING),
+    *(BCD, BCD_SEND, BCD_INTERRUPT, BCD_RUNNING, BCD_FOUND, C, D),
     *(OTHER, CONFIG, WORK_ITEM, REQUEUE, INTERRUPT, REST),
 )
 """All stages, in the order in which they are shown."""

@@ -81,11 +81,16 @@ class Function(enum.IntEnum):
     UPDATE_BALLOON_STATS_FUNC = 20  # the work item that collects and sends them
     REPORT_FREE_PAGE_FUNC = 21  # the work item of hinting: sends free blocks, or gives them back
     VIRTIO_BALLOON_SHRINKER_SCAN = 22  # hinted blocks given back because memory is short
+    BALLOON_ACK = 23  # interrupt: the host has answered; counted only, its time is in the span of the send
 
     @property
     def symbol(self) -> str:
         """The kernel's own spelling, e.g. `tell_host`."""
         return self.name.lower()
+
+
+COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET, Function.BALLOON_ACK)
+"""Parts of other functions' spans; other devices call the first two, so their counts show no loss."""
 
 
 class SpanFlag(enum.IntFlag):
@@ -99,6 +104,7 @@ class SpanFlag(enum.IntFlag):
     ACTUAL = 1 << 5
     CONFIG = 1 << 6
     BYTES = 1 << 7
+    ACK = 1 << 8  # of a send, in place of CONFIG
 
 
 class Call(enum.IntEnum):

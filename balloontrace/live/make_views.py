@@ -16,7 +16,7 @@ from balloontrace.format.guest_layout import DEVICES
 from balloontrace.format.host_counters import HostCounters
 from balloontrace.format.live_counters import LiveBatches, LiveSums
 from balloontrace.format.stages import BCD, BUILD, OTHER, A, C, D, Stage
-from balloontrace.format.vocabulary import Call, Function
+from balloontrace.format.vocabulary import COUNTED_ONLY, Call, Function
 from balloontrace.results.live_view import (
     GUEST_STAGES,
     HOST_STAGES,
@@ -214,8 +214,8 @@ def _all_told(pages: Iterable[int | None]) -> int | None:
 
 
 def _followed(counters: Counters) -> list[FunctionCounts]:
-    """The counts of functions of the driver; those of the configuration are called by other devices too."""
-    others = (Function.CONFIG_GET, Function.CONFIG_SET, Function.PAYLOAD)
+    """The counts of functions of the driver whose calls are events of their own."""
+    others = (*COUNTED_ONLY, Function.PAYLOAD)
     return [counts for function, counts in counters.functions.items() if function not in others]
 
 

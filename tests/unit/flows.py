@@ -70,6 +70,7 @@ class Times:
     extend: int = 900
     pass_: int = 7_000
     records: int = 1_100
+    running: int | None = None  # of a send, after its interrupt; None: no interrupt is traced
 
 
 @dataclass
@@ -241,7 +242,15 @@ class Flow:
         start_ns = self.now
         self.now += duration_ns
         self.span(Function.TELL_HOST, start_ns, tid=tid, queue=int(queue), pages=pages)
+        self.acknowledge()
         return duration_ns
+
+    def acknowledge(self) -> None:
+        """The send that returns now was woken by an interrupt."""
+        if self.times.running is not None:
+            send = self.spans[-1]
+            acked_ns = send.duration_ns - self.times.running
+            self.spans[-1] = send._replace(flags=send.flags | SpanFlag.ACK, config_ns=acked_ns)
 
     def _item(self, expected: Expected, granted: int | None) -> None:
         times, start_ns = self.times, self.now
@@ -324,6 +333,7 @@ class PatchedFlow(Flow):
         start_ns = self.now
         self.now += self.times.send
         self.span(Function.SEND_RESP_DATA, start_ns, tid=tid, queue=int(queue), bytes=count)
+        self.acknowledge()
         return self.now - start_ns
 
     def _item(self, expected: Expected, granted: int | None) -> None:

@@ -17,9 +17,9 @@ MIB_PAGES = 256
 TIMES = HostTimes()
 
 
-def flow_of(mib: int = 100) -> Flow:
+def flow_of(mib: int = 100, running_ns: int | None = None) -> Flow:
     """An inflate and a deflate, with sends long enough for what the host does."""
-    flow = Flow(times=Times(send=1_500_000))
+    flow = Flow(times=Times(send=1_500_000, running=running_ns))
     flow.resize(mib * MIB_PAGES)
     flow.now += 3_000_000_000
     flow.resize(0)

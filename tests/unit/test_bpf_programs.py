@@ -156,3 +156,8 @@ def test_what_the_driver_does_besides_work_items_says_how_large_the_balloon_is_t
     ]
     sizes = [size for number, _, _, size, _ in spans if number == Function.TELL_HOST]
     assert sizes == [256, 0, 44, 0, 0]
+
+
+def test_a_send_knows_the_last_interrupt_of_its_own_queue_inside_it(tmp_path: Path) -> None:
+    found = numbers(build_guest("guest_ack.c", tmp_path, "SPAN_RING_PAGES=1"))
+    assert found == [100, -1, -1, 200, -1, 100, 100, 9]

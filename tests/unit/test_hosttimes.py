@@ -17,7 +17,7 @@ from synthetic_host import OFFSET_NS, REALTIME_NS, Batch, HostTimes, batches, ho
 
 from balloontrace.analysis.clocks import MAX_DRIFT, fit_clock
 from balloontrace.analysis.make_report import analyse, examine
-from balloontrace.analysis.stages import NOT_SERVED
+from balloontrace.analysis.send_series import NOT_SERVED
 from balloontrace.format.vocabulary import Function
 
 S = 1_000_000_000

@@ -13,7 +13,7 @@ from types import TracebackType
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
-from balloontrace.format.vocabulary import Function, Status
+from balloontrace.format.vocabulary import COUNTED_ONLY, Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_highest_order, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
@@ -166,8 +166,8 @@ def summarise_losses(
     losses = {}
     for probe in plan.attachable:
         counts = counters.functions[probe.function]
-        if probe.function in (Function.CONFIG_GET, Function.CONFIG_SET):
-            continue  # part of a work item's span, and shared with other devices
+        if probe.function in COUNTED_ONLY:
+            continue
         returns = probe.point.returns
         losses[probe.function.symbol] = {
             "entries": counts.entries,

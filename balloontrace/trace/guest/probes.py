@@ -87,6 +87,11 @@ TABLE = (
         "the interrupt that says the target may have changed", returns=False,
     ),
     ProbePoint(
+        Function.BALLOON_ACK, ("balloon_ack",), B.code,
+        "the interrupt that says the host has answered: what follows is the guest's own scheduling",
+        every_driver=False, returns=False,
+    ),
+    ProbePoint(
         Function.CONFIG_GET, ("vp_get", "vm_get"), "target",
         "the target each work item reads, and the time of reading it", in_driver=False, every_driver=False,
         fexit_suffices=True,
