@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 from flows import Flow, PatchedFlow, Times, typical_flow
 from report_checks import assert_adds_up, report_of, stage
-from synthetic_both import batches, flow_of
+from synthetic_both import flow_of
 from synthetic_both import report_of as report_of_both
-from synthetic_host import HostTimes
+from synthetic_host import HostTimes, batches
 
 from balloontrace.format.vocabulary import SpanFlag
 from balloontrace.results.operation import Operation
