@@ -26,9 +26,9 @@ def page_sets(draw: st.DrawFn) -> set[int]:
     pages: set[int] = set()
     for _ in range(draw(st.integers(1, 12))):
         unit = draw(st.sampled_from([1, 64, BLOCK, 4096, BITMAP_PAGES]))
-        start = draw(st.integers(0, 3 * BITMAP_PAGES // unit)) * unit + draw(st.integers(-3, 3))
+        start = max(0, draw(st.integers(0, 3 * BITMAP_PAGES // unit)) * unit + draw(st.integers(-3, 3)))
         length = draw(st.one_of(st.integers(1, 700), st.sampled_from([63, 64, 65, 512, 1024, 4095, 4096])))
-        pages.update(range(max(0, start), start + length))
+        pages.update(range(start, start + length))
     return pages
 
 
