@@ -33,6 +33,7 @@ struct bt_batch {
 	bt_u16 flags;              /* how it was delimited, e.g. BT_KICK_SEEN */
 	bt_u32 kicked_by;          /* a number for the eventfd that was read, from 1; 0: none that is known */
 	bt_u32 file;               /* descriptor of the last fallocate, and 1; 0: there was none */
+	bt_u64 address;            /* that the first madvise named; 0: the first call was none */
 };
 
 /*
@@ -55,6 +56,7 @@ struct bt_sampled_batch {
 	bt_u16 flags;
 	bt_u32 kicked_by;
 	bt_u32 padding;
+	bt_u64 address;            /* of the madvise that the first sample inside a call was in; 0: it was in another call */
 };
 
 /* Sums since the programs were attached, of one kind of call. Calls that returned: the sum of the buckets. */

@@ -43,6 +43,11 @@ static __always_inline u32 call_of_advice(u32 advice)
 #define FILE_process_madvise(pidfd, vector, count, advice) 0
 #define FILE_fallocate(fd, mode, offset, length) ((u32)(fd) + 1)
 
+/* Where the memory is that a call names. */
+#define ADDRESS_madvise(start, length, advice, unused) (start)
+#define ADDRESS_process_madvise(pidfd, vector, count, advice) 0
+#define ADDRESS_fallocate(fd, mode, offset, length) 0
+
 #define IS_FALLOCATE_madvise 0
 #define IS_FALLOCATE_process_madvise 0
 #define IS_FALLOCATE_fallocate 1
@@ -81,6 +86,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 \
 		if (!thread) \
 			return 0; \
+		if (!is_open(&thread->batch)) \
+			thread->batch.address = APPLY(ADDRESS_##name, ARGUMENTS(OF_ADDRESS, ctx[0])); \
 		sums = end_call(thread, now_ns, APPLY(CALL_##name, ARGUMENTS(OF_ADDRESS, ctx[0]))); \
 		if (IS_FALLOCATE_##name) \
 			thread->batch.file = APPLY(FILE_##name, ARGUMENTS(OF_ADDRESS, ctx[0])); \
@@ -109,6 +116,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 			bpf_probe_read_kernel(regs, sizeof(regs), (void *)PT_REGS_PARM1(ctx) + FIRST_ARGUMENT); \
 			thread->call = APPLY(CALL_##name, ARGUMENTS(OF_COPY, regs)); \
 			thread->length = APPLY(LENGTH_##name, ARGUMENTS(OF_COPY, regs)); \
+			if (!is_open(&thread->batch)) \
+				thread->batch.address = APPLY(ADDRESS_##name, ARGUMENTS(OF_COPY, regs)); \
 			if (IS_FALLOCATE_##name) \
 				thread->batch.file = APPLY(FILE_##name, ARGUMENTS(OF_COPY, regs)); \
 		} \
@@ -125,6 +134,8 @@ static __always_inline u32 call_of_advice(u32 advice)
 		if (thread) { \
 			thread->call = CALL_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
 			thread->length = LENGTH_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
+			if (!is_open(&thread->batch)) \
+				thread->batch.address = ADDRESS_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
 			if (IS_FALLOCATE_##name) \
 				thread->batch.file = FILE_##name(ctx[2], ctx[3], ctx[4], ctx[5]); \
 		} \

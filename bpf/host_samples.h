@@ -22,6 +22,7 @@
  */
 #ifdef __aarch64__
 #define CALL_NUMBER(regs) (*(int *)((regs) + sizeof(struct user_pt_regs) + sizeof(u64)))
+#define CALL_FIRST(regs) OF_ADDRESS(regs, REGISTER(regs[0]))
 #define CALL_SECOND(regs) OF_ADDRESS(regs, REGISTER(regs[1]))
 #define CALL_THIRD(regs) OF_ADDRESS(regs, REGISTER(regs[2]))
 #define IS_IN_USER_MODE(regs) (!((regs)->pstate & 0xf))
@@ -31,6 +32,7 @@
 #define NUMBER_MADVISE 233
 #else
 #define CALL_NUMBER(regs) (*(long *)((regs) + REGISTER(orig_ax)))
+#define CALL_FIRST(regs) OF_ADDRESS(regs, REGISTER(di))
 #define CALL_SECOND(regs) OF_ADDRESS(regs, REGISTER(si))
 #define CALL_THIRD(regs) OF_ADDRESS(regs, REGISTER(dx))
 #define IS_IN_USER_MODE(regs) ((regs)->cs & 3)
@@ -88,7 +90,7 @@ static __always_inline int may_be_of_balloon(struct bt_thread *thread)
 }
 
 /* A sample of a thread that is inside a call for the buffer that it serves. */
-static __always_inline void add_call(struct bt_thread *thread, u32 call)
+static __always_inline void add_call(struct bt_thread *thread, u32 call, u64 address)
 {
 	struct bt_sampled_batch *batch = &thread->sampled;
 	u64 now_ns = bpf_ktime_get_ns();
@@ -96,6 +98,7 @@ static __always_inline void add_call(struct bt_thread *thread, u32 call)
 	if (!batch->first_call_ns) {
 		batch->first_call_ns = now_ns;
 		batch->tid = thread->id;
+		batch->address = address;
 		if (batch->kicked_by)
 			VALUE(struct bt_eventfds, eventfds)->left[batch->place & (BT_EVENTFDS - 1)] = BT_PROVEN;
 	}
@@ -119,7 +122,7 @@ PROGRAM("perf_event") sample_thread(struct sample_context *ctx)
 		call = call_inside(regs);
 	thread->sampled.samples++;
 	if (call != OUTSIDE)
-		add_call(thread, call);
+		add_call(thread, call, CALL_NUMBER(regs) == NUMBER_MADVISE ? CALL_FIRST(regs) : 0);
 	return 0;
 }
 #else

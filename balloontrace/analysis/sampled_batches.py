@@ -30,6 +30,7 @@ _TIMES = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns", "idle_ns")
 _MAX_NS = 1 << 62
 _MOST_SAMPLES = 1 << 40
 _NO_EVENTFD = 0
+_KEPT = ("samples", "kicked_by", "tid", "address")
 
 
 def decode_sampled_batches(
@@ -89,7 +90,7 @@ def _inside(found: Mapping[str, NDArray[np.generic]]) -> Column:
 def _as_batches(found: Mapping[str, NDArray[np.generic]], inside: Column) -> dict[str, NDArray[np.generic]]:
     nothing = np.zeros(len(inside), dtype=np.int64)
     columns: dict[str, Column] = {name: nothing for name, _, _ in BATCH.fields}
-    columns |= {name: found[name].astype(np.int64) for name in (*_TIMES, "samples", "kicked_by", "tid")}
+    columns |= {name: found[name].astype(np.int64) for name in (*_TIMES, *_KEPT)}
     columns |= {f"calls_{call}": found[f"samples_{call}"].astype(np.int64) for call in range(CALLS)}
     columns["flags"] = flags = found["flags"].astype(np.int64)
     start_ns = np.where(columns["kick_ns"] > 0, columns["kick_ns"], columns["idle_ns"])

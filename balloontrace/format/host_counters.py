@@ -13,7 +13,7 @@ from balloontrace.format.struct_layout import TYPE_CODES
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 MOST_SLOTS = 4096
-_ID_BYTES = 8
+_ID_BYTES = _COUNT_BYTES = 8
 _NOBODY = bytes(_ID_BYTES)
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
@@ -69,6 +69,13 @@ def used_slots(raw: bytes) -> bytes:
     size_bytes = THREAD.size_bytes
     used = (at for at in range(0, len(raw), size_bytes) if raw[at : at + _ID_BYTES] != _NOBODY)
     return b"".join(raw[at : at + size_bytes] for at in used)
+
+
+def moved_sums(raw: bytes) -> bytes:
+    """What changes in the slots with each call and each buffer, and with nothing else a process does."""
+    at, sums_at = THREAD.offsets["batches"], THREAD.offsets["sums"]
+    found = ((slot[at : at + _COUNT_BYTES], slot[sums_at:]) for slot in _slots(raw, THREAD.size_bytes))
+    return b"".join(batches + sums for batches, sums in found if any(batches) or any(sums))
 
 
 def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:

@@ -30,6 +30,7 @@ BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 calls_ns",
     "u64 madvise_bytes", "u64 fallocate_bytes", *(f"u32 calls_{call}" for call in range(CALLS)), "u32 tid",
     "u32 errors", "u32 thp_splits", "u16 last_errno", "u16 flags", "u32 kicked_by", "u32 file",
+    "u64 address",
 )  # fmt: skip
 """`calls_N` are the batch's calls of kind N, one of `vocabulary.Call`."""
 
@@ -37,6 +38,7 @@ SAMPLED_BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 samples", "u64 idle_ns",
     "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 place",
     "u32 reserved_thp_splits", "u16 reserved_errno", "u16 flags", "u32 kicked_by", "u32 padding",
+    "u64 address",
 )  # fmt: skip
 """The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N."""
 
@@ -55,6 +57,9 @@ VCPUS_BYTES = SLOTS * TYPE_BYTES["u32"]
 
 LIVE_BATCHES = lay_out("u64 delimited", "u64 served_ns", "u64 calls_ns", "u64 longest_ns")
 LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES.size_bytes
+
+TAKING_BACK_S = 5.0
+"""For how long after the last call readings go on, as pages come back: what an operation costs later."""
 
 FREED_COUNTS = "freed"
 """`freed_counts` of a recording asked for what calls freed: calls by which no page became free are counted.

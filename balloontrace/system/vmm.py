@@ -8,7 +8,6 @@ number. Everything is read below an injectable root path, as in `system/kernel`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from pathlib import Path
 
 from balloontrace.errors import CannotTraceError, UsageError
 from balloontrace.system.kernel import ROOT
+from balloontrace.system.process_memory import read_status
 
 KVM_DEVICE = "/dev/kvm"
 
 # proc_pid_ns of the first PID namespace, include/linux/proc_ns.h; BPF programs see numbers of that one only.
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
-_MAX_SHARED_FILES = 64
 _MOST_FILES = 256
 
 
@@ -40,30 +39,6 @@ class Process:
     def description(self) -> str:
         """E.g. `1234 (qemu-system-x86): virtio-balloon-pci`."""
         return f"{self.pid} ({self.comm})" + (f": {', '.join(self.balloons)}" if self.balloons else "")
-
-
-@dataclass(frozen=True)
-class SharedFile:
-    """A file that a process has mapped for sharing, guest memory above all."""
-
-    name: str
-    mapped_bytes: int
-    allocated_bytes: int | None  # what it takes, used by any process; None: not known
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a process holds, in bytes; None: not known.
-
-    RSS counts mapped pages. MADV_DONTNEED on shared memory unmaps pages and frees none: only
-    `allocated_bytes` of the file shows that.
-    """
-
-    rss_anon_bytes: int | None
-    rss_file_bytes: int | None
-    rss_shmem_bytes: int | None
-    hugetlb_bytes: int | None  # not part of RSS
-    shared_files: tuple[SharedFile, ...]
 
 
 def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
@@ -104,7 +79,7 @@ def require_first_pid_namespace(root: Path = ROOT) -> None:
 
 def read_process(pid: int, root: Path = ROOT) -> Process:
     """The process `pid`. UsageError when there is none, or it is a thread, the kernel's own, or has ended."""
-    status = _read_status(pid, root)
+    status = read_status(pid, root)
     if status is None:
         raise UsageError(f"-p {pid}: there is no such process")
     if status.get("Tgid") != str(pid):
@@ -117,20 +92,6 @@ def read_process(pid: int, root: Path = ROOT) -> Process:
     if process is None:
         raise UsageError(f"-p {pid}: there is no such process any more")
     return process
-
-
-def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
-    """What the process holds now; None once it has ended."""
-    status = _read_status(pid, root)
-    if status is None or "VmSize" not in status:
-        return None
-    return Memory(
-        _kib_to_bytes(status.get("RssAnon")),
-        _kib_to_bytes(status.get("RssFile")),
-        _kib_to_bytes(status.get("RssShmem")),
-        _kib_to_bytes(status.get("HugetlbPages")),
-        _read_shared_files(pid, root),
-    )
 
 
 def read_open_files(pid: int, root: Path = ROOT) -> dict[str, str]:
@@ -147,24 +108,10 @@ def read_open_files(pid: int, root: Path = ROOT) -> dict[str, str]:
     return found
 
 
-def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:
-    """Whether some of a process's memory is of hugetlbfs, be it in use already or not."""
-    status = _read_status(pid, root) or {}
-    return bool(_kib_to_bytes(status.get("HugetlbPages"))) or _maps_hugetlb(pid, root)
-
-
-def _maps_hugetlb(pid: int, root: Path) -> bool:
-    try:
-        with (root / f"proc/{pid}/smaps").open("rb") as smaps:
-            return any(line.startswith(b"VmFlags:") and b"ht" in line.split() for line in smaps)
-    except OSError:
-        return False
-
-
 def _read_process(pid: int, root: Path) -> Process | None:
     """The process, None when it ended meanwhile."""
     folder = root / f"proc/{pid}"
-    status = _read_status(pid, root)
+    status = read_status(pid, root)
     try:
         stat = (folder / "stat").read_text(errors="replace")
     except OSError:
@@ -203,45 +150,6 @@ def _has_open(folder: Path, target: str) -> bool:
                 if str(path.readlink()) == target:
                     return True
     return False
-
-
-def _read_status(pid: int, root: Path) -> dict[str, str] | None:
-    try:
-        text = (root / f"proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return None
-    return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
-
-
-def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
-    """Shared mappings of files by file, the largest first."""
-    mapped: dict[tuple[str, str], tuple[str, int, str]] = {}
-    try:
-        lines = (root / f"proc/{pid}/maps").read_text(errors="replace").splitlines()
-    except OSError:
-        return ()
-    for line in lines:
-        # proc_pid_maps(5)
-        span, mode, _, device, inode, *name = line.split(maxsplit=5)
-        if mode[3:4] != "s" or inode == "0" or not name or name[0].startswith(("anon_inode:", "/dev/")):
-            continue
-        start, end = (int(part, 16) for part in span.split("-"))
-        before = mapped.get((device, inode), ("", 0, ""))[1]
-        mapped[device, inode] = name[0], before + end - start, span
-    largest = sorted(mapped.values(), key=lambda found: -found[1])[:_MAX_SHARED_FILES]
-    folder = root / f"proc/{pid}/map_files"
-    return tuple(SharedFile(name, size, _allocated_bytes(folder / span)) for name, size, span in largest)
-
-
-def _allocated_bytes(path: Path) -> int | None:
-    try:
-        return path.stat().st_blocks * 512  # stat(2): whatever the file system's block size is
-    except OSError:
-        return None
-
-
-def _kib_to_bytes(text: str | None) -> int | None:
-    return int(text.split()[0]) * 1024 if text else None
 
 
 def _in_container(root: Path) -> bool:

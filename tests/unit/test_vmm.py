@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from balloontrace.errors import BalloontraceError, CannotTraceError, UsageError
-from balloontrace.system.vmm import choose_process, find_vmms, has_hugetlb_pages, read_memory, read_open_files
+from balloontrace.system.process_memory import has_hugetlb_pages, read_memory
+from balloontrace.system.vmm import choose_process, find_vmms, read_open_files
 
 STAT = "{pid} (a (strange) name) S " + " ".join(str(field) for field in range(4, 53))
 

@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 from balloontrace.console.progress import host_progress_line
-from balloontrace.format.host_counters import HostCounters, parse_host_counters, unfinished_batches
-from balloontrace.format.host_layout import BATCH_LAYOUT, COUNTERS_LAYOUT, FREED_COUNTS, SAMPLED_LAYOUT
+from balloontrace.format.host_counters import (
+    HostCounters,
+    moved_sums,
+    parse_host_counters,
+    unfinished_batches,
+)
+from balloontrace.format.host_layout import (
+    BATCH_LAYOUT,
+    COUNTERS_LAYOUT,
+    FREED_COUNTS,
+    SAMPLED_LAYOUT,
+    TAKING_BACK_S,
+)
 from balloontrace.format.vocabulary import Call, Side
 from balloontrace.system import kernel
-from balloontrace.system.vmm import Memory, Process, has_hugetlb_pages, read_memory, read_open_files
+from balloontrace.system.process_memory import has_hugetlb_pages, read_memory, read_regions
+from balloontrace.system.process_state import read_process_state
+from balloontrace.system.vmm import Process, read_open_files
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
 from balloontrace.trace.host.process_watch import ProcessWatch
 from balloontrace.trace.host.sampling import PERIOD_NS
@@ -42,6 +57,8 @@ class HostSession(RecordingSession[HostCounters]):
         super().__init__(collector, HostTimingPace(collector.timed), output_fd, options, say=say)
         self._process = process
         self._watch = watch
+        self._moved: bytes | None = None
+        self._moved_s = -math.inf
 
     @property
     def _watched_fd(self) -> int:
@@ -73,8 +90,7 @@ class HostSession(RecordingSession[HostCounters]):
         self._collector.detach()
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
-            "memory": _as_json(read_memory(self._process.pid)),
-            "files": read_open_files(self._process.pid),
+            **self._read_process(),
             "has_hugetlb": self._collector.plan.asks_freed and has_hugetlb_pages(self._process.pid),
         }
 
@@ -102,10 +118,24 @@ class HostSession(RecordingSession[HostCounters]):
             "freed_by": plan.freed_by(loaded.failures),
             "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
-            "memory": _as_json(read_memory(self._process.pid)),
+            **self._read_process(),
+        }
+
+    def _read_process(self) -> dict[str, object]:
+        """What the process holds and has open, at an end of the recording."""
+        memory = read_memory(self._process.pid)
+        return {
+            "memory": memory and asdict(memory),
+            "regions": [asdict(region) for region in read_regions(self._process.pid)],
             "files": read_open_files(self._process.pid),
         }
 
+    def _read_state(self) -> dict[str, object]:
+        return read_process_state(self._process.pid)
 
-def _as_json(memory: Memory | None) -> dict[str, object] | None:
-    return None if memory is None else asdict(memory)
+    def _activity(self, counters: bytes) -> object:
+        """Calls, and for a while after them the time: what was given back may be taken again then."""
+        before, self._moved = self._moved, moved_sums(counters)
+        if before is not None and before != self._moved:
+            self._moved_s = time.monotonic()
+        return time.monotonic() if time.monotonic() - self._moved_s < TAKING_BACK_S else self._moved

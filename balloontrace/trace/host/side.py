@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from balloontrace.console.stderr import say
 from balloontrace.errors import UsageError
 from balloontrace.system.kernel import read_function_ranges
-from balloontrace.system.vmm import Process, choose_process, has_hugetlb_pages
+from balloontrace.system.process_memory import has_hugetlb_pages
+from balloontrace.system.vmm import Process, choose_process
 from balloontrace.trace.host.collector import HostCollector
 from balloontrace.trace.host.diagnosis import HostDiagnosis, diagnose_host
 from balloontrace.trace.host.probes import HostPlan

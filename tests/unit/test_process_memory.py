@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a process holds, by region, by kind and by control group, as the kernel's files say it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from balloontrace.system.cgroup import read_cgroup_memory
+from balloontrace.system.process_memory import (
+    Region,
+    parse_regions,
+    read_children,
+    read_fault_counts,
+    read_memory,
+    read_regions,
+)
+from balloontrace.system.process_state import read_process_state
+
+SMAPS = """\
+7f0000000000-7f0040000000 rw-s 00000000 00:01 33 /memfd:guest memory (deleted)
+Size:            1048576 kB
+KernelPageSize:        4 kB
+Rss:                 300 kB
+Shared_Clean:         10 kB
+Shared_Dirty:         20 kB
+AnonHugePages:         0 kB
+ShmemPmdMapped:      100 kB
+Shared_Hugetlb:        0 kB
+Private_Hugetlb:       0 kB
+Swap:                  7 kB
+VmFlags: rd wr sh mr mw me ms lo sd 
+7f0080000000-7f0080200000 rw-p 00000000 00:00 0 
+Rss:                   0 kB
+KernelPageSize:     2048 kB
+Shared_Hugetlb:        0 kB
+Private_Hugetlb:    2048 kB
+VmFlags: rd wr mr mw me ac ht sd 
+7f0090000000-7f0090001000 r--p 00000000 08:01 5 /usr/lib/a b
+"""  # noqa: W291  (as the kernel writes it)
+
+
+def test_regions_are_told_with_what_they_are() -> None:
+    shared, huge, plain = parse_regions(SMAPS.splitlines())
+    assert shared == Region(
+        0x7F0000000000, 0x7F0040000000, True, "/memfd:guest memory (deleted)", "00:01:33",
+        rss_bytes=300 << 10, shared_bytes=30 << 10, huge_bytes=100 << 10, swap_bytes=7 << 10,
+        page_bytes=4096, hugetlb=False, locked=True,
+    )  # fmt: skip
+    assert (huge.file, huge.shared, huge.hugetlb, huge.page_bytes) == (None, False, True, 2 << 20)
+    assert (huge.rss_bytes, huge.locked, huge.swap_bytes) == (2 << 20, False, None)
+    assert (plain.name, plain.file, plain.rss_bytes) == ("/usr/lib/a b", "08:01:5", None)
+
+
+def test_this_process_s_own_memory_is_found() -> None:
+    pages = 1031
+    with mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        before = read_memory(os.getpid())
+        for page in range(pages):
+            memory[page * 4096] = 1
+        found = [region for region in read_regions(os.getpid()) if region.end - region.start >= 64 << 20]
+        after = read_memory(os.getpid())
+    assert any(region.rss_bytes == pages * 4096 and not region.locked and not region.file for region in found)
+    assert before
+    assert after
+    # The kernel counts by processor, and adds up now and then.
+    assert (after.rss_anon_bytes or 0) - (before.rss_anon_bytes or 0) >= pages * 4096 // 2
+
+
+def test_children_and_faults_are_of_the_process() -> None:
+    children, before = read_children(os.getpid()), read_fault_counts(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        new = read_children(os.getpid()).keys() - children.keys()
+        assert str(child.pid) in new
+    finally:
+        child.kill()
+        child.wait()
+    pages = 1031
+    with mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for page in range(pages):
+            memory[page * 4096] = 1
+    assert read_fault_counts(os.getpid())["minor"] - before["minor"] >= pages
+
+
+def test_a_reading_has_its_times_and_is_empty_without_a_process(tmp_path: Path) -> None:
+    state = read_process_state(os.getpid())
+    assert isinstance(state["began_ns"], int)
+    assert isinstance(state["monotonic_ns"], int)
+    assert 0 < state["began_ns"] < state["monotonic_ns"]
+    assert read_process_state(5, tmp_path) == {}
+    assert read_regions(5, tmp_path) == ()
+    assert read_children(5, tmp_path) == read_fault_counts(5, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "path"),
+    [("0::/machine/vm.scope/emulator\n", "/machine/vm.scope"), ("0::/\n", None), ("1:memory:/vm\n", None)],
+)
+def test_the_group_is_the_nearest_that_memory_is_accounted_for(
+    tmp_path: Path, cgroup: str, path: str | None
+) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True)
+    (tmp_path / "proc/7/cgroup").write_text(cgroup)
+    scope = tmp_path / "sys/fs/cgroup/machine/vm.scope"
+    (scope / "emulator").mkdir(parents=True)
+    (scope / "memory.current").write_text("4096\n")
+    (scope / "memory.stat").write_text("anon 5\nfile 6\nworkingset_nodes 7\n")
+    (scope / "cgroup.procs").write_text("")
+    (scope / "emulator/cgroup.procs").write_text("7\n8\n")
+    found = read_cgroup_memory(7, tmp_path)
+    told = {"path": path, "current_bytes": 4096, "stat": {"anon": 5, "file": 6}, "others": [8]}
+    assert found == (told if path else None)
