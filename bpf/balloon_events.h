@@ -49,10 +49,7 @@ struct bt_span {
 		struct {
 			bt_u32 target_pages; /* num_pages as the driver last read it inside this call */
 			bt_u32 actual_pages; /* size of the balloon, which it writes to `actual` before it returns */
-			union {
-				bt_u64 config_ns; /* from entry until the target had been read */
-				bt_u64 acked_ns;  /* of a send: from entry until the last interrupt for its queue inside it */
-			};
+			bt_u64 config_ns;    /* from entry until the target had been read */
 		};
 		bt_u8 orders[BT_ORDERS];     /* virtballoon_free_page_report: blocks of each order */
 		struct bt_hint hint;         /* report_free_page_func */
@@ -63,6 +60,11 @@ struct bt_span {
 		bt_u16 blocks;       /* virtballoon_free_page_report: of all orders */
 	};
 	bt_u16 bitmaps;       /* set_page_bitmap: bitmaps that make up a window, at least 1; 0: not measured */
+	/*
+	 * A send: from entry until the last interrupt for its queue inside it (BT_HAS_ACK). A work item: how
+	 * long its thread, ready to run, waited for a processor meanwhile (BT_HAS_RUN_DELAY).
+	 */
+	bt_u64 wait_ns;
 };
 
 /* A piece of what one send carried, as it lay in the driver's memory; a send of more has several, in order. */

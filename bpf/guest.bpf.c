@@ -155,12 +155,10 @@ static __always_inline void emit(struct bt_counters *sum, struct thread_state *t
 	} else {
 		span->target_pages = thread->target_pages;
 		span->actual_pages = thread->actual_pages;
-		if (flags & BT_HAS_ACK)
-			span->acked_ns = thread->acked_ns;
-		else
-			span->config_ns = thread->config_ns;
+		span->config_ns = thread->config_ns;
 		span->passes = thread->passes;
 	}
+	span->wait_ns = flags & (BT_HAS_ACK | BT_HAS_RUN_DELAY) ? thread->wait_ns : 0;
 	span->bitmaps = function == BT_SET_PAGE_BITMAP ? thread->bitmaps : 0;
 	bpf_ringbuf_submit(span, BPF_RB_NO_WAKEUP);
 }
@@ -276,6 +274,23 @@ static __always_inline struct bt_device_state *device_state(struct bt_counters *
 	return &sum->devices[thread->device % BT_DEVICES];
 }
 
+/* How long this thread has been ready to run and waited for a processor, since it was made: struct sched_info. */
+static __always_inline u64 run_delay_ns(void)
+{
+	if (TASK_STRUCT_SCHED_INFO == NO_OFFSET || SCHED_INFO_RUN_DELAY == NO_OFFSET)
+		return 0;
+	return *(u64 *)((u64)bpf_get_current_task_btf() + TASK_STRUCT_SCHED_INFO + SCHED_INFO_RUN_DELAY);
+}
+
+/* BT_HAS_RUN_DELAY, or 0 where the kernel does not tell. */
+static __always_inline u16 note_run_delay(struct thread_state *thread)
+{
+	if (TASK_STRUCT_SCHED_INFO == NO_OFFSET || SCHED_INFO_RUN_DELAY == NO_OFFSET)
+		return 0;
+	thread->wait_ns = run_delay_ns() - thread->run_delay_ns;
+	return BT_HAS_RUN_DELAY;
+}
+
 /* update_balloon_size_func(work): the work item, once per MiB in the stock driver. */
 static __always_inline int on_update_balloon_size_func_entry(u64 work)
 {
@@ -286,6 +301,7 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 	thread->config_ns = 0;
 	thread->config_calls = 0;
 	thread->summed = 0;
+	thread->run_delay_ns = run_delay_ns();
 	live_item_begins(thread);
 	if (thread->work == work) {
 		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
@@ -333,7 +349,7 @@ static __always_inline int on_update_balloon_size_func_return(u64 result)
 		thread->actual_pages = read_u32(thread->balloon, VIRTIO_BALLOON_NUM_PAGES);
 		thread->flags |= BT_HAS_ACTUAL;
 	}
-	leave(BT_UPDATE_BALLOON_SIZE_FUNC, thread, 0, 0, thread ? thread->flags : 0);
+	leave(BT_UPDATE_BALLOON_SIZE_FUNC, thread, 0, 0, thread ? thread->flags | note_run_delay(thread) : 0);
 	if (thread)
 		follow_device(thread, moved);
 	return 0;
@@ -453,7 +469,7 @@ static __always_inline u16 note_ack(struct thread_state *thread, int function)
 
 	if (!thread->vq || ack->vq != thread->vq || ack->at_ns < thread->entry_ns[function])
 		return 0;
-	thread->acked_ns = ack->at_ns - thread->entry_ns[function];
+	thread->wait_ns = ack->at_ns - thread->entry_ns[function];
 	return BT_HAS_ACK;
 }
 

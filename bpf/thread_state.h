@@ -36,7 +36,8 @@ struct thread_state {
 	u64 balloon;          /* struct virtio_balloon of that work item, 0 when unknown */
 	u64 config_buffer;    /* where a config read will put its value */
 	u64 config_ns;
-	u64 acked_ns;         /* of the send that returns */
+	u64 wait_ns;          /* of the call that returns */
+	u64 run_delay_ns;     /* of the thread, when its work item began */
 	u32 config_calls;
 	u32 target_pages;
 	u32 actual_pages;

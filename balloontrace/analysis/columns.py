@@ -141,9 +141,9 @@ def _leave_out_impossible(columns: Mapping[str, NDArray[np.generic]], sane: Mask
         kept = COLUMN_TYPES[name]
         if name != "function" and values.dtype.itemsize > kept.itemsize:  # older layouts have wider members
             sane &= values == values.astype(kept)
-    within = np.uint16(SpanFlag.CONFIG | SpanFlag.ACK)
-    with_config = (columns["flags"].astype(np.uint16) & within) != 0
-    sane &= ~(with_config & (columns["config_ns"].astype(np.uint64) > duration_ns))
+    flags = columns["flags"].astype(np.uint16)
+    for name, told in (("config_ns", SpanFlag.CONFIG), ("wait_ns", SpanFlag.ACK)):
+        sane &= ~(((flags & np.uint16(told)) != 0) & (columns[name].astype(np.uint64) > duration_ns))
     leave_out_large(duration_ns, sane)
 
 

@@ -2,7 +2,8 @@
 """Why an operation took as long as it did: plain sentences, each with the numbers behind it.
 
 Thresholds: a stage that takes at least half of the wall time is named; time outside the stages is named
-from 5 % on; waiting on allocation, notifications of memory shortage and an unfinished end always.
+from 5 % on, waiting for a processor from 20 % on; waiting on allocation, notifications of memory shortage and
+an unfinished end always.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from balloontrace.units import (
 
 DOMINANT_SHARE = 0.5
 OTHER_SHARE = 0.05
+RUN_DELAY_SHARE = 0.2
 
 _DOING = {Kind.INFLATE: "allocating", Kind.DEFLATE: "releasing"}
 _STALLED = {
@@ -48,11 +50,14 @@ def explain(
     short_work_items: int,
     short_ns: int,
     bitmap: BitmapUse | None = None,
+    *,
+    run_delay_ns: int | None = None,
 ) -> tuple[str, ...]:
     """Sentences for one operation, the most telling first; empty when nothing stands out."""
     sentences = [
         _unfinished(found),
         _waiting(found.kind, short_work_items, short_ns),
+        _short_of_processor(run_delay_ns, found.end_ns - found.start_ns),
         _dominant(found.kind, rows),
         explain_other(rows),
         _mid_window(bitmap),
@@ -96,6 +101,14 @@ def _waiting(kind: Kind, short_work_items: int, short_ns: int) -> str | None:
         return None
     items = f"{format_count(short_work_items)} work item{'s' if short_work_items != 1 else ''}"
     return f"{_SHORT[kind].format(items)}, {format_duration_ns(short_ns)}"
+
+
+def _short_of_processor(run_delay_ns: int | None, wall_ns: int) -> str | None:
+    """By the scheduler's own count; it holds of every stage, so it comes before them."""
+    if run_delay_ns is None or not wall_ns or run_delay_ns < RUN_DELAY_SHARE * wall_ns:
+        return None
+    waited = f"{format_duration_ns(run_delay_ns)} ({format_share(run_delay_ns / wall_ns)})"
+    return f"guest short of processor: the balloon's thread was ready to run and waited {waited}"
 
 
 def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:

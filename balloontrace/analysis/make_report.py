@@ -10,6 +10,7 @@ from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
 from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
 from balloontrace.analysis.columns import Spans
+from balloontrace.analysis.guest_readings import add_costs
 from balloontrace.analysis.guest_side import (
     GuestEvents,
     GuestRecording,
@@ -130,6 +131,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
     shown = _with_other_formats(shown, carried, _calls_of_host(operations, host, both))
+    shown = add_costs(shown, recording, guest.header.machine.page_size_bytes)
     sizes = measure_sizes(guest, events)
     report = Report(
         schema_version=SCHEMA_VERSION,

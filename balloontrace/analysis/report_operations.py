@@ -14,6 +14,7 @@ from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.nesting import UNKNOWN_DEVICE
 from balloontrace.analysis.operations import NO_OPERATION, FoundOperation, Operations
 from balloontrace.analysis.payloads_of_operations import Carried
+from balloontrace.analysis.work_items import NOT_MEASURED
 from balloontrace.format.vocabulary import Function, Kind
 from balloontrace.results.operation import BitmapUse, Operation, StageRow, Total
 from balloontrace.results.recording_header import Header
@@ -41,6 +42,8 @@ def describe_operations(
         sums(items.sends[rows], operation, count),
         sums(items.short[rows].astype(np.int64), operation, count),
         sums(np.where(items.short, waited_ns, 0)[rows], operation, count),
+        sums(np.maximum(items.run_delay_ns, 0)[rows], operation, count),
+        sums((items.run_delay_ns == NOT_MEASURED)[rows].astype(np.int64), operation, count),
     )
     names = {device.index: device.name for device in header.devices if device.index is not None}
     if len(header.devices) == 1:
@@ -67,7 +70,8 @@ def _operation(
     traced: frozenset[Function],
     summed: tuple[int, ...],
 ) -> Operation:
-    work_items, known_pages, items_known, items_untold, sends, short_work_items, short_ns = summed
+    work_items, known_pages, items_known, items_untold, sends, short_work_items, short_ns = summed[:7]
+    run_delay_ns = None if summed[8] else summed[7]
     pages = known_pages if items_known and not items_untold else None
     ooms_traced = Function.VIRTIO_BALLOON_OOM_NOTIFY in traced
     wall_ns = found.end_ns - found.start_ns
@@ -92,9 +96,10 @@ def _operation(
         short_ns=short_ns,
         oom_notifications=found.oom_notifications if ooms_traced else None,
         oom_pages=found.oom_pages if ooms_traced else None,
-        verdict=explain(found, rows, short_work_items, short_ns, bitmap),
+        verdict=explain(found, rows, short_work_items, short_ns, bitmap, run_delay_ns=run_delay_ns),
         stages=rows,
         bitmap=bitmap,
+        run_delay_ns=run_delay_ns,
     )
 
 

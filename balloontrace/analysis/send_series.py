@@ -78,7 +78,7 @@ def series_of_answers(spans: Spans, sends: NDArray[np.intp], operation: Column) 
     acked = spans.has(SpanFlag.ACK)[sends]
     if not acked.any():
         return {}
-    duration_ns, acked_ns = spans.int64("duration_ns")[sends], spans.int64("config_ns")[sends]
+    duration_ns, acked_ns = spans.int64("duration_ns")[sends], spans.int64("wait_ns")[sends]
     told, of = np.flatnonzero(acked), operation[acked]
     return {
         BCD_INTERRUPT.code: Series(acked_ns[told], of),
@@ -122,7 +122,7 @@ def ways_of_sends(spans: Spans, sends: NDArray[np.intp], host: HostTimes) -> dic
     every, none = np.arange(len(sends)), np.empty(0, dtype=np.intp)
     acked = spans.has(SpanFlag.ACK)[sends]
     told, found = np.flatnonzero(acked), np.flatnonzero(~acked)
-    since_ns = spans.int64("duration_ns")[sends] - spans.int64("config_ns")[sends]
+    since_ns = spans.int64("duration_ns")[sends] - spans.int64("wait_ns")[sends]
     if host.to_host_ns is None or host.back_ns is None:
         transport_ns = spans.int64("duration_ns")[sends] - host.served_ns[sends]
         unknown = Way(none, none.astype(np.int64))

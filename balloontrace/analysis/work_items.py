@@ -44,6 +44,7 @@ class WorkItems:
     `goal_pages` is the target in whole pages of the kernel, as the driver takes it. `pages` is 0 where
     nothing says how many, which `pages_known` tells. `short` ones got fewer pages than they asked for.
     `build_ns`, of the patched driver only, is the time of making bitmaps and records; it is part of the body.
+    `run_delay_ns` is how long the thread, ready to run, waited for a processor, or NOT_MEASURED.
     """
 
     span: Column
@@ -68,6 +69,7 @@ class WorkItems:
     config_calls: Column
     config_ns: Column
     config_in_body_ns: Column
+    run_delay_ns: Column
 
     def __len__(self) -> int:
         return len(self.span)
@@ -206,7 +208,14 @@ def _collect(
         config_calls=spans.measured("config_calls", SpanFlag.CONFIG)[work_spans],
         config_ns=spans.measured("config_ns", SpanFlag.CONFIG)[work_spans],
         config_in_body_ns=body.config_ns,
+        run_delay_ns=_run_delay_ns(spans, work_spans),
     )
+
+
+def _run_delay_ns(spans: Spans, work_spans: NDArray[np.intp]) -> Column:
+    """How long each work item waited for a processor; no longer than it took, by another clock."""
+    delay_ns = np.minimum(spans.int64("wait_ns"), spans.int64("duration_ns"))
+    return np.where(spans.has(SpanFlag.RUN_DELAY), delay_ns, NOT_MEASURED)[work_spans]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ SPAN_COLUMNS = (
     "orders",
     *HINT_COLUMNS,
     "acked_ns",
+    "run_delay_ns",
 )
 
 BATCH_COLUMNS = (
@@ -125,7 +126,9 @@ _FLAGS = {
     "actual_pages": SpanFlag.ACTUAL,
     "bytes": SpanFlag.BYTES,
     "acked_ns": SpanFlag.ACK,
+    "run_delay_ns": SpanFlag.RUN_DELAY,
 }
+_OF_WAIT = ("acked_ns", "run_delay_ns")
 
 
 def span_rows(spans: Spans) -> Iterator[Row]:
@@ -303,7 +306,7 @@ def _span_column(spans: Spans, name: str, rows: Rows) -> Values:
         return _orders(spans, rows)
     if name in HINT_COLUMNS:
         return _of_hints(hints_of(spans, rows), name)
-    values = spans.columns["config_ns" if name == "acked_ns" else name][rows]
+    values = spans.columns["wait_ns" if name in _OF_WAIT else name][rows]
     if name == "function":
         return _named(values, {int(function): function.symbol for function in Function})
     if name in ("passes", "bitmaps"):

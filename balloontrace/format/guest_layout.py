@@ -25,7 +25,7 @@ PAYLOAD_DATA_BYTES = 1024
 SPAN = lay_out(
     "u64 start_ns", "u64 duration_ns", "u32 tid", "u16 cpu", "u16 function", "u16 device", "u16 queue",
     "u32 pages", "s32 result", "u16 config_calls", "u16 flags", "u32 target_pages", "u32 actual_pages",
-    "u64 config_ns", "u32 bytes", "u16 passes", "u16 bitmaps",
+    "u64 config_ns", "u32 bytes", "u16 passes", "u16 bitmaps", "u64 wait_ns",
 )  # fmt: skip
 PAYLOAD = lay_out(
     "u64 start_ns", "u32 tid", "u32 total_bytes", "u32 offset_bytes", "u16 bytes", "u8 function",

@@ -53,8 +53,8 @@ from balloontrace.untrusted import made_printable, printable
 #        order of its blocks
 #   1.5  batches: kicked_by, file; `files` at start and end: names of those open, by descriptor
 #   1.6  READ: readings of the machine, before, while and after something moved
-#   1.6  of a send acked_ns, in place of config_ns, with its own flag; counters for 32 functions
 #   1.6  batches: address; of the host's side `regions` at start and end, readings of the process
+#   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions
 FORMAT_VERSION = (1, 6)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.

@@ -104,7 +104,8 @@ class SpanFlag(enum.IntFlag):
     ACTUAL = 1 << 5
     CONFIG = 1 << 6
     BYTES = 1 << 7
-    ACK = 1 << 8  # of a send, in place of CONFIG
+    ACK = 1 << 8
+    RUN_DELAY = 1 << 9
 
 
 class Call(enum.IntEnum):

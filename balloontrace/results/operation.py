@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from balloontrace.format.stages import Place
 from balloontrace.format.vocabulary import Kind
+from balloontrace.results.guest_cost import GuestCost
 from balloontrace.results.payload import (
     PayloadSends,
     PayloadStatistics,
@@ -86,7 +87,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One inflate or deflate of one device towards a target; `outcome` is one of the words above."""
+    """One inflate or deflate of one device towards a target; `outcome` is one of the words above.
+
+    `run_delay_ns` is how long the driver's thread, ready to run, waited for a processor in its work items.
+    """
 
     number: int
     device: str
@@ -115,6 +119,8 @@ class Operation:
     payload_sends: PayloadSends | None = None
     served: Served | None = None
     what_if: WhatIf | None = None
+    run_delay_ns: int | None = None
+    guest_cost: GuestCost | None = None
 
 
 def longest(operations: Sequence[Operation], most: int) -> list[Operation]:

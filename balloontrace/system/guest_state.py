@@ -10,7 +10,7 @@ from balloontrace.system.kernel import ROOT, read_text
 
 # Of /proc/vmstat, since boot: what reclaiming, swapping, compaction and huge pages have done.
 _COUNTS = re.compile(
-    r"(allocstall_\w+|pgscan_direct|pgsteal_direct|pgscan_kswapd|pgsteal_kswapd|pswpin|pswpout|pgmajfault"
+    r"(allocstall_\w+|pgscan_direct|pgsteal_direct|pgscan_kswapd|pgsteal_kswapd|pswpin|pswpout|swpin_zero|swpout_zero|pgmajfault"
     r"|compact_stall|compact_success|compact_fail|compact_migrate_scanned|compact_free_scanned"
     r"|thp_split_page|thp_split_pmd|thp_collapse_alloc|oom_kill)"
 )

@@ -114,11 +114,15 @@ _DRIVER_MEMBERS = (
     "num_free_page_blocks", "shrinker",
     "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
+# Read through the helper that gives the current thread with its type; before Linux 5.11 there is none.
+_TASK_HELPER = ("bpf_func_id", "BPF_FUNC_get_current_task_btf")
+_TASK_MEMBERS = {"task_struct": ("sched_info",), "sched_info": ("run_delay",)}
 _KERNEL_MEMBERS = {
     "virtqueue": ("index", "vdev"),
     "virtio_device": ("index",),
     "scatterlist": ("length",),
     "shrinker": ("private_data",),
+    **_TASK_MEMBERS,
 }
 _ONE_AFTER_ANOTHER = "scatterlist"
 
@@ -253,7 +257,11 @@ def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -
     offsets: dict[str, int] = {}
     try:
         with open_btf(root) as btf:
+            enum, helper = _TASK_HELPER
+            left_out = set() if helper in btf.enumerators(enum) else set(_TASK_MEMBERS)
             for struct, members in _KERNEL_MEMBERS.items():
+                if struct in left_out:
+                    continue
                 offsets.update(_named_offsets(struct, btf.struct_members(struct), members))
             if size_bytes := btf.struct_bytes(_ONE_AFTER_ANOTHER):
                 offsets[f"{_ONE_AFTER_ANOTHER}.end"] = size_bytes

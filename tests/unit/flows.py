@@ -37,6 +37,7 @@ class Span(NamedTuple):
     bytes: int = 0
     passes: int = 0
     bitmaps: int = 0
+    wait_ns: int = 0
 
     @property
     def end_ns(self) -> int:
@@ -70,6 +71,7 @@ class Times:
     extend: int = 900
     pass_: int = 7_000
     records: int = 1_100
+    run_delay: int | None = None  # of a work item; None: the kernel does not tell
     running: int | None = None  # of a send, after its interrupt; None: no interrupt is traced
 
 
@@ -250,7 +252,7 @@ class Flow:
         if self.times.running is not None:
             send = self.spans[-1]
             acked_ns = send.duration_ns - self.times.running
-            self.spans[-1] = send._replace(flags=send.flags | SpanFlag.ACK, config_ns=acked_ns)
+            self.spans[-1] = send._replace(flags=send.flags | SpanFlag.ACK, wait_ns=acked_ns)
 
     def _item(self, expected: Expected, granted: int | None) -> None:
         times, start_ns = self.times, self.now
@@ -302,6 +304,8 @@ class Flow:
                 "target_pages": self.target,
                 "actual_pages": self.actual,
             }
+        if self.times.run_delay is not None:
+            fields["wait_ns"] = self.times.run_delay
         self.span(Function.UPDATE_BALLOON_SIZE_FUNC, start_ns, **fields)
 
 
@@ -400,6 +404,7 @@ _FLAG_OF = {
     "target_pages": SpanFlag.TARGET,
     "actual_pages": SpanFlag.ACTUAL,
     "config_ns": SpanFlag.CONFIG,
+    "wait_ns": SpanFlag.RUN_DELAY,
     "bytes": SpanFlag.BYTES,
 }
 

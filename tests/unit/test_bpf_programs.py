@@ -161,3 +161,10 @@ def test_what_the_driver_does_besides_work_items_says_how_large_the_balloon_is_t
 def test_a_send_knows_the_last_interrupt_of_its_own_queue_inside_it(tmp_path: Path) -> None:
     found = numbers(build_guest("guest_ack.c", tmp_path, "SPAN_RING_PAGES=1"))
     assert found == [100, -1, -1, 200, -1, 100, 100, 9]
+
+
+def test_a_work_item_knows_how_long_its_thread_waited_for_a_processor(tmp_path: Path) -> None:
+    known = int(SpanFlag.RUN_DELAY)
+    assert numbers(build_guest("guest_delay.c", tmp_path, "SPAN_RING_PAGES=1")) == [known, 700, known, 0]
+    unknown = build_guest("guest_delay.c", tmp_path, "SPAN_RING_PAGES=1", "TASK_STRUCT_SCHED_INFO=-1")
+    assert numbers(unknown) == [0, 0, 0, 0]

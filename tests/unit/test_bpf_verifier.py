@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from c_layout import C_DEFINITIONS
 
-from balloontrace.system.kernel import KNOWN_MEMBERS
+from balloontrace.system.kernel import KNOWN_MEMBERS, read_layout
 from balloontrace.trace.engines.constants import NAMES, c_definitions
 from balloontrace.trace.engines.libbpf import BpfObject
 from balloontrace.trace.engines.shipped import bpf_folder
@@ -49,6 +49,10 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
         arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, **sizes}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
         offsets |= {"SCATTERLIST_LENGTH": 12, "SCATTERLIST_END": 32}
+        # The task is known by its type, so its members have to be where this kernel has them.
+        task = {"TASK_STRUCT_SCHED_INFO": -1, "SCHED_INFO_RUN_DELAY": -1}
+        known = {name.replace(".", "_").upper(): at for name, at in read_layout("").offsets.items()}
+        offsets |= {name: known.get(name, unknown) for name, unknown in task.items()}
         found.set_constants({**dict.fromkeys(NAMES, 0), **offsets, **arguments})
         for ring in ("spans", "payloads"):
             found.set_max_entries(ring, RING_BYTES)

@@ -58,7 +58,7 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
 
 def test_numpy_sees_each_field_behind_the_ring_header() -> None:
     kinds = span_dtype(TODAY)
-    assert kinds.itemsize == 72
+    assert kinds.itemsize == 80
     assert kinds.fields is not None
     assert kinds.fields["config_ns"][1] == 8 + 48
 
@@ -71,10 +71,10 @@ def test_spans_come_back_in_order_of_start_the_outer_call_first() -> None:
     assert spans.damaged == spans.unknown == 0
 
 
-@pytest.mark.parametrize("ring", [64 | 1 << 31, 64 | 1 << 30, 56, 65, 0])
+@pytest.mark.parametrize("ring", [72 | 1 << 31, 72 | 1 << 30, 64, 73, 0])
 def test_records_with_an_odd_ring_header_are_counted_not_decoded(ring: int) -> None:
     raw = bytearray(synthetic.pack_spans([span(1), span(2), span(3)]))
-    struct.pack_into("<I", raw, 72, ring)
+    struct.pack_into("<I", raw, 80, ring)
     spans = decode_spans([bytes(raw)], TODAY)
     assert spans.int64("start_ns").tolist() == [1, 3]
     assert spans.damaged == 1
@@ -93,11 +93,11 @@ def test_no_pieces_are_no_spans() -> None:
 
 def test_a_later_layout_with_appended_fields_is_understood() -> None:
     later = {
-        "stride_bytes": 80,
+        "stride_bytes": 88,
         "header_bytes": 8,
-        "fields": [*(list(field) for field in guest_layout.SPAN.fields), ["order", "u64", 64]],
+        "fields": [*(list(field) for field in guest_layout.SPAN.fields), ["order", "u64", 72]],
     }
-    record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
+    record = struct.pack("<II", 80, 0) + synthetic.pack_spans([span(5)])[8:] + bytes(8)
     spans = decode_spans([record * 2], guest_layout.parse_span_layout(later))
     assert spans.int64("start_ns").tolist() == [5, 5]
     assert spans.damaged == 0
@@ -106,14 +106,14 @@ def test_a_later_layout_with_appended_fields_is_understood() -> None:
 @pytest.mark.parametrize(("passes", "kept"), [(3, [3]), (70_000, [])])
 def test_a_wider_member_never_wraps(passes: int, kept: list[int]) -> None:
     older = {
-        "stride_bytes": 80,
+        "stride_bytes": 88,
         "header_bytes": 8,
         "fields": [
-            ["passes", "u32", 64] if name == "passes" else [name, kind, offset]
+            ["passes", "u32", 72] if name == "passes" else [name, kind, offset]
             for name, kind, offset in guest_layout.SPAN.fields
         ],
     }
-    record = struct.pack("<II", 72, 0) + synthetic.pack_spans([span(5)])[8:] + struct.pack("<II", passes, 0)
+    record = struct.pack("<II", 80, 0) + synthetic.pack_spans([span(5)])[8:] + struct.pack("<II", passes, 0)
     spans = decode_spans([record], guest_layout.parse_span_layout(older))
     assert spans.int64("passes").tolist() == kept
     assert spans.damaged == 1 - len(kept)

@@ -47,7 +47,7 @@ def test_a_send_that_found_its_answer_waited_for_no_interrupt() -> None:
     flow = Flow(times=Times(running=RUNNING_NS))
     flow.resize(1024)
     first = next(index for index, span in enumerate(flow.spans) if span.flags & SpanFlag.ACK)
-    flow.spans[first] = flow.spans[first]._replace(flags=flow.spans[first].flags & ~SpanFlag.ACK, config_ns=0)
+    flow.spans[first] = flow.spans[first]._replace(flags=flow.spans[first].flags & ~SpanFlag.ACK, wait_ns=0)
     (operation,) = report_of(flow).operations
     parts = [stage(operation.stages, f"b+c+d.{name}") for name in ("interrupt", "running", "found")]
     assert [part.count for part in parts] == [3, 3, 1]
@@ -103,6 +103,6 @@ def test_an_interrupt_later_than_its_send_is_damage() -> None:
     flow = Flow(times=Times(running=RUNNING_NS))
     flow.resize(1024)
     index = next(index for index, span in enumerate(flow.spans) if span.flags & SpanFlag.ACK)
-    flow.spans[index] = flow.spans[index]._replace(config_ns=10**9)
+    flow.spans[index] = flow.spans[index]._replace(wait_ns=10**9)
     report = report_of(flow)
     assert any("impossible" in sentence or "damaged" in sentence for sentence in report.warnings)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from balloontrace.render.blocks import Line, Section, Title, words
 from balloontrace.render.report.balloons_section import describe_balloons
+from balloontrace.render.report.guest_cost_section import describe_guest_cost
 from balloontrace.render.report.hinting_section import describe_hinting
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.machine_section import describe_machine
@@ -36,6 +37,7 @@ def describe_report(report: Report) -> list[Section]:
         describe_balloons(report.balloons),
         describe_operations(report) if of_guest else [],
         *describe_details(report),
+        *describe_guest_cost(report.operations),
         describe_others(report),
         describe_statistics(report),
         describe_reporting(report.page_reporting),

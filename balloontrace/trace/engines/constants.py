@@ -34,6 +34,8 @@ NAMES = (
     "VIRTQUEUE_INDEX",
     "VIRTQUEUE_VDEV",
     "VIRTIO_DEVICE_INDEX",
+    "TASK_STRUCT_SCHED_INFO",
+    "SCHED_INFO_RUN_DELAY",
     "SCATTERLIST_LENGTH",
     "SCATTERLIST_END",
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel

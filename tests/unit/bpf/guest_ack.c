@@ -34,7 +34,7 @@ int main(void)
 	send(0, (int[]){ 0, 2 }, 2);
 	send(2, (int[]){ 2, 0 }, 2);
 	for (u32 i = 0; i < reserved; i++)
-		printf("%d ", written[i].flags & BT_HAS_ACK ? (int)written[i].acked_ns : -1);
+		printf("%d ", written[i].flags & BT_HAS_ACK ? (int)written[i].wait_ns : -1);
 	printf("%llu\n", (unsigned long long)sums()->functions[BT_BALLOON_ACK].entries);
 	return 0;
 }

@@ -23,6 +23,20 @@ struct virtio_balloon {
 	char shrinker[32];
 };
 
+struct sched_info {
+	unsigned long pcount;
+	unsigned long long run_delay;
+};
+
+struct task_struct {
+	long state;
+	struct sched_info sched_info;
+};
+
+static struct task_struct current_task;
+
+static void *bpf_get_current_task_btf(void) { return &current_task; }
+
 struct shrinker {
 	void *private_data;
 };
