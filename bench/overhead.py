@@ -29,6 +29,7 @@ RUNS = 4  # of a block, after the one that does not count
 START_S = 180
 RUN_S = 180
 RECORDING = "/run/bench.bt"
+SPLIT = "--split-allocation"
 
 STEADY = ["sysctl", "-w", "vm.stat_interval=1000", "vm.compaction_proactiveness=0"]
 # Long enough, in the guest's time, for the recorder to write what it still has of the run before.
@@ -78,6 +79,25 @@ def measure_top_overhead() -> Iterator[Figure]:
                 _block(guest, on, [])
     yield Figure("inflate_with_top", statistics.median(on), "s")
     yield Figure("top_inflate_overhead", percent_longer(on, off), "%", at_most=1.0)
+
+
+def measure_split_overhead() -> Iterator[Figure]:
+    """The same with `record --split-allocation`, whose programs also run for each switch of the processor."""
+    off: list[float] = []
+    on: list[float] = []
+    off_deflates: list[float] = []
+    on_deflates: list[float] = []
+    with lab.solo(memory_mib=GUEST_MIB, icount=True) as guest:
+        guest.run(STEADY, check=True)
+        with _recorder(guest, SPLIT):
+            _block(guest, [], [])
+        for _ in range(BLOCKS):
+            _block(guest, off, off_deflates)
+            with _recorder(guest, SPLIT):
+                _block(guest, on, on_deflates)
+    yield Figure("inflate_with_split", statistics.median(on), "s")
+    yield Figure("split_deflate_overhead", percent_longer(on_deflates, off_deflates), "%")
+    yield Figure("split_inflate_overhead", percent_longer(on, off), "%", at_most=2.0)
 
 
 @contextmanager
@@ -143,9 +163,9 @@ def time_move(
 
 
 @contextmanager
-def _recorder(guest: lab.Guest) -> Iterator[int]:
+def _recorder(guest: lab.Guest, *options: str) -> Iterator[int]:
     """A recorder at work in the guest, by its pid; its recording must hold every send of the block."""
-    process = guest.start(["balloontrace", "record", "-f", "-o", RECORDING])
+    process = guest.start(["balloontrace", "record", "-f", "-o", RECORDING, *options])
     process.wait_for(b"probes attached", timeout_s=START_S)
     yield process.pid
     process.signal(signal.SIGINT)
@@ -171,6 +191,9 @@ BENCHMARKS = (
             "inflate_overhead",
         ),
         measure_guest_overhead,
+    ),
+    Benchmark(
+        ("inflate_with_split", "split_deflate_overhead", "split_inflate_overhead"), measure_split_overhead
     ),
     Benchmark(("inflate_with_top", "top_inflate_overhead"), measure_top_overhead),
 )

@@ -22,6 +22,7 @@ typedef unsigned long long bt_u64;
  * definitions, as offsets do. Compiled without them, each is an undeclared name.
  */
 #define BT_FUNCTIONS 32 /* size of tables indexed by function */
+#define BT_PARTS 5 /* of allocating: BT_PART_* */
 #define BT_ORDERS 16 /* orders of blocks of pages that are told apart; the kernel has 11 to 14 */
 
 /* What a call of report_free_page_func did, as far as its pages are known (BT_HAS_PAGES). */

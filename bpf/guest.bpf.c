@@ -46,6 +46,7 @@ struct queue_ack {
 struct thread_slots {
 	struct thread_state slots[SLOTS];
 	struct queue_ack acks[ACK_QUEUES][BT_DEVICES];
+	struct watched_task watched[BT_WATCHED];
 	u8 report_list[REPORT_LIST_BYTES];
 	u32 shrunk_pages[BT_DEVICES]; /* hinted ones that the shrinker gave back, by device */
 };
@@ -205,6 +206,14 @@ static __always_inline int is_filling(void)
 }
 #endif
 
+#if MAY_BE(SPLIT_ALLOCATION) && defined(SPAN_RING_PAGES)
+#include "allocation.h"
+#else
+static __always_inline void watch_item(struct thread_state *thread) {}
+static __always_inline void keep_parts(struct thread_state *thread) {}
+static __always_inline void tell_parts(struct thread_state *thread) {}
+#endif
+
 /*
  * Compaction can move tens of thousands of pages in seconds, with two sends each. Where the ring fills up, migrations are
  * summed up: what is left of it is for spans of operations. One that the balloon gives up has its span all the same, for
@@ -303,6 +312,7 @@ static __always_inline int on_update_balloon_size_func_entry(u64 work)
 	thread->summed = 0;
 	thread->run_delay_ns = run_delay_ns();
 	live_item_begins(thread);
+	watch_item(thread);
 	if (thread->work == work) {
 		if (VIRTIO_DEVICE_INDEX != NO_OFFSET && thread->balloon)
 			thread->flags |= BT_HAS_DEVICE;
@@ -349,6 +359,8 @@ static __always_inline int on_update_balloon_size_func_return(u64 result)
 		thread->actual_pages = read_u32(thread->balloon, VIRTIO_BALLOON_NUM_PAGES);
 		thread->flags |= BT_HAS_ACTUAL;
 	}
+	if (thread)
+		tell_parts(thread);
 	leave(BT_UPDATE_BALLOON_SIZE_FUNC, thread, 0, 0, thread ? thread->flags | note_run_delay(thread) : 0);
 	if (thread)
 		follow_device(thread, moved);
@@ -458,6 +470,7 @@ static __always_inline void note_send(struct thread_state *thread, u64 balloon, 
  */
 static __always_inline void begin_send(struct thread_state *thread, u32 outer)
 {
+	keep_parts(thread);
 	thread->vq = 0;
 	thread->send_flags &= thread->open & outer ? BT_HAS_QUEUE : 0;
 }

@@ -59,9 +59,28 @@ struct thread_state {
 	u64 hint_balloon;     /* the struct virtio_balloon of that, 0 when unknown */
 	u32 hint_pages;       /* what it had when that began, see page_hinting.h */
 	u32 padding;
+	/* What the work item under way does while it allocates, see allocation.h. */
+	u64 part_ns[BT_PARTS];
+	u32 part_count[BT_PARTS];
+	u8 in_part;           /* the part under way, plus 1; 0: none */
+	u8 parts_kept;        /* whether allocating is over */
+	u8 was_preempted;     /* the switch at off_ns, or else the thread went to sleep */
+	u8 more_padding;
+	u64 part_since_ns;
+	u64 off_ns;           /* off the processor since, in no part; 0: on it */
+	u64 lock;             /* of the part BT_PART_LOCK */
 #ifndef SPAN_RING_PAGES
 	struct item_state item;
 #endif
+};
+
+/* Threads in a work item by their struct task_struct: sched_switch tells of no thread by number. */
+#define BT_WATCHED 256 /* a power of two */
+
+struct watched_task {
+	u64 task; /* 0: none */
+	u32 tid;
+	u32 padding;
 };
 
 #endif

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from balloontrace.analysis.allocation_words import explain_allocation
 from balloontrace.analysis.operations import FoundOperation
 from balloontrace.format.stages import BCD, BCD_RUNNING, BUILD, OTHER, RUNNING, A, B, C, D
 from balloontrace.format.vocabulary import Kind, Side
@@ -59,6 +60,7 @@ def explain(
         _waiting(found.kind, short_work_items, short_ns),
         _short_of_processor(run_delay_ns, found.end_ns - found.start_ns),
         _dominant(found.kind, rows),
+        explain_allocation(rows),
         explain_other(rows),
         _mid_window(bitmap),
         _memory_shortage(found),

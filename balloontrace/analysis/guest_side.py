@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from balloontrace.analysis.allocation_parts import Parts, take_parts
 from balloontrace.analysis.balloon_sizes import (
     Moves,
     Told,
@@ -52,6 +53,7 @@ class GuestRecording:
     header: Header
     end: End | None
     decoded: Spans
+    allocation: Parts
     losses: tuple[Loss, ...]
     traced: frozenset[Function]
     missing: Mapping[Function, int]
@@ -106,13 +108,16 @@ def read_guest(recording: Recording) -> GuestRecording:
         Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None),
     )
     losses = find_losses(recording, end)
+    traced = find_traced(header, decoded, losses)
+    calls, allocation = take_parts(decoded, traced)
     return GuestRecording(
         recording,
         header,
         end,
-        decoded,
+        calls,
+        allocation,
         losses,
-        find_traced(header, decoded, losses),
+        traced,
         missing_spans(decoded, losses),
         find_summed(losses),
         parse_driver_gaps(recording),

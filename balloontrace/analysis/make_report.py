@@ -116,8 +116,9 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     spans, operations, carried = events.spans, events.operations, events.carried
     both = None if host is None else _join(guest, events, host)
     tables = StageTables(
-        spans, operations, sends_traced=bool(SENDS & guest.traced), host=both.times if both else None
-    )
+        spans, operations, sends_traced=bool(SENDS & guest.traced), host=both.times if both else None,
+        allocation=guest.allocation,
+    )  # fmt: skip
     shown = describe_operations(
         operations,
         tables.of_operations(),

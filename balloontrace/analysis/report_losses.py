@@ -27,7 +27,9 @@ def find_losses(recording: Recording, end: End | None) -> tuple[Loss, ...]:
         recording.counters, parse_counters_layout(recording.metadata.get("counters_layout"))
     )
     return tuple(
-        Loss(
+        Loss(function.symbol, lost=row.get("lost"), no_state=row.get("no_state"))
+        if function is Function.ALLOCATION_PARTS
+        else Loss(
             function.symbol,
             entries=row.get("entries"),
             returns=row.get("returns"),

@@ -60,6 +60,8 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
         )
     if not operations.items.config_measured.any() and len(operations.items):
         yield "reading the target: its probe was not attached"
+    if guest.allocation.measured and not operations.items.config_measured.any() and len(operations.items):
+        yield "what allocating consists of: it begins with reading the target, which was not seen"
     if not operations.items.measured.any() and len(operations.items):
         yield "targets and outcomes: the target was not seen being read"
     missing = [

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from balloontrace.analysis.allocation_parts import NOTHING, Parts, series_of_parts
 from balloontrace.analysis.columns import Column, Spans
 from balloontrace.analysis.group_statistics import Distribution, distributions, sums
 from balloontrace.analysis.operations import NO_OPERATION, Operations, operation_of_spans
@@ -38,7 +39,9 @@ from balloontrace.analysis.send_series import (
 )
 from balloontrace.errors import RecordingError
 from balloontrace.format.stages import (
+    A_REST,
     ABCD,
+    ALLOCATION_PARTS,
     BCD,
     BUILD,
     CONFIG,
@@ -74,17 +77,24 @@ class _Parts:
     config_calls: Column
     served: Column
     calls_error_ns: Column | None  # by operation, where the time inside calls is an estimate
+    part_counts: Mapping[str, Column]  # by operation, how often there was each part of allocating
 
 
 class StageTables:
     """Stage rows for each operation and for any grouping of them."""
 
     def __init__(
-        self, spans: Spans, operations: Operations, *, sends_traced: bool, host: HostTimes | None = None
+        self,
+        spans: Spans,
+        operations: Operations,
+        *,
+        sends_traced: bool,
+        host: HostTimes | None = None,
+        allocation: Parts | None = None,
     ) -> None:
         self._sends_traced = sends_traced
         self._kinds = [operation.kind for operation in operations.found]
-        self._parts = _measure(spans, operations, host, sends_traced=sends_traced)
+        self._parts = _measure(spans, operations, host, allocation, sends_traced=sends_traced)
 
     def of_operations(self) -> list[tuple[StageRow, ...]]:
         """The stage rows of every operation, in the order of `Operations.found`."""
@@ -107,13 +117,17 @@ class StageTables:
         calls = sums(parts.config_calls, group_of_operation, groups).tolist()
         unserved = sums(1 - parts.served, group_of_operation, groups).tolist()
         errors_ns = _errors_ns(parts.calls_error_ns, group_of_operation, groups)
+        counts = {
+            code: sums(count, group_of_operation, groups).tolist()
+            for code, count in parts.part_counts.items()
+        }
         return [
             self._table(
                 kinds[group],
                 wall_ns[group],
                 {code: spread[group] for code, spread in spreads.items()},
                 split=not unserved[group],
-                config_calls=calls[group],
+                counts={CONFIG.code: calls[group], **{code: count[group] for code, count in counts.items()}},
                 calls_error_ns=errors_ns[group],
             )
             for group in range(groups)
@@ -126,13 +140,15 @@ class StageTables:
         spreads: Mapping[str, Distribution],
         *,
         split: bool,
-        config_calls: int,
+        counts: Mapping[str, int],
         calls_error_ns: int | None,
     ) -> tuple[StageRow, ...]:
         """The rows of one table; `split` tells whether the host's side is known of all its sends."""
-        totals_ns = _sums_of_rows(wall_ns, spreads)
+        totals_ns = _sums_of_rows(wall_ns, spreads, kind)
         rows = []
         for stage in _shown(sends_traced=self._sends_traced, split=split):
+            if stage in ALLOCATION_PARTS and kind is not Kind.INFLATE:
+                continue
             row = StageRow(stage.code, stage.name_for(kind), stage.where, stage.part_of)
             code = A.code if stage == ABCD else stage.code
             without = self._parts.series[code].without if code in spreads else Without.NO_ROW
@@ -144,9 +160,9 @@ class StageTables:
                 rows.append(_estimate(measured, calls_error_ns) if estimated else measured)
             elif without is Without.NOT_MEASURED:
                 rows.append(row)
-        # Quantiles are of the reads of one work item together; the count is of single ones.
+        # Quantiles are of the reads, or waits, of one work item together; the count is of single ones.
         return tuple(
-            replace(row, count=config_calls) if row.stage == CONFIG.code and row.count else row
+            replace(row, count=counts[row.stage]) if row.stage in counts and row.count else row
             for row in rows
         )
 
@@ -164,19 +180,29 @@ def _shown(*, sends_traced: bool, split: bool) -> Iterator[Stage]:
     yield from with_parts(OTHER)
 
 
-def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution]) -> dict[str, int]:
+def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution], kind: Kind) -> dict[str, int]:
     """What is a sum, or left over, and has no series of its own."""
     apart = [stage for stage in finest_stages() if stage.code not in BCD.instead_of]
     others = [part for part in with_parts(OTHER) if part.code in spreads]
     other_ns = wall_ns - sum(spreads[stage.code].total_ns for stage in (*apart, BUILD, BCD))
     rest_ns = other_ns - sum(spreads[part.code].total_ns for part in others)
     totals_ns = {OTHER.code: other_ns, REST.code: rest_ns}
+    parts = [spreads[part.code].total_ns for part in ALLOCATION_PARTS if part.code in spreads]
+    if parts and kind is Kind.INFLATE:
+        totals_ns[A_REST.code] = spreads[A.code].total_ns - sum(parts)
     if spreads[BUILD.code].count:
         totals_ns[B.code] = spreads[BUILD.code].total_ns + spreads[B.code].total_ns
     return totals_ns
 
 
-def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, sends_traced: bool) -> _Parts:
+def _measure(
+    spans: Spans,
+    operations: Operations,
+    host: HostTimes | None,
+    allocation: Parts | None,
+    *,
+    sends_traced: bool,
+) -> _Parts:
     """Split every active work item and the gaps around them; the sums of one operation are its wall time."""
     items = operations.items
     rows = np.flatnonzero(operations.item_operation != NO_OPERATION)
@@ -200,10 +226,13 @@ def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, se
     send_operation = operations.send_operation[sends]
     send_ns = spans.int64("duration_ns")[sends]
     count = len(operations.found)
+    a_ns = body_ns - send_in_body_ns - config_in_body_ns - build_ns
+    told = NOTHING if allocation is None else series_of_parts(allocation, operations, a_ns, rows)
     return _Parts(
         wall_ns=ends_ns - starts_ns,
         series={
-            A.code: Series(body_ns - send_in_body_ns - config_in_body_ns - build_ns, operation),
+            A.code: Series(a_ns, operation),
+            **told.series,
             EXTEND.code: _extend(spans, operations),
             BUILD.code: Series(build_ns[built], operation[built], Without.NO_ROW),
             BCD.code: Series(send_ns, send_operation, Without.ZERO if sends_traced else Without.NOT_MEASURED),
@@ -221,6 +250,7 @@ def _measure(spans: Spans, operations: Operations, host: HostTimes | None, *, se
         config_calls=sums(items.config_calls[rows], operation, count),
         served=_served(sends, send_operation, host, count),
         calls_error_ns=_by_operation(host, count),
+        part_counts=told.counts,
     )
 
 

@@ -106,6 +106,12 @@ _MOST_BUFFER_BYTES = 256 << 20
     help="On the host, count what calls free. A BPF program then runs for each page that any process frees.",
 )
 @click.option(
+    "--split-allocation",
+    is_flag=True,
+    help="In a guest, tell what allocating (a) consists of: direct reclaim, compaction, sleeping for a page, "
+    "locks, off the processor. A BPF program then runs for each switch of a processor to another thread.",
+)
+@click.option(
     "--sample",
     is_flag=True,
     help="On the host, look from time to time whether the process is inside a call, and trace no call. It "

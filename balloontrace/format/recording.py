@@ -55,6 +55,8 @@ from balloontrace.untrusted import made_printable, printable
 #   1.6  READ: readings of the machine, before, while and after something moved
 #   1.6  batches: address; of the host's side `regions` at start and end, readings of the process
 #   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions
+#   1.6  spans of allocation_parts: what a work item did while it allocated, one for each part in `queue`, as
+#        often as `pages` says; they have the work item's start
 FORMAT_VERSION = (1, 6)
 
 # The first byte is no text, and the line end tells when a terminal on the way rewrote it.

@@ -99,6 +99,14 @@ A = Stage(
     },
 )  # fmt: skip
 EXTEND = Stage("a.extend", "memory for bitmaps", "bitmap memory", Place.GUEST_KERNEL, "a")
+A_RECLAIM = Stage("a.reclaim", "direct reclaim", "direct reclaim", Place.GUEST_KERNEL, "a")
+A_COMPACTION = Stage("a.compaction", "compaction", "compaction", Place.GUEST_KERNEL, "a")
+A_PUFF = Stage(
+    "a.puff", 'sleeping for want of a page ("Out of puff")', "asleep for a page", Place.GUEST_KERNEL, "a"
+)
+A_LOCK = Stage("a.lock", "waiting for locks", "waiting for lock", Place.GUEST_KERNEL, "a")
+A_OFF_CPU = Stage("a.off_cpu", "time off the processor", "off the processor", Place.GUEST_KERNEL, "a")
+A_REST = Stage("a.rest", "the allocator, and what is left", "allocator, rest", Place.GUEST_KERNEL, "a")
 B = Stage("b", "send", "b send", Place.GUEST_AND_HOST, colours=_SEND_COLOURS)
 BUILD = Stage(
     "b.build", "build", "build bitmaps", Place.GUEST_KERNEL, "b", colours=Colours("#76650c", "#d5bd52")
@@ -153,11 +161,31 @@ INTERRUPT = Stage(
 REST = Stage("other.rest", "remaining", "remaining", Place.GUEST_KERNEL, "other")
 
 STAGES: tuple[Stage, ...] = (
-    *(ABCD, A, EXTEND, B, BUILD, TO_HOST, BACK, INTERRUPT_BACK, RUNNING),
+    *(
+        ABCD,
+        A,
+        EXTEND,
+        A_RECLAIM,
+        A_COMPACTION,
+        A_PUFF,
+        A_LOCK,
+        A_OFF_CPU,
+        A_REST,
+        B,
+        BUILD,
+        TO_HOST,
+        BACK,
+        INTERRUPT_BACK,
+        RUNNING,
+    ),
     *(BCD, BCD_SEND, BCD_INTERRUPT, BCD_RUNNING, BCD_FOUND, C, D),
     *(OTHER, CONFIG, WORK_ITEM, REQUEUE, INTERRUPT, REST),
 )
 """All stages, in the order in which they are shown."""
+
+
+ALLOCATION_PARTS = (A_RECLAIM, A_COMPACTION, A_PUFF, A_LOCK, A_OFF_CPU)
+"""Of a, where `record --split-allocation` told them apart; A_REST is what is left of it."""
 
 
 def find_stage(code: str) -> Stage | None:

@@ -82,6 +82,14 @@ class Function(enum.IntEnum):
     REPORT_FREE_PAGE_FUNC = 21  # the work item of hinting: sends free blocks, or gives them back
     VIRTIO_BALLOON_SHRINKER_SCAN = 22  # hinted blocks given back because memory is short
     BALLOON_ACK = 23  # interrupt: the host has answered; counted only, its time is in the span of the send
+    ALLOCATION_PARTS = 24  # no function: what a work item did while it allocated, a span for each part
+    SCHED_SWITCH = 25  # this and what follows are tracepoints that tell of those parts; counted only
+    MM_VMSCAN_DIRECT_RECLAIM_BEGIN = 26
+    MM_VMSCAN_DIRECT_RECLAIM_END = 27
+    MM_COMPACTION_BEGIN = 28
+    MM_COMPACTION_END = 29
+    CONTENTION_BEGIN = 30
+    CONTENTION_END = 31
 
     @property
     def symbol(self) -> str:
@@ -89,8 +97,28 @@ class Function(enum.IntEnum):
         return self.name.lower()
 
 
-COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET, Function.BALLOON_ACK)
-"""Parts of other functions' spans; other devices call the first two, so their counts show no loss."""
+ALLOCATION_TRACEPOINTS = (
+    Function.SCHED_SWITCH,
+    Function.MM_VMSCAN_DIRECT_RECLAIM_BEGIN,
+    Function.MM_VMSCAN_DIRECT_RECLAIM_END,
+    Function.MM_COMPACTION_BEGIN,
+    Function.MM_COMPACTION_END,
+    Function.CONTENTION_BEGIN,
+    Function.CONTENTION_END,
+)
+
+COUNTED_ONLY = (Function.CONFIG_GET, Function.CONFIG_SET, Function.BALLOON_ACK, *ALLOCATION_TRACEPOINTS)
+"""Parts of other functions' spans; not of the balloon alone but for one, so their counts show no loss."""
+
+
+class Part(enum.IntEnum):
+    """What a work item does while it allocates. A number, once released, keeps its meaning."""
+
+    RECLAIM = 0  # direct, with all that it waits for
+    COMPACTION = 1  # with all that it waits for
+    PUFF = 2  # asleep after "Out of puff"
+    LOCK = 3  # waiting for a lock
+    OFF_CPU = 4  # off the processor for another reason
 
 
 class SpanFlag(enum.IntFlag):
@@ -144,6 +172,7 @@ def c_definitions() -> dict[str, int]:
         **{f"BT_{each.name}": each.value for words in (Function, Call, BatchFlag) for each in words},
         **{f"BT_HAS_{flag.name}": flag.value for flag in SpanFlag},
         **{f"BT_{queue.name}_QUEUE": queue.value for queue in Queue},
+        **{f"BT_PART_{part.name}": part.value for part in Part},
     }
 
 

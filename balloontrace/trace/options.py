@@ -22,6 +22,7 @@ class TraceOptions:
     capture: bool = False  # payloads
     offsets: Mapping[str, int] = field(default_factory=dict)  # by struct.member, as the user knows them
     count_freed: bool = False
+    split_allocation: bool = False  # what the driver does while it allocates
     sample: bool = False  # calls, instead of tracing each
     duration_s: float | None = None
     operations: int | None = None

@@ -23,7 +23,7 @@ from balloontrace.format.guest_layout import (
 )
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.recording_writer import RecordingWriter
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import ALLOCATION_TRACEPOINTS, Function
 
 _PAYLOAD = struct.Struct("<QIIIHBx")
 _RING = struct.Struct("<II")
@@ -32,6 +32,8 @@ _FEATURES = {
     Function.VIRTBALLOON_FREE_PAGE_REPORT, Function.PAGE_REPORTING_PROCESS,
     Function.REPORT_FREE_PAGE_FUNC, Function.VIRTIO_BALLOON_SHRINKER_SCAN,
 }  # fmt: skip
+# Traced where it was asked for.
+_OPTIONAL = (Function.ALLOCATION_PARTS, *ALLOCATION_TRACEPOINTS)
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
@@ -76,7 +78,8 @@ def metadata(flows: Iterable[Flow] = (), **changes: object) -> dict[str, object]
     left_out = {Function.CONFIG_GET, Function.CONFIG_SET, Function.PAYLOAD}
     if not any(isinstance(flow, PatchedFlow) for flow in flows):
         left_out |= {Function.SEND_RESP_DATA, Function.SET_PAGE_BITMAP, Function.EXTEND_PAGE_BITMAP}
-    left_out |= _FEATURES - {span.function for flow in flows for span in flow.spans}
+    present = {span.function for flow in flows for span in flow.spans}
+    left_out |= _FEATURES - present | (set() if Function.ALLOCATION_PARTS in present else set(_OPTIONAL))
     functions = [function for function in Function if function not in left_out]
     probes = [
         {

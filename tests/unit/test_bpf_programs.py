@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from c_layout import C_DEFINITIONS
 
-from balloontrace.format.vocabulary import Function, SpanFlag
+from balloontrace.format.vocabulary import Function, Part, SpanFlag
 from balloontrace.system.kernel import KNOWN_MEMBERS
 from balloontrace.trace.engines.shipped import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
@@ -168,3 +168,20 @@ def test_a_work_item_knows_how_long_its_thread_waited_for_a_processor(tmp_path: 
     assert numbers(build_guest("guest_delay.c", tmp_path, "SPAN_RING_PAGES=1")) == [known, 700, known, 0]
     unknown = build_guest("guest_delay.c", tmp_path, "SPAN_RING_PAGES=1", "TASK_STRUCT_SCHED_INFO=-1")
     assert numbers(unknown) == [0, 0, 0, 0]
+
+
+def test_allocating_is_told_in_parts_of_which_the_outermost_counts(tmp_path: Path) -> None:
+    program = build_guest(
+        "guest_allocation.c", tmp_path, "SPAN_RING_PAGES=1", "SPLIT_ALLOCATION=1", "FILL_BALLOON_TRACED=0"
+    )
+    *found, of_others = numbers(program)
+    # Part, how long and how often, in the first and the second work item; the third was held up by nothing.
+    assert [tuple(found[at : at + 3]) for at in range(0, len(found), 3)] == [
+        (Part.RECLAIM, 2 * 500_000_000 + 3000 + 2 * 7, 2),
+        (Part.PUFF, 200_000_000, 1),
+        (Part.OFF_CPU, 200_000_000, 1),
+        (Part.COMPACTION, 340, 1),
+        (Part.LOCK, 110, 1),
+        (Part.OFF_CPU, 50, 2),
+    ]
+    assert of_others == 0

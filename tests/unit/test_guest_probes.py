@@ -11,7 +11,7 @@ import pytest
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.vocabulary import STATS_BIT, Function, Status
 from balloontrace.system.kernel import Layout, Symbol
-from balloontrace.trace.guest.probes import TABLE, GuestPlan, GuestProbe, make_plan
+from balloontrace.trace.guest.probes import ALLOCATION, TABLE, GuestPlan, GuestProbe, make_plan
 from balloontrace.trace.mechanism import Mechanism
 
 MODULE = "virtio_balloon"
@@ -66,7 +66,9 @@ def stock(layout: Layout = NUM_PAGES_KNOWN, fentry: Iterable[str] = ()) -> Guest
 
 
 def test_every_function_has_one_row() -> None:
-    assert sorted(point.function for point in TABLE) == sorted(set(Function) - {Function.PAYLOAD})
+    no_functions = {Function.PAYLOAD, Function.ALLOCATION_PARTS}
+    points = (*TABLE, *ALLOCATION)
+    assert sorted(point.function for point in points) == sorted(set(Function) - no_functions)
 
 
 def test_stock_debian_kernel() -> None:

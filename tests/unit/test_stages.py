@@ -24,7 +24,9 @@ from balloontrace.results.report import Report
 PACKAGE = Path(balloontrace.__file__).parent
 HOME = PACKAGE / "format" / "stages.py"
 # Words of the language or of the kernel, which other modules use for other things.
-COMMON = frozenset({"a", "b", "c", "d", "other", "build", "send", "madvise", "remaining", "allocate"})
+COMMON = frozenset(
+    {"a", "b", "c", "d", "other", "build", "send", "madvise", "remaining", "allocate", "compaction"}
+)
 ZEROING = Stage(
     "a.zero", "zeroing pages", "zeroing", Place.GUEST_KERNEL, "a", colours=Colours("#123", "#456")
 )

@@ -41,6 +41,8 @@ NAMES = (
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel
     "HINT_BLOCK_PAGES",  # 4 KiB units in a block of free page hinting; 0: unknown
     "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured
+    "SPLIT_ALLOCATION",  # whether allocating is told in parts
+    "FILL_BALLOON_TRACED",  # whether it is fill_balloon that allocates
     # Whether a function's arguments are what its source says.
     "TELL_HOST_ARGUMENTS",
     "SEND_RESP_DATA_ARGUMENTS",

@@ -38,6 +38,7 @@ class ProbePoint:
     stand_in: Function | None = None  # what shows its time when it is inlined
     feature_bit: int | None = None  # a device without it never makes the driver call the function
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
+    tracepoint: str | None = None  # with its category; its symbols only show that a kernel has it
 
     @property
     def name(self) -> str:
@@ -151,7 +152,28 @@ TABLE = (
     ),
 )  # fmt: skip
 
+
+def _tracepoint(function: Function, category: str, yields: str) -> ProbePoint:
+    symbols = tuple(f"{prefix}{function.symbol}" for prefix in ("__traceiter_", "__bpf_trace_"))
+    return ProbePoint(
+        function, symbols, A.of_kind[Kind.INFLATE].short, yields, in_driver=False, every_driver=False,
+        returns=False, tracepoint=f"{category}:{function.symbol}",
+    )  # fmt: skip
+
+
+ALLOCATION = (
+    _tracepoint(Function.SCHED_SWITCH, "sched", "when it is off the processor, and asleep for a page"),
+    _tracepoint(Function.MM_VMSCAN_DIRECT_RECLAIM_BEGIN, "vmscan", "reclaim that an allocation does itself"),
+    _tracepoint(Function.MM_VMSCAN_DIRECT_RECLAIM_END, "vmscan", "its end"),
+    _tracepoint(Function.MM_COMPACTION_BEGIN, "compaction", "compaction that an allocation does itself"),
+    _tracepoint(Function.MM_COMPACTION_END, "compaction", "its end"),
+    _tracepoint(Function.CONTENTION_BEGIN, "lock", "locks that it waits for"),
+    _tracepoint(Function.CONTENTION_END, "lock", "its end"),
+)
+"""Rows of `record --split-allocation`, which others have none of."""
+
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.candidates)
+ALLOCATION_SYMBOL_NAMES = tuple(name for point in ALLOCATION for name in point.candidates)
 
 # Symbols beside a function's body that never are the function: split-off cold paths, padding, CFI thunks.
 _NEVER = re.compile(r"(^__pfx_|^__cfi_|\.cold(\.|$))")
@@ -171,14 +193,18 @@ class GuestProbe(PlannedProbe[ProbePoint]):
         """The function the row is about."""
         return self.point.function
 
+    def target(self, symbol: Symbol, *, returns: bool) -> str:
+        """The symbol, or the tracepoint with its category."""
+        return self.point.tracepoint or super().target(symbol, returns=returns)
+
     @property
     def by_symbol(self) -> tuple[tuple[Symbol, Mechanism], ...]:
         """Each symbol with its mechanism: of equal names fentry reaches the one at the lowest address only.
 
         (kallsyms_lookup_name, which fentry uses, returns the first in the order of addresses.)
         """
-        if self.mechanism is Mechanism.KPROBE:
-            return tuple((symbol, Mechanism.KPROBE) for symbol in self.symbols)
+        if self.mechanism is not Mechanism.FENTRY:
+            return tuple((symbol, self.mechanism) for symbol in self.symbols)
         first: dict[str, Symbol] = {}
         for symbol in self.symbols:
             if symbol.name not in first or symbol.address < first[symbol.name].address:
@@ -196,7 +222,9 @@ class GuestProbe(PlannedProbe[ProbePoint]):
 
     @property
     def where(self) -> str | None:
-        """Names of its symbols."""
+        """Names of its symbols, or of the tracepoint."""
+        if self.point.tracepoint and self.symbols:
+            return self.point.tracepoint
         return ", ".join(sorted({symbol.name for symbol in self.symbols})) or None
 
     @property
@@ -224,8 +252,19 @@ class GuestPlan(Plan[GuestProbe]):
     def with_kprobes(self) -> GuestPlan:
         """The same plan with kprobes throughout; fentry would hold the driver's module in the kernel."""
         return replace(
-            self, probes=tuple(replace(probe, mechanism=Mechanism.KPROBE) for probe in self.probes)
+            self,
+            probes=tuple(
+                probe if probe.point.tracepoint else replace(probe, mechanism=Mechanism.KPROBE)
+                for probe in self.probes
+            ),
         )
+
+    def with_allocation(self, symbols: Sequence[Symbol]) -> GuestPlan:
+        """The same plan, and the tracepoints that tell what allocating consists of.
+
+        `symbols` are those of `ALLOCATION_SYMBOL_NAMES`.
+        """
+        return replace(self, probes=(*self.probes, *(_plan_tracepoint(each, symbols) for each in ALLOCATION)))
 
     def without_kprobes(self) -> GuestPlan:
         """The same plan for a kernel without kprobes: of functions of one name, those that fentry reaches."""
@@ -381,6 +420,14 @@ def _plan_probe(
         symbols,
         arguments_trusted=plain,
     )
+
+
+def _plan_tracepoint(point: ProbePoint, symbols: Sequence[Symbol]) -> GuestProbe:
+    """A kernel may show the tracepoint's symbols only in part."""
+    found = next((symbol for symbol in symbols if symbol.name in point.candidates), None)
+    if found is None:
+        return GuestProbe(point, Status.ABSENT, Mechanism.RAW_TRACEPOINT)
+    return GuestProbe(point, Status.ATTACH, Mechanism.RAW_TRACEPOINT, symbols=(found,))
 
 
 def _notes(symbols: tuple[Symbol, ...], *, plain: bool) -> list[str]:

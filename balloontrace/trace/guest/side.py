@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from balloontrace.console.stderr import say
 from balloontrace.errors import MissingProbeError, UsageError
 from balloontrace.format.vocabulary import Function, Status
-from balloontrace.system.kernel import is_confidential
+from balloontrace.system.kernel import is_confidential, read_symbols
 from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES, GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
-from balloontrace.trace.guest.probes import GuestPlan
+from balloontrace.trace.guest.probes import ALLOCATION_SYMBOL_NAMES, GuestPlan
 from balloontrace.trace.guest.session import GuestSession
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.side import TracedSide
@@ -63,7 +63,10 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
             raise MissingProbeError(
                 "none of the driver's functions is a symbol in this kernel, so nothing can be traced"
             )
-        return diagnosis.plan.with_kprobes() if self.options.attach == "kprobe" else diagnosis.plan
+        plan = diagnosis.plan.with_kprobes() if self.options.attach == "kprobe" else diagnosis.plan
+        if not self.options.split_allocation:
+            return plan
+        return plan.with_allocation(read_symbols(ALLOCATION_SYMBOL_NAMES))
 
     @contextmanager
     def attached(self, diagnosis: GuestDiagnosis, plan: GuestPlan) -> Iterator[AttachedGuest]:

@@ -62,6 +62,8 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
         options = self.options
         if options.sample:
             _check_sampling(options)
+        if options.split_allocation:
+            raise UsageError("--split-allocation is for the guest's side: its driver allocates")
         for option, given in (
             ("--operations", options.operations is not None),
             ("--capture payload", options.capture),

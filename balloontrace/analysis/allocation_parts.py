@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stage a of inflates consists of, where `record --split-allocation` asked for it.
+
+A work item leaves a span without a call for each part that it had. What is left of a is the allocator itself,
+and whatever no attached tracepoint tells of. A deflate releases pages, of which nothing is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from balloontrace.analysis.columns import Column, Spans
+from balloontrace.analysis.group_statistics import sums
+from balloontrace.analysis.operations import NO_OPERATION, Operations
+from balloontrace.analysis.send_series import Series
+from balloontrace.format.stages import A_COMPACTION, A_LOCK, A_OFF_CPU, A_PUFF, A_RECLAIM, Stage
+from balloontrace.format.vocabulary import Function, Kind, Part
+
+_STAGES: Mapping[Part, Stage] = {
+    Part.RECLAIM: A_RECLAIM,
+    Part.COMPACTION: A_COMPACTION,
+    Part.PUFF: A_PUFF,
+    Part.LOCK: A_LOCK,
+    Part.OFF_CPU: A_OFF_CPU,
+}
+_TOLD_BY = {
+    Part.RECLAIM: {Function.MM_VMSCAN_DIRECT_RECLAIM_BEGIN, Function.MM_VMSCAN_DIRECT_RECLAIM_END},
+    Part.COMPACTION: {Function.MM_COMPACTION_BEGIN, Function.MM_COMPACTION_END},
+    Part.PUFF: {Function.SCHED_SWITCH},
+    Part.LOCK: {Function.CONTENTION_BEGIN, Function.CONTENTION_END},
+    Part.OFF_CPU: {Function.SCHED_SWITCH},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts of allocating, a row for each that a work item had; `count` is how often. `measured`: which ones.
+
+    A row belongs to the work item of its thread and start.
+    """
+
+    measured: frozenset[Part]
+    start_ns: Column
+    tid: Column
+    part: Column
+    duration_ns: Column
+    count: Column
+
+
+@dataclass(frozen=True, slots=True)
+class PartSeries:
+    """By the code of a part's stage: its times, and by operation how often there was one."""
+
+    series: Mapping[str, Series]
+    counts: Mapping[str, Column]
+
+
+NOTHING = PartSeries({}, {})
+
+
+def take_parts(spans: Spans, traced: frozenset[Function]) -> tuple[Spans, Parts]:
+    """The spans of calls alone, and the parts of allocating that were among them."""
+    which = spans.of(Function.ALLOCATION_PARTS)
+    columns = {
+        name: spans.int64(name)[which] for name in ("start_ns", "tid", "queue", "duration_ns", "pages")
+    }
+    measured = frozenset(part for part, functions in _TOLD_BY.items() if functions <= traced)
+    return spans.without(which) if which.any() else spans, Parts(measured, *columns.values())
+
+
+def series_of_parts(parts: Parts, operations: Operations, a_ns: Column, a_rows: Column) -> PartSeries:
+    """What is known of inflates; `a_ns` is stage a of the work items in `a_rows`.
+
+    Where parts are longer than their whole, something is damaged: none of that work item counts.
+    """
+    if not parts.measured or not operations.items.config_measured.any():
+        return NOTHING
+    item, which = _items_of_parts(parts, operations)
+    of_items_ns = np.zeros(len(operations.items), dtype=np.int64)
+    of_items_ns[a_rows] = a_ns
+    told_ns = sums(parts.duration_ns[which], item, len(of_items_ns))
+    possible = told_ns[item] <= of_items_ns[item]
+    item, which = item[possible], which[possible]
+    operation, count = operations.item_operation[item], len(operations.found)
+    series, counts = {}, {}
+    for part in parts.measured:
+        code, mine = _STAGES[part].code, parts.part[which] == part
+        series[code] = Series(parts.duration_ns[which][mine], operation[mine])
+        counts[code] = sums(parts.count[which][mine], operation[mine], count)
+    return PartSeries(series, counts)
+
+
+def _items_of_parts(parts: Parts, operations: Operations) -> tuple[Column, Column]:
+    """Work items that inflate, and the rows of parts that they had, in pairs."""
+    spans, items = operations.spans, operations.items
+    inflates = np.array([found.kind is Kind.INFLATE for found in operations.found], dtype=np.bool_)
+    wanted = np.flatnonzero(operations.item_operation != NO_OPERATION)
+    wanted = wanted[inflates[operations.item_operation[wanted]]]
+    tids = spans.int64("tid")[items.span[wanted]].tolist()
+    keys = zip(items.start_ns[wanted].tolist(), tids, strict=True)
+    by_key = dict(zip(keys, wanted.tolist(), strict=True))
+    found = zip(parts.start_ns.tolist(), parts.tid.tolist(), strict=True)
+    item = np.array([by_key.get(key, -1) for key in found], dtype=np.int64)
+    which = np.flatnonzero(item >= 0)
+    return item[which], which

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`record --split-allocation`: what allocating was, in guests that are short of memory in different ways.
+
+Each cause has a guest without it beside it, in which no sentence names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from memory_use import use_memory
+from tracing import MIB_PAGES, Json, Recorder, assert_no_trace, assert_sums, loss, move, record, report, stage
+
+import lab
+
+GUEST_MIB = 1024
+PARTS = ("a.reclaim", "a.compaction", "a.puff", "a.lock", "a.off_cpu")
+SENTENCE = "of allocating was"
+SLEEP_NS = 200_000_000
+_SWAP = """
+dd if=/dev/zero of=/swap bs=1M count=768 2>/dev/null && chmod 600 /swap
+mkswap /swap >/dev/null && swapon /swap
+"""
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[lab.Guest]:
+    with lab.solo(memory_mib=GUEST_MIB, cpus=1, balloons=[{"deflate-on-oom": "on"}]) as running:
+        yield running
+
+
+def split(guest: lab.Guest, name: str, *options: str) -> Recorder:
+    return record(guest, f"/root/{name}.bt", "--split-allocation", *options)
+
+
+def first_of(recorder: Recorder, folder: Path) -> Json:
+    """The first operation, an inflate whose parts add up; nothing was lost."""
+    assert_no_trace(recorder.guest)
+    found = report(recorder.pull(folder))
+    assert_sums(found)
+    assert loss(found, "allocation_parts")["lost"] == 0
+    operation = found["operations"][0]
+    assert operation["kind"] == "inflate"
+    parts = [stage(operation, code) for code in (*PARTS, "a.rest")]
+    assert {part["part_of"] for part in parts} == {"a"}
+    assert all(part["total_ns"] >= 0 for part in parts)
+    assert sum(part["total_ns"] for part in parts) == stage(operation, "a")["total_ns"]
+    return dict(operation)
+
+
+def told(operation: Json) -> list[str]:
+    return [sentence for sentence in operation["verdict"] if SENTENCE in sentence]
+
+
+@pytest.mark.parametrize("engine", ["prebuilt", "bcc"])
+def test_an_idle_guest_has_no_cause_to_name(short: lab.Guest, engine: str, tmp_path: Path) -> None:
+    recorder = split(short, engine, "--operations", "1", "--engine", engine)
+    move(short, 512)
+    assert recorder.wait().status == 0
+    move(short, GUEST_MIB)
+    operation = first_of(recorder, tmp_path)
+    assert operation["pages"] == 512 * MIB_PAGES
+    assert told(operation) == []
+    assert [stage(operation, code)["total_ns"] for code in PARTS[:3]] == [0, 0, 0]
+
+
+def test_time_off_the_processor_is_named_where_others_want_it(short: lab.Guest, tmp_path: Path) -> None:
+    recorder = split(short, "busy", "--operations", "1")
+    busy = [short.start(["sh", "-c", "while :; do :; done"]) for _ in range(3)]
+    short.set_balloon(target_mib=768)
+    short.wait_balloon(timeout_s=300)
+    for each in busy:
+        each.kill()
+        each.wait(60)
+    assert recorder.wait(120).status == 0
+    move(short, GUEST_MIB)
+    operation = first_of(recorder, tmp_path)
+    (sentence,) = told(operation)
+    assert "time off the processor" in sentence
+    assert stage(operation, "a.puff")["total_ns"] == 0
+
+
+def test_sleeping_for_a_page_is_counted(short: lab.Guest, tmp_path: Path) -> None:
+    """More is asked for than there is, for a while; what is in the way cannot go to swap."""
+    recorder = split(short, "puff")
+    hog = use_memory(short, 300)
+    hog.wait_for(b"used", 120, stream="stdout")
+    before = puffs(short)
+    short.set_balloon(target_mib=300)
+    short.wait_until(lambda: puffs(short) > before, 120, what="a driver out of puff", every_s=0.5)
+    hog.kill()
+    hog.wait(60)
+    short.wait_balloon(timeout_s=120)
+    recorder.end()
+    move(short, GUEST_MIB)
+    operation = first_of(recorder, tmp_path)
+    asleep = stage(operation, "a.puff")
+    assert asleep["count"] >= 1
+    assert asleep["count"] <= operation["short_work_items"]
+    assert 0.9 * SLEEP_NS * asleep["count"] <= asleep["total_ns"]
+    (sentence,) = told(operation)
+    assert "Out of puff" in sentence
+
+
+def puffs(guest: lab.Guest) -> int:
+    """How often the driver said so; the kernel keeps it from saying it each time."""
+    return int(guest.run(["sh", "-c", "dmesg | grep -c 'Out of puff'"]).stdout)
+
+
+def test_reclaim_is_named_where_the_guest_has_to_swap(short: lab.Guest, tmp_path: Path) -> None:
+    short.run(["sh", "-c", _SWAP], check=True, timeout_s=300)
+    recorder = split(short, "reclaim", "--operations", "1")
+    hog = use_memory(short, 600)
+    hog.wait_for(b"used", 300, stream="stdout")
+    short.set_balloon(target_mib=400)
+    short.wait_balloon(timeout_s=600)
+    assert recorder.wait(120).status == 0
+    hog.kill()
+    hog.wait(60)
+    move(short, GUEST_MIB)
+    short.run(["swapoff", "/swap"], check=True, timeout_s=300)
+    operation = first_of(recorder, tmp_path)
+    (sentence,) = told(operation)
+    assert "direct reclaim" in sentence
+    assert stage(operation, "a.reclaim")["count"] > 0
