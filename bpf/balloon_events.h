@@ -78,9 +78,20 @@ struct bt_payload {
 	bt_u32 total_bytes;   /* what the send carried in all, captured or not */
 	bt_u32 offset_bytes;  /* of this piece in it */
 	bt_u16 bytes;         /* in this piece */
-	bt_u8 function;       /* BT_TELL_HOST: u32 page numbers; BT_SEND_RESP_DATA: records of the page-bitmap patch */
+	bt_u8 function;       /* BT_TELL_HOST: u32 page numbers; BT_SEND_RESP_DATA: records of the page-bitmap patch;
+				 BT_VIRTBALLOON_FREE_PAGE_REPORT: struct bt_block */
 	bt_u8 padding;
 	bt_u8 data[BT_PAYLOAD_BYTES];
+};
+
+/*
+ * A block of free pages in a report. Pages are told by where their struct page lies, counted from a place that is the same
+ * throughout a recording: an address of the kernel's would tell more than which pages are the same.
+ */
+struct bt_block {
+	bt_u64 first_page;    /* in pages of the kernel's size */
+	bt_u32 bytes;
+	bt_u32 padding;
 };
 
 /* Sums since the programs were attached, per function. Read by mapping, never by event. */

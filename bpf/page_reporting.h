@@ -49,6 +49,13 @@ static __always_inline int knows_list(void)
 	       SCATTERLIST_LENGTH <= SCATTERLIST_END - (long long)sizeof(u32);
 }
 
+/* Whether it is known where pages lie, too, and how far apart. */
+static __always_inline int knows_pages(void)
+{
+	return SCATTERLIST_PAGE_LINK != NO_OFFSET && PAGE_END != NO_OFFSET && knows_list() &&
+	       SCATTERLIST_PAGE_LINK <= SCATTERLIST_END - (long long)sizeof(u64);
+}
+
 /*
  * The k of 2^k: as many ones as 2^k - 1 has, counted two, four and eight bits at a time. Without a branch, for the verifier
  * would go both ways at each one, in each round of the loop below.
@@ -88,10 +95,67 @@ static __always_inline u32 count_blocks(struct thread_state *thread, u64 sg, u64
 	return pages;
 }
 
+/*
+ * Begins the payload of a report: its blocks, for whose pages the kernel has a struct page each. Returns 0 when nothing is
+ * captured. Blocks before the first one have addresses below its own, hence numbers below PAGES_BELOW.
+ */
+#define PAGES_BELOW (1ULL << 48)
+#define LINK_BITS 3ULL /* of a page_link: flags of scatterlists */
+
+static __always_inline struct bt_payload *begin_blocks(struct thread_state *thread)
+{
+#if defined(CAPTURES) && !defined(TYPED_READS)
+	struct thread_slots *all = VALUE(struct thread_slots, threads);
+	struct bt_counters *sum = sums();
+	struct bt_payload *piece;
+	u64 blocks = thread->blocks, first;
+
+	if (!CAPTURES || !sum || !thread->pages || !knows_pages())
+		return 0;
+	piece = reserve_piece(sum);
+	if (!piece)
+		return 0;
+	first = all->first_reported;
+	if (!first) {
+		first = *(u64 *)(all->report_list + SCATTERLIST_PAGE_LINK) & ~LINK_BITS;
+		all->first_reported = first;
+	}
+	for (u64 i = 0; i < MOST_BLOCKS; i++) {
+		struct bt_block *block;
+		u64 link;
+
+		OPAQUE(i);
+		if (i >= blocks)
+			break;
+		block = (struct bt_block *)(piece->data + i * sizeof(*block));
+		link = *(u64 *)(all->report_list + i * SCATTERLIST_END + SCATTERLIST_PAGE_LINK) & ~LINK_BITS;
+		block->first_page = (link - first + PAGES_BELOW) / (u64)PAGE_END;
+		block->bytes = length_of_block(0, i);
+		block->padding = 0;
+	}
+	return piece;
+#else
+	return 0;
+#endif
+}
+
+static __always_inline void end_blocks(struct bt_payload *piece, struct thread_state *thread)
+{
+#if defined(CAPTURES) && !defined(TYPED_READS)
+	u64 bytes = thread->blocks * sizeof(struct bt_block);
+
+	if (!piece)
+		return;
+	describe_piece(piece, thread, BT_VIRTBALLOON_FREE_PAGE_REPORT, bytes, 0, bytes);
+	bpf_ringbuf_submit(piece, BPF_RB_NO_WAKEUP);
+#endif
+}
+
 /* virtballoon_free_page_report(pr_dev_info, sg, nents): waits until the host has answered. */
 static __always_inline int on_virtballoon_free_page_report_entry(u64 info, u64 sg, u64 nents)
 {
 	struct thread_state *thread = enter(BT_VIRTBALLOON_FREE_PAGE_REPORT);
+	struct bt_payload *piece;
 
 	if (!thread)
 		return 0;
@@ -102,8 +166,10 @@ static __always_inline int on_virtballoon_free_page_report_entry(u64 info, u64 s
 	if (!VIRTBALLOON_FREE_PAGE_REPORT_ARGUMENTS)
 		return 0;
 	thread->pages = count_blocks(thread, sg, (u32)nents);
+	piece = begin_blocks(thread);
 	/* Reading a list of blocks is no time of the host's. */
 	thread->entry_ns[BT_VIRTBALLOON_FREE_PAGE_REPORT] = bpf_ktime_get_ns();
+	end_blocks(piece, thread);
 	return 0;
 }
 

@@ -41,6 +41,9 @@ _MAX_DURATION_NS = 1 << 53
 # A device takes 32 KiB.
 _MOST_PAYLOAD_BYTES = 1 << 20
 
+_REPORT = Function.VIRTBALLOON_FREE_PAGE_REPORT
+_CAPTURED = (Function.TELL_HOST, Function.SEND_RESP_DATA, _REPORT)
+
 _GIVE_BACK = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.MADVISE_FREE, Call.FALLOCATE_PUNCH_HOLE)
 
 # Of each field as today's layout has it, but for 64 bits the signed type: differences are taken of those.
@@ -165,14 +168,18 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """Captured payloads in order of start; `damaged` counts records that could not be decoded."""
+    """Captured payloads in order of start; `damaged` counts records that could not be decoded.
+
+    `found` are those of sends; `of_reports` are the blocks of reports of free pages.
+    """
 
     found: tuple[Payload, ...] = ()
     damaged: int = 0
+    of_reports: tuple[Payload, ...] = ()
 
 
 def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout) -> Payloads:
-    """Join the records of the PAYL pieces of a recording into payloads, one a send.
+    """Join the records of the PAYL pieces of a recording into payloads, one a send or report.
 
     Of one that is longer than any device takes the first part is kept.
     """
@@ -181,7 +188,7 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
     room_bytes = layout.records.stride_bytes - layout.records.header_bytes - layout.data_offset_bytes
     sane = whole_records(records, layout.records) & below(columns["start_ns"], _MAX_START_NS)
     sane &= below(columns["bytes"], room_bytes + 1)
-    sane &= np.isin(columns["function"], [Function.TELL_HOST, Function.SEND_RESP_DATA])
+    sane &= np.isin(columns["function"], _CAPTURED)
     rows = np.flatnonzero(sane)
     data = records[:, layout.records.header_bytes + layout.data_offset_bytes :]
     names = ("start_ns", "tid", "function", "total_bytes", "offset_bytes", "bytes")
@@ -192,12 +199,15 @@ def decode_payloads(pieces: Sequence[bytes | memoryview], layout: PayloadLayout)
         _, so_far = joined.setdefault((start_ns, tid, function), (total_bytes, bytearray()))
         if offset_bytes == len(so_far) < _MOST_PAYLOAD_BYTES:
             so_far += data[row, :count].tobytes()
-    found = (
+    found = [
         Payload(start_ns, tid, Function(function), total_bytes, bytes(so_far[:total_bytes]))
         for (start_ns, tid, function), (total_bytes, so_far) in joined.items()
-    )
+    ]
+    found.sort(key=lambda payload: payload.start_ns)
     return Payloads(
-        tuple(sorted(found, key=lambda payload: payload.start_ns)), len(records) - len(rows) + torn
+        tuple(payload for payload in found if payload.function is not _REPORT),
+        len(records) - len(rows) + torn,
+        tuple(payload for payload in found if payload.function is _REPORT),
     )
 
 

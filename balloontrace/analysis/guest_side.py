@@ -31,6 +31,7 @@ from balloontrace.analysis.page_count_checks import find_pages_unseen
 from balloontrace.analysis.payloads_of_operations import Carried, measure_payloads
 from balloontrace.analysis.record_table import Recorded
 from balloontrace.analysis.report_losses import find_losses, find_traced, missing_spans
+from balloontrace.analysis.reported_again import NamedReports, name_reports
 from balloontrace.analysis.summed_migrations import Summed, find_summed
 from balloontrace.analysis.work_items import UNKNOWN_AT_START, AtStart
 from balloontrace.format.balloon_size import kernel_page_in_pages
@@ -79,6 +80,7 @@ class GuestEvents:
     operations: Operations
     payloads: Payloads
     carried: Carried
+    reports: NamedReports
 
     @property
     def is_whole(self) -> bool:
@@ -124,21 +126,28 @@ def read_guest(recording: Recording) -> GuestRecording:
     )
 
 
+def captures(guest: GuestRecording) -> bool:
+    """Whether payloads were captured."""
+    return guest.recording.metadata.get("capture") == "payload"
+
+
 def find_events(guest: GuestRecording) -> GuestEvents:
     """The operations, and what their sends carried."""
     changed = Function.VIRTBALLOON_CHANGED
+    unit_pages = kernel_page_in_pages(guest.header.machine.page_size_bytes) or 1
     operations = find_operations(
         guest.decoded,
         gaps=guest.gaps,
         interrupts_traced=changed in guest.traced and not guest.missing.get(changed),
-        unit_pages=kernel_page_in_pages(guest.header.machine.page_size_bytes) or 1,
+        unit_pages=unit_pages,
         at_start=_find_at_start(guest),
     )
     payloads = decode_payloads(
         guest.recording.payloads, parse_payload_layout(guest.recording.metadata.get("payload_layout"))
     )
     carried = measure_payloads(operations.spans, operations, payloads, sends_unseen=bool(guest.summed))
-    return GuestEvents(operations.spans, operations, payloads, carried)
+    reports = name_reports(operations.spans, payloads, unit_pages)
+    return GuestEvents(operations.spans, operations, payloads, carried, reports)
 
 
 def _find_at_start(guest: GuestRecording) -> AtStart:

@@ -165,7 +165,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         balloons=sizes.balloons,
         other_operations=find_other_operations(sizes.balloons, sizes.watched),
         statistics=measure_statistics(sizes.balloons, sizes.watched, guest.traced),
-        page_reporting=measure_reporting(guest, spans, operations.nesting, _host_ns(spans, host, both)),
+        page_reporting=measure_reporting(guest, events, _host_ns(spans, host, both)),
         page_hinting=measure_hinting(guest, spans, operations.nesting),
     )
     return Examined(report, events, host, both)

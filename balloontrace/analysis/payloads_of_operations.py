@@ -8,7 +8,7 @@ time when the balloon is known to be empty, until a payload is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,7 +83,7 @@ def measure_payloads(
     if not payloads.found:
         return carried
     carried.new_pages = {Queue.INFLATE: 0, Queue.DEFLATE: 0}
-    of_span, effort = payload_of_spans(spans, payloads), _Effort()
+    of_span, effort = payload_of_spans(spans, payloads.found), _Effort()
     sends = np.flatnonzero(operations.nesting.send)
     group = _groups(operations, sends)
     device = operations.nesting.device[sends]
@@ -205,9 +205,11 @@ def _count_new(carried: Carried, queue: Queue, named: Named) -> None:
         carried.new_pages[queue] = so_far + statistics.distinct.pages - held
 
 
-def payload_of_spans(spans: Spans, payloads: Payloads) -> dict[int, Payload]:
+def payload_of_spans(spans: Spans, payloads: Sequence[Payload]) -> dict[int, Payload]:
     """Payloads by the index of the span that sent them."""
-    by_key = {(payload.start_ns, payload.tid, int(payload.function)): payload for payload in payloads.found}
+    if not payloads:
+        return {}
+    by_key = {(payload.start_ns, payload.tid, int(payload.function)): payload for payload in payloads}
     names = ("start_ns", "tid", "function")
     keys = zip(*(spans.columns[name].tolist() for name in names), strict=True)
     return {index: by_key[key] for index, key in enumerate(keys) if key in by_key}

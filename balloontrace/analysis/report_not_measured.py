@@ -10,14 +10,16 @@ import numpy as np
 from balloontrace.analysis.balloon_sizes import SENDS, pages_of_sends_known
 from balloontrace.analysis.both_sides import BothSides
 from balloontrace.analysis.columns import Payloads
-from balloontrace.analysis.guest_side import GuestEvents, GuestRecording
+from balloontrace.analysis.guest_side import GuestEvents, GuestRecording, captures
 from balloontrace.analysis.host_side import HostRecording
 from balloontrace.analysis.metadata import mapping, text, texts
 from balloontrace.analysis.operations import NO_OPERATION, Operations
+from balloontrace.analysis.payload_statistics import State
+from balloontrace.analysis.reported_again import NamedReports
 from balloontrace.analysis.send_series import NOT_SERVED
 from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
 from balloontrace.results.recording_header import Probe
-from balloontrace.units import format_duration_ns
+from balloontrace.units import format_duration_ns, format_things
 
 _LISTED = 8
 
@@ -30,6 +32,7 @@ _TELL_PAYLOAD = {
     Function.TELL_HOST: (Function.TELL_HOST, ("num_pfns", "pfns")),
     Function.SEND_RESP_DATA: (Function.SEND_RESP_DATA, ("resp_data", "resp_pos")),
 }
+_TELL_BLOCKS = ("scatterlist.page_link", "scatterlist.length", "scatterlist.end", "page.end")
 
 
 def find_not_measured(
@@ -41,6 +44,7 @@ def find_not_measured(
         *_untraced(guest, with_host=host is not None),
         *(host.not_measured if host else ()),
         *_payloads_not_measured(guest, events.payloads, events.operations),
+        *_reports_not_measured(guest, events.reports),
     )
 
 
@@ -132,12 +136,26 @@ def _payloads_not_measured(guest: GuestRecording, payloads: Payloads, operations
     """Why it is not known what sends named, where it is not."""
     if payloads.found or not operations.nesting.send.any():
         return []
-    if guest.recording.metadata.get("capture") != "payload":
+    if not captures(guest):
         return ["what sends named: record --capture payload keeps it"]
     lost = sum(loss.lost or 0 for loss in guest.losses if loss.function == Function.PAYLOAD.symbol)
     if lost:
         return [f"what sends named: the ring of payloads was full, and all {lost} pieces were lost"]
     return [f"what sends named: {_why_untold(guest, operations, _TELL_PAYLOAD)}"]
+
+
+def _reports_not_measured(guest: GuestRecording, reports: NamedReports) -> list[str]:
+    """Why it is not known which free memory was reported again, where it is not."""
+    if reports.are_whole:
+        return []
+    if not captures(guest):
+        return ["which free memory was reported again: record --capture payload tells"]
+    unknown = int((reports.state != State.WHOLE).sum())
+    told = format_things(unknown, "report was", "reports were")
+    if unknown < len(reports.state):
+        return [f"which free memory was reported again: {told} not captured whole"]
+    why = _why_unread(guest, Function.VIRTBALLOON_FREE_PAGE_REPORT, _TELL_BLOCKS)
+    return [f"which free memory was reported again: {why}"]
 
 
 def _why_untold(
@@ -159,7 +177,7 @@ def _why_unread(guest: GuestRecording, function: Function, members: Sequence[str
     if probe.symbol and "." in probe.symbol:
         return f"{probe.symbol} is a compiler's variant, whose arguments are not known"
     layout = mapping(guest.recording.metadata, "layout")
-    unknown = [f"virtio_balloon.{name}" for name in members]
+    unknown = [name if "." in name else f"virtio_balloon.{name}" for name in members]
     unknown = [name for name in unknown if name not in mapping(layout, "offsets_bytes")]
     if unknown:
         why = text(layout, "problem")

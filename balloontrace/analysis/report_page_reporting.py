@@ -6,10 +6,12 @@ It moves no balloon and has no target, so it is part of no operation and of no s
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from balloontrace.analysis.columns import Mask, Spans
-from balloontrace.analysis.guest_side import GuestRecording
+from balloontrace.analysis.guest_side import GuestEvents, GuestRecording, captures
 from balloontrace.analysis.metadata import integer, mapping
-from balloontrace.analysis.nesting import NO_SPAN, Nesting
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.page_reports import blocks_by_order, blocks_of, reported
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, SpanFlag
@@ -20,13 +22,13 @@ _NS_PER_MINUTE = 60 * 10**9
 
 def measure_reporting(
     guest: GuestRecording,
-    spans: Spans,
-    nesting: Nesting,
+    events: GuestEvents,
     host_ns: tuple[int | None, int | None] = (None, None),
 ) -> PageReporting | None:
     """What was reported; None where reports were not traced. `host_ns` are c and d of all of it."""
     if Function.VIRTBALLOON_FREE_PAGE_REPORT not in guest.traced:
         return None
+    spans, nesting = events.spans, events.operations.nesting
     all_reports, answered = spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT), reported(spans)
     durations_ns, blocks = spans.int64("duration_ns"), blocks_of(spans)[answered]
     known = bool(spans.has(SpanFlag.PAGES)[answered].all())
@@ -52,7 +54,26 @@ def measure_reporting(
         orders=_orders(guest, spans, answered, pages),
         host_c_ns=host_ns[0],
         host_d_ns=host_ns[1],
+        **_again(guest, events, pages),
     )
+
+
+class _Again(TypedDict, total=False):
+    pages_again: int
+    again_ratio: float | None
+    cycles_again: int
+
+
+def _again(guest: GuestRecording, events: GuestEvents, pages: int | None) -> _Again:
+    """What was reported again; nothing where that is not known."""
+    reports = events.reports
+    if not captures(guest) or not reports.are_whole or pages is None:
+        return {}
+    again = int(reports.pages_again.sum())
+    found: _Again = {"pages_again": again, "again_ratio": again / pages if pages else None}
+    if Function.PAGE_REPORTING_PROCESS in guest.traced:
+        found["cycles_again"] = reports.cycles_again(events.operations.nesting)
+    return found
 
 
 def _recorded_ns(guest: GuestRecording, spans: Spans) -> int | None:

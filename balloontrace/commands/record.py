@@ -93,7 +93,7 @@ _MOST_BUFFER_BYTES = 256 << 20
     type=click.Choice(["none", "payload"]),
     default="none",
     show_default=True,
-    help="payload copies what each send carries, at most 32 KiB: which pages it names.",
+    help="payload copies what each send or page report carries, at most 32 KiB: which pages it names.",
 )
 @click.option(
     "--layout",

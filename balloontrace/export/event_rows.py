@@ -21,6 +21,7 @@ from balloontrace.analysis.make_report import Examined
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.analysis.page_reports import blocks_by_order, blocks_of
+from balloontrace.analysis.payload_statistics import State
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
 from balloontrace.analysis.report_page_hinting import Hints, hints_of
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
@@ -189,18 +190,20 @@ def _of_samples(batches: Batches, rows: Rows) -> dict[str, Values]:
 def payload_rows(guest: GuestEvents) -> Iterator[Row]:
     """Every captured payload in order of start, with the values of PAYLOAD_COLUMNS.
 
-    What it names is shown for sends that are part of an operation, as in the report.
+    What it names is shown for sends that are part of an operation, as in the report, and for reports.
     """
     spans, operations = guest.spans, guest.operations
+    payloads = sorted((*guest.payloads.found, *guest.payloads.of_reports), key=lambda each: each.start_ns)
     span_of = {
         (payload.start_ns, payload.tid, int(payload.function)): index
-        for index, payload in payload_of_spans(spans, guest.payloads).items()
+        for index, payload in payload_of_spans(spans, payloads).items()
     }
     row_of = _rows_of_sends(guest)
-    for payload in guest.payloads.found:
+    of_reports = _told_of_reports(guest)
+    for payload in payloads:
         span = span_of.get((payload.start_ns, payload.tid, int(payload.function)))
         operation = NO_OPERATION if span is None else int(operations.send_operation[span])
-        told: Sequence[object] = (None,) * len(_OF_SENDS)
+        told: Sequence[object] = of_reports.get(span, (None,) * len(_OF_SENDS))
         row = row_of.get((operation, payload.start_ns))
         if row is not None:
             told = [getattr(guest.carried.sends[operation], name)[row] for name in _OF_SENDS]
@@ -214,6 +217,21 @@ def payload_rows(guest: GuestEvents) -> Iterator[Row]:
             None if operation == NO_OPERATION else operation + 1,
             *told,
         )
+
+
+def _told_of_reports(guest: GuestEvents) -> dict[int | None, list[object]]:
+    """What reports named, by their span. Where their pages lie is known of each other only."""
+    found: dict[int | None, list[object]] = {}
+    reports = guest.reports
+    columns = (reports.span, reports.state, reports.pages, reports.new_pages)
+    for span, state, pages, new_pages in zip(*(column.tolist() for column in columns), strict=True):
+        told: dict[str, object] = {"state": State(state).name.lower()}
+        if state == State.WHOLE:
+            told["pages"] = pages
+        if reports.are_whole:
+            told["new_pages"] = new_pages
+        found[span] = [told.get(name) for name in _OF_SENDS]
+    return found
 
 
 def counter_rows(recording: Recording) -> Iterator[Row]:

@@ -31,6 +31,7 @@ PAYLOAD = lay_out(
     "u64 start_ns", "u32 tid", "u32 total_bytes", "u32 offset_bytes", "u16 bytes", "u8 function",
     "u8 padding", ("data", "u8", PAYLOAD_DATA_BYTES),
 )  # fmt: skip
+BLOCK = lay_out("u64 first_page", "u32 bytes", "u32 padding")
 FUNCTION_COUNTERS = lay_out(
     "u64 entries", "u64 returns", "u64 unmatched_returns", "u64 lost", "u64 no_state", "u64 overwritten",
     "u64 duration_ns", "u64 pages", "u64 summed", "u64 summed_ns", "u64 summed_pages",

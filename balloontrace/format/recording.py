@@ -52,6 +52,7 @@ from balloontrace.untrusted import made_printable, printable
 #   1.5  spans of free page hinting, with `struct bt_hint` in place of the same fields; `page_hinting`: the
 #        order of its blocks
 #   1.5  batches: kicked_by, file; `files` at start and end: names of those open, by descriptor
+#   1.6  PAYL: of page reports too, their blocks as `struct bt_block`
 #   1.6  READ: readings of the machine, before, while and after something moved
 #   1.6  batches: address; of the host's side `regions` at start and end, readings of the process
 #   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions

@@ -24,6 +24,8 @@ class PageReporting:
     `worker_ns` of that is not spent waiting for the host. A cycle reports blocks from `from_order` on,
     `delay_ms` after the first block became free; None where the kernel does not show them. Of `transport_ns`
     the host spent `host_d_ns` inside calls and `host_c_ns` between them, where it was recorded.
+    `pages_again` of `pages` had been reported before in the same recording, `again_ratio` is their share, and
+    `cycles_again` is in how many cycles there were some; None where payloads were not captured.
     """
 
     reports: int
@@ -40,3 +42,6 @@ class PageReporting:
     orders: tuple[OrderOfBlocks, ...] = ()
     host_c_ns: int | None = None
     host_d_ns: int | None = None
+    pages_again: int | None = None
+    again_ratio: float | None = None
+    cycles_again: int | None = None

@@ -120,11 +120,11 @@ _TASK_MEMBERS = {"task_struct": ("sched_info",), "sched_info": ("run_delay",)}
 _KERNEL_MEMBERS = {
     "virtqueue": ("index", "vdev"),
     "virtio_device": ("index",),
-    "scatterlist": ("length",),
+    "scatterlist": ("page_link", "length"),
     "shrinker": ("private_data",),
     **_TASK_MEMBERS,
 }
-_ONE_AFTER_ANOTHER = "scatterlist"
+_ONE_AFTER_ANOTHER = ("scatterlist", "page")
 
 
 # What shows what a page is and who uses it; before v5.16 there were no folios.
@@ -135,7 +135,7 @@ _PAGE_STRUCTS = ("folio", "page")
 KNOWN_MEMBERS = (
     *(f"virtio_balloon.{name}" for name in _DRIVER_MEMBERS),
     *(f"{struct}.{name}" for struct, names in _KERNEL_MEMBERS.items() for name in names),
-    f"{_ONE_AFTER_ANOTHER}.end",
+    *(f"{struct}.end" for struct in _ONE_AFTER_ANOTHER),
 )
 """Every `struct.member` whose offset the BPF programs can make use of; at `end` the next one begins."""
 
@@ -263,8 +263,8 @@ def read_layout(module: str, functions: Iterable[str] = (), root: Path = ROOT) -
                 if struct in left_out:
                     continue
                 offsets.update(_named_offsets(struct, btf.struct_members(struct), members))
-            if size_bytes := btf.struct_bytes(_ONE_AFTER_ANOTHER):
-                offsets[f"{_ONE_AFTER_ANOTHER}.end"] = size_bytes
+            sizes_bytes = {struct: btf.struct_bytes(struct) for struct in _ONE_AFTER_ANOTHER}
+            offsets.update({f"{struct}.end": size for struct, size in sizes_bytes.items() if size})
         with open_btf(root, module) as btf:
             offsets.update(
                 _named_offsets("virtio_balloon", btf.struct_members("virtio_balloon"), _DRIVER_MEMBERS)

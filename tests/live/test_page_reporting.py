@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import signal
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tracing import (
 )
 
 import lab
+from balloontrace.analysis.guest_side import GuestEvents
 from balloontrace.analysis.make_report import examine
 from balloontrace.analysis.page_reports import blocks_by_order, reported
 from balloontrace.format.recording import read_recording
@@ -46,20 +48,24 @@ while time.monotonic_ns() < until_ns:
 """
 
 # ram_block_discard_range in QEMU's trace-events
-_DISCARD = re.compile(r"ram_block_discard_range \S+@0x[0-9a-f]+ \+ (0x[0-9a-f]+): .* (-?\d+)$")
+_DISCARD = re.compile(r"ram_block_discard_range \S+@0x([0-9a-f]+) \+ (0x[0-9a-f]+): .* (-?\d+)$")
 
 
 class Discards:
-    """What QEMU says it discarded of the guest's memory, in order: block sizes in bytes."""
+    """What QEMU says it discarded of the guest's memory, in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> list[int]:
+    def read_blocks(self) -> list[tuple[int, int]]:
+        """Address in QEMU and size in bytes of each."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         found = [match for line in lines if (match := _DISCARD.search(line))]
-        assert {match[2] for match in found} <= {"0"}
-        return [int(match[1], 16) for match in found]
+        assert {match[3] for match in found} <= {"0"}
+        return [(int(match[1], 16), int(match[2], 16)) for match in found]
+
+    def read(self) -> list[int]:
+        return [size_bytes for _, size_bytes in self.read_blocks()]
 
     def of_reports(self) -> list[int]:
         """The balloon's are single pages, and no block is that small."""
@@ -132,6 +138,97 @@ def test_cycles_are_one_delay_apart(reporting: tuple[lab.Guest, Discards], tmp_p
     expected = count_cycles(frees_ns, took_ns)
     assert expected >= 2
     assert abs(int(meanwhile.sum()) - expected) <= 1
+
+
+def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tmp_path: Path) -> None:
+    """Memory freed for the first time, used and freed again: block by block what QEMU gave back."""
+    guest, discards = reporting
+    # In use before anything is recorded: no report of the recording has named it.
+    user = use_memory(guest, USED_MIB)
+    user.wait_for(b"used", ATTACH_S, stream="stdout")
+    recorders = [
+        start_recording(guest, f"/root/again-{name}.bt", "--capture", "payload", *words)
+        for name, words in WAYS.items()
+    ]
+    for recorder in recorders:
+        recorder.wait_attached()
+    wait_until_all_is_reported(guest, discards)
+    first_ns = read_clock(guest)
+    free_and_have_reported(guest, discards, user)
+    second_ns = read_clock(guest)
+    user = use_memory(guest, USED_MIB)
+    user.wait_for(b"used", ATTACH_S, stream="stdout")
+    free_and_have_reported(guest, discards, user)
+    for recorder in recorders:
+        recorder.end()
+    told = [(address, size) for address, size in discards.read_blocks() if size > PAGE_BYTES]
+    for recorder in recorders:
+        path = recorder.pull(tmp_path)
+        found = report(path)
+        assert_whole(found)
+        said, guest_side = found["page_reporting"], examine(read_recording(path)).guest
+        assert guest_side is not None
+        reported_blocks = blocks_captured(guest_side)
+        (first,) = [
+            first
+            for first in range(len(told) - len(reported_blocks) + 1)
+            if relative(told[first : first + len(reported_blocks)]) == relative(reported_blocks)
+        ]
+        blocks = told[first : first + len(reported_blocks)]
+        assert said["blocks"] == len(blocks)
+        assert said["pages"] * PAGE_BYTES == sum(size for _, size in blocks)
+        assert said["pages_again"] * PAGE_BYTES == bytes_again(blocks)
+        assert said["again_ratio"] == said["pages_again"] / said["pages"]
+        reports = guest_side.reports
+        starts_ns = guest_side.spans.int64("start_ns")[reports.span]
+        first_time, second_time = (starts_ns >= first_ns) & (starts_ns < second_ns), starts_ns >= second_ns
+        # A block that grows together with one reported before takes that along, as QEMU's count shows.
+        assert reports.pages_again[first_time].sum() < reports.pages[first_time].sum() / 20
+        # Of the guest's memory the second use cannot but take what the first one had.
+        assert reports.pages_again[second_time].sum() > (2 * USED_MIB - GUEST_MIB) * MIB_PAGES
+        assert 0 < said["cycles_again"] <= said["cycles"]
+    print(balloontrace("report", tmp_path / "again-prebuilt.bt").stdout)
+
+
+def wait_until_all_is_reported(guest: lab.Guest, discards: Discards) -> None:
+    """Until two delays of page reporting have passed without a report."""
+    before = -1
+    while before < (before := len(discards.of_reports())):
+        guest.run(["sleep", str(2 * DELAY_NS // 10**9)], check=True)
+
+
+def read_clock(guest: lab.Guest) -> int:
+    """The clock of the guest's spans."""
+    return int(guest.run(["python3", "-c", "import time; print(time.monotonic_ns())"], check=True).stdout)
+
+
+def free_and_have_reported(guest: lab.Guest, discards: Discards, user: lab.GuestProcess) -> None:
+    """Has a program free its memory, and waits until most of that has been reported."""
+    before = len(discards.of_reports())
+    user.signal(signal.SIGUSR1)
+    user.wait_for(b"freed", ATTACH_S, stream="stdout")
+    guest.wait_until(
+        lambda: sum(discards.of_reports()[before:]) > 0.9 * (USED_MIB << 20), 300, what="reports"
+    )
+    user.kill()
+
+
+def blocks_captured(guest_side: GuestEvents) -> list[tuple[int, int]]:
+    """Place and size in bytes of each block of the reports."""
+    data = b"".join(payload.data for payload in guest_side.payloads.of_reports)
+    return [(page * PAGE_BYTES, size) for page, size, _ in struct.iter_unpack("<QII", data)]
+
+
+def relative(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Places counted from the first one."""
+    return [(place - blocks[0][0], size) for place, size in blocks]
+
+
+def bytes_again(blocks: Sequence[tuple[int, int]]) -> int:
+    """How much of these lies where one before lay; all have whole units of the smallest one."""
+    unit = min(size for _, size in blocks)
+    units = [place + offset for place, size in blocks for offset in range(0, size, unit)]
+    return (len(units) - len(set(units))) * unit
 
 
 def count_cycles(frees_ns: Sequence[int], took_ns: int) -> int:

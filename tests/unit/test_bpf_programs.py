@@ -116,6 +116,14 @@ def test_reports_tell_their_blocks_by_order(tmp_path: Path) -> None:
     assert (Function(function), SpanFlag(flags)) == (Function.PAGE_REPORTING_PROCESS, SpanFlag.DEVICE)
 
 
+def test_a_captured_report_has_the_place_of_each_block(tmp_path: Path) -> None:
+    """What 700 lies behind 3 by, in pages: whatever the addresses are. A list not read is not captured."""
+    program = build_guest("guest_blocks.c", tmp_path, "SPAN_RING_PAGES=1", "PAYLOAD_RING_PAGES=1")
+    first = [32, 32, 1, 0, 4096 << 9, 299, 4096]
+    second = [16, 16, 1, 3 - 700, 4096 << 4]
+    assert numbers(program) == [*first, *second, 2, 0]
+
+
 @pytest.mark.parametrize("unit_pages", [1, 4])
 def test_hints_are_told_from_what_came_back(tmp_path: Path, unit_pages: int) -> None:
     block = 1024 * unit_pages

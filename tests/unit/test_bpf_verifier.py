@@ -48,7 +48,12 @@ def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) 
         sizes = {"PAYLOAD_RING_PAGES": 1, "UNIT_PAGES": 1, "HINT_BLOCK_PAGES": 1024}
         arguments = {**{f"{name}_ARGUMENTS": 1 for name in names}, **sizes}
         offsets = {member.replace(".", "_").upper(): 8 for member in KNOWN_MEMBERS}
-        offsets |= {"SCATTERLIST_LENGTH": 12, "SCATTERLIST_END": 32}
+        offsets |= {
+            "SCATTERLIST_PAGE_LINK": 0,
+            "SCATTERLIST_LENGTH": 12,
+            "SCATTERLIST_END": 32,
+            "PAGE_END": 64,
+        }
         # The task is known by its type, so its members have to be where this kernel has them.
         task = {"TASK_STRUCT_SCHED_INFO": -1, "SCHED_INFO_RUN_DELAY": -1}
         known = {name.replace(".", "_").upper(): at for name, at in read_layout("").offsets.items()}

@@ -21,6 +21,7 @@ TODAY = guest_layout.parse_span_layout(None)
 TABLES = {
     "bt_span": guest_layout.SPAN.fields,
     "bt_payload": guest_layout.PAYLOAD.fields,
+    "bt_block": guest_layout.BLOCK.fields,
     "bt_function_counters": guest_layout.FUNCTION_COUNTERS.fields,
     "bt_device_state": guest_layout.DEVICE_STATE.fields,
     "bt_live_device": guest_layout.LIVE_DEVICE.fields,
@@ -37,6 +38,7 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
     sizes = {
         "bt_span": guest_layout.SPAN.size_bytes,
         "bt_payload": guest_layout.PAYLOAD.size_bytes,
+        "bt_block": guest_layout.BLOCK.size_bytes,
         "bt_function_counters": guest_layout.FUNCTION_COUNTERS.size_bytes,
         "bt_device_state": guest_layout.DEVICE_STATE.size_bytes,
         "bt_live_device": guest_layout.LIVE_DEVICE.size_bytes,

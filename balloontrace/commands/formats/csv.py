@@ -35,7 +35,7 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Piece
     tables: dict[str, Pieces] = {}
     if guest is not None:
         tables["spans"] = render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest.spans))
-        if guest.payloads.found:
+        if guest.payloads.found or guest.payloads.of_reports:
             tables["payloads"] = render_chunks(event_rows.PAYLOAD_COLUMNS, event_rows.payload_rows(guest))
         source = next(each for each in sources if not is_of_host(each))
         tables["counters"] = render_chunks(event_rows.COUNTER_COLUMNS, event_rows.counter_rows(source))

@@ -12,7 +12,7 @@ from balloontrace.units import NOT_MEASURED, format_count
 
 
 def describe_reporting(reporting: PageReporting | None) -> Section:
-    """Three lines at most; nothing where reports were not traced."""
+    """Four lines at most; nothing where reports were not traced."""
     return [] if reporting is None else list(_lines(reporting))
 
 
@@ -35,6 +35,16 @@ def _lines(reporting: PageReporting) -> Iterator[Line]:
                 numbers.duration(reporting.transport_ns),
                 numbers.pages(reporting.pages_per_minute),
                 _in_force(reporting),
+            )
+        )
+    if reporting.pages_again is not None:
+        yield Line(
+            words(
+                "reported again: {} ({}), in {} of {}",
+                numbers.pages(reporting.pages_again),
+                numbers.share(reporting.again_ratio),
+                numbers.count(reporting.cycles_again),
+                numbers.things(reporting.cycles, "cycle"),
             )
         )
     if reporting.host_d_ns is not None:

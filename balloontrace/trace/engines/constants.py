@@ -36,8 +36,10 @@ NAMES = (
     "VIRTIO_DEVICE_INDEX",
     "TASK_STRUCT_SCHED_INFO",
     "SCHED_INFO_RUN_DELAY",
+    "SCATTERLIST_PAGE_LINK",
     "SCATTERLIST_LENGTH",
     "SCATTERLIST_END",
+    "PAGE_END",
     "UNIT_PAGES",  # 4 KiB units in a page of this kernel
     "HINT_BLOCK_PAGES",  # 4 KiB units in a block of free page hinting; 0: unknown
     "PAYLOAD_RING_PAGES",  # room for payloads; 0: they are not captured

@@ -47,3 +47,8 @@ struct scatterlist {
 	unsigned long dma_address, dma_length;
 	char end[];
 };
+
+struct page {
+	char members[64];
+	char end[];
+};

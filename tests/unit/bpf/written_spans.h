@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The guest's programs, whose spans end up one after the other in `written`, `reserved` of them. */
+/*
+ * The guest's programs, whose spans end up one after the other in `written`, `reserved` of them; pieces of payloads, where
+ * these are captured, in `pieces`, `captured` of them.
+ */
 #include "guest_drivers.h"
 
 #define RING(name, pages) static int name
@@ -17,8 +20,16 @@ static u64 bpf_ringbuf_query(void *ring, u64 flags) { return 0; }
 
 static struct bt_span written[ROOM];
 static u32 reserved;
+#ifdef CAPTURES
+static struct bt_payload pieces[ROOM];
+static u32 captured;
+#endif
 
 static void *bpf_ringbuf_reserve(void *ring, u64 bytes, u64 flags)
 {
+#ifdef CAPTURES
+	if (ring == &payloads)
+		return captured < ROOM ? &pieces[captured++] : 0;
+#endif
 	return reserved < ROOM ? &written[reserved++] : 0;
 }
