@@ -168,6 +168,10 @@ class BackendClient:
         """From the next buffer on; in place of what was set before. Raises LabError."""
         self.command(f"extra {extra.per_buffer_ns} {extra.per_discard_ns} {extra.in_discard_ns}")
 
+    def discard_disk(self, calls: int, size_bytes: int) -> None:
+        """Makes holes in the file of `--disk`, in the thread that serves the queues. Raises LabError."""
+        self.command(f"discard {calls} {size_bytes}")
+
     def actual_pages(self) -> int:
         """How many pages the driver has said the balloon holds. Raises LabError."""
         return int(self.status()["actual_pages"])

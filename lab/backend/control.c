@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Commands: target PAGES, extra (times), status, totals (status, into the log too), quit. */
+/* Commands: target PAGES, extra (times), discard (of the disk), status, totals (status, into the log too), quit. */
 #include "control.h"
 
 #include <errno.h>
@@ -9,9 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-void control_init(struct control *control, struct vhost *vhost)
+void control_init(struct control *control, struct vhost *vhost, struct disk *disk)
 {
-	*control = (struct control){ .vhost = vhost };
+	*control = (struct control){ .vhost = vhost, .disk = disk };
 	for (unsigned int i = 0; i < CONTROL_CLIENTS; i++)
 		control->clients[i].connection = -1;
 }
@@ -44,8 +44,9 @@ static void reply(struct client *client, const char *text)
 		drop(client);
 }
 
-static char *status_line(const struct vhost *vhost)
+static char *status_line(const struct control *control)
 {
+	const struct vhost *vhost = control->vhost;
 	char *text = NULL;
 	size_t length;
 	FILE *file = open_memstream(&text, &length);
@@ -54,6 +55,9 @@ static char *status_line(const struct vhost *vhost)
 		return NULL;
 	fprintf(file, "{\"pid\": %d, \"connected\": %s, \"regions\": %u, ", (int)getpid(),
 		vhost->connection >= 0 ? "true" : "false", vhost->memory.count);
+	if (control->disk->file >= 0)
+		fprintf(file, "\"disk\": {\"discards\": %" PRIu64 ", \"discarded_bytes\": %" PRIu64 "}, ",
+			control->disk->discards, control->disk->discarded_bytes);
 	balloon_print_status(vhost->balloon, file);
 	fputs("}\n", file);
 	fclose(file);
@@ -62,7 +66,7 @@ static char *status_line(const struct vhost *vhost)
 
 static void reply_status(struct control *control, struct client *client)
 {
-	char *text = status_line(control->vhost);
+	char *text = status_line(control);
 
 	/* The log read after this answer has all that the answer counts. */
 	log_flush(&control->vhost->balloon->log);
@@ -74,7 +78,7 @@ static void reply_status(struct control *control, struct client *client)
 
 static void log_totals(struct control *control)
 {
-	char *text = status_line(control->vhost);
+	char *text = status_line(control);
 
 	if (text) {
 		text[strlen(text) - 2] = '\0'; /* without the end of the object and of the line */
@@ -121,12 +125,34 @@ static void set_extra(struct control *control, struct client *client, const char
 	reply(client, "{\"ok\": true}\n");
 }
 
+/* Calls of so many bytes each, made here and now: by the thread that serves the queues. */
+static void discard(struct control *control, struct client *client, const char *text)
+{
+	uint64_t calls, bytes;
+	char answer[128], rest;
+
+	if (strspn(text, " 0123456789") != strlen(text) ||
+	    sscanf(text, "%" SCNu64 " %" SCNu64 "%c", &calls, &bytes, &rest) != 2 || control->disk->file < 0) {
+		reply(client, "{\"error\": \"discard takes calls and bytes of each, and --disk\"}\n");
+		return;
+	}
+	if (!disk_discard(control->disk, calls, bytes)) {
+		snprintf(answer, sizeof(answer), "{\"error\": \"the disk cannot be discarded: errno %d\"}\n", errno);
+		reply(client, answer);
+		return;
+	}
+	log_event(&control->vhost->balloon->log, "disk", "\"calls\": %" PRIu64 ", \"bytes\": %" PRIu64, calls, bytes);
+	reply(client, "{\"ok\": true}\n");
+}
+
 static void run_command(struct control *control, struct client *client, const char *line)
 {
 	if (!strncmp(line, "target ", 7)) {
 		set_target(control, client, line + 7);
 	} else if (!strncmp(line, "extra ", 6)) {
 		set_extra(control, client, line + 6);
+	} else if (!strncmp(line, "discard ", 8)) {
+		discard(control, client, line + 8);
 	} else if (!strcmp(line, "status")) {
 		reply_status(control, client);
 	} else if (!strcmp(line, "totals")) {
@@ -136,7 +162,7 @@ static void run_command(struct control *control, struct client *client, const ch
 		control->is_ending = true;
 		reply(client, "{\"ok\": true}\n");
 	} else {
-		reply(client, "{\"error\": \"commands are target, extra, status, totals and quit\"}\n");
+		reply(client, "{\"error\": \"commands are target, extra, discard, status, totals and quit\"}\n");
 	}
 }
 

@@ -3,6 +3,7 @@
 #ifndef CONTROL_H
 #define CONTROL_H
 
+#include "disk.h"
 #include "vhost.h"
 
 #include <stdbool.h>
@@ -19,11 +20,12 @@ struct client {
 
 struct control {
 	struct vhost *vhost;
+	struct disk *disk;
 	bool is_ending; /* somebody has said `quit` */
 	struct client clients[CONTROL_CLIENTS];
 };
 
-void control_init(struct control *control, struct vhost *vhost);
+void control_init(struct control *control, struct vhost *vhost, struct disk *disk);
 
 /* Takes in a client; one too many is turned away. */
 void control_accept(struct control *control, int listener);

@@ -31,7 +31,7 @@ static const char USAGE[] =
 	"balloon-backend (--socket PATH | --fd N) [options]\n"
 	"  --socket PATH             listen here for a vhost-user frontend, one after the other\n"
 	"  --fd N                    or talk to the one connected to descriptor N, and end with it\n"
-	"  --control PATH            listen here for commands: target, extra, status, totals, quit\n"
+	"  --control PATH            listen here for commands: target, extra, discard, status, totals, quit\n"
 	"  --control-fd N            or on the listening socket that is descriptor N\n"
 	"  --log FILE                write what happens there, a JSON object per line\n"
 	"  --dump FILE               write the payload of every buffer there, one after the other\n"
@@ -39,6 +39,7 @@ static const char USAGE[] =
 	"  --free-page-hint          offer feature bit 3, meaning free page hints, and a third queue for them;\n"
 	"                            with both, a driver means hints if it sets up that queue\n"
 	"  --deflate-on-oom          offer feature bit 2: the guest may take pages back when it runs out of memory\n"
+	"  --disk FILE               make holes in this file when told so, in the thread that serves the queues\n"
 	"  --no-discard              keep the memory that the guest gives away\n"
 	"  --time-calls              look at the clock before and after every discard\n"
 	"  --extra-ns-per-buffer N   spend so much more time on every buffer\n"
@@ -46,11 +47,12 @@ static const char USAGE[] =
 	"  --extra-ns-in-discard N   have every discard take so much longer inside the call\n";
 
 struct program {
-	const char *socket_path, *control_path, *log_path, *dump_path;
+	const char *socket_path, *control_path, *log_path, *dump_path, *disk_path;
 	int frontend; /* from --fd */
 	int listener, control_listener, signals;
 	struct balloon balloon;
 	struct vhost vhost;
+	struct disk disk;
 	struct control control;
 };
 
@@ -114,7 +116,7 @@ static FILE *open_for_writing(const char *path)
 	return file;
 }
 
-enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, NO_DISCARD, TIME_CALLS, PER_BUFFER, PER_DISCARD, IN_DISCARD, HELP };
+enum { SOCKET = 1, FD, CONTROL, CONTROL_FD, LOG, DUMP, PAGE_BITMAP, HINT, ON_OOM, DISK, NO_DISCARD, TIME_CALLS, PER_BUFFER, PER_DISCARD, IN_DISCARD, HELP };
 
 static const struct option OPTIONS[] = {
 	{ "socket", required_argument, NULL, SOCKET },
@@ -126,6 +128,7 @@ static const struct option OPTIONS[] = {
 	{ "page-bitmap", no_argument, NULL, PAGE_BITMAP },
 	{ "free-page-hint", no_argument, NULL, HINT },
 	{ "deflate-on-oom", no_argument, NULL, ON_OOM },
+	{ "disk", required_argument, NULL, DISK },
 	{ "no-discard", no_argument, NULL, NO_DISCARD },
 	{ "time-calls", no_argument, NULL, TIME_CALLS },
 	{ "extra-ns-per-buffer", required_argument, NULL, PER_BUFFER },
@@ -168,6 +171,9 @@ static void parse_option(struct program *program, int option)
 	case ON_OOM:
 		options->deflate_on_oom = true;
 		break;
+	case DISK:
+		program->disk_path = optarg;
+		break;
 	case NO_DISCARD:
 		options->no_discard = true;
 		break;
@@ -195,7 +201,7 @@ static void parse_arguments(struct program *program, int count, char **words)
 {
 	int option;
 
-	program->frontend = program->listener = program->control_listener = -1;
+	program->frontend = program->listener = program->control_listener = program->disk.file = -1;
 	while ((option = getopt_long(count, words, "", OPTIONS, NULL)) != -1)
 		parse_option(program, option);
 	if (optind != count)
@@ -225,7 +231,9 @@ static void set_up(struct program *program)
 	hold_init(&program->balloon.hold);
 	if (!balloon_set_extra(&program->balloon, &program->balloon.extra, &program->vhost.memory))
 		die("cannot hold", "discards");
-	control_init(&program->control, &program->vhost);
+	if (program->disk_path && !disk_open(&program->disk, program->disk_path))
+		die("cannot write", program->disk_path);
+	control_init(&program->control, &program->vhost, &program->disk);
 	program->signals = open_signals();
 	if (program->control_path)
 		program->control_listener = listen_at(program->control_path);

@@ -103,6 +103,17 @@ def test_extra_time_is_set_and_taken_back_while_it_runs(pfn_mode: tuple[Device, 
     assert told == [(each.per_buffer_ns, each.per_discard_ns, each.in_discard_ns) for each in moments]
 
 
+def test_a_disk_is_discarded_in_the_thread_that_serves(build: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * 5 * PAGE)
+    with started(build, tmp_path, "--disk", str(disk)) as (device, frontend):
+        frontend.queues[INFLATE].send(pfns(PFN))
+        device.client.discard_disk(3, PAGE)
+        assert device.client.status()["disk"] == {"discards": 3, "discarded_bytes": 3 * PAGE}
+        assert [counts(event, "calls", "bytes") for event in device.events("disk")] == [[3, PAGE]]
+    assert disk.read_bytes() == bytes(3 * PAGE) + b"x" * 2 * PAGE
+
+
 def test_new_memory_is_held_too(build: Path, tmp_path: Path) -> None:
     with started(build, tmp_path, *ExtraTime(in_discard_ns=1_000_000).words()) as (device, frontend):
         for _ in range(3):
@@ -148,6 +159,7 @@ def test_nothing_is_discarded_when_told_so(build: Path, tmp_path: Path) -> None:
     [
         *("target", "target x", "target -1", "target 4294967296", "hello", "", "target 1 2", "x" * 300),
         *("extra", "extra ", "extra 1", "extra 1 2", "extra 1 2 3 4", "extra 1 2 -3", "extra 1 2 3x"),
+        *("discard", "discard 1", "discard 1 4096", "discard 1 -1"),
     ],
 )
 def test_commands_that_are_none(build: Path, tmp_path: Path, line: str) -> None:
