@@ -35,6 +35,27 @@ def explain_cost(cost: GuestCost, wall_ns: int) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence is not None)
 
 
+def name_troubles(cost: GuestCost) -> tuple[str, ...]:
+    """What was bad for the guest in a word or two each, to compare operations by."""
+    named = {
+        "out-of-memory kills": cost.oom_kills,
+        "swapping": _swaps(cost),
+        "direct reclaim": cost.direct_reclaims,
+        "direct compaction": cost.compactions,
+        "steal": _is_stolen_from(cost),
+    }
+    return tuple(name for name, found in named.items() if found)
+
+
+def _swaps(cost: GuestCost) -> bool:
+    return max(cost.swapped_out_pages or 0, cost.swapped_in_pages or 0) >= SWAPPED_PAGES
+
+
+def _is_stolen_from(cost: GuestCost) -> bool:
+    stolen_ns, of_ns = cost.steal_ns, cost.processors_ns
+    return bool(stolen_ns and of_ns and stolen_ns >= STEAL_SHARE * of_ns)
+
+
 def _when(cost: GuestCost) -> str:
     """What lies between the readings of several operations may be of any of them."""
     if not cost.shared_with:
@@ -94,8 +115,7 @@ def _pressed(cost: GuestCost, when: str, wall_ns: int) -> str | None:
 
 
 def _stolen(cost: GuestCost, when: str) -> str | None:
-    stolen_ns, of_ns = cost.steal_ns, cost.processors_ns
-    if not stolen_ns or not of_ns or stolen_ns < STEAL_SHARE * of_ns:
+    if not _is_stolen_from(cost):
         return None
-    share = format_share(stolen_ns / of_ns)
+    share = format_share((cost.steal_ns or 0) / (cost.processors_ns or 1))
     return f"the hypervisor took {share} of the guest's processors {when} (steal)"

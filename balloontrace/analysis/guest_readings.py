@@ -31,6 +31,11 @@ class Reading:
     cpu_ticks: Mapping[str, int]
     killed: tuple[Killed, ...] = ()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything was read."""
+        return bool(self.counts)
+
 
 def parse_readings(recording: Recording) -> tuple[Reading, ...]:
     """The readings of a recording of the guest's side, in order of time; none before format 1.6."""
@@ -38,25 +43,45 @@ def parse_readings(recording: Recording) -> tuple[Reading, ...]:
     return tuple(sorted((each for each in parsed if each is not None), key=lambda reading: reading.at_ns))
 
 
-def measure_cost(
-    readings: Sequence[Reading], start_ns: int, end_ns: int, page_bytes: int | None
-) -> GuestCost | None:
-    """What an operation cost the guest; None without a reading on either side of it.
+class Costs:
+    """What operations cost the guest, by its readings; several in a short time share theirs."""
 
-    `page_bytes` is the size of a page of its kernel, in which that counts.
-    """
-    before = bisect_right(readings, start_ns, key=_at_ns) - 1
-    after = bisect_left(readings, end_ns, key=_at_ns)
-    if before < 0 or after == len(readings):
-        return None
-    inside = readings[before : after + 1]
+    def __init__(self, readings: Sequence[Reading], page_bytes: int | None) -> None:
+        """`page_bytes` is the size of a page of the guest's kernel, in which that counts."""
+        self._readings = readings
+        self._page_bytes = page_bytes
+        # While the balloon moves the recorder reads no more than the memory available.
+        self._whole = [place for place, reading in enumerate(readings) if reading.is_whole]
+        self._known: dict[tuple[int, int], GuestCost] = {}
+
+    def of(self, start_ns: int, end_ns: int) -> GuestCost | None:
+        """Of an operation; None without a whole reading on either side of it."""
+        before = bisect_right(self._whole, start_ns, key=self._at_ns) - 1
+        after = bisect_left(self._whole, end_ns, key=self._at_ns)
+        if before < 0 or after == len(self._whole):
+            return None
+        first, last = self._whole[before], self._whole[after]
+        if (first, last) not in self._known:
+            self._known[first, last] = _cost_between(self._readings[first : last + 1], self._page_bytes)
+        return replace(
+            self._known[first, last],
+            before_ns=start_ns - self._at_ns(first),
+            after_ns=self._at_ns(last) - end_ns,
+        )
+
+    def _at_ns(self, place: int) -> int:
+        return self._readings[place].at_ns
+
+
+def _cost_between(inside: Sequence[Reading], page_bytes: int | None) -> GuestCost:
+    """From the first of these readings to the last, and no operation yet."""
     first, last = inside[0], inside[-1]
     counted = _Differences(first, last, page_bytes)
     available = [each.memory_bytes.get("MemAvailable") for each in inside]
     known = [each for each in available if each is not None]
     return GuestCost(
-        before_ns=start_ns - first.at_ns,
-        after_ns=last.at_ns - end_ns,
+        before_ns=0,
+        after_ns=0,
         readings=len(inside),
         available_start_bytes=available[0],
         available_least_bytes=min(known, default=None),
@@ -78,10 +103,6 @@ def measure_cost(
         oom_kills=counted.count("oom_kill"),
         killed=tuple(each for reading in inside if reading is not first for each in reading.killed),
     )
-
-
-def _at_ns(reading: Reading) -> int:
-    return reading.at_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +183,8 @@ def add_costs(
     operations: Sequence[Operation], recording: Recording, page_bytes: int | None
 ) -> tuple[Operation, ...]:
     """The operations with what each cost the guest, and what is to be said of it."""
-    readings = parse_readings(recording)
-    measured = [
-        measure_cost(readings, each.started_ns, each.started_ns + each.wall_ns, page_bytes)
-        for each in operations
-    ]
+    costs = Costs(parse_readings(recording), page_bytes)
+    measured = [costs.of(each.started_ns, each.started_ns + each.wall_ns) for each in operations]
     return tuple(
         operation if cost is None else _with_cost(operation, cost, operations)
         for operation, cost in zip(operations, measured, strict=True)

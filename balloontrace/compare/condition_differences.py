@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from balloontrace.analysis.cost_sentences import name_troubles
 from balloontrace.compare.replicates import Found
 from balloontrace.format.vocabulary import Side, Status
 from balloontrace.results.comparison import Difference
@@ -114,8 +115,22 @@ def find_group_differences(title: str, before: Sequence[Found], after: Sequence[
             [each.operation.starts_at for each in before],
             [each.operation.starts_at for each in after],
         ),
+        _difference(
+            f"trouble of the guest in {title}",
+            _troubles(before),
+            _troubles(after),
+        ),
     )
     return [each for each in found if each is not None]
+
+
+def _troubles(side: Iterable[Found]) -> list[str]:
+    """What each of them did to the guest, of those of which that was read."""
+    return [
+        ", ".join(name_troubles(each.operation.guest_cost)) or _NONE
+        for each in side
+        if each.operation.guest_cost is not None
+    ]
 
 
 def _difference(

@@ -14,6 +14,7 @@ _COUNTS = re.compile(
     r"|compact_stall|compact_success|compact_fail|compact_migrate_scanned|compact_free_scanned"
     r"|thp_split_page|thp_split_pmd|thp_collapse_alloc|oom_kill)"
 )
+_AVAILABLE = re.compile(r"^MemAvailable: *(\d+) kB$", re.MULTILINE)
 _MEMORY = ("MemAvailable", "MemFree", "SwapFree", "AnonHugePages")
 # Of the first line of /proc/stat, in its order (Linux, Documentation/filesystems/proc.rst).
 _TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -34,6 +35,12 @@ def read_guest_state(root: Path = ROOT) -> dict[str, object]:
         },
         "cpu_ticks": parse_ticks(read_text(root / "proc/stat") or ""),
     }
+
+
+def read_available(root: Path = ROOT) -> dict[str, object]:
+    """The part of a reading that says how much memory is available; for while each instruction counts."""
+    found = _AVAILABLE.search(read_text(root / "proc/meminfo") or "")
+    return {"memory_bytes": {"MemAvailable": int(found[1]) * 1024}} if found else {}
 
 
 def parse_memory(text: str) -> dict[str, int]:

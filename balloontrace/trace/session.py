@@ -146,8 +146,11 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
     def _program_costs(self, counters: _Counters) -> list[dict[str, object]]:
         """What the programs cost, by these last counters."""
 
-    def _read_state(self) -> dict[str, object]:
-        """How the machine stands, beside what is traced. Empty: nothing of it is to be kept."""
+    def _read_state(self, *, moving: bool) -> dict[str, object]:  # noqa: ARG002
+        """How the machine stands, beside what is traced. Empty: nothing of it is to be kept.
+
+        While something is `moving` each instruction makes that take longer: what is needed then, and no more.
+        """
         return {}
 
     def _activity(self, counters: bytes) -> object:
@@ -187,8 +190,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         result = SessionResult(Ending.INTERRUPTED)
         try:
             with _Signals() as signals:
-                state, counters = self._read_state(), self._collector.read_counters()
-                self._readings.look(state, self._activity(counters))
+                self._take_reading(self._collector.read_counters())
                 if greeting:
                     self._say(greeting)
                 result.ending = self._record_until_end(result, signals)
@@ -205,16 +207,20 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
 
     def _look(self) -> None:
         """What every wake-up does: read the shared counters, and drain the ring if it is time to."""
-        state = self._read_state()
         counters = self._collector.read_counters()
         moving = counters != self._counters
+        self._take_reading(counters)
         self._counters = counters
         if moving or self._was_moving:
             self._follow_pace(counters)
         self._was_moving = moving
-        self._readings.look(state, self._activity(self._counters))
         if self._pace.is_due(self._collector.waiting, self._collector.filled, time.monotonic()):
             self._drain()
+
+    def _take_reading(self, counters: bytes) -> None:
+        """How the machine stands, after a look at the counters: what did not move until then has ended."""
+        moving = self._readings.follow(self._activity(counters))
+        self._readings.take(self._read_state(moving=moving))
 
     def _follow_pace(self, counters: bytes) -> None:
         """Have programs timed, or no longer, as these counters want it."""
@@ -230,11 +236,10 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
     def _finish(self, result: SessionResult) -> dict[str, object]:
         """Detach, write what is left, fill in the losses; returns the rest of the end record."""
         last = self._last_look(result)
-        state = self._read_state()
         self._counters = self._collector.read_counters()
         self._drain()
         self._write_unfinished()
-        self._readings.finish(state, self._activity(self._counters))
+        self._readings.finish(self._read_state(moving=False), self._activity(self._counters))
         counters = self._parse(self._counters)
         result.losses = self._losses(counters)
         return {**last, "own_cost": self._own_cost(self._program_costs(counters))}

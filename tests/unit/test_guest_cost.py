@@ -96,8 +96,18 @@ def test_without_a_reading_on_either_side_nothing_is_known(readings: tuple[dict[
     assert operation_with(*readings).guest_cost is None
 
 
+def test_readings_of_memory_alone_tell_the_least_of_it_and_end_nothing() -> None:
+    cost = cost_of(
+        reading(0),
+        {"monotonic_ns": S + 10, "memory_bytes": {"MemAvailable": 7}},
+        {"monotonic_ns": 2 * S, "memory_bytes": {"MemAvailable": 9}},
+        reading(3 * S, pswpout=3),
+    )
+    assert (cost.readings, cost.available_least_bytes, cost.swapped_out_pages) == (4, 7, 3)
+
+
 def test_what_a_kernel_does_not_show_is_not_measured() -> None:
-    bare: dict[str, object] = {"monotonic_ns": 0}
+    bare: dict[str, object] = {"monotonic_ns": 0, "counts": {"something": 0}}
     cost = cost_of(bare, {**bare, "monotonic_ns": 2 * S})
     measured = [name for name in cost.__dataclass_fields__ if getattr(cost, name) not in (None, ())]
     assert measured == ["before_ns", "after_ns", "readings"]

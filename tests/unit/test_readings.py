@@ -13,7 +13,7 @@ import pytest
 
 from balloontrace.format.recording import MAX_READINGS, read_recording
 from balloontrace.format.recording_writer import RecordingWriter
-from balloontrace.system.guest_state import parse_pressure, parse_ticks, read_guest_state
+from balloontrace.system.guest_state import parse_pressure, parse_ticks, read_available, read_guest_state
 from balloontrace.system.kernel_log import Killed, OomKills, parse_killed
 from balloontrace.trace.readings import Readings
 
@@ -23,7 +23,8 @@ def kept(*activities: int, last: int | None = None) -> list[object]:
     written: list[Mapping[str, object]] = []
     readings = Readings(written.append)
     for number, activity in enumerate(activities):
-        readings.look({"number": number}, activity)
+        readings.follow(activity)
+        readings.take({"number": number})
     if last is not None:
         readings.finish({"number": len(activities)}, last)
     return [reading["number"] for reading in written]
@@ -50,7 +51,8 @@ def test_nothing_is_kept_of_a_side_that_reads_nothing() -> None:
     written: list[Mapping[str, object]] = []
     readings = Readings(written.append)
     for activity in range(5):
-        readings.look({}, activity)
+        readings.follow(activity)
+        readings.take({})
     readings.finish({}, 9)
     assert written == []
 
@@ -89,6 +91,7 @@ def test_a_guest_s_state_is_read_from_its_own_files(tmp_path: Path) -> None:
     (tmp_path / "proc/vmstat").write_text("nr_free_pages 1\noom_kill 3\nallocstall_normal 4\npswpin 0\n")
     (tmp_path / "proc/stat").write_text("cpu  1 2 3 4 5 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
     (tmp_path / "proc/pressure/memory").write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=12\n")
+    assert read_available(tmp_path) == {"memory_bytes": {"MemAvailable": 7168}}
     state = read_guest_state(tmp_path)
     assert json.loads(json.dumps(state)) == {
         "memory_bytes": {"MemAvailable": 7168, "MemFree": 5120},
@@ -102,6 +105,7 @@ def test_a_guest_s_state_is_read_from_its_own_files(tmp_path: Path) -> None:
 
 def test_a_kernel_that_shows_nothing_leaves_everything_out(tmp_path: Path) -> None:
     assert not any(read_guest_state(tmp_path).values())
+    assert read_available(tmp_path) == {}
     assert parse_pressure("") == parse_ticks("intr 5") == {}
 
 

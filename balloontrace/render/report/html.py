@@ -9,11 +9,13 @@ from pathlib import Path
 from balloontrace.render.blocks_html import unbroken
 from balloontrace.render.html_page import render_page
 from balloontrace.render.report.balloons_section import describe_balloons
+from balloontrace.render.report.guest_cost_section import describe_guest_cost
 from balloontrace.render.report.hinting_section import describe_hinting
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.operations_section import (
     describe_operation,
     describe_total,
+    describe_why,
     explain_no_operation,
     operation_table,
 )
@@ -36,6 +38,8 @@ from balloontrace.units import format_count, format_duration_ns, format_pages_as
 
 # More than these would bury the page; CSV and JSON hold all of them.
 LISTED_OPERATIONS = 200
+# Of each operation, at the top of the page; the others are in its own section.
+_SENTENCES = 2
 
 
 def render_html(report: Report, pictures: Pictures) -> str:
@@ -71,9 +75,11 @@ def _described(report: Report, detailed: Container[int]) -> dict[str, object]:
         },
         "what_if": {operation.number: describe_what_if(operation) for operation in report.operations},
         "host_sections": describe_host(report.host) if report.host else [],
+        "why": describe_why(report.operations, most=_SENTENCES),
         "others": [
             section
             for section in (
+                *describe_guest_cost(report.operations),
                 describe_others(report),
                 describe_statistics(report),
                 describe_reporting(report.page_reporting),

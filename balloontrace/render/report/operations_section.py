@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from balloontrace.format.stages import find_stage
 from balloontrace.render import numbers
@@ -73,6 +73,17 @@ def _number(number: int, described: Container[int]) -> Name:
     return Name(str(number), target=f"operation-{number}" if number in described else "")
 
 
+def describe_why(operations: Sequence[Operation], most: int | None = None) -> Section:
+    """What stands out, by operation: of the longest ones, and of each the first `most` sentences."""
+    told = longest(operations, _DETAILED_OPERATIONS)
+    items = [
+        Item(words("{} {}: {}", str(operation.number), operation.kind, sentence))
+        for operation in told
+        for sentence in operation.verdict[:most]
+    ]
+    return [Title("Why, and what it did to the guest"), *items] if items else []
+
+
 def describe_details(report: Report) -> list[Section]:
     """Stage tables: of each operation while they are few, and of each kind that occurred more than once."""
     shown = report.operations if len(report.operations) <= _DETAILED_OPERATIONS else ()
@@ -85,7 +96,7 @@ def describe_details(report: Report) -> list[Section]:
 
 
 def describe_operation(operation: Operation, *, whole: bool = False) -> list[Section]:
-    """Where its time went, what was found there, what its sends named; `whole` as for `describe_total`."""
+    """Where its time went, how that is known, what its sends named; `whole` as for `describe_total`."""
     title = words(
         "Operation {}: {} of {}, {} to {} (target {}), {}",
         str(operation.number),
@@ -109,7 +120,6 @@ def describe_estimate(samples: int | None, error_ns: int) -> str:
 
 
 def _found(operation: Operation) -> Iterator[Item]:
-    yield from map(Item, operation.verdict)
     errors_ns = [row.error_ns for row in operation.stages if row.error_ns is not None]
     if errors_ns and operation.served is not None:
         yield Item(describe_estimate(operation.served.samples, errors_ns[0]))

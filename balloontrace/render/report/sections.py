@@ -11,7 +11,7 @@ from balloontrace.render.report.guest_cost_section import describe_guest_cost
 from balloontrace.render.report.hinting_section import describe_hinting
 from balloontrace.render.report.host_section import describe_host
 from balloontrace.render.report.machine_section import describe_machine
-from balloontrace.render.report.operations_section import describe_details, describe_operations
+from balloontrace.render.report.operations_section import describe_details, describe_operations, describe_why
 from balloontrace.render.report.other_section import describe_others, describe_statistics
 from balloontrace.render.report.recording_section import (
     describe_checks,
@@ -36,6 +36,7 @@ def describe_report(report: Report) -> list[Section]:
         [Line(f"WARNING: {sentence}") for sentence in report.warnings],
         describe_balloons(report.balloons),
         describe_operations(report) if of_guest else [],
+        describe_why(report.operations),
         *describe_details(report),
         *describe_guest_cost(report.operations),
         describe_others(report),

@@ -15,7 +15,7 @@ from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SP
 from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
 from balloontrace.format.vocabulary import Function, Side
 from balloontrace.system import kernel
-from balloontrace.system.guest_state import read_guest_state
+from balloontrace.system.guest_state import read_available, read_guest_state
 from balloontrace.system.kernel_log import OomKills
 from balloontrace.system.read_balloon_size import read_balloon_sizes
 from balloontrace.trace.guest.collector import GuestCollector, summarise_losses
@@ -100,7 +100,9 @@ class GuestSession(RecordingSession[Counters]):
             "under_way_pages": result.unseen.under_way_pages if result.unseen else None,
         }
 
-    def _read_state(self) -> dict[str, object]:
+    def _read_state(self, *, moving: bool) -> dict[str, object]:
+        if moving:
+            return read_available()
         return {**read_guest_state(), "killed": [asdict(killed) for killed in self._oom_kills.read()]}
 
     def _activity(self, counters: bytes) -> object:

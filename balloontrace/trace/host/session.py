@@ -130,7 +130,7 @@ class HostSession(RecordingSession[HostCounters]):
             "files": read_open_files(self._process.pid),
         }
 
-    def _read_state(self) -> dict[str, object]:
+    def _read_state(self, *, moving: bool) -> dict[str, object]:  # noqa: ARG002
         return read_process_state(self._process.pid)
 
     def _activity(self, counters: bytes) -> object:
