@@ -15,6 +15,7 @@ from balloontrace.results.guest_cost import GuestCost, Killed
 from balloontrace.results.operation import Operation
 
 _TICK_NS = 10_000_000  # USER_HZ is 100 on every architecture that Linux has (include/asm-generic/param.h)
+MEM_AVAILABLE = "MemAvailable"
 _MOST_NAMES = 256
 _MOST_KILLED = 64
 _MOST_SHARED = 64
@@ -77,7 +78,7 @@ def _cost_between(inside: Sequence[Reading], page_bytes: int | None) -> GuestCos
     """From the first of these readings to the last, and no operation yet."""
     first, last = inside[0], inside[-1]
     counted = _Differences(first, last, page_bytes)
-    available = [each.memory_bytes.get("MemAvailable") for each in inside]
+    available = [each.memory_bytes.get(MEM_AVAILABLE) for each in inside]
     known = [each for each in available if each is not None]
     return GuestCost(
         before_ns=0,
@@ -180,10 +181,10 @@ def _numbers(reading: Json, name: str) -> dict[str, int]:
 
 
 def add_costs(
-    operations: Sequence[Operation], recording: Recording, page_bytes: int | None
+    operations: Sequence[Operation], readings: Sequence[Reading], page_bytes: int | None
 ) -> tuple[Operation, ...]:
     """The operations with what each cost the guest, and what is to be said of it."""
-    costs = Costs(parse_readings(recording), page_bytes)
+    costs = Costs(readings, page_bytes)
     measured = [costs.of(each.started_ns, each.started_ns + each.wall_ns) for each in operations]
     return tuple(
         operation if cost is None else _with_cost(operation, cost, operations)

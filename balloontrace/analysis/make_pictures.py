@@ -39,7 +39,8 @@ def depict(examined: Examined) -> Pictures:
     of_spans = operation_of_spans(evidence.spans, evidence.operations)
     return Pictures(
         time_lines=tuple(
-            draw_up_time_line(Part(evidence, index, of_spans == index), shown[index]) for index in indices
+            draw_up_time_line(Part(evidence, index, of_spans == index), shown[index], examined.readings)
+            for index in indices
         ),
         histograms=tuple(_histograms(evidence.spans)),
         page_maps=tuple(

@@ -10,7 +10,7 @@ from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
 from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
 from balloontrace.analysis.columns import Spans
-from balloontrace.analysis.guest_readings import add_costs
+from balloontrace.analysis.guest_readings import Reading, add_costs, parse_readings
 from balloontrace.analysis.guest_side import (
     GuestEvents,
     GuestRecording,
@@ -52,6 +52,7 @@ class Examined:
     guest: GuestEvents | None
     host: HostRecording | None
     both: BothSides | None
+    readings: tuple[Reading, ...] = ()
 
 
 def analyse(recording: Recording, host_recording: Recording | None = None) -> Report:
@@ -132,7 +133,8 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
     shown = _with_other_formats(shown, carried, _calls_of_host(operations, host, both))
-    shown = add_costs(shown, recording, guest.header.machine.page_size_bytes)
+    readings = parse_readings(recording)
+    shown = add_costs(shown, readings, guest.header.machine.page_size_bytes)
     sizes = measure_sizes(guest, events)
     report = Report(
         schema_version=SCHEMA_VERSION,
@@ -168,7 +170,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         page_reporting=measure_reporting(guest, events, _host_ns(spans, host, both)),
         page_hinting=measure_hinting(guest, spans, operations.nesting),
     )
-    return Examined(report, events, host, both)
+    return Examined(report, events, host, both, readings)
 
 
 def _calls_of_host(

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.clockwork import Clockwork
 from balloontrace.analysis.columns import Column, Mask, Spans
+from balloontrace.analysis.guest_readings import MEM_AVAILABLE, Reading
 from balloontrace.analysis.operations import FoundOperation
 from balloontrace.analysis.picture_part import Part
 from balloontrace.analysis.picture_stages import spread_over_time, time_stages
@@ -24,6 +27,7 @@ from balloontrace.results.pictures import (
     PAGES_TOLD,
     PAUSE_MEDIANS,
     PAUSE_SHARE,
+    Available,
     Curve,
     Pause,
     Stretch,
@@ -39,7 +43,7 @@ _LISTED_SHORTAGES = 100
 _STEPS_FOR_PAUSES = 32
 
 
-def draw_up_time_line(part: Part, shown: Operation) -> TimeLine:
+def draw_up_time_line(part: Part, shown: Operation, readings: Sequence[Reading] = ()) -> TimeLine:
     """All that the picture of an operation against time shows."""
     found, wall_ns = part.found, part.found.end_ns - part.found.start_ns
     steps = _steps(part, shown)
@@ -55,6 +59,29 @@ def draw_up_time_line(part: Part, shown: Operation) -> TimeLine:
         pauses=_pauses(steps, clocks, found),
         stages=spread_over_time(clocks, edges),
         moved_pages=None if steps is None else _moved(steps, edges, found.kind),
+        available=_available(readings, found),
+    )
+
+
+def _available(readings: Sequence[Reading], found: FoundOperation) -> tuple[Available, ...]:
+    """Memory over the operation; nothing without a reading on either side of it."""
+    known = [
+        (reading.at_ns, reading.memory_bytes[MEM_AVAILABLE])
+        for reading in readings
+        if MEM_AVAILABLE in reading.memory_bytes
+    ]
+    times_ns = [at_ns for at_ns, _ in known]
+    first, behind = bisect_right(times_ns, found.start_ns) - 1, bisect_left(times_ns, found.end_ns)
+    if first < 0 or behind == len(known):
+        return ()
+    inside = known[first : behind + 1]
+    together = -(-len(inside) // CURVE_COLUMNS)
+    # The least of neighbours where there are more than can be seen, but for the first and the last.
+    groups = [inside[start : start + together] for start in range(1, len(inside) - 1, together)]
+    chosen = (inside[0], *(min(group, key=itemgetter(1)) for group in groups), inside[-1])
+    return tuple(
+        Available(min(max(at_ns, found.start_ns), found.end_ns) - found.start_ns, size_bytes)
+        for at_ns, size_bytes in chosen
     )
 
 

@@ -65,6 +65,14 @@ class StageOverTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Available:
+    """Memory that the guest had available at one reading, at a time after the operation's start."""
+
+    at_ns: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TimeLine:
     """An operation as time passed. Columns are of equal width and reach from its start to its end.
 
@@ -72,7 +80,8 @@ class TimeLine:
     when the guest took pages back for want of memory. `pauses` are the longest times without progress:
     at least PAUSE_SHARE of the operation and PAUSE_MEDIANS times the median one; None where there were too
     few steps to tell. `moved_pages` is progress in each column of `stages`,
-    below 0 where pages went the other way.
+    below 0 where pages went the other way. `available` has the readings inside the operation, the last one
+    before it, as of its start, and the first one behind, as of its end.
     """
 
     number: int
@@ -84,6 +93,7 @@ class TimeLine:
     pauses: tuple[Pause, ...] | None
     stages: tuple[StageOverTime, ...]
     moved_pages: tuple[int | None, ...] | None
+    available: tuple[Available, ...] = ()
 
 
 PAUSE_SHARE = 0.01

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from balloontrace.render.svg import Drawing, number, steps_path
 from balloontrace.results.pictures import PAGES_MOVED, Curve, TimeLine
 from balloontrace.units import (
     NS_PER_S,
+    format_bytes,
     format_count,
     format_duration_ns,
     format_pages_as_bytes,
@@ -27,6 +29,7 @@ from balloontrace.units import (
 _STEPS_FOR_RATE = 32
 _STEPS_A_COLUMN = 4
 _LABELS_PX = 14
+_MEMORY_PX = 60
 
 
 def draw_time_line(ident: str, kind: Kind, line: TimeLine) -> Markup:
@@ -34,7 +37,8 @@ def draw_time_line(ident: str, kind: Kind, line: TimeLine) -> Markup:
     curve_px, strip_px, rate_px = (170 if line.curve else 0), 44, 44
     moved = line.moved_pages if line.curve and line.curve.steps >= _STEPS_FOR_RATE else None
     panels = [(LABEL_PX, curve_px)] if line.curve else []
-    for height_px in [strip_px] + ([rate_px] if moved else []):
+    memory_px = [_MEMORY_PX] if line.available else []
+    for height_px in [strip_px] + ([rate_px] if moved else []) + memory_px:
         below_px = sum(panels[-1]) if panels else 0
         panels.append((below_px + LABEL_PX + 6, height_px))
     bottom_px = sum(panels[-1])
@@ -46,6 +50,8 @@ def draw_time_line(ident: str, kind: Kind, line: TimeLine) -> Markup:
     _draw_strip(drawing, line, next(places))
     if line.curve is not None and moved:
         _draw_rate(drawing, line, line.curve, moved, next(places))
+    if line.available:
+        _draw_memory(drawing, line, next(places))
     return drawing.markup(ident, f"Operation {line.number} against time", _line_in_words(line))
 
 
@@ -195,6 +201,26 @@ def _draw_rate(
     drawing.text("label", 0, top_px - 7, f"rate, up to {peak}")
 
 
+def _draw_memory(drawing: Drawing, line: TimeLine, place: tuple[float, float]) -> None:
+    """The readings, joined by straight lines: what lies between them is not known."""
+    top_px, height_px = place
+    wall_ns = line.wall_ns or 1
+    most = max(1, *(each.size_bytes for each in line.available))
+    dots = [
+        (each.at_ns / wall_ns, top_px + height_px * (1 - each.size_bytes / most)) for each in line.available
+    ]
+    for before, after in itertools.pairwise(dots):
+        drawing.line("memory", before, after)
+    drawing.line("axis", (0, top_px + height_px), (1, top_px + height_px))
+    drawing.text("label", 0, top_px - 7, _memory_in_words(line))
+
+
+def _memory_in_words(line: TimeLine) -> str:
+    sizes = [each.size_bytes for each in line.available]
+    start, least, end = map(format_bytes, (sizes[0], min(sizes), sizes[-1]))
+    return f"memory available in the guest: {start}, at the least {least}, then {end}"
+
+
 def _line_in_words(line: TimeLine) -> str:
     sentences = [f"{format_duration_ns(line.wall_ns)} from left to right."]
     if line.curve is not None:
@@ -204,6 +230,8 @@ def _line_in_words(line: TimeLine) -> str:
             f"{format_pages_as_bytes(line.curve.last_pages)} in {format_things(line.curve.steps, 'step')}."
         )
     sentences += [f"Target {format_pages_as_bytes(target.pages)}." for target in line.targets[:8]]
+    if line.available:
+        sentences.append(f"{_memory_in_words(line).capitalize()}.")
     if line.waits:
         sentences.append(
             f"{format_count(sum(each.count for each in line.waits))} work items waited for pages."
