@@ -40,8 +40,8 @@ def name_troubles(cost: GuestCost) -> tuple[str, ...]:
     named = {
         "out-of-memory kills": cost.oom_kills,
         "swapping": _swaps(cost),
-        "direct reclaim": cost.direct_reclaims,
-        "direct compaction": cost.compactions,
+        "reclaim by tasks": cost.direct_reclaims,
+        "compaction by tasks": cost.compactions,
         "steal": _is_stolen_from(cost),
     }
     return tuple(name for name, found in named.items() if found)
