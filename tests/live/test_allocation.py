@@ -11,11 +11,26 @@ from pathlib import Path
 
 import pytest
 from memory_use import use_memory
-from tracing import MIB_PAGES, Json, Recorder, assert_no_trace, assert_sums, loss, move, record, report, stage
+from pieces import in_pieces
+from tracing import (
+    MIB_PAGES,
+    PAGE_BYTES,
+    Json,
+    Recorder,
+    assert_no_trace,
+    assert_sums,
+    loss,
+    move,
+    record,
+    report,
+    stage,
+)
 
 import lab
+from lab.patched_driver import load_patched
 
-GUEST_MIB = 1024
+GUEST_MIB, PIECES_MIB = 1024, 2048
+TRIES = 20
 PARTS = ("a.reclaim", "a.compaction", "a.puff", "a.lock", "a.off_cpu")
 SENTENCE = "of allocating was"
 SLEEP_NS = 200_000_000
@@ -35,19 +50,24 @@ def split(guest: lab.Guest, name: str, *options: str) -> Recorder:
     return record(guest, f"/root/{name}.bt", "--split-allocation", *options)
 
 
-def first_of(recorder: Recorder, folder: Path) -> Json:
-    """The first operation, an inflate whose parts add up; nothing was lost."""
+def inflates_of(recorder: Recorder, folder: Path) -> list[Json]:
+    """The inflates, whose parts add up; nothing was lost."""
     assert_no_trace(recorder.guest)
     found = report(recorder.pull(folder))
     assert_sums(found)
     assert loss(found, "allocation_parts")["lost"] == 0
-    operation = found["operations"][0]
-    assert operation["kind"] == "inflate"
-    parts = [stage(operation, code) for code in (*PARTS, "a.rest")]
-    assert {part["part_of"] for part in parts} == {"a"}
-    assert all(part["total_ns"] >= 0 for part in parts)
-    assert sum(part["total_ns"] for part in parts) == stage(operation, "a")["total_ns"]
-    return dict(operation)
+    inflates = [operation for operation in found["operations"] if operation["kind"] == "inflate"]
+    for operation in inflates:
+        parts = [stage(operation, code) for code in (*PARTS, "a.rest")]
+        assert {part["part_of"] for part in parts} == {"a"}
+        assert all(part["total_ns"] >= 0 for part in parts)
+        assert sum(part["total_ns"] for part in parts) == stage(operation, "a")["total_ns"]
+    return inflates
+
+
+def first_of(recorder: Recorder, folder: Path) -> Json:
+    """The first operation, an inflate."""
+    return inflates_of(recorder, folder)[0]
 
 
 def told(operation: Json) -> list[str]:
@@ -125,3 +145,32 @@ def test_reclaim_is_named_where_the_guest_has_to_swap(short: lab.Guest, tmp_path
     (sentence,) = told(operation)
     assert "direct reclaim" in sentence
     assert stage(operation, "a.reclaim")["count"] > 0
+
+
+def nudge(guest: lab.Guest) -> int:
+    """Eight pages into the balloon and out of it; how often the kernel compacted for somebody meanwhile."""
+    full_bytes = PIECES_MIB << 20
+    before = guest.vmstat()["compact_stall"]
+    for target_bytes in (full_bytes - 8 * PAGE_BYTES, full_bytes):
+        guest.set_balloon(target_bytes=target_bytes)
+        guest.wait_balloon(timeout_s=120)
+    return guest.vmstat()["compact_stall"] - before
+
+
+def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
+    """Only the page-bitmap driver asks for more than a page: eight for each bitmap but the first."""
+    with lab.solo(memory_mib=PIECES_MIB, cpus=1, device="backend", page_bitmap=True) as guest:
+        load_patched(guest)
+        recorder = split(guest, "pieces")
+        assert nudge(guest) == 0
+        with in_pieces(guest):
+            # Each look at the guest starts a program, whose end gives larger blocks back.
+            tries = next(number for number in range(1, TRIES) if nudge(guest))
+        recorder.end()
+        first, *others = inflates_of(recorder, tmp_path)
+    assert len(others) == tries
+    assert (told(first), stage(first, "a.compaction")["total_ns"]) == ([], 0)
+    (sentence,) = told(others[-1])
+    assert "compaction" in sentence
+    assert stage(others[-1], "a.compaction")["count"] >= 1
+    assert [stage(other, "a.compaction")["count"] for other in others[:-1]] == [0] * (tries - 1)

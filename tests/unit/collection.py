@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import synthetic
+from allocation import hold_up
 from flows import Flow, PatchedFlow, typical_flow
 from synthetic_both import sides
 
 from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import Part
 
 ROOT = Path(__file__).parents[2]
 Sources = tuple[Recording, ...]
@@ -72,6 +74,16 @@ def _two_devices() -> Recording:
     return synthetic.recording(one, other)
 
 
+def _split() -> Flow:
+    """Every part of allocating there is."""
+    flow = Flow()
+    flow.resize(5 * 256)
+    for item, part in enumerate(Part):
+        hold_up(flow, part, 300 + item, 1 + item, item)
+    flow.resize(0)
+    return flow
+
+
 def _many() -> Recording:
     flow = Flow(device=12345)
     for _ in range(50):
@@ -87,6 +99,7 @@ MADE_UP: Mapping[str, Callable[[], Sources]] = {
     "eventful": lambda: (synthetic.recording(_eventful()),),
     "windows": lambda: (synthetic.recording(_windows()),),
     "two devices": lambda: (_two_devices(),),
+    "allocating in parts": lambda: (synthetic.recording(_split()),),
     "many operations": lambda: (_many(),),
     "nothing": lambda: (synthetic.recording(Flow()),),
     "cut off": lambda: (synthetic.recording(typical_flow(), ended=False, lost=7),),

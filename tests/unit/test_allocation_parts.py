@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 import synthetic
-from flows import Flow, PatchedFlow, Span
+from allocation import hold_up
+from flows import Flow, PatchedFlow
 from report_checks import assert_adds_up, report_of, stage, total_ns
 
 from balloontrace.errors import UsageError
@@ -21,22 +22,6 @@ from balloontrace.trace.host.side import HostSide
 from balloontrace.trace.options import TraceOptions
 
 CODES = [part.code for part in ALLOCATION_PARTS]
-
-
-def hold_up(flow: Flow, part: Part, duration_ns: int, times: int = 1, item: int = -1) -> None:
-    """A work item of the flow had this part; its own times stay as they are."""
-    items = [span for span in flow.spans if span.function == Function.UPDATE_BALLOON_SIZE_FUNC]
-    flow.spans.append(
-        Span(
-            start_ns=items[item].start_ns,
-            duration_ns=duration_ns,
-            tid=items[item].tid,
-            function=int(Function.ALLOCATION_PARTS),
-            flags=0,
-            queue=int(part),
-            pages=times,
-        )
-    )
 
 
 def inflated(*parts: tuple[Part, int, int], flow: Flow | None = None) -> Flow:
