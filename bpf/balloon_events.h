@@ -153,6 +153,8 @@ struct bt_live {
 	bt_u64 deflated_pages;      /* the same */
 	bt_u64 unknown_sends;       /* sends of which they are not */
 	bt_u64 failed_allocations;  /* work items that got fewer pages than they asked for */
+	bt_u64 run_delay_ns;        /* of item_ns: ready to run, and waiting for a processor */
+	bt_u64 run_delay_items;     /* items of which that is known */
 	bt_u64 padding;
 	struct bt_live_device devices[BT_DEVICES];
 	bt_u64 buckets[BT_FUNCTIONS][BT_BUCKETS];

@@ -89,6 +89,10 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 	device->left_ns = away ? now_ns : 0;
 	if (is_short(thread, flags))
 		ADD(sum->failed_allocations, 1);
+	if (flags & BT_HAS_RUN_DELAY) {
+		ADD(sum->run_delay_ns, thread->wait_ns);
+		ADD(sum->run_delay_items, 1);
+	}
 }
 
 /* Adds a call to the sums; arguments as for a span. */

@@ -44,7 +44,8 @@ LIVE_DEVICE = lay_out("u64 entered_ns", "u64 left_ns", "u32 target_pages")
 LIVE = lay_out(
     "u64 items", "u64 item_ns", "u64 allocate_ns", "u64 build_ns", "u64 send_ns", "u64 requeue_ns",
     "u64 sends", "u64 inflated_pages", "u64 deflated_pages", "u64 unknown_sends", "u64 failed_allocations",
-    "u64 padding", ("devices", LIVE_DEVICE, DEVICES), ("buckets", "u64", FUNCTIONS * BUCKETS),
+    "u64 run_delay_ns", "u64 run_delay_items", "u64 padding",
+    ("devices", LIVE_DEVICE, DEVICES), ("buckets", "u64", FUNCTIONS * BUCKETS),
 )  # fmt: skip
 
 SPAN_LAYOUT: Mapping[str, object] = {

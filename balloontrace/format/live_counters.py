@@ -37,6 +37,8 @@ class LiveSums:
     deflated_pages: int
     unknown_sends: int
     failed_allocations: int
+    run_delay_ns: int
+    run_delay_items: int
     devices: tuple[LiveDevice, ...]
     buckets: dict[Function, tuple[int, ...]]
 

@@ -116,6 +116,8 @@ class GuestViews:
             others=tuple(_others(self._first, before, now)),
             hinted_pages=_hinted_pages(before, now),
             all_hinted_pages=_hinted_pages(self._first, now),
+            run_delay_share=_run_delay_share(was, live),
+            all_run_delay_share=_run_delay_share(first, live),
         )
 
     def _size(self, look: GuestLook, device: int | None) -> int | None:
@@ -217,6 +219,13 @@ def _followed(counters: Counters) -> list[FunctionCounts]:
     """The counts of functions of the driver whose calls are events of their own."""
     others = (*COUNTED_ONLY, Function.PAYLOAD)
     return [counts for function, counts in counters.functions.items() if function not in others]
+
+
+def _run_delay_share(before: LiveSums, now: LiveSums) -> float | None:
+    """How much of their time the work items waited for a processor; None where one of them does not tell."""
+    if now.run_delay_items - before.run_delay_items != now.items - before.items:
+        return None
+    return _share(now.run_delay_ns - before.run_delay_ns, now.item_ns - before.item_ns)
 
 
 def _guest_stages(first: LiveSums, before: LiveSums, now: LiveSums) -> tuple[Share, ...]:

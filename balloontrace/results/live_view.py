@@ -63,6 +63,8 @@ class GuestView:
     others: tuple[OtherCalls, ...] = ()
     hinted_pages: int = 0
     all_hinted_pages: int = 0
+    run_delay_share: float | None = None  # of the work items' time: ready to run, and waiting for a processor
+    all_run_delay_share: float | None = None
 
 
 @dataclass(frozen=True)

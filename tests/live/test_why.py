@@ -29,7 +29,7 @@ FULL_MIB = 1024
 PRIME_MIB = 211
 HOGS = 4
 LEFT_MIB = 256
-LOCKED_MIB = 500
+HELD_MIB = 500
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,8 @@ _HOG = """
 import ctypes, mmap, signal, sys
 def take(*_):
     bytes_ = int(sys.argv[1]) << 20
-    held.append(mmap.mmap(-1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    locked = 0x2000 if sys.argv[2] == "locked" else 0  # MAP_LOCKED
+    held.append(mmap.mmap(-1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | locked))
     ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(held[-1])), 7, bytes_)
 held = []
 take()
@@ -110,7 +111,7 @@ def test_a_guest_short_of_processor_is_not_a_slow_host(small: lab.Guest, tmp_pat
 def test_whom_the_out_of_memory_killer_ended_is_said(small: lab.Guest, tmp_path: Path, grows: bool) -> None:
     """The hog leaves the balloon too little; when it takes more, it is killed, and the balloon goes on."""
     recorder = record(small, f"/run/{tmp_path.name}.bt")
-    hog = small.start(["python3", "-c", _HOG, str(LOCKED_MIB if grows else 1)])
+    hog = small.start(["python3", "-c", _HOG, str(HELD_MIB if grows else 1), "locked"])
     hog.wait_for(b"held", 120, stream="stdout")
     small.set_balloon(target_mib=LEFT_MIB)
     if grows:
@@ -138,7 +139,7 @@ def test_swapping_is_said_with_how_much(small: lab.Guest, tmp_path: Path, squeez
     try:
         before = small.vmstat()
         recorder = record(small, f"/run/{tmp_path.name}.bt")
-        hog = small.start(["python3", "-c", _HOG, str(LOCKED_MIB if squeezed else 1)])
+        hog = small.start(["python3", "-c", _HOG, str(HELD_MIB if squeezed else 1), "loose"])
         hog.wait_for(b"held", 300, stream="stdout")
         move(small, LEFT_MIB, 900)
         move(small, FULL_MIB, 900)
@@ -153,4 +154,4 @@ def test_swapping_is_said_with_how_much(small: lab.Guest, tmp_path: Path, squeez
     assert ("the guest swapped" in sentences(found)) is squeezed
     outside = sum(after.get(name, 0) - before.get(name, 0) for name in ("pswpout", "swpout_zero"))
     assert 0 <= swapped <= outside
-    assert (swapped > (LOCKED_MIB << 8) // 10) is squeezed
+    assert (swapped > (HELD_MIB << 8) // 10) is squeezed

@@ -80,7 +80,7 @@ def test_a_usual_screen_has_all_there_is() -> None:
     assert lines[0] == TITLE
     assert lines[1].startswith("balloon 700 MiB of 1000 MiB [####")
     assert lines[2] == "rate 600 MiB/s, left 857 ms, no work item under way"
-    assert lines[3] == "failed allocations 0 (+0)"
+    assert lines[3] == "failed allocations 0 (+0), waited for a processor - (last -)"
     assert lines[4] == "sends 700 (+600), taken 700 MiB, given back 0 B"
     assert any(line.split() == ["stage", "last", "1.00", "s", "all", "2.00", "s"] for line in lines)
     assert any(line.startswith("a allocate or release ") and "59.4 %" in line for line in lines)

@@ -33,13 +33,24 @@ from balloontrace.results.live_view import GuestView, OtherCalls
 # ---- looks ----
 
 
+def test_waiting_for_a_processor_is_a_share_of_the_work_items() -> None:
+    views = GuestViews(guest_look(0, 0), balloons=1)
+    views.view(guest_look(1, 100, moved(100, 1000, run_delay_ns=50_000_000, run_delay_items=100)))
+    view = views.view(guest_look(2, 300, moved(300, 1000, run_delay_ns=60_000_000, run_delay_items=300)))
+    assert view.run_delay_share == pytest.approx(0.05)
+    assert view.all_run_delay_share == pytest.approx(0.2)
+    unknown = views.view(guest_look(3, 400, moved(400, 1000, run_delay_ns=60_000_000, run_delay_items=399)))
+    assert unknown.run_delay_share is unknown.all_run_delay_share is None
+
+
 def test_bytes_of_the_maps() -> None:
     raw = bytearray(LIVE.size_bytes)
-    struct.pack_into("=11Q", raw, 0, *range(1, 12))
-    struct.pack_into("=QQI", raw, 96 + 4 * 24, 70, 80, 90)
-    struct.pack_into("=Q", raw, 96 + 8 * 24 + (Function.TELL_HOST * BUCKETS + 17) * 8, 5)
+    struct.pack_into("=13Q", raw, 0, *range(1, 14))
+    struct.pack_into("=QQI", raw, 112 + 4 * 24, 70, 80, 90)
+    struct.pack_into("=Q", raw, 112 + 8 * 24 + (Function.TELL_HOST * BUCKETS + 17) * 8, 5)
     live = parse_live(bytes(raw))
     assert (live.items, live.item_ns, live.failed_allocations) == (1, 2, 11)
+    assert (live.run_delay_ns, live.run_delay_items) == (12, 13)
     assert live.devices[4] == LiveDevice(70, 80, 90)
     assert live.buckets[Function.TELL_HOST][17] == 5
     assert sum(map(sum, live.buckets.values())) == 5

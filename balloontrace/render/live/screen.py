@@ -35,7 +35,13 @@ def guest_screen(view: GuestView, title: str, columns: int, rows: int) -> list[s
         _flow(
             [f"rate {_speed(view)}", f"left {format_duration_ns(view.left_ns)}", _under_way(view)], columns
         ),
-        [f"failed allocations {_both(view.all_failed_allocations, view.failed_allocations)}"],
+        _flow(
+            [
+                f"failed allocations {_both(view.all_failed_allocations, view.failed_allocations)}",
+                f"waited for a processor {_shares(view.all_run_delay_share, view.run_delay_share)}",
+            ],
+            columns,
+        ),
         _flow([f"sends {_both(view.all_sends, view.sends)}", *_moved(view)], columns),
         _reports(view, columns),
         _hints(view),
@@ -113,6 +119,10 @@ def _under_way(view: GuestView) -> str:
 
 def _both(since_start: int, interval: int) -> str:
     return f"{format_count(since_start)} (+{format_count(interval)})"
+
+
+def _shares(since_start: float | None, interval: float | None) -> str:
+    return f"{format_share(since_start)} (last {format_share(interval)})"
 
 
 def _flow(parts: Sequence[str], columns: int) -> list[str]:
