@@ -30,7 +30,7 @@ import lab
 from lab.patched_driver import load_patched
 
 GUEST_MIB, PIECES_MIB = 1024, 2048
-TRIES = 20
+NUDGES = 20
 PARTS = ("a.reclaim", "a.compaction", "a.puff", "a.lock", "a.off_cpu")
 SENTENCE = "of allocating was"
 SLEEP_NS = 200_000_000
@@ -147,14 +147,12 @@ def test_reclaim_is_named_where_the_guest_has_to_swap(short: lab.Guest, tmp_path
     assert stage(operation, "a.reclaim")["count"] > 0
 
 
-def nudge(guest: lab.Guest) -> int:
-    """Eight pages into the balloon and out of it; how often the kernel compacted for somebody meanwhile."""
+def nudge(guest: lab.Guest) -> None:
+    """Eight pages into the balloon and out of it."""
     full_bytes = PIECES_MIB << 20
-    before = guest.vmstat()["compact_stall"]
     for target_bytes in (full_bytes - 8 * PAGE_BYTES, full_bytes):
         guest.set_balloon(target_bytes=target_bytes)
         guest.wait_balloon(timeout_s=120)
-    return guest.vmstat()["compact_stall"] - before
 
 
 def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
@@ -162,15 +160,19 @@ def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
     with lab.solo(memory_mib=PIECES_MIB, cpus=1, device="backend", page_bitmap=True) as guest:
         load_patched(guest)
         recorder = split(guest, "pieces")
-        assert nudge(guest) == 0
+        before = guest.vmstat()["compact_stall"]
+        nudge(guest)
+        assert guest.vmstat()["compact_stall"] == before
         with in_pieces(guest):
-            # Each look at the guest starts a program, whose end gives larger blocks back.
-            tries = next(number for number in range(1, TRIES) if nudge(guest))
+            for _ in range(NUDGES):
+                nudge(guest)
+            stalls = guest.vmstat()["compact_stall"] - before
         recorder.end()
         first, *others = inflates_of(recorder, tmp_path)
-    assert len(others) == tries
+    assert len(others) == NUDGES
     assert (told(first), stage(first, "a.compaction")["total_ns"]) == ([], 0)
-    (sentence,) = told(others[-1])
-    assert "compaction" in sentence
-    assert stage(others[-1], "a.compaction")["count"] >= 1
-    assert [stage(other, "a.compaction")["count"] for other in others[:-1]] == [0] * (tries - 1)
+    held_up = [each for each in others if stage(each, "a.compaction")["count"]]
+    assert 0 < len(held_up) <= stalls
+    named = [each for each in others if any("compaction" in sentence for sentence in told(each))]
+    assert named
+    assert all(2 * stage(each, "a.compaction")["total_ns"] >= stage(each, "a")["total_ns"] for each in named)
