@@ -24,7 +24,8 @@ from balloontrace.format.guest_layout import (
     parse_payload_layout,
     parse_span_layout,
 )
-from balloontrace.format.recording import FORMAT_VERSION, MAGIC, SYNC
+from balloontrace.format.pieces import MAGIC, SYNC
+from balloontrace.format.recording import FORMAT_VERSION
 from balloontrace.format.vocabulary import Function
 
 PIECE_BYTES = 8 << 20

@@ -19,7 +19,7 @@ from balloontrace.format.guest_layout import (
 )
 from balloontrace.format.host_layout import BATCH, BATCH_LAYOUT, parse_batch_layout
 from balloontrace.format.host_layout import COUNTERS_LAYOUT as HOST_COUNTERS_LAYOUT
-from balloontrace.format.recording import SYNC
+from balloontrace.format.pieces import SYNC
 from balloontrace.format.vocabulary import BatchFlag, Function, Queue, SpanFlag
 from bench.made_recordings import (
     STARTED_NS,

@@ -20,10 +20,6 @@ behind a piece, or a META piece 0 that is not the first one's repetition, begins
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import struct
 import sys
 import zlib
 from collections.abc import Iterator
@@ -32,8 +28,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from balloontrace.errors import RecordingError, UsageError
+from balloontrace.format.pieces import (
+    MAGIC,
+    MAX_PAYLOAD_BYTES,
+    PIECE,
+    PREAMBLE,
+    Header,
+    decode_json,
+    find_header,
+    find_preamble,
+    parse_header,
+)
 from balloontrace.units import format_things
-from balloontrace.untrusted import made_printable, printable
+from balloontrace.untrusted import printable
 
 # History of the format. A new minor version may add piece types, JSON keys and span fields, all of which an
 # older reader skips; a new major version is one that an older reader must refuse.
@@ -60,23 +67,12 @@ from balloontrace.untrusted import made_printable, printable
 #        often as `pages` says; they have the work item's start
 FORMAT_VERSION = (1, 6)
 
-# The first byte is no text, and the line end tells when a terminal on the way rewrote it.
-MAGIC = b"\x89BTRACE\n"
-SYNC = b"\xd7\xb1\x8e\xc3"
-MAX_PAYLOAD_BYTES = 16 << 20
-MAX_JSON_BYTES = 4 << 20
 MAX_DRIVER_EVENTS = 1024
 MAX_READINGS = 10_000  # one each second that the balloon moves: some three hours of that
 MAX_READINGS_BYTES = 32 << 20
-PREAMBLE = struct.Struct("<8sHHI")
-PIECE = struct.Struct("<4s4sIIII")
-_CHECKED_HEADER_BYTES = PIECE.size - 4
 _MAX_SENTENCES = 24
 # At a piece each 3 s that is a month, each 4 KiB 4 GB. A stranger may put millions of them into a file.
 _MOST_PIECES = 1_000_000
-
-# How a header begins: its type is letters, and the first byte of its length, which comes last, is at most 1.
-_HEADER_START = re.compile(re.escape(SYNC) + rb"[ -~]{4}.{7}[\x00\x01]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +138,7 @@ def _read_stream(stream: BinaryIO) -> memoryview:
 
 
 def _looks_like_recording(start: bytes) -> bool:
-    return start.startswith(MAGIC) or _parse_header(memoryview(start), PREAMBLE.size) is not None
+    return start.startswith(MAGIC) or parse_header(memoryview(start), PREAMBLE.size) is not None
 
 
 def _parse_preamble(label: str, data: memoryview) -> tuple[tuple[int, int], list[str]]:
@@ -167,25 +163,6 @@ def _parse_preamble(label: str, data: memoryview) -> tuple[tuple[int, int], list
 
 
 @dataclass(slots=True)
-class _Header:
-    kind: bytes
-    sequence: int
-    length: int
-    payload_crc: int
-
-
-def _parse_header(data: memoryview, offset: int) -> _Header | None:
-    """The piece header at `offset`, or None unless its marker, checksum and length are right."""
-    raw = bytes(data[offset : offset + PIECE.size])
-    if len(raw) < PIECE.size:
-        return None
-    sync, kind, sequence, length, payload_crc, header_crc = PIECE.unpack(raw)
-    if sync != SYNC or header_crc != zlib.crc32(raw[:_CHECKED_HEADER_BYTES]) or length > MAX_PAYLOAD_BYTES:
-        return None
-    return _Header(kind, sequence, length, payload_crc)
-
-
-@dataclass(slots=True)
 class _PieceReader:
     """One pass over the bytes: each is looked at once by a search and once by a checksum."""
 
@@ -195,7 +172,7 @@ class _PieceReader:
     damage: list[str]
     sequences: set[int] = field(default_factory=set)
     metadata: dict[str, object] | None = None
-    first: _Header | None = None
+    first: Header | None = None
     spans: list[memoryview] = field(default_factory=list)
     payloads: list[memoryview] = field(default_factory=list)
     batches: list[memoryview] = field(default_factory=list)
@@ -255,7 +232,7 @@ class _PieceReader:
 
     def _read_piece(self, offset: int) -> int:
         """Take the piece at `offset`, or skip to the next one; returns where to go on."""
-        header = _parse_header(self.data, offset)
+        header = parse_header(self.data, offset)
         if header is not None and self._begins_another(header):
             return self._end_at(offset)
         if header is None:
@@ -280,7 +257,7 @@ class _PieceReader:
         is sought from its start; only so often, though, for a made-up file could make each search long.
         """
         self.searched_bytes += end - start
-        if end == len(self.data) or _parse_header(self.data, end) is not None:
+        if end == len(self.data) or parse_header(self.data, end) is not None:
             return end
         return start if self.searched_bytes <= len(self.data) + MAX_PAYLOAD_BYTES else end
 
@@ -289,13 +266,13 @@ class _PieceReader:
 
         What is passed over may hold the beginning of another recording, which is the end of this one.
         """
-        found = _find_header(self.data, search_from)
-        second = _find_preamble(self.data, offset, found)
+        found = find_header(self.data, search_from)
+        second = find_preamble(self.data, offset, found)
         if second > offset:
             self._say(offset, min(second, found), reason)
         return found if second >= found else self._end_at(second)
 
-    def _begins_another(self, header: _Header) -> bool:
+    def _begins_another(self, header: Header) -> bool:
         """Whether a piece is the first one of another recording, whose preamble is damaged or gone."""
         first = self.first
         return header.kind == b"META" and header.sequence == 0 and first is not None and first != header
@@ -307,7 +284,7 @@ class _PieceReader:
     def _say(self, start: int, end: int, reason: str) -> None:
         self._note(f"bytes {start} to {end - 1} ({end - start} bytes) skipped: {reason}")
 
-    def _accept(self, header: _Header, payload: memoryview) -> None:
+    def _accept(self, header: Header, payload: memoryview) -> None:
         if len(self.sequences) >= _MOST_PIECES:
             self.too_many += 1
             return
@@ -348,7 +325,7 @@ class _PieceReader:
                 if header.kind in self.unknown or len(self.unknown) < _MAX_SENTENCES:
                     self.unknown[header.kind] = self.unknown.get(header.kind, 0) + 1
 
-    def _accept_metadata(self, header: _Header, payload: memoryview) -> None:
+    def _accept_metadata(self, header: Header, payload: memoryview) -> None:
         if header.sequence == 0:
             self.first = header
         if self.metadata is not None:
@@ -356,7 +333,7 @@ class _PieceReader:
             return
         self.metadata = self._decode_json(header, payload)
 
-    def _accept_reading(self, header: _Header, payload: memoryview) -> None:
+    def _accept_reading(self, header: Header, payload: memoryview) -> None:
         self.readings_bytes += len(payload)
         if len(self.readings) >= MAX_READINGS or self.readings_bytes > MAX_READINGS_BYTES:
             self.readings_left_out += 1
@@ -365,9 +342,9 @@ class _PieceReader:
         if reading is not None:
             self.readings.append(reading)
 
-    def _decode_json(self, header: _Header, payload: memoryview) -> dict[str, object] | None:
+    def _decode_json(self, header: Header, payload: memoryview) -> dict[str, object] | None:
         try:
-            return _decode_json(payload)
+            return decode_json(payload)
         except (ValueError, RecursionError):
             self._note(f"the JSON of {_name(header.kind)} piece {header.sequence} cannot be read")
             return None
@@ -396,31 +373,6 @@ class _PieceReader:
             self._note(f"{format_things(self.after_end, 'piece follows', 'pieces follow')} the end record")
 
 
-def _find_header(data: memoryview, start: int) -> int:
-    """Offset of the first whole piece header at or after `start`, else the end of the data."""
-    # The object behind the view can be searched without a copy.
-    whole = data.obj
-    assert isinstance(whole, bytes)
-    while (found := _HEADER_START.search(whole, start)) is not None:
-        if _parse_header(data, found.start()) is not None:
-            return found.start()
-        start = found.start() + 1
-    return len(data)
-
-
-def _find_preamble(data: memoryview, start: int, end: int) -> int:
-    """Offset of the first whole preamble that begins from `start` on and before `end`, else `end`."""
-    whole = data.obj
-    assert isinstance(whole, bytes)
-    limit = end + len(MAGIC) - 1
-    while (start := whole.find(MAGIC, start, limit)) >= 0:
-        raw = bytes(data[start : start + PREAMBLE.size])
-        if len(raw) == PREAMBLE.size and PREAMBLE.unpack(raw)[3] == zlib.crc32(raw[:-4]):
-            return start
-        start += 1
-    return end
-
-
 def _missing_sentences(sequences: list[int]) -> list[str]:
     """One sentence a gap in the sequence numbers; what is missing at the end shows as a missing ENDR."""
     sentences = []
@@ -439,21 +391,3 @@ def _missing_sentences(sequences: list[int]) -> list[str]:
 
 def _name(kind: bytes) -> str:
     return printable(kind.decode("latin-1"))
-
-
-def _decode_json(payload: memoryview) -> dict[str, object]:
-    """A JSON object; ValueError for anything else. Numbers no finite float holds become None.
-
-    Here every text from a recording becomes printable, once for all that is made of it.
-    """
-    if len(payload) > MAX_JSON_BYTES:
-        raise ValueError("too long")
-    value = json.loads(bytes(payload).decode(), parse_float=_finite, parse_constant=lambda _: None)
-    if not isinstance(value, dict):
-        raise ValueError("no object")
-    return made_printable(value)
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None

@@ -14,14 +14,8 @@ from collections.abc import Mapping
 from balloontrace.errors import RecordingError
 from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.host_layout import BATCH_LAYOUT
-from balloontrace.format.recording import (
-    FORMAT_VERSION,
-    MAGIC,
-    MAX_JSON_BYTES,
-    MAX_PAYLOAD_BYTES,
-    PIECE,
-    SYNC,
-)
+from balloontrace.format.pieces import MAGIC, MAX_JSON_BYTES, MAX_PAYLOAD_BYTES, PIECE, SYNC
+from balloontrace.format.recording import FORMAT_VERSION
 
 # With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
 _PIECE_BYTES = 4 << 10

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.host_layout import BATCH
-from balloontrace.format.recording import MAGIC, SYNC
+from balloontrace.format.pieces import MAGIC, SYNC
 from balloontrace.format.struct_layout import TYPE_BYTES
 
 _PREAMBLE_BYTES = 16

@@ -15,7 +15,8 @@ from flows import typical_flow
 from mutations import join, seal, split
 
 from balloontrace.errors import RecordingError, UsageError
-from balloontrace.format.recording import MAGIC, MAX_PAYLOAD_BYTES, read_recording
+from balloontrace.format.pieces import MAGIC, MAX_PAYLOAD_BYTES
+from balloontrace.format.recording import read_recording
 from balloontrace.format.recording_writer import RecordingWriter
 
 
