@@ -3,7 +3,7 @@
 
 As in `overhead` the guest's clock counts instructions. Our programs are compared with empty ones
 attached the same way, and with bpftrace and a histogram script. The calls of a process that is not traced are
-measured too.
+measured too. So is what touching a page costs, which is a page fault.
 
 An empty fentry pair takes 308 instructions. Two looks at the clock take 104 more, two questions who is
 running 34: a call cannot cost less than 446. What counts is how much longer an inflate takes (`overhead`).
@@ -24,6 +24,8 @@ RUN_S = 120
 ROUNDS = 6
 MOST_OF_BPFTRACE = 0.5
 MOST_OF_FENTRY = 557
+MOST_OF_FAULT = 520
+_FOREIGN, _SAMPLED = "record of another process", "record --sample"
 
 CALLS = Path(__file__).with_name("host_calls.c")
 ORDERS = "/run/host_calls"
@@ -57,10 +59,13 @@ def measure_host_overhead() -> Iterator[Figure]:
     """Instructions that each call takes more than without tracing; the least of ROUNDS after settling."""
     with lab.solo(memory_mib=GUEST_MIB, icount=True, balloons=0) as guest:
         calls = _Calls(guest)
-        plain = calls.measure("without tracing", nullcontext())
+        plain, plain_fault = calls.measure("without tracing", nullcontext())
+        faults = {}
 
         def cost(name: str, tracing: AbstractContextManager[object]) -> float:
-            return calls.measure(name, tracing) - plain
+            call, fault = calls.measure(name, tracing)
+            faults[name] = fault - plain_fault
+            return call - plain
 
         empty = {
             kind: cost(
@@ -69,10 +74,11 @@ def measure_host_overhead() -> Iterator[Figure]:
             for kind in ("fentry", "kprobe")
         }
         own = {
-            kind: cost(f"record --attach {attach}", _recorder(guest, calls.pid, attach))
+            kind: cost(f"record --attach {attach}", _recorder(guest, calls.pid, "--attach", attach))
             for kind, attach in (("fentry", "auto"), ("kprobe", "kprobe"))
         }
-        foreign = cost("record of another process", _recorder(guest, calls.other_pid, "auto"))
+        foreign = cost(_FOREIGN, _recorder(guest, calls.other_pid))
+        cost(_SAMPLED, _recorder(guest, calls.pid, "--sample"))
         script = ["bpftrace", "-e", BPFTRACE, str(calls.pid)]
         bpftrace = cost("bpftrace", _running(guest, script, b"Attach", stream="stdout"))
     yield Figure("host_call_untraced", plain, "ins")
@@ -82,6 +88,11 @@ def measure_host_overhead() -> Iterator[Figure]:
         yield Figure(f"host_call_traced_{kind}", own[kind], "ins", at_most=most)
         yield Figure(f"host_call_over_empty_{kind}_pair", own[kind] / empty[kind], "x")
     yield Figure("host_call_of_another_process", foreign, "ins")
+    yield Figure("host_fault_untraced", plain_fault, "ins")
+    yield Figure("host_fault_traced_fentry", faults["record --attach auto"], "ins", at_most=MOST_OF_FAULT)
+    yield Figure("host_fault_traced_kprobe", faults["record --attach kprobe"], "ins")
+    yield Figure("host_fault_of_another_process", faults[_FOREIGN], "ins")
+    yield Figure("host_fault_sampled", faults[_SAMPLED], "ins")
     yield Figure("host_call_bpftrace", bpftrace, "ins")
     yield Figure("host_call_over_bpftrace", own["fentry"] / bpftrace, "x", at_most=MOST_OF_BPFTRACE)
 
@@ -100,25 +111,26 @@ class _Calls:
         self.pid = self._process.pid
         self.other_pid = guest.start(["sleep", "100000"]).pid
 
-    def measure(self, name: str, tracing: AbstractContextManager[object]) -> float:
-        """Nanoseconds of the guest's clock, hence instructions, of one call."""
+    def measure(self, name: str, tracing: AbstractContextManager[object]) -> tuple[float, float]:
+        """Nanoseconds of the guest's clock, hence instructions, of one call and of one page touched."""
         with tracing:
             self._guest.run(["sleep", "5"], check=True)  # attaching ends in work that the kernel puts off
-            best = min(self._round() for _ in range(ROUNDS))
+            calls, faults = zip(*(self._round() for _ in range(ROUNDS)), strict=True)
         self._guest.run(["sleep", "5"], check=True)
-        say(f"{name}: {best:.1f}")
-        return best
+        say(f"{name}: {min(calls):.1f}, a fault {min(faults):.1f}")
+        return min(calls), min(faults)
 
-    def _round(self) -> float:
+    def _round(self) -> tuple[float, float]:
         self._guest.run(["sh", "-c", f"echo > {ORDERS}"], check=True)
         start = self._read_bytes
         self._read_bytes = self._process.wait_for(b"\n", RUN_S, stream="stdout", after=start)
-        return float(self._process.read("stdout", start))
+        call, fault = map(float, self._process.read("stdout", start).split())
+        return call, fault
 
 
 @contextmanager
-def _recorder(guest: lab.Guest, pid: int, attach: str) -> Iterator[None]:
-    words = ["balloontrace", "record", "-f", "-o", "/run/host.bt", "-p", str(pid), "--attach", attach]
+def _recorder(guest: lab.Guest, pid: int, *options: str) -> Iterator[None]:
+    words = ["balloontrace", "record", "-f", "-o", "/run/host.bt", "-p", str(pid), *options]
     with _running(guest, words, b"probes attached", stream="stderr"):
         yield
 
@@ -146,6 +158,11 @@ BENCHMARKS = (
             "host_call_traced_kprobe",
             "host_call_over_empty_kprobe_pair",
             "host_call_of_another_process",
+            "host_fault_untraced",
+            "host_fault_traced_fentry",
+            "host_fault_traced_kprobe",
+            "host_fault_of_another_process",
+            "host_fault_sampled",
             "host_call_bpftrace",
             "host_call_over_bpftrace",
         ),

@@ -118,6 +118,22 @@ struct bt_eventfds {
 	bt_u32 reserved;           /* padding, 0 */
 };
 
+/* Page faults of the traced process since the programs were attached, by slot as above. */
+struct bt_fault_slot {
+	bt_u64 id;                 /* process and thread inside a fault, or the last that was */
+	bt_u64 entry_ns;           /* of that fault; 0: it has ended */
+	bt_u64 faults;             /* after which the page was there */
+	bt_u64 fault_ns;           /* inside those, and inside others that failed or were to be tried again */
+	bt_u64 huge;               /* of the faults, those answered by a huge page */
+	bt_u64 untimed;            /* faults without a time: another thread of this slot was inside one */
+	bt_u32 maps_huge;          /* whether the fault under way is one of `huge` */
+	bt_u32 reserved;           /* padding, 0 */
+};
+
+struct bt_faults {
+	struct bt_fault_slot slots[BT_SLOTS];
+};
+
 /* Threads that a sample found inside KVM_RUN, by slot. */
 struct bt_vcpus {
 	bt_u32 tid[BT_SLOTS];

@@ -390,6 +390,8 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	return 0;
 }
 
+#include "host_faults.h"
+
 /* ---- what became free ---- */
 
 #if MAY_BE(COUNT_FREED)

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
+from balloontrace.analysis.host_memory import HostMemoryTable
 from balloontrace.analysis.host_queues import UNTOLD, find_queues
+from balloontrace.analysis.host_readings import parse_host_readings
+from balloontrace.analysis.host_regions import parse_regions
 from balloontrace.analysis.metadata import (
     End,
     Json,
@@ -70,6 +73,7 @@ class HostRecording:
     side: HostSide
     warnings: tuple[str, ...]
     not_measured: tuple[str, ...]
+    memory: HostMemoryTable
     cost: TracingCost | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,6 +100,14 @@ def analyse_host(recording: Recording) -> HostRecording:
     calls = int(batches.calls(*Call)[delimited].sum())
     tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
     files = parse_files(recording.metadata, recording.end or {})
+    memory = HostMemoryTable(
+        batches,
+        parse_host_readings(recording),
+        parse_regions(recording.metadata, recording.end or {}),
+        files,
+        header.machine.cpus,
+        splits_counted=counts_splits,
+    )
     estimate = None
     if batches.sampled:
         samples, inside = batches.int64("samples")[delimited], batches.calls(*Call)[delimited]
@@ -126,6 +138,8 @@ def analyse_host(recording: Recording) -> HostRecording:
         samples=estimate.samples if estimate else None,
         samples_inside=estimate.samples_inside if estimate else None,
         calls_error_ns=estimate.error_ns if estimate else None,
+        regions=memory.discarded(),
+        periods=memory.periods(),
     )
     return HostRecording(
         header,
@@ -134,6 +148,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         side,
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
         tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
+        memory,
         cost,
         files,
     )

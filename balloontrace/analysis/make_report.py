@@ -19,6 +19,7 @@ from balloontrace.analysis.guest_side import (
     measure_sizes,
     read_guest,
 )
+from balloontrace.analysis.host_memory import operations_of_batches
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
 from balloontrace.analysis.operations import Operations
@@ -132,6 +133,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         shown = tuple(
             replace(operation, served=served) for operation, served in zip(shown, both.served, strict=True)
         )
+        shown = _with_host_memory(shown, operations, host, both)
     shown = _with_other_formats(shown, carried, _calls_of_host(operations, host, both))
     readings = parse_readings(recording)
     shown = add_costs(shown, readings, guest.header.machine.page_size_bytes)
@@ -189,6 +191,20 @@ def _with_other_formats(
     return tuple(
         replace(operation, what_if=imagine_other_formats(operation, pages, of_host))
         for operation, pages, of_host in zip(shown, carried.pages, calls, strict=True)
+    )
+
+
+def _with_host_memory(
+    shown: tuple[Operation, ...], operations: Operations, host: HostRecording | None, both: BothSides
+) -> tuple[Operation, ...]:
+    """Operations with what they freed on the host, and what it took back."""
+    if host is None:
+        return shown
+    of_batch = operations_of_batches(both.send_of_batch, operations.send_operation)
+    found = host.memory.of_operations(of_batch, [operation.pages for operation in shown])
+    return tuple(
+        replace(operation, freed=freed, taken_back=taken)
+        for operation, (freed, taken) in zip(shown, found, strict=True)
     )
 
 

@@ -17,6 +17,8 @@ _ID_BYTES = _COUNT_BYTES = 8
 _NOBODY = bytes(_ID_BYTES)
 _FIRST_CALL = struct.Struct("=Q")
 _FLAGS = struct.Struct("=H")
+_FAULTS = struct.Struct("=6Q2I")  # struct bt_fault_slot
+_FAULT_SUMS = ("faults", "fault_ns", "huge", "untimed")
 _TODAY = parse_sums_layout(None)
 
 SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
@@ -76,6 +78,12 @@ def moved_sums(raw: bytes) -> bytes:
     at, sums_at = THREAD.offsets["batches"], THREAD.offsets["sums"]
     found = ((slot[at : at + _COUNT_BYTES], slot[sums_at:]) for slot in _slots(raw, THREAD.size_bytes))
     return b"".join(batches + sums for batches, sums in found if any(batches) or any(sums))
+
+
+def sum_faults(raw: bytes) -> dict[str, int]:
+    """`faults`, `fault_ns`, `huge` and `untimed` of `struct bt_faults`, over all slots."""
+    values = _FAULTS.iter_unpack(raw)
+    return dict(zip(_FAULT_SUMS, map(sum, zip(*(row[2:6] for row in values), strict=True)), strict=True))
 
 
 def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:

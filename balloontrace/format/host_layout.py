@@ -55,6 +55,12 @@ THREADS_BYTES = SLOTS * THREAD.size_bytes
 
 VCPUS_BYTES = SLOTS * TYPE_BYTES["u32"]
 
+FAULT_SLOT = lay_out(
+    "u64 id", "u64 entry_ns", "u64 faults", "u64 fault_ns", "u64 huge", "u64 untimed", "u32 maps_huge",
+    "u32 reserved",
+)  # fmt: skip
+FAULTS_BYTES = SLOTS * FAULT_SLOT.size_bytes
+
 LIVE_BATCHES = lay_out("u64 delimited", "u64 served_ns", "u64 calls_ns", "u64 longest_ns")
 LIVE_SLOTS_BYTES = SLOTS * LIVE_BATCHES.size_bytes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from balloontrace.results.host_memory import DiscardPeriod, HostRegion
 from balloontrace.results.recorder import Loss, OwnCost
 from balloontrace.results.recording_header import Header
 
@@ -138,3 +139,5 @@ class HostSide:
     samples_inside: int | None = None
     calls_error_ns: int | None = None
     queues: tuple[HostQueue, ...] = ()
+    regions: tuple[HostRegion, ...] = ()
+    periods: tuple[DiscardPeriod, ...] = ()

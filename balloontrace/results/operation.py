@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from balloontrace.format.stages import Place
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.guest_cost import GuestCost
+from balloontrace.results.host_memory import Freed, TakenBack
 from balloontrace.results.payload import (
     PayloadSends,
     PayloadStatistics,
@@ -118,6 +119,8 @@ class Operation:
     payload: PayloadStatistics | None = None
     payload_sends: PayloadSends | None = None
     served: Served | None = None
+    freed: Freed | None = None
+    taken_back: TakenBack | None = None
     what_if: WhatIf | None = None
     run_delay_ns: int | None = None
     guest_cost: GuestCost | None = None

@@ -32,6 +32,7 @@ _STATUS = {
     "pinned_bytes": "VmPin",
 }
 _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (....) [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)$")
+_SHARED = re.compile(r"^([0-9a-f-]+) ...s [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) (\d+) +(\S.*)$", re.MULTILINE)
 _DETAIL = re.compile(r"^(\w+): +(.*?)(?: kB)?$")
 
 
@@ -181,15 +182,14 @@ def _maps_hugetlb(pid: int, root: Path) -> bool:
 def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
     """Shared mappings of files by file, the largest first."""
     mapped: dict[str, tuple[str, int, str]] = {}
-    for line in _read_lines(root / f"proc/{pid}/maps"):
-        # proc_pid_maps(5)
-        span, mode, _, device, inode, *name = line.split(maxsplit=5)
-        if mode[3:4] != "s" or inode == "0" or not name or _is_device(name[0]):
+    # By one expression for the whole text: this is done each second while a balloon moves.
+    for span, device, inode, name in _SHARED.findall("\n".join(_read_lines(root / f"proc/{pid}/maps"))):
+        if inode == "0" or _is_device(name):
             continue
         start, end = (int(part, 16) for part in span.split("-"))
         file = f"{device}:{inode}"
         before = mapped.get(file, ("", 0, ""))[1]
-        mapped[file] = name[0], before + end - start, span
+        mapped[file] = name, before + end - start, span
     largest = sorted(mapped.items(), key=lambda found: -found[1][1])[:_MOST_FILES]
     folder = root / f"proc/{pid}/map_files"
     return tuple(

@@ -239,7 +239,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._counters = self._collector.read_counters()
         self._drain()
         self._write_unfinished()
-        self._readings.finish(self._read_state(moving=False), self._activity(self._counters))
+        activity = self._activity(self._counters)
+        self._readings.finish(self._read_state(moving=False), activity)
         counters = self._parse(self._counters)
         result.losses = self._losses(counters)
         return {**last, "own_cost": self._own_cost(self._program_costs(counters))}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -151,21 +151,23 @@ def pack_batch(
     first_call_ns: int | None = None,
     last_return_ns: int | None = None,
     kicked_by: int = 0,
+    **more: int,
 ) -> bytes:
     """A buffer as it lies there."""
     call = Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED
-    return record(
-        kick_ns=batch.kick_ns,
-        first_call_ns=first_call_ns or batch.kick_ns + batch.lead_ns,
-        last_return_ns=last_return_ns or batch.done_ns - batch.tail_ns,
-        done_ns=batch.done_ns,
-        calls_ns=batch.calls_ns,
-        madvise_bytes=batch.pages * 4096,
-        tid=tid,
-        flags=flags,
-        kicked_by=kicked_by,
-        **{f"calls_{int(call)}": batch.pages},
-    )
+    fields = {
+        "kick_ns": batch.kick_ns,
+        "first_call_ns": first_call_ns or batch.kick_ns + batch.lead_ns,
+        "last_return_ns": last_return_ns or batch.done_ns - batch.tail_ns,
+        "done_ns": batch.done_ns,
+        "calls_ns": batch.calls_ns,
+        "madvise_bytes": batch.pages * 4096,
+        "tid": tid,
+        "flags": flags,
+        "kicked_by": kicked_by,
+        f"calls_{int(call)}": batch.pages,
+    }
+    return record(**{**fields, **more})
 
 
 class CallSums(NamedTuple):
@@ -216,6 +218,7 @@ def host_stream(
     end: Mapping[str, object] | None = None,
     label: str = "host",
     sampled: bool = False,
+    readings: Iterable[Mapping[str, object]] = (),
 ) -> io.BytesIO:
     """A whole file of these batches; `raw` in their place, for those of other flags or threads.
 
@@ -250,6 +253,7 @@ def host_stream(
             **(end or {}),
         },
         sampled=sampled,
+        readings=readings,
     )
 
 
@@ -260,12 +264,15 @@ def _write(
     end: Mapping[str, object],
     *,
     sampled: bool,
+    readings: Iterable[Mapping[str, object]] = (),
 ) -> io.BytesIO:
     fd = os.memfd_create("host")
     try:
         writer = RecordingWriter(fd)
         writer.write_metadata(metadata)
         (writer.write_sampled if sampled else writer.write_batches)(raw)
+        for each in readings:
+            writer.write_reading(each)
         writer.write_counters(counters)
         writer.write_end(end)
         os.lseek(fd, 0, os.SEEK_SET)

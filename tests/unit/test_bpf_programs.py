@@ -67,6 +67,14 @@ def test_a_buffer_is_of_the_eventfd_that_kicked_it(tmp_path: Path) -> None:
     assert numbers(build("host_eventfds.c", tmp_path, "TGID=900", "COUNT_FREED=0")) == [1, 2, 1, 2, 0, 0, 1]
 
 
+def test_faults_are_of_the_process_each_once(tmp_path: Path) -> None:
+    program = build("host_faults.c", tmp_path, "TGID=900", "COUNT_FREED=0")
+    # Two more were tried again or failed; of the two that met, the first one's end came behind the other's.
+    counted, timed_ns, huge, untimed = numbers(program)
+    assert (counted, huge, untimed) == (7, 2, 1)
+    assert timed_ns == 7 * 8 + 14
+
+
 def build_guest(source: str, folder: Path, *definitions: str) -> Path:
     offsets = [
         f"{member.replace('.', '_').upper()}=offsetof(struct {member.replace('.', ', ')})"

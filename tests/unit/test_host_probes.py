@@ -43,6 +43,8 @@ def test_fentry_takes_the_fewest_programs() -> None:
         *("fexit_madvise", "fentry_madvise", "fexit_process_madvise", "fentry_process_madvise"),
         *("fexit_fallocate", "fentry_fallocate", "fexit_eventfd_read", "fentry_eventfd_write"),
         *("fexit_kvm_vcpu_ioctl", "kprobe_kvm_vm_ioctl", "fentry_split_huge_pmd"),
+        *("fexit_handle_mm_fault", "fentry_handle_mm_fault", "fexit_do_huge_pmd_anonymous_page"),
+        *("kretprobe_do_set_pmd", "fentry_hugetlb_fault"),
     ]
     assert plan.missing_required == ()
     assert plan.probe("madvise").spelled_out == "fentry+fexit"

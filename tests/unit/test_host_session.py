@@ -72,6 +72,9 @@ class ScriptedCollector:
     def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
         return [{"program": "fexit_madvise", "runs": counters.calls_by_system_call["madvise"]}]
 
+    def read_faults(self) -> dict[str, int]:
+        return {"faults": 5}
+
     def set_timing(self, on: bool) -> None:
         self.timing = on
         self.timings.append(on)
@@ -128,6 +131,22 @@ def test_it_ends_as_asked_and_holds_the_memory_of_the_process(tmp_path: Path) ->
     assert result.ending is Ending.DURATION
     assert recording.end is not None
     assert recording.end["memory"]["rss_anon_bytes"] > 0  # type: ignore[index]
+    assert isinstance(recording.end["regions"], list)
+
+
+def test_a_reading_that_shows_more_than_was_seen_to_move_is_not_kept(tmp_path: Path) -> None:
+    process, collector = read_process(os.getpid()), ScriptedCollector()
+    with closing(ProcessWatch(process)) as watch, (tmp_path / "x").open("wb") as out:
+        session = HostSession(
+            cast(HostCollector, collector), process, watch, out.fileno(), TraceOptions(), say=lambda _: None
+        )
+        session._activity(collector.read_counters())
+        first = session._read_state(moving=False)
+        second = session._read_state(moving=False)
+        assert first["monotonic_ns"] != second["monotonic_ns"]
+        # A call between the look at the counters and the reading.
+        session._activity(slot(7, CallSums(Call.MADVISE_DONTNEED, 1999, 4096, 1999 * 1024)))
+        assert session._read_state(moving=False) == second
 
 
 def test_a_process_that_is_gone_cannot_be_watched() -> None:

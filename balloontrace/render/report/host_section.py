@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
+from balloontrace.render.report.host_memory_section import describe_host_memory
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.results.host_side import HostCalls, HostMemory, HostQueue, HostSide, OtherBuffers, Pairing
 from balloontrace.units import (
@@ -35,6 +36,7 @@ def describe_host(host: HostSide) -> list[Section]:
         _in_vain(host.calls),
         _histogram(host.calls),
         _memory(host.memory),
+        *describe_host_memory(host),
     ]
 
 

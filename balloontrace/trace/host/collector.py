@@ -11,11 +11,13 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import closing
+from types import TracebackType
 
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.host_counters import SYSTEM_CALLS, HostCounters, used_slots
+from balloontrace.format.host_counters import SYSTEM_CALLS, HostCounters, sum_faults, used_slots
 from balloontrace.format.host_layout import (
     BATCH,
+    FAULTS_BYTES,
     LIVE_SLOTS_BYTES,
     SLOTS,
     THREAD,
@@ -32,6 +34,7 @@ from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 _PROCESS_BYTES = 8
+_FAULTS = "handle_mm_fault"
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
@@ -59,6 +62,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
             live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
             links=_in_order_of_detaching(loaded),
         )
+        self._faults = SharedPage(maps["faults"], FAULTS_BYTES)
         self.call_cost = None
         self.timed: tuple[str, ...] = ()
         self._sampler: ThreadSampler | None = None
@@ -82,6 +86,17 @@ class HostCollector(AttachedPrograms[HostPlan]):
         """Where threads are sampled: those that there are now."""
         if self._sampler is not None:
             self._sampler.follow()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self._faults.close()
+
+    def read_faults(self) -> dict[str, int]:
+        """Sums of the traced process's page faults; empty where they are not traced."""
+        traces = any(probe.name == _FAULTS for probe in self.plan.attachable)
+        return sum_faults(self._faults.read()) if traces and _FAULTS not in self.loaded.failures else {}
 
     def detach(self) -> None:
         """First what delimits buffers: of one whose samples end early less would be known than it seems."""
@@ -184,6 +199,7 @@ def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, .
         "threads",
         "target",
         "eventfds",
+        "faults",
         *freed,
         *(("vcpus",) if sampled else ()),
     )

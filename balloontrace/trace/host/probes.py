@@ -30,6 +30,7 @@ class HostPoint:
     fexit_suffices: bool = False  # with fentry, the program on return needs none on entry
     raw_tracepoint: str | None = None  # with its category; its symbols only show that a kernel has it
     tells_freed: bool = False  # only for `record --count-freed`
+    tells_faults: bool = False  # for what a process takes back
     fentry: bool = True  # fentry can be relied on
 
     def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
@@ -67,6 +68,22 @@ TABLE = (
     ),
     HostPoint(
         "split_huge_pmd", ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
+    ),
+    # Of the traced process and, in the thread of a vCPU, of its guest.
+    HostPoint(
+        "handle_mm_fault", ("handle_mm_fault",), "faults", "page faults of the process: memory taken back",
+        returns=True, tells_faults=True,
+    ),
+    HostPoint(
+        "do_huge_pmd_anonymous_page", ("do_huge_pmd_anonymous_page",), "faults",
+        "faults answered by a huge page", entry=False, returns=True, tells_faults=True,
+    ),
+    HostPoint(
+        "do_set_pmd", ("do_set_pmd",), "faults", "the same in memory of files",
+        entry=False, returns=True, tells_faults=True, fentry=False,
+    ),
+    HostPoint(
+        "hugetlb_fault", ("hugetlb_fault",), "faults", "the same in memory of hugetlbfs", tells_faults=True,
     ),
     HostPoint(
         "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
@@ -162,6 +179,16 @@ class HostPlan(Plan[HostProbe]):
             lambda probe: replace(probe, status=status, note=note) if probe in telling else probe
         )
         return replace(plan, asks_freed=True)
+
+    def without_faults(self) -> HostPlan:
+        """The same plan without what shows page faults."""
+        return self._each(
+            lambda probe: (
+                replace(probe, status=Status.NOT_NEEDED, note="only recordings have them")
+                if probe.point.tells_faults and probe.status is Status.ATTACH
+                else probe
+            )
+        )
 
     def sampling(self, ways: Mapping[str, int]) -> HostPlan:
         """The same plan without probes on calls; `ways` is what their samples need to know.

@@ -59,6 +59,8 @@ class HostSession(RecordingSession[HostCounters]):
         self._watch = watch
         self._moved: bytes | None = None
         self._moved_s = -math.inf
+        self._is_serving = False
+        self._last_state: dict[str, object] = {}
 
     @property
     def _watched_fd(self) -> int:
@@ -130,12 +132,22 @@ class HostSession(RecordingSession[HostCounters]):
             "files": read_open_files(self._process.pid),
         }
 
-    def _read_state(self, *, moving: bool) -> dict[str, object]:  # noqa: ARG002
-        return read_process_state(self._process.pid)
+    def _read_state(self, *, moving: bool) -> dict[str, object]:
+        if moving and self._is_serving and self._collector.plan.sampled_by:
+            return {}
+        state = read_process_state(self._process.pid)
+        if not state:
+            return {}
+        if not moving and moved_sums(self._collector.read_counters()) != self._moved:
+            # It shows what nobody knows of yet: that needs the one before it.
+            return self._last_state
+        self._last_state = {**state, "traced_faults": self._collector.read_faults()}
+        return self._last_state
 
     def _activity(self, counters: bytes) -> object:
         """Calls, and for a while after them the time: what was given back may be taken again then."""
         before, self._moved = self._moved, moved_sums(counters)
-        if before is not None and before != self._moved:
+        self._is_serving = before is not None and before != self._moved
+        if self._is_serving:
             self._moved_s = time.monotonic()
         return time.monotonic() if time.monotonic() - self._moved_s < TAKING_BACK_S else self._moved

@@ -88,7 +88,7 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
 
     def choose_plan(self, diagnosis: HostDiagnosis) -> HostPlan:
         """The plan, with what tells calls that free nothing and by the way that was asked for."""
-        plan = diagnosis.plan
+        plan = diagnosis.plan if self.options.ring_bytes else diagnosis.plan.without_faults()
         if self.options.sample:
             names = (name for names in WAYS.values() for name in names)
             return plan.sampling(define_ways(read_function_ranges(names)))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether the host got its memory back, and what it costs to take it again: one sentence each."""
+
+from __future__ import annotations
+
+from balloontrace.results.host_memory import Freed, Reason, TakenBack, Verdict
+from balloontrace.units import (
+    format_bytes,
+    format_count,
+    format_duration_ns,
+    format_share,
+    format_things,
+)
+
+_WHY = {
+    Reason.SHARED: "MADV_DONTNEED only unmaps shared memory, and the file behind it keeps the pages",
+    Reason.PRIVATE_FILE: "the pages are those of a mapped file, which the kernel keeps in its page cache",
+    Reason.HUGE_IN_USE: "each huge page is partly in use, so the kernel keeps it until memory is short",
+    Reason.LOCKED: "the memory is locked by mlock, so the kernel refuses to unmap it",
+    Reason.PINNED: "the memory is pinned for a device (VFIO, io_uring)",
+    Reason.CHILD: "a child process of it still holds the pages",
+    Reason.HELD: "somebody else still holds the pages",
+}
+_UNKNOWN = {
+    Reason.NO_REGION: "the recording does not tell which memory the calls named",
+    Reason.NO_READING: "the recording has no reading of the process before and after it",
+    Reason.TOO_SMALL: "it asked for less than what the kernel's counts may be off by",
+    Reason.OTHERS: "other discards of the process came meanwhile",
+    Reason.SAMPLED: "calls were sampled, so that what they named was not counted",
+    Reason.HUGE_IN_USE: "huge pages were split, and a part still in use keeps all of one",
+    Reason.PINNED: "some of its memory is pinned for a device",
+    Reason.UNCLEAR: "it took memory back meanwhile, or others hold some of it",
+}
+
+
+def explain_freed(freed: Freed) -> str:
+    """What became free, or why nothing did, or why that is not known."""
+    asked = format_bytes(freed.asked_bytes)
+    match freed.verdict:
+        case Verdict.FREED | Verdict.PART:
+            return f"{_range(freed)} of {asked} became free for the host"
+        case Verdict.UNTOUCHED:
+            return f"nothing became free for the host: none of {asked} had been touched before"
+        case Verdict.LATER:
+            return f"{asked} become free for the host when it needs memory (MADV_FREE)"
+        case Verdict.NOTHING:
+            return f"nothing became free for the host: {_why(freed)}"
+        case _:
+            why = _UNKNOWN.get(freed.reason or Reason.UNCLEAR, "")
+            known = ""
+            if freed.least_bytes is not None and freed.most_bytes is not None:
+                known = f" ({format_bytes(freed.least_bytes)} to {format_bytes(freed.most_bytes)})"
+            return f"how much of {asked} became free for the host is not known{known}: {why}"
+
+
+def explain_taken_back(taken: TakenBack) -> str | None:
+    """What the process took back by page faults, its guest's among them; None where there were none."""
+    if not taken.faults:
+        return None
+    faults = format_things(taken.faults, "page fault")
+    took = f", {format_duration_ns(taken.fault_ns)} in the kernel" if taken.fault_ns is not None else ""
+    huge = f", {format_count(taken.huge_faults)} of them huge" if taken.huge_faults else ""
+    back = f": {format_bytes(taken.bytes)} came back" if taken.bytes else ""
+    return f"{faults} until {format_duration_ns(taken.after_ns)} after it{took}{huge}{back}"
+
+
+def _range(freed: Freed) -> str:
+    """`512 MiB`, or `at least 500 MiB` where more is possible."""
+    least, most = freed.least_bytes or 0, freed.most_bytes or 0
+    shown = format_bytes(min(least, freed.asked_bytes or least))
+    return shown if most <= least else f"at least {shown}"
+
+
+def _why(freed: Freed) -> str:
+    if freed.reason is Reason.HUGETLB:
+        return f"a call named less than a page of hugetlbfs, which has {format_bytes(freed.page_bytes)}"
+    if freed.reason is Reason.FAILED:
+        share = freed.errors / freed.calls if freed.calls else None
+        return f"{format_share(share)} of {format_things(freed.calls, 'call')} failed"
+    return _WHY.get(freed.reason or Reason.HELD, "")

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether the host got its memory back: verdicts on calls, by readings beside them and what was named."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from people import render_table
+from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch
+
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.vocabulary import Call, Queue
+from balloontrace.results.host_memory import DiscardPeriod, Freed, Reason, Verdict
+from balloontrace.results.report import Report
+
+MIB = 1 << 20
+PAGES = 25_600
+ASKED = PAGES * 4096
+START = 0x7F0000000000
+SECOND = 1_000_000_000
+DONTNEED = {f"calls_{int(Call.MADVISE_DONTNEED)}": PAGES}
+REMOVE = {f"calls_{int(Call.MADVISE_DONTNEED)}": 0, f"calls_{int(Call.MADVISE_REMOVE)}": PAGES}
+FILE = {"shared": True, "name": "/memfd:guest (deleted)", "file": "00:01:33"}
+HUGETLB = {"hugetlb": True, "page_bytes": 2 * MIB}
+
+
+def region(**facts: object) -> dict[str, object]:
+    return {
+        "start": START, "end": START + 1024 * MIB, "shared": False, "name": "", "file": None,
+        "page_bytes": 4096, "hugetlb": False, "locked": False,
+        "rss_bytes": 512 * MIB, "shared_bytes": 0, "huge_bytes": 0, "swap_bytes": 0, **facts,
+    }  # fmt: skip
+
+
+def reading(at_s: float, *, faults: int = 0, file: int | None = None, **memory: int) -> dict[str, Any]:
+    """What the process held at a time since the first call, in bytes."""
+    at_ns = OFFSET_NS + round(at_s * SECOND)
+    files = [] if file is None else [{"name": "x", "file": "00:01:33", "allocated_bytes": file}]
+    return {
+        "began_ns": at_ns - 1_000_000,
+        "monotonic_ns": at_ns,
+        "memory": {
+            "rss_anon_bytes": 0, "rss_file_bytes": 0, "rss_shmem_bytes": 0, "hugetlb_bytes": 0,
+            "swap_bytes": 0, "locked_bytes": 0, "pinned_bytes": 0, **memory, "shared_files": files,
+        },
+        "faults": {"minor": faults, "major": 0},
+        "traced_faults": {"faults": faults, "huge": 0, "fault_ns": 700 * faults, "untimed": 0},
+        "children": {},
+    }  # fmt: skip
+
+
+def report_of(
+    *readings: Mapping[str, object],
+    of: Mapping[str, object] | None = None,
+    calls: Mapping[str, int] = DONTNEED,
+    cpus: int = 2,
+    queue: int = Queue.INFLATE,
+) -> Report:
+    """A buffer of 100 MiB, given back 10 ms long in a region that is `of` this sort."""
+    batch = Batch(OFFSET_NS, OFFSET_NS + SECOND // 100, SECOND // 200, PAGES, queue)
+    raw = pack_batch(batch, **{"address": START + 4096, **calls})
+    return analyse(
+        host_recording(
+            [batch],
+            raw=raw,
+            ended_ns=OFFSET_NS + 20 * SECOND,
+            changes={"machine": {"cpus": cpus}, "regions": [region(**(of or {}))]},
+            readings=readings,
+        )
+    )
+
+
+def period_of(report: Report) -> DiscardPeriod:
+    assert report.host is not None
+    (period,) = report.host.periods
+    return period
+
+
+def freed_of(*readings: Mapping[str, object], **options: Any) -> Freed:
+    freed = period_of(report_of(*readings, **options)).freed
+    assert freed is not None
+    return freed
+
+
+def verdict(*readings: Mapping[str, object], **options: Any) -> tuple[Verdict, Reason | None]:
+    freed = freed_of(*readings, **options)
+    return freed.verdict, freed.reason
+
+
+def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Readings before and after with so much anonymous memory, in MiB."""
+    return (
+        reading(-0.5, rss_anon_bytes=before * MIB, **memory),
+        reading(0.5, rss_anon_bytes=after * MIB, faults=faults, **memory),
+    )
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        (anon(500, 400), (Verdict.FREED, None)),
+        (anon(500, 500), (Verdict.UNTOUCHED, None)),
+        (anon(500, 460), (Verdict.PART, None)),
+        # It took back as much meanwhile, or did not give it back at all.
+        (anon(500, 500, faults=PAGES), (Verdict.UNKNOWN, Reason.UNCLEAR)),
+        (anon(500, 430, faults=PAGES // 2), (Verdict.FREED, None)),
+        (anon(500, 470, faults=PAGES), (Verdict.UNKNOWN, Reason.UNCLEAR)),
+        (anon(500, 400, pinned_bytes=490 * MIB), (Verdict.NOTHING, Reason.PINNED)),
+        (anon(500, 400, locked_bytes=490 * MIB), (Verdict.NOTHING, Reason.PINNED)),
+        (anon(500, 400, pinned_bytes=200 * MIB), (Verdict.UNKNOWN, Reason.PINNED)),
+        (anon(500, 400, pinned_bytes=10 * MIB), (Verdict.FREED, None)),
+    ],
+)
+def test_memory_of_the_process(
+    readings: tuple[dict[str, Any], ...], expected: tuple[Verdict, Reason | None]
+) -> None:
+    assert verdict(*readings) == expected
+
+
+def test_a_child_has_what_was_given_back() -> None:
+    before, after = anon(500, 400)
+    after["children"] = {"7": 500 * MIB}
+    assert verdict(before, after) == (Verdict.NOTHING, Reason.CHILD)
+    after["children"] = {"7": 50 * MIB}
+    assert verdict(before, after)[0] is Verdict.FREED
+    after["children"] = {"7": 300 * MIB}
+    assert verdict(before, after) == (Verdict.UNKNOWN, Reason.UNCLEAR)
+
+
+def test_what_is_mapped_by_others_too_may_not_be_free() -> None:
+    assert verdict(*anon(500, 400), of={"shared_bytes": 400 * MIB})[0] is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        (50, (Verdict.FREED, None)),  # whole
+        (100, (Verdict.UNKNOWN, Reason.HUGE_IN_USE)),  # half of each is in use, or half of them
+    ],
+)
+def test_huge_pages_are_free_once_no_part_is_in_use(
+    split: int, expected: tuple[Verdict, Reason | None]
+) -> None:
+    calls = {**DONTNEED, "thp_splits": split}
+    assert verdict(*anon(500, 400), calls=calls, of={"huge_bytes": 200 * MIB}) == expected
+
+
+def group(at: dict[str, Any], charged: int, *others: int) -> dict[str, Any]:
+    stat = {"file": 900 * MIB, "shmem": 100 * MIB, "kernel": 9 * MIB, "sock": 0}
+    current = charged * MIB + 800 * MIB + 9 * MIB
+    return {**at, "cgroup": {"path": "/vm", "current_bytes": current, "stat": stat, "others": list(others)}}
+
+
+@pytest.mark.parametrize(
+    ("charged", "split", "expected"),
+    [
+        ((500, 400), 100, (Verdict.FREED, None)),
+        ((500, 500), 100, (Verdict.NOTHING, Reason.HUGE_IN_USE)),
+        ((500, 500), 0, (Verdict.NOTHING, Reason.HELD)),
+    ],
+)
+def test_a_group_of_its_own_tells_what_became_free(
+    charged: tuple[int, int], split: int, expected: tuple[Verdict, Reason | None]
+) -> None:
+    calls = {**DONTNEED, "thp_splits": split}
+    before, after = anon(500, 400)
+    own = group(before, charged[0]), group(after, charged[1])
+    assert verdict(*own, calls=calls) == expected
+    # With somebody else in it, it tells nothing.
+    foreign = group(before, charged[0], 99), group(after, charged[1], 99)
+    assert verdict(*foreign, calls=calls) == verdict(before, after, calls=calls)
+
+
+def shared(before: int, after: int, mapped: int = 100) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Readings with so much in the file behind shared memory, in MiB, of which some is unmapped meanwhile."""
+    return (
+        reading(-0.5, rss_shmem_bytes=500 * MIB, file=before * MIB),
+        reading(0.5, rss_shmem_bytes=(500 - mapped) * MIB, file=after * MIB),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "calls", "expected"),
+    [
+        ((500, 500), DONTNEED, (Verdict.NOTHING, Reason.SHARED)),
+        ((0, 0), DONTNEED, (Verdict.UNTOUCHED, None)),
+        ((500, 400), REMOVE, (Verdict.FREED, None)),
+        ((500, 500), REMOVE, (Verdict.UNTOUCHED, None)),
+        ((500, 460), REMOVE, (Verdict.PART, None)),
+    ],
+)
+def test_shared_memory_is_free_when_its_file_is_smaller(
+    sizes: tuple[int, int], calls: Mapping[str, int], expected: tuple[Verdict, Reason | None]
+) -> None:
+    assert verdict(*shared(*sizes), of=FILE, calls=calls) == expected
+
+
+def test_pages_of_hugetlbfs_are_larger_than_what_was_given_back() -> None:
+    same = reading(-0.5, hugetlb_bytes=500 * MIB), reading(0.5, hugetlb_bytes=500 * MIB)
+    less = reading(-0.5, hugetlb_bytes=500 * MIB), reading(0.5, hugetlb_bytes=400 * MIB)
+    in_ranges = {f"calls_{int(Call.MADVISE_DONTNEED)}": 50}
+    assert verdict(*same, of=HUGETLB) == (Verdict.NOTHING, Reason.HUGETLB)
+    assert verdict(*less, of=HUGETLB, calls=in_ranges) == (Verdict.FREED, None)
+    assert verdict(*same, of=HUGETLB, calls=in_ranges) == (Verdict.UNTOUCHED, None)
+    assert verdict(*shared(500, 500), of={**HUGETLB, **FILE}, calls=in_ranges)[1] is Reason.SHARED
+    assert "2.00 MiB" in (freed_of(*same, of=HUGETLB).sentence or "")
+
+
+@pytest.mark.parametrize(
+    ("of", "number", "reason"),
+    [
+        ({"locked": True}, errno.EINVAL, Reason.LOCKED),
+        (HUGETLB, errno.EINVAL, Reason.HUGETLB),
+        ({}, errno.EINVAL, Reason.FAILED),
+        ({"locked": True}, errno.ENOMEM, Reason.FAILED),
+    ],
+)
+def test_calls_that_failed_freed_nothing(of: Mapping[str, object], number: int, reason: Reason) -> None:
+    calls = {**DONTNEED, "errors": PAGES, "last_errno": number, "madvise_bytes": 0}
+    assert verdict(*anon(500, 500), of=of, calls=calls) == (Verdict.NOTHING, reason)
+
+
+def test_a_private_file_s_pages_stay_in_the_page_cache() -> None:
+    of = {"name": "/ram", "file": "08:01:5"}
+    read = reading(-0.5, rss_file_bytes=500 * MIB), reading(0.5, rss_file_bytes=400 * MIB)
+    assert verdict(*read, of=of) == (Verdict.NOTHING, Reason.PRIVATE_FILE)
+    assert verdict(*anon(500, 400), of=of) == (Verdict.FREED, None)
+    assert verdict(*anon(500, 500), of=of) == (Verdict.UNTOUCHED, None)
+
+
+def test_what_the_data_do_not_carry_is_unknown() -> None:
+    before, after = anon(500, 400)
+    assert verdict(before, after, calls={**DONTNEED, "address": 0}) == (Verdict.UNKNOWN, Reason.NO_REGION)
+    assert verdict(before) == (Verdict.UNKNOWN, Reason.NO_READING)
+    assert verdict(after) == (Verdict.UNKNOWN, Reason.NO_READING)
+    # 64 processors may each have 128 pages that are not added up yet.
+    assert verdict(before, after, cpus=64) == (Verdict.UNKNOWN, Reason.TOO_SMALL)
+    # This reading had begun before the last call returned.
+    late = {**after, "began_ns": OFFSET_NS}
+    assert verdict(before, late) == (Verdict.UNKNOWN, Reason.NO_READING)
+    report = report_of()
+    assert report.host is not None
+    assert report.host.periods == ()
+
+
+def test_what_comes_back_is_tied_to_what_it_follows() -> None:
+    readings = (
+        reading(-0.5, rss_anon_bytes=400 * MIB, faults=1000),
+        reading(0.5, rss_anon_bytes=400 * MIB, faults=1007),
+        reading(5.5, rss_anon_bytes=430 * MIB, faults=9007),
+        reading(9.5, rss_anon_bytes=500 * MIB, faults=99007),
+    )
+    calls = {f"calls_{int(Call.MADVISE_WILLNEED)}": PAGES}
+    report = report_of(*readings, calls=calls, queue=Queue.DEFLATE)
+    period = period_of(report)
+    assert (period.what, period.freed) == ("wants back", None)
+    taken = period.taken_back
+    assert taken is not None
+    # From before it until the last reading within some six seconds.
+    assert (taken.faults, taken.traced_faults, taken.fault_ns) == (8007, 8007, 700 * 8007)
+    assert taken.bytes == 30 * MIB
+    assert taken.sentence is not None
+    assert taken.sentence in " ".join(render_table(report).split())
+    # What gives memory back pays for what is taken from then on.
+    after = period_of(report_of(*readings)).taken_back
+    assert after is not None
+    assert after.faults == 8000
+
+
+def test_the_report_says_what_was_discarded_and_whether_it_became_free() -> None:
+    text = render_table(report_of(*shared(500, 500), of=FILE))
+    assert "shared memory" in text
+    assert "MADV_DONTNEED only unmaps shared memory" in " ".join(text.split())
