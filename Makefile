@@ -64,6 +64,9 @@ $(INSTALLED): pyproject.toml lab/make-venv
 	@lab/make-venv $(VENV)
 	@touch $@
 
-$(READY): $(INSTALLED) hatch_build.py $(wildcard bpf/*.[ch])
+# What bpf/ is compiled with: the numbers of words, and the marks of constants.
+DEFINITIONS := balloontrace/format/vocabulary.py balloontrace/trace/engines/constants.py
+
+$(READY): $(INSTALLED) hatch_build.py $(DEFINITIONS) $(wildcard bpf/*.[ch])
 	@$(PYTHON) hatch_build.py
 	@touch $@
