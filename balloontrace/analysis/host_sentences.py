@@ -33,6 +33,13 @@ _UNKNOWN = {
 }
 
 
+def name_what_is_known(freed: Freed | None, taken: TakenBack | None) -> tuple[str, ...]:
+    """What there is to say of an operation's memory on the host, without what the recording does not tell."""
+    known = freed if freed is not None and freed.verdict is not Verdict.UNKNOWN else None
+    sentences = (each.sentence for each in (known, taken) if each is not None)
+    return tuple(sentence for sentence in sentences if sentence is not None)
+
+
 def explain_freed(freed: Freed) -> str:
     """What became free, or why nothing did, or why that is not known."""
     asked = format_bytes(freed.asked_bytes)

@@ -20,6 +20,7 @@ from balloontrace.analysis.guest_side import (
     read_guest,
 )
 from balloontrace.analysis.host_memory import operations_of_batches
+from balloontrace.analysis.host_sentences import name_what_is_known
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
 from balloontrace.analysis.operations import Operations
@@ -203,7 +204,12 @@ def _with_host_memory(
     of_batch = operations_of_batches(both.send_of_batch, operations.send_operation)
     found = host.memory.of_operations(of_batch, [operation.pages for operation in shown])
     return tuple(
-        replace(operation, freed=freed, taken_back=taken)
+        replace(
+            operation,
+            freed=freed,
+            taken_back=taken,
+            verdict=(*operation.verdict, *name_what_is_known(freed, taken)),
+        )
         for operation, (freed, taken) in zip(shown, found, strict=True)
     )
 

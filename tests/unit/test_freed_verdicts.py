@@ -11,9 +11,10 @@ import pytest
 from people import render_table
 from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch
 
+from balloontrace.analysis.host_sentences import name_what_is_known
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.vocabulary import Call, Queue
-from balloontrace.results.host_memory import DiscardPeriod, Freed, Reason, Verdict
+from balloontrace.results.host_memory import DiscardPeriod, Freed, Reason, TakenBack, Verdict
 from balloontrace.results.report import Report
 
 MIB = 1 << 20
@@ -274,3 +275,11 @@ def test_the_report_says_what_was_discarded_and_whether_it_became_free() -> None
     text = render_table(report_of(*shared(500, 500), of=FILE))
     assert "shared memory" in text
     assert "MADV_DONTNEED only unmaps shared memory" in " ".join(text.split())
+
+
+def test_operations_say_what_is_known_of_their_memory_and_nothing_of_what_is_not() -> None:
+    known = freed_of(*shared(500, 500), of=FILE)
+    unknown = Freed(Verdict.UNKNOWN, 1, 0, Reason.NO_READING, sentence="nobody knows")
+    taken = TakenBack(0, 9, 5, 7, sentence="7 page faults until 5 ns after it")
+    assert name_what_is_known(known, taken) == (known.sentence, taken.sentence)
+    assert name_what_is_known(unknown, None) == name_what_is_known(None, None) == ()

@@ -12,6 +12,7 @@ from balloontrace.render.blocks_text import NAME_COLUMNS, clip
 from balloontrace.render.report.host_memory_section import describe_memory_of
 from balloontrace.render.report.payload_section import describe_bitmaps, describe_payload
 from balloontrace.render.report.what_if_section import describe_what_if
+from balloontrace.results.host_memory import Verdict
 from balloontrace.results.operation import Operation, StageRow, Total, longest
 from balloontrace.results.report import Report
 from balloontrace.units import (
@@ -124,7 +125,8 @@ def _found(operation: Operation) -> Iterator[Item]:
     errors_ns = [row.error_ns for row in operation.stages if row.error_ns is not None]
     if errors_ns and operation.served is not None:
         yield Item(describe_estimate(operation.served.samples, errors_ns[0]))
-    yield from describe_memory_of(operation.freed, operation.taken_back)
+    if operation.freed is not None and operation.freed.verdict is Verdict.UNKNOWN:
+        yield from describe_memory_of(operation.freed, None)
     if operation.bitmap is not None:
         yield Item(describe_bitmaps(operation.bitmap))
 
