@@ -7,9 +7,10 @@ made.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from balloontrace.system.kernel import ROOT, read_text
 
 _MOST_FILES = _MOST_REGIONS = 64
 _SMALLEST_REGION_BYTES = 1 << 20
-# The kernel walks all page tables for /proc/PID/smaps: some 10 ms for each GiB of small pages.
-_MOST_WALKED_BYTES = 64 << 30
+# The kernel walks all page tables for /proc/PID/smaps: 280 million instructions for each GiB of small pages.
+_MOST_WALKED_BYTES = 16 << 30
 _MOST_CHILDREN = 32
+_LOOKS_APART = 16
+_SMALL_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# No file system on a disk has blocks so large, nor hugetlbfs smaller ones but on few machines.
+_LEAST_HUGE_BYTES = 1 << 20
 _FOLDERS_OF_FILES = ("/dev/shm/", "/dev/hugepages/", "/dev/zero")  # noqa: S108  (nothing is made there)
 
 _STATUS = {
@@ -94,23 +99,41 @@ def read_status(pid: int, root: Path = ROOT) -> dict[str, str] | None:
     return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
 
 
-def read_memory(pid: int, root: Path = ROOT) -> Memory | None:
-    """What the process holds now; None once it has ended."""
+def read_memory(pid: int, root: Path = ROOT, files: SharedFiles | None = None) -> Memory | None:
+    """What the process holds now; None once it has ended. `files` remembers where its files are."""
     status = read_status(pid, root)
     if status is None or "VmSize" not in status:
         return None
     kinds = {field: _kib_to_bytes(status.get(name)) for field, name in _STATUS.items()}
-    return Memory(**kinds, shared_files=_read_shared_files(pid, root))
+    return Memory(**kinds, shared_files=(files or SharedFiles(pid, root)).read())
 
 
 def read_regions(pid: int, root: Path = ROOT) -> tuple[Region, ...]:
     """The largest regions of a process, by address; those of a very large process without their pages."""
-    status = read_status(pid, root) or {}
-    held = sum(_kib_to_bytes(status.get(name)) or 0 for name in ("VmRSS", "HugetlbPages"))
-    lines = _read_lines(root / f"proc/{pid}/{'smaps' if held <= _MOST_WALKED_BYTES else 'maps'}")
+    resident = _kib_to_bytes((read_status(pid, root) or {}).get("VmRSS")) or 0
+    if resident > _MOST_WALKED_BYTES:
+        return tuple(_with_page_size(region, pid, root) for region in _read_regions(pid, "maps", root))
+    return _read_regions(pid, "smaps", root)
+
+
+def _read_regions(pid: int, name: str, root: Path) -> tuple[Region, ...]:
+    lines = _read_lines(root / f"proc/{pid}/{name}")
     large = (each for each in parse_regions(lines) if each.end - each.start >= _SMALLEST_REGION_BYTES)
     largest = sorted(large, key=lambda region: region.start - region.end)[:_MOST_REGIONS]
     return tuple(sorted(largest, key=lambda region: region.start))
+
+
+def _with_page_size(region: Region, pid: int, root: Path) -> Region:
+    """A file of hugetlbfs says how large its pages are; other memory has small ones."""
+    size_bytes = _SMALL_PAGE_BYTES
+    if region.file is not None:
+        span = f"{region.start:x}-{region.end:x}"
+        try:
+            size_bytes = os.statvfs(root / f"proc/{pid}/map_files/{span}").f_bsize
+        except OSError:
+            return region
+    is_large = size_bytes >= _LEAST_HUGE_BYTES
+    return replace(region, hugetlb=is_large, page_bytes=size_bytes if is_large else _SMALL_PAGE_BYTES)
 
 
 def parse_regions(lines: Iterable[str]) -> Iterator[Region]:
@@ -179,10 +202,40 @@ def _maps_hugetlb(pid: int, root: Path) -> bool:
         return False
 
 
-def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
-    """Shared mappings of files by file, the largest first."""
+class SharedFiles:
+    """The files that a process has mapped for sharing. Where they are is looked up anew now and then.
+
+    To go through all mappings takes five times as long as all else in a reading of a process.
+    """
+
+    def __init__(self, pid: int, root: Path = ROOT) -> None:
+        self._pid, self._root = pid, root
+        self._places: list[tuple[str, str, int, str]] = []
+        self._looks = 0
+
+    def read(self) -> tuple[SharedFile, ...]:
+        """Those there are, the largest first, with what they take now."""
+        is_due = self._looks % _LOOKS_APART == 0
+        self._looks += 1
+        if is_due:
+            self._places = _find_shared_files(self._pid, self._root)
+        found = self._read_sizes()
+        if not is_due and any(each.allocated_bytes is None for each in found):
+            self._places = _find_shared_files(self._pid, self._root)
+            return self._read_sizes()
+        return found
+
+    def _read_sizes(self) -> tuple[SharedFile, ...]:
+        folder = self._root / f"proc/{self._pid}/map_files"
+        return tuple(
+            SharedFile(name, size, _allocated_bytes(folder / span), file)
+            for file, name, size, span in self._places
+        )
+
+
+def _find_shared_files(pid: int, root: Path) -> list[tuple[str, str, int, str]]:
+    """Shared mappings by file: which it is, its name, how much of it is mapped, and one place of it."""
     mapped: dict[str, tuple[str, int, str]] = {}
-    # By one expression for the whole text: this is done each second while a balloon moves.
     for span, device, inode, name in _SHARED.findall("\n".join(_read_lines(root / f"proc/{pid}/maps"))):
         if inode == "0" or _is_device(name):
             continue
@@ -191,10 +244,7 @@ def _read_shared_files(pid: int, root: Path) -> tuple[SharedFile, ...]:
         before = mapped.get(file, ("", 0, ""))[1]
         mapped[file] = name, before + end - start, span
     largest = sorted(mapped.items(), key=lambda found: -found[1][1])[:_MOST_FILES]
-    folder = root / f"proc/{pid}/map_files"
-    return tuple(
-        SharedFile(name, size, _allocated_bytes(folder / span), file) for file, (name, size, span) in largest
-    )
+    return [(file, name, size, span) for file, (name, size, span) in largest]
 
 
 def _is_device(name: str) -> bool:

@@ -9,22 +9,30 @@ from pathlib import Path
 
 from balloontrace.system.cgroup import read_cgroup_memory
 from balloontrace.system.kernel import ROOT
-from balloontrace.system.process_memory import read_children, read_fault_counts, read_memory
+from balloontrace.system.process_memory import SharedFiles, read_children, read_fault_counts, read_memory
 
 
-def read_process_state(pid: int, root: Path = ROOT) -> dict[str, object]:
-    """A reading, with when it began and ended: it shows nothing later, and all that was before.
+class ProcessState:
+    """Takes readings of one process, one after the other."""
 
-    Empty once the process has ended.
-    """
-    began_ns = time.monotonic_ns()
-    memory = read_memory(pid, root)
-    if memory is None:
-        return {}
-    state: dict[str, object] = {
-        "memory": asdict(memory),
-        "cgroup": read_cgroup_memory(pid, root),
-        "children": read_children(pid, root),
-        "faults": read_fault_counts(pid, root),
-    }
-    return {"began_ns": began_ns, "monotonic_ns": time.monotonic_ns(), **state}
+    def __init__(self, pid: int, root: Path = ROOT) -> None:
+        self._pid, self._root = pid, root
+        self._files = SharedFiles(pid, root)
+
+    def read(self) -> dict[str, object]:
+        """A reading, with when it began and ended: it shows nothing later, and all that was before.
+
+        Empty once the process has ended.
+        """
+        pid, root = self._pid, self._root
+        began_ns = time.monotonic_ns()
+        memory = read_memory(pid, root, self._files)
+        if memory is None:
+            return {}
+        state: dict[str, object] = {
+            "memory": asdict(memory),
+            "cgroup": read_cgroup_memory(pid, root),
+            "children": read_children(pid, root),
+            "faults": read_fault_counts(pid, root),
+        }
+        return {"began_ns": began_ns, "monotonic_ns": time.monotonic_ns(), **state}

@@ -14,13 +14,14 @@ import pytest
 from balloontrace.system.cgroup import read_cgroup_memory
 from balloontrace.system.process_memory import (
     Region,
+    SharedFiles,
     parse_regions,
     read_children,
     read_fault_counts,
     read_memory,
     read_regions,
 )
-from balloontrace.system.process_state import read_process_state
+from balloontrace.system.process_state import ProcessState
 
 SMAPS = """\
 7f0000000000-7f0040000000 rw-s 00000000 00:01 33 /memfd:guest memory (deleted)
@@ -91,11 +92,11 @@ def test_children_and_faults_are_of_the_process() -> None:
 
 
 def test_a_reading_has_its_times_and_is_empty_without_a_process(tmp_path: Path) -> None:
-    state = read_process_state(os.getpid())
+    state = ProcessState(os.getpid()).read()
     assert isinstance(state["began_ns"], int)
     assert isinstance(state["monotonic_ns"], int)
     assert 0 < state["began_ns"] < state["monotonic_ns"]
-    assert read_process_state(5, tmp_path) == {}
+    assert ProcessState(5, tmp_path).read() == {}
     assert read_regions(5, tmp_path) == ()
     assert read_children(5, tmp_path) == read_fault_counts(5, tmp_path) == {}
 
@@ -118,3 +119,34 @@ def test_the_group_is_the_nearest_that_memory_is_accounted_for(
     found = read_cgroup_memory(7, tmp_path)
     told = {"path": path, "current_bytes": 4096, "stat": {"anon": 5, "file": 6}, "others": [8]}
     assert found == (told if path else None)
+
+
+def test_of_a_very_large_process_the_pages_are_not_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "proc/7"
+    (folder / "map_files").mkdir(parents=True)
+    (folder / "status").write_text(f"VmSize: 9 kB\nVmRSS: {17 << 20} kB\n")
+    (folder / "maps").write_text("\n".join(line for line in SMAPS.splitlines() if line.startswith("7f")))
+    (folder / "map_files/7f0000000000-7f0040000000").write_text("")
+    shared, anonymous = read_regions(7, tmp_path)
+    assert (shared.rss_bytes, shared.locked, shared.hugetlb) == (None, None, False)
+    assert (anonymous.page_bytes, anonymous.hugetlb) == (os.sysconf("SC_PAGE_SIZE"), False)
+
+
+def test_files_that_came_or_went_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "proc/7/map_files"
+    folder.mkdir(parents=True)
+    maps = tmp_path / "proc/7/maps"
+    line = "7f0000000000-7f0000001000 rw-s 00000000 00:01 {} /memfd:guest\n"
+    place = folder / "7f0000000000-7f0000001000"
+    maps.write_text(line.format(33))
+    place.write_bytes(b"x" * 4096)
+    files = SharedFiles(7, tmp_path)
+    assert [(each.file, each.allocated_bytes) for each in files.read()] == [("00:01:33", 4096)]
+    place.write_bytes(b"x" * 8192)
+    assert [each.allocated_bytes for each in files.read()] == [8192]
+    # Another file at another place: the old one is not there any more.
+    place.rename(folder / "7f0000002000-7f0000003000")
+    maps.write_text(line.format(34).replace("7f0000000000-7f0000001000", "7f0000002000-7f0000003000"))
+    assert [(each.file, each.allocated_bytes) for each in files.read()] == [("00:01:34", 8192)]
+    maps.write_text("")
+    assert any(files.read() == () for _ in range(16))

@@ -25,7 +25,7 @@ from balloontrace.format.host_layout import (
 from balloontrace.format.vocabulary import Call, Side
 from balloontrace.system import kernel
 from balloontrace.system.process_memory import has_hugetlb_pages, read_memory, read_regions
-from balloontrace.system.process_state import read_process_state
+from balloontrace.system.process_state import ProcessState
 from balloontrace.system.vmm import Process, read_open_files
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
 from balloontrace.trace.host.process_watch import ProcessWatch
@@ -56,6 +56,7 @@ class HostSession(RecordingSession[HostCounters]):
         """`watch` was begun before probes were attached. The rest as for every `RecordingSession`."""
         super().__init__(collector, HostTimingPace(collector.timed), output_fd, options, say=say)
         self._process = process
+        self._state = ProcessState(process.pid)
         self._watch = watch
         self._moved: bytes | None = None
         self._moved_s = -math.inf
@@ -135,7 +136,7 @@ class HostSession(RecordingSession[HostCounters]):
     def _read_state(self, *, moving: bool) -> dict[str, object]:
         if moving and self._is_serving and self._collector.plan.sampled_by:
             return {}
-        state = read_process_state(self._process.pid)
+        state = self._state.read()
         if not state:
             return {}
         if not moving and moved_sums(self._collector.read_counters()) != self._moved:
