@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The sweep of `make results`: what free page reporting costs and gives back, by order of blocks and delay.
 
-A guest uses memory and frees it, several times, in the same host and guest for each setting. Both clocks
-count instructions. Linux 7 lets order and delay be changed while it runs; with a delay of an hour nothing is
-reported. Both sides are recorded the whole time, so that settings differ in nothing else. The balloon moves a
-little before: reports are found on the host by the clocks that its sends prove.
+A guest uses memory and frees it, several times, in the same host and guest for each setting. Some settings
+are tried with most of its free memory in small pieces, too. Both clocks count instructions. Linux 7 lets
+order and delay be changed while it runs; with a delay of an hour nothing is reported. Both sides are
+recorded the whole time, so that settings differ in nothing else. The balloon moves a little before: reports
+are found on the host by the clocks that its sends prove.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lab.aging import fragmented, read_free_blocks, share_in_small_blocks
 from lab.boot_retries import retry_lost
 from lab.guest import Guest
 from lab.kernels import IMAGES
@@ -26,6 +28,8 @@ from lab.topology_nested import Nested, nested
 NAME = "reporting"
 IMAGE = "trixie-7.3"
 GUEST_MIB, USED_MIB, MOVED_MIB = 640, 192, 32
+# What is filled and given back page by page, a tenth of them kept; and blocks that are small then.
+FILLED_MIB, SMALL_BELOW_ORDER = 400, 9
 ROUNDS = 4
 # A round has time for a report after the longer delay, and for the worker to be done with it.
 REST_S = 4
@@ -64,6 +68,7 @@ class Setting:
 
     order: int
     delay_ms: int
+    is_fragmented: bool = False  # the guest's free memory, before anything is recorded
 
     @property
     def is_off(self) -> bool:
@@ -73,11 +78,17 @@ class Setting:
     @property
     def name(self) -> str:
         """As files are called."""
-        return f"{NAME}-off" if self.is_off else f"{NAME}-{self.order}-{self.delay_ms}"
+        memory = "-pieces" if self.is_fragmented else ""
+        return f"{NAME}{memory}-off" if self.is_off else f"{NAME}{memory}-{self.order}-{self.delay_ms}"
 
 
-# Nothing comes after the delay of an hour: its cycle would have to be over before there is another.
-SETTINGS = (*(Setting(order, delay) for order in ORDERS for delay in DELAYS_MS), Setting(9, NEVER_MS))
+# Nothing but that comes after the delay of an hour: its cycle would have to be over before there is another.
+SETTINGS = (
+    *(Setting(order, delay) for order in ORDERS for delay in DELAYS_MS),
+    *(Setting(order, DELAYS_MS[0], is_fragmented=True) for order in ORDERS),
+    Setting(9, NEVER_MS),
+    Setting(9, NEVER_MS, is_fragmented=True),
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the guest's program took for each round, and the host's memory meanwhile."""
+    """What the guest's program took for each round, and the host's memory meanwhile.
+
+    `small_ratio` is how much of the guest's free memory was in small blocks before the first round.
+    """
 
     used_s: tuple[float, ...]
     samples: tuple[Sample, ...]
+    small_ratio: float
 
 
 def record_sweep(folder: Path, say: Callable[[str], None]) -> None:
@@ -108,7 +123,9 @@ def read_seen(folder: Path, setting: Setting) -> Seen | None:
     if not path.exists():
         return None
     stored = json.loads(path.read_text())
-    return Seen(tuple(stored["used_s"]), tuple(Sample(**each) for each in stored["samples"]))
+    return Seen(
+        tuple(stored["used_s"]), tuple(Sample(**each) for each in stored["samples"]), stored["small_ratio"]
+    )
 
 
 def parse_samples(lines: Sequence[str], since_s: float, until_s: float) -> tuple[Sample, ...]:
@@ -135,21 +152,32 @@ def _record_left(folder: Path, left: list[Setting], say: Callable[[str], None]) 
             setting = left[0]
             say(f"{setting.name}: {ROUNDS} rounds of {USED_MIB} MiB")
             set_parameters(pair.guest, setting)
-            use_memory(pair.guest, 1)
-            with sampled_memory(pair) as sampler:
-                with recorded_both(pair, setting.name, say=say) as recordings:
-                    for target_mib in (GUEST_MIB - MOVED_MIB, GUEST_MIB):
-                        pair.guest.set_balloon(target_mib=target_mib)
-                        pair.guest.wait_balloon(timeout_s=WORK_S, every_s=LOOK_EVERY_S)
-                    since_s = uptime_s(pair.host)
-                    used_s = use_memory(pair.guest, ROUNDS)
-                    until_s = uptime_s(pair.host)
-                lines = sampler.read("stdout").decode().splitlines()[:-1]
-            for recording in recordings:
-                shutil.copyfile(recording, folder / recording.name)
-            seen = Seen(tuple(used_s), parse_samples(lines, since_s, until_s))
-            (folder / f"{setting.name}.json").write_text(json.dumps(asdict(seen)))
+            with in_pieces(pair.guest) if setting.is_fragmented else nullcontext():
+                _record_setting(pair, folder, setting, say)
             left.pop(0)
+
+
+def _record_setting(pair: Nested, folder: Path, setting: Setting, say: Callable[[str], None]) -> None:
+    use_memory(pair.guest, 1)
+    with sampled_memory(pair) as sampler:
+        with recorded_both(pair, setting.name, say=say) as recordings:
+            for target_mib in (GUEST_MIB - MOVED_MIB, GUEST_MIB):
+                pair.guest.set_balloon(target_mib=target_mib)
+                pair.guest.wait_balloon(timeout_s=WORK_S, every_s=LOOK_EVERY_S)
+            small_ratio = share_in_small_blocks(read_free_blocks(pair.guest), SMALL_BELOW_ORDER)
+            since_s = uptime_s(pair.host)
+            used_s = use_memory(pair.guest, ROUNDS)
+            until_s = uptime_s(pair.host)
+        lines = sampler.read("stdout").decode().splitlines()[:-1]
+    for recording in recordings:
+        shutil.copyfile(recording, folder / recording.name)
+    seen = Seen(tuple(used_s), parse_samples(lines, since_s, until_s), small_ratio)
+    (folder / f"{setting.name}.json").write_text(json.dumps(asdict(seen)))
+
+
+def in_pieces(guest: Guest) -> AbstractContextManager[str]:
+    """Most of the guest's memory is used, and given back but for a page here and there. Raises LabError."""
+    return fragmented(guest, mib=FILLED_MIB, spec=IMAGES[IMAGE])
 
 
 def set_parameters(guest: Guest, setting: Setting) -> None:

@@ -96,16 +96,21 @@ def test_a_sweep_is_compared_with_no_reports(tmp_path: Path) -> None:
     none = {**dict.fromkeys(with_host, 0), "host_c_ns": None, "host_d_ns": None}
     samples = (Sample(0.1, 100 << 20), Sample(0.4, 300 << 20))
     swept = [
-        Swept(SETTINGS[-1], none, Seen((9.0, 1.0, 1.0), samples)),
-        Swept(Setting(4, 100), with_host, Seen((9.0, 1.25, 1.5, 1.2), samples)),
+        Swept(SETTINGS[-1], none, Seen((9.0, 2.0, 2.0), samples, 0.911)),
+        Swept(SETTINGS[-2], none, Seen((9.0, 1.0, 1.0), samples, 0.04)),
+        Swept(Setting(4, 100), with_host, Seen((9.0, 1.25, 1.5, 1.2), samples, 0.05)),
+        Swept(Setting(4, 100, is_fragmented=True), with_host, Seen((9.0, 2.2, 2.2), samples, 0.9)),
     ]
-    off, on = (line.split(" | ") for line in render_sweep(swept).splitlines()[-2:])
-    assert off[1:3] == ["no reports", "0"]
-    assert off[4:8] == ["-"] * 4
+    off, on, pieces_off, pieces = (line.split(" | ") for line in render_sweep(swept).splitlines()[-4:])
+    assert off[1:4] == ["no reports", "4 %", "0"]
+    assert off[5:9] == ["-"] * 4
     assert on == [
-        "| 4", "100 ms", "20", "1.00 GiB", "4.00 ms", "9.00 ms", "1.00 ms", "5.00 ms", "1.25 s", "25.0 %",
-        "200 MiB |",
+        "| 4", "100 ms", "5 %", "20", "1.00 GiB", "4.00 ms", "9.00 ms", "1.00 ms", "5.00 ms", "1.25 s",
+        "25.0 %", "200 MiB |",
     ]  # fmt: skip
+    # Fragmented ones are compared with each other.
+    assert pieces_off[1:4] == ["no reports", "91 %", "0"]
+    assert (pieces[2], pieces[-2]) == ("90 %", "10.0 %")
     draw_sweep(swept, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
