@@ -23,6 +23,7 @@ from bench import (
     overhead,
     page_reporting_overhead,
     reporting,
+    reporting_while_inflating,
     startup,
     strangers,
 )
@@ -39,6 +40,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *strangers.BENCHMARKS,
     *overhead.BENCHMARKS,
     *page_reporting_overhead.BENCHMARKS,
+    *reporting_while_inflating.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,
     *host_overhead.BENCHMARKS,
     *both_sides_cost.BENCHMARKS,
