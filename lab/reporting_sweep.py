@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lab.aging import fragmented, read_free_blocks, share_in_small_blocks
 from lab.boot_retries import retry_lost
+from lab.errors import LabError
 from lab.guest import Guest
 from lab.kernels import IMAGES
 from lab.process import GuestProcess
@@ -29,7 +30,7 @@ NAME = "reporting"
 IMAGE = "trixie-7.3"
 GUEST_MIB, USED_MIB, MOVED_MIB = 640, 192, 32
 # What is filled and given back page by page, a tenth of them kept; and blocks that are small then.
-FILLED_MIB, SMALL_BELOW_ORDER = 400, 9
+FILLED_MIB, SMALL_BELOW_ORDER, SMALL_AT_LEAST = 400, 9, 0.5
 ROUNDS = 4
 # A round has time for a report after the longer delay, and for the worker to be done with it.
 REST_S = 4
@@ -165,6 +166,10 @@ def _record_setting(pair: Nested, folder: Path, setting: Setting, say: Callable[
                 pair.guest.set_balloon(target_mib=target_mib)
                 pair.guest.wait_balloon(timeout_s=WORK_S, every_s=LOOK_EVERY_S)
             small_ratio = share_in_small_blocks(read_free_blocks(pair.guest), SMALL_BELOW_ORDER)
+            if setting.is_fragmented and small_ratio < SMALL_AT_LEAST:
+                raise LabError(
+                    f"{setting.name}: only {small_ratio:.0%} of the free memory is in small blocks"
+                )
             since_s = uptime_s(pair.host)
             used_s = use_memory(pair.guest, ROUNDS)
             until_s = uptime_s(pair.host)
@@ -176,7 +181,11 @@ def _record_setting(pair: Nested, folder: Path, setting: Setting, say: Callable[
 
 
 def in_pieces(guest: Guest) -> AbstractContextManager[str]:
-    """Most of the guest's memory is used, and given back but for a page here and there. Raises LabError."""
+    """Most of the guest's memory is used, and given back but for a page here and there. Raises LabError.
+
+    It stays so: the kernel would put it together again as soon as large blocks run short.
+    """
+    guest.run(["sysctl", "-w", "vm.compaction_proactiveness=0"], check=True)
     return fragmented(guest, mib=FILLED_MIB, spec=IMAGES[IMAGE])
 
 

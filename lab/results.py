@@ -178,6 +178,8 @@ def busy_processes(count: int) -> Iterator[None]:
 def write_tables() -> None:
     """The tables of all recordings there are, into docs/results.md. Raises LabError."""
     runs = {scenario.name: _read(scenario) for scenario in SCENARIOS}
+    if not any(runs.values()):
+        return
     rows = [(scenario.title, scenario.moves, runs[scenario.name]) for scenario in SCENARIOS]
     again = [
         [runs[each.name] for each in SCENARIOS if each.name == first.name or each.repeats == first.name]
