@@ -62,7 +62,8 @@ def measure_guest_overhead() -> Iterator[Figure]:
     yield Figure("inflate_with_recorder", statistics.median(on), "s")
     yield Figure("recorder_cpu_share", 100 * cpu_s / moved_s, "%")
     yield Figure("deflate_overhead", percent_longer(on_deflates, off_deflates), "%", at_most=1.6)
-    yield Figure("inflate_overhead", percent_longer(on, off), "%", at_most=1.0)
+    # 1.0 before sends had the times of their interrupts; docs/overhead.md says what that costs.
+    yield Figure("inflate_overhead", percent_longer(on, off), "%", at_most=1.2)
 
 
 def measure_top_overhead() -> Iterator[Figure]:
