@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from balloontrace.format.guest_layout import COUNTERS, DEVICE_STATE, FUNCTION_COUNTERS
@@ -48,6 +49,15 @@ class Counters:
     def operations(self) -> int:
         """Operations that have reached their target, over all devices."""
         return sum(device.operations for device in self.devices)
+
+
+_RETURNS_BYTES = FUNCTION_COUNTERS.offsets["returns"]
+
+
+def raw_returns(raw: bytes, functions: Iterable[Function]) -> list[bytes]:
+    """How often these functions had returned, not decoded: to see whether they have since."""
+    starts = (function * FUNCTION_COUNTERS.size_bytes + _RETURNS_BYTES for function in functions)
+    return [raw[start : start + 8] for start in starts]
 
 
 def parse_counters(raw: bytes) -> Counters:

@@ -6,15 +6,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from balloontrace.system.kernel import ROOT, read_text
+from balloontrace.system.kernel import ROOT, read_text, read_vmstat
+from balloontrace.system.machine import read_meminfo_bytes
 
 # Of /proc/vmstat, since boot: what reclaiming, swapping, compaction and huge pages have done.
-_COUNTS = re.compile(
-    r"(allocstall_\w+|pgscan_direct|pgsteal_direct|pgscan_kswapd|pgsteal_kswapd|pswpin|pswpout|swpin_zero|swpout_zero|pgmajfault"
-    r"|compact_stall|compact_success|compact_fail|compact_migrate_scanned|compact_free_scanned"
-    r"|thp_split_page|thp_split_pmd|thp_collapse_alloc|oom_kill)"
-)
-_AVAILABLE = re.compile(r"^MemAvailable: *(\d+) kB$", re.MULTILINE)
+_COUNTS = (
+    "allocstall_", "pgscan_direct", "pgsteal_direct", "pgscan_kswapd", "pgsteal_kswapd", "pswp", "swpin_zero",
+    "swpout_zero", "pgmajfault", "compact_", "thp_split_p", "thp_collapse_alloc", "oom_kill",
+)  # fmt: skip
 _MEMORY = ("MemAvailable", "MemFree", "SwapFree", "AnonHugePages")
 # Of the first line of /proc/stat, in its order (Linux, Documentation/filesystems/proc.rst).
 _TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -27,7 +26,7 @@ def read_guest_state(root: Path = ROOT) -> dict[str, object]:
     """
     return {
         "memory_bytes": parse_memory(read_text(root / "proc/meminfo") or ""),
-        "counts": parse_counts(read_text(root / "proc/vmstat") or ""),
+        "counts": read_vmstat(root, prefix=_COUNTS),
         "pressure_us": {
             f"{resource}_{some}": total_us
             for resource in ("memory", "cpu")
@@ -39,20 +38,14 @@ def read_guest_state(root: Path = ROOT) -> dict[str, object]:
 
 def read_available(root: Path = ROOT) -> dict[str, object]:
     """The part of a reading that says how much memory is available; for while each instruction counts."""
-    found = _AVAILABLE.search(read_text(root / "proc/meminfo") or "")
-    return {"memory_bytes": {"MemAvailable": int(found[1]) * 1024}} if found else {}
+    size_bytes = read_meminfo_bytes("MemAvailable", root)
+    return {} if size_bytes is None else {"memory_bytes": {"MemAvailable": size_bytes}}
 
 
 def parse_memory(text: str) -> dict[str, int]:
     """Of /proc/meminfo, in bytes."""
     found = re.findall(rf"^({'|'.join(_MEMORY)}):\s*(\d+) kB$", text, re.MULTILINE)
     return {name: int(value) * 1024 for name, value in found}
-
-
-def parse_counts(text: str) -> dict[str, int]:
-    """Of /proc/vmstat, as counted."""
-    pairs = (line.split() for line in text.splitlines())
-    return {name: int(value) for name, value in pairs if _COUNTS.fullmatch(name)}
 
 
 def parse_pressure(text: str) -> dict[str, int]:

@@ -293,8 +293,11 @@ def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable
     return {f"{struct}.{name}": members[name] for name in wanted if members and name in members}
 
 
-def read_vmstat(root: Path = ROOT, *, prefix: str = "balloon_") -> dict[str, int]:
-    """Counters of /proc/vmstat since boot, those of the balloon in pages of PAGE_SIZE; empty without any."""
+def read_vmstat(root: Path = ROOT, *, prefix: str | tuple[str, ...] = "balloon_") -> dict[str, int]:
+    """Counters of /proc/vmstat since boot that begin so, those of the balloon in pages of PAGE_SIZE.
+
+    Empty where there are none.
+    """
     text = read_text(root / "proc/vmstat") or ""
     pairs = (line.split() for line in text.splitlines() if line.startswith(prefix))
     return {name: int(value) for name, value in pairs}

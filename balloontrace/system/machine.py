@@ -28,8 +28,8 @@ def read_machine(root: Path = ROOT) -> dict[str, object]:
         "architecture": platform.machine(),
         "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
         "cpus": os.cpu_count(),
-        "memory_bytes": _meminfo_bytes("MemTotal", root),
-        "swap_bytes": _meminfo_bytes("SwapTotal", root),
+        "memory_bytes": read_meminfo_bytes("MemTotal", root),
+        "swap_bytes": read_meminfo_bytes("SwapTotal", root),
         "min_free_kbytes": _number(read_text(root / "proc/sys/vm/min_free_kbytes")),
         "numa_nodes": len(list((root / "sys/devices/system/node").glob("node[0-9]*"))) or None,
         **decide_initialisation(read_text(root / "proc/cmdline"), _read_config(root, release)),
@@ -111,7 +111,8 @@ def _read_config(root: Path, release: str) -> str | None:
     return next((text for text in map(read_text, places) if text), None)
 
 
-def _meminfo_bytes(name: str, root: Path) -> int | None:
+def read_meminfo_bytes(name: str, root: Path = ROOT) -> int | None:
+    """A line of /proc/meminfo, in bytes; None where the kernel does not show it."""
     found = re.search(rf"^{name}:\s*(\d+) kB$", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 

@@ -17,7 +17,7 @@ from balloontrace.format.vocabulary import ALLOCATION_TRACEPOINTS, Function, Kin
 from balloontrace.results.operation import Operation
 from balloontrace.results.report import Report
 from balloontrace.system.kernel import Layout, Symbol
-from balloontrace.trace.guest.probes import make_plan
+from balloontrace.trace.guest.plan import make_plan
 from balloontrace.trace.host.side import HostSide
 from balloontrace.trace.options import TraceOptions
 

@@ -19,6 +19,7 @@ from balloontrace.compare.inputs import read_side
 from balloontrace.compare.make_comparison import Recordings, compare
 from balloontrace.render.comparison.html import render_comparison_html
 from balloontrace.render.json import render_comparison_json
+from balloontrace.units import format_duration_ns
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTILE = "<script>alert(1)<script>\"'&<img src=x>"
@@ -111,9 +112,9 @@ def test_one_run_each_has_no_interval() -> None:
     assert "one run each: no interval is possible" in tree.text
     assert "the dots alone prove nothing" in tree.text
     assert not [line for line in tree.all("line") if "interval" in line.attributes["class"]]
-    assert [text.text for text in tree.by_id("both-1").all("text") if "fore" in text.text] == [
-        "before: 3.09 s"
-    ]
+    wall = format_duration_ns(told["groups"][0]["times"][0]["before"]["median"])
+    shown = [text.text for text in tree.by_id("both-1").all("text") if "fore" in text.text]
+    assert shown == [f"before: {wall}"]
 
 
 def test_the_bars_are_the_medians_of_the_stages(sides: dict[str, Recordings]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.vocabulary import STATS_BIT, Function, Status
 from balloontrace.system.kernel import Layout, Symbol
-from balloontrace.trace.guest.probes import ALLOCATION, TABLE, GuestPlan, GuestProbe, make_plan
+from balloontrace.trace.guest.plan import GuestPlan, GuestProbe, make_plan
+from balloontrace.trace.guest.probes import ALLOCATION, TABLE
 from balloontrace.trace.mechanism import Mechanism
 
 MODULE = "virtio_balloon"

@@ -58,10 +58,9 @@ def mutated(number: int) -> tuple[Recording, ...]:
     return tuple(read_recording(io.BytesIO(data)) for data in files)
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_nothing_negative_comes_out_of_values_that_cannot_be(part: int) -> None:
+def test_nothing_negative_comes_out_of_values_that_cannot_be() -> None:
     told, refusals = 0, []
-    for number in range(part, MUTATIONS, 4):
+    for number in range(MUTATIONS):
         try:
             report = assert_sound(*mutated(number))
         except BalloontraceError as error:
@@ -72,7 +71,7 @@ def test_nothing_negative_comes_out_of_values_that_cannot_be(part: int) -> None:
             told += any("left out" in sentence for sentence in report.warnings)
     assert not [sentence for sentence in refusals if "\n" in sentence]
     assert told
-    assert len(refusals) < MUTATIONS // 4 // 3
+    assert len(refusals) < MUTATIONS // 3
 
 
 def changed(change: Any) -> Report:

@@ -14,7 +14,7 @@ from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.system.vmm import choose_process
 from balloontrace.trace.attach import hold_to_problems, make_sure_of_plan
 from balloontrace.trace.guest.diagnosis import diagnose
-from balloontrace.trace.guest.probes import GuestPlan, make_plan
+from balloontrace.trace.guest.plan import GuestPlan, make_plan
 from balloontrace.trace.host.diagnosis import diagnose_host
 from balloontrace.trace.host.side import HostSide
 from balloontrace.trace.machine_checks import Finding, State, check_firing

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import synthetic
+from flows import Flow
 
+from balloontrace.format.guest_counters import raw_returns
 from balloontrace.format.recording import MAX_READINGS, read_recording
 from balloontrace.format.recording_writer import RecordingWriter
+from balloontrace.format.vocabulary import Function
 from balloontrace.system.guest_state import parse_pressure, parse_ticks, read_available, read_guest_state
 from balloontrace.system.kernel_log import Killed, OomKills, parse_killed
 from balloontrace.trace.readings import Readings
@@ -131,3 +135,18 @@ def test_who_was_killed_is_in_the_kernel_s_log(record: str, killed: Killed | Non
 
 def test_a_log_that_cannot_be_read_tells_of_nobody(tmp_path: Path) -> None:
     assert OomKills(tmp_path / "kmsg").read() == []
+
+
+def test_what_returned_is_compared_without_decoding_all_counts() -> None:
+    def counters(**returns: int) -> bytes:
+        flow = Flow()
+        for symbol, count in returns.items():
+            for _ in range(count):
+                flow.span(Function[symbol.upper()], flow.now)
+        return synthetic.pack_counters(flow.spans)
+
+    moving = (Function.TELL_HOST, Function.LEAK_BALLOON)
+    rest = raw_returns(counters(tell_host=3), moving)
+    assert raw_returns(counters(tell_host=3, stats_request=7), moving) == rest
+    assert raw_returns(counters(tell_host=4), moving) != rest
+    assert raw_returns(counters(tell_host=3, leak_balloon=1), moving) != rest

@@ -19,7 +19,8 @@ from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_highest_order
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PAGE_BYTES, Attachment, LoadRequest
-from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE, GuestPlan
+from balloontrace.trace.guest.plan import GuestPlan
+from balloontrace.trace.guest.probes import SYMBOL_NAMES, TABLE
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 PAYLOAD_RING_BYTES = 8 << 20

@@ -18,7 +18,8 @@ from balloontrace.format.vocabulary import (
 from balloontrace.system import kernel
 from balloontrace.system.kernel import BalloonDevice, Layout
 from balloontrace.system.read_balloon_size import fill_in_size, read_balloon_sizes
-from balloontrace.trace.guest.probes import SYMBOL_NAMES, GuestPlan, make_plan
+from balloontrace.trace.guest.plan import GuestPlan, make_plan
+from balloontrace.trace.guest.probes import SYMBOL_NAMES
 from balloontrace.trace.machine_checks import (
     Diagnosis,
     Finding,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from balloontrace.console.progress import progress_line
 from balloontrace.errors import MissingProbeError
 from balloontrace.format.balloon_size import BalloonSize
-from balloontrace.format.guest_counters import Counters, parse_counters
+from balloontrace.format.guest_counters import Counters, parse_counters, raw_returns
 from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
 from balloontrace.format.vocabulary import Function, Side
@@ -106,8 +106,7 @@ class GuestSession(RecordingSession[Counters]):
         return {**read_guest_state(), "killed": [asdict(killed) for killed in self._oom_kills.read()]}
 
     def _activity(self, counters: bytes) -> object:
-        functions = parse_counters(counters).functions
-        return [functions[function].returns for function in _MOVING]
+        return raw_returns(counters, _MOVING)
 
     def _losses(self, counters: Counters) -> Losses:
         collector = self._collector

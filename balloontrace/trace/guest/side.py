@@ -13,7 +13,8 @@ from balloontrace.format.vocabulary import Function, Status
 from balloontrace.system.kernel import is_confidential, read_symbols
 from balloontrace.trace.guest.collector import PAYLOAD_RING_BYTES, GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis, diagnose
-from balloontrace.trace.guest.probes import ALLOCATION_SYMBOL_NAMES, GuestPlan
+from balloontrace.trace.guest.plan import GuestPlan
+from balloontrace.trace.guest.probes import ALLOCATION_SYMBOL_NAMES
 from balloontrace.trace.guest.session import GuestSession
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.side import TracedSide

@@ -15,7 +15,7 @@ from balloontrace.format.guest_layout import RING_HEADER_BYTES, SPAN
 from balloontrace.format.moved_pages import Moved
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, Function, SpanFlag, Status
 from balloontrace.system.kernel import Layout
-from balloontrace.trace.guest.probes import GuestPlan
+from balloontrace.trace.guest.plan import GuestPlan
 
 UNIT_PAGES = max(1, os.sysconf("SC_PAGE_SIZE") // BALLOON_PAGE_BYTES)
 """Balloon pages in one page of this kernel, which is what /proc/vmstat counts."""
