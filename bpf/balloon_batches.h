@@ -104,16 +104,27 @@ struct bt_threads {
 };
 
 /*
- * The eventfds that threads have read, by the address of their file: each kicks one queue of a device. Where calls are
- * sampled, which of them kick a balloon shows when a sample is inside a call; until then no more than some buffers kicked by
- * each are handed over, as they may be a disk's.
+ * An eventfd that threads have read, known by the address of its file: it kicks one queue of a device. Where calls are
+ * sampled, whether that is a balloon's shows when a sample is inside a call; until then no more than some buffers kicked by
+ * it are handed over, as they may be a disk's.
  */
+#define BT_KICK_TIMES 32
+
+struct bt_eventfd {
+	bt_u64 file;               /* 0: this place is free */
+	bt_u32 number;
+	bt_u32 left;               /* buffers to hand over yet; BT_PROVEN: all */
+	bt_u32 tid;                /* that read it last */
+	bt_u32 kicks;
+	bt_u64 kick_ns[BT_KICK_TIMES]; /* of the last ones, each at its number modulo the size */
+};
+
+/* Of all that a process has open; each is in one of BT_EVENTFD_WAYS neighbours. */
 #define BT_EVENTFDS 256
+#define BT_EVENTFD_WAYS 4
 
 struct bt_eventfds {
-	bt_u64 file[BT_EVENTFDS];
-	bt_u32 number[BT_EVENTFDS];
-	bt_u32 left[BT_EVENTFDS];  /* buffers to hand over yet; BT_PROVEN: all */
+	struct bt_eventfd at[BT_EVENTFDS];
 	bt_u32 last_number;
 	bt_u32 reserved;           /* padding, 0 */
 };

@@ -260,26 +260,45 @@ static __always_inline int kicked(struct bt_thread *thread, u32 flags)
 	return 0;
 }
 
-/* Which eventfd has kicked this thread. */
+/* The place of an eventfd, its own from now on: that of one seen earlier goes to it if all neighbours are taken. */
+static __always_inline u32 place_of(struct bt_eventfds *known, u64 file)
+{
+	u32 first = file * 0x9e3779b97f4a7c15ull >> 32 & (BT_EVENTFDS - BT_EVENTFD_WAYS);
+	u32 place = first | (known->last_number & (BT_EVENTFD_WAYS - 1));
+	u32 way;
+
+#pragma unroll
+	for (way = BT_EVENTFD_WAYS; way--;)
+		if (!known->at[first | way].file)
+			place = first | way;
+#pragma unroll
+	for (way = 0; way < BT_EVENTFD_WAYS; way++)
+		if (known->at[first | way].file == file)
+			return first | way;
+	__builtin_memset(&known->at[place], 0, sizeof(known->at[place]));
+	known->at[place].file = file;
+	known->at[place].left = UNPROVEN_BUFFERS;
+	/* Two threads may race for a number; older instruction sets have no addition that returns one. */
+	known->at[place].number = ++known->last_number;
+	return place;
+}
+
+/* Which eventfd has kicked this thread, and when. */
 static __always_inline void kicked_by(struct bt_thread *thread, u64 pointer)
 {
 	struct bt_eventfds *known = VALUE(struct bt_eventfds, eventfds);
-	u64 file;
+	struct bt_eventfd *eventfd;
 	u32 place;
 
 	/* The verifier allows no arithmetic with a pointer that has a type: what comes back from a map has none. */
 	*(volatile u64 *)&thread->length = pointer;
-	file = *(volatile u64 *)&thread->length;
-	place = file * 0x9e3779b97f4a7c15ull >> 32 & (BT_EVENTFDS - 1);
-	if (known->file[place] != file) {
-		known->file[place] = file;
-		known->left[place] = UNPROVEN_BUFFERS;
-		/* Two threads may race for a number; older instruction sets have no addition that returns one. */
-		known->number[place] = ++known->last_number;
-	}
+	place = place_of(known, *(volatile u64 *)&thread->length) & (BT_EVENTFDS - 1);
+	eventfd = &known->at[place];
+	eventfd->tid = thread->id;
+	eventfd->kick_ns[eventfd->kicks++ & (BT_KICK_TIMES - 1)] = thread->batch.kick_ns;
 	if (SAMPLED)
 		thread->sampled.place = place;
-	thread->batch.kicked_by = known->number[place];
+	thread->batch.kicked_by = eventfd->number;
 }
 
 /* This thread is about to tell the guest that its buffer was used; without a call before that, it is none of ours. */

@@ -73,7 +73,7 @@ static __always_inline int is_on_the_way(u64 place)
 /* Whether what a thread has just served may be a balloon's buffer: with a sample inside a call, or by what kicked it. */
 static __always_inline int may_be_of_balloon(struct bt_thread *thread)
 {
-	u32 *left = &VALUE(struct bt_eventfds, eventfds)->left[thread->sampled.place & (BT_EVENTFDS - 1)];
+	u32 *left = &VALUE(struct bt_eventfds, eventfds)->at[thread->sampled.place & (BT_EVENTFDS - 1)].left;
 
 	if (is_open(&thread->batch))
 		return 1;
@@ -100,7 +100,7 @@ static __always_inline void add_call(struct bt_thread *thread, u32 call, u64 add
 		batch->tid = thread->id;
 		batch->address = address;
 		if (batch->kicked_by)
-			VALUE(struct bt_eventfds, eventfds)->left[batch->place & (BT_EVENTFDS - 1)] = BT_PROVEN;
+			VALUE(struct bt_eventfds, eventfds)->at[batch->place & (BT_EVENTFDS - 1)].left = BT_PROVEN;
 	}
 	batch->last_return_ns = now_ns;
 	batch->samples_in[call & (BT_CALLS - 1)]++;

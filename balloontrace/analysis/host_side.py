@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
+from balloontrace.analysis.host_kicks import Kicks, parse_kicks, with_kicks
 from balloontrace.analysis.host_memory import HostMemoryTable
 from balloontrace.analysis.host_queues import UNTOLD, find_queues
 from balloontrace.analysis.host_readings import parse_host_readings
@@ -76,6 +77,7 @@ class HostRecording:
     memory: HostMemoryTable
     cost: TracingCost | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    kicks: tuple[Kicks, ...] = ()
 
 
 def analyse_host(recording: Recording) -> HostRecording:
@@ -100,6 +102,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     calls = int(batches.calls(*Call)[delimited].sum())
     tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
     files = parse_files(recording.metadata, recording.end or {})
+    kicks = parse_kicks(recording.end or {})
     memory = HostMemoryTable(
         batches,
         parse_host_readings(recording),
@@ -133,7 +136,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
         others=with_files(_others(batches, delimited), files),
-        queues=find_queues(batches, np.full(len(batches), UNTOLD, dtype=np.int64)),
+        queues=with_kicks(find_queues(batches, np.full(len(batches), UNTOLD, dtype=np.int64)), kicks),
         sample_period_ns=period_ns,
         samples=estimate.samples if estimate else None,
         samples_inside=estimate.samples_inside if estimate else None,
@@ -151,6 +154,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         memory,
         cost,
         files,
+        kicks,
     )
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
 from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
@@ -19,10 +21,12 @@ from balloontrace.analysis.guest_side import (
     measure_sizes,
     read_guest,
 )
+from balloontrace.analysis.host_kicks import find_silent_queues, with_kicks
 from balloontrace.analysis.host_memory import operations_of_batches
 from balloontrace.analysis.host_sentences import name_what_is_known
 from balloontrace.analysis.host_side import HostRecording, analyse_host
 from balloontrace.analysis.metadata import is_of_host
+from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import Operations
 from balloontrace.analysis.other_buffers import with_files
 from balloontrace.analysis.other_operations import find_other_operations
@@ -286,4 +290,10 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             f"the recordings cannot be matched: {buffers} lost "
             "while it was recorded; a larger --buffer keeps them"
         ) from None
-    return replace(both, times=possible_times(both.times, spans))
+    queues = with_kicks(both.reports.queues, host.kicks)
+    silent = find_silent_queues(
+        host.kicks, host.batches, np.flatnonzero(both.send_of_batch != NO_SPAN),
+        spans, events.operations.nesting.device, both.clock, windows,
+    )  # fmt: skip
+    reports = replace(both.reports, queues=(*queues, *silent))
+    return replace(both, times=possible_times(both.times, spans), reports=reports)

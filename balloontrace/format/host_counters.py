@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from balloontrace.format.guest_layout import TableLayout
-from balloontrace.format.host_layout import BATCH, THREAD, SumsLayout, parse_sums_layout
+from balloontrace.format.host_layout import (
+    BATCH,
+    EVENTFD,
+    EVENTFDS,
+    KICK_TIMES,
+    THREAD,
+    SumsLayout,
+    parse_sums_layout,
+)
 from balloontrace.format.struct_layout import TYPE_CODES
 from balloontrace.format.vocabulary import BatchFlag, Call
 
@@ -20,6 +28,8 @@ _FLAGS = struct.Struct("=H")
 _FAULTS = struct.Struct("=6Q2I")  # struct bt_fault_slot
 _FAULT_SUMS = ("faults", "fault_ns", "huge", "untimed")
 _TODAY = parse_sums_layout(None)
+_EVENTFDS_BYTES = EVENTFDS * EVENTFD.size_bytes
+_TIMES = struct.Struct(f"={KICK_TIMES}Q")
 
 SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
 """What gives memory back or takes it; the first one that a call's name starts with is its own."""
@@ -146,3 +156,15 @@ def _slots(raw: bytes, slot_bytes: int) -> Iterator[bytes]:
     """Whole slots only, and no more than a recorder may have in any version."""
     most_bytes = min(len(raw), MOST_SLOTS * slot_bytes)
     return (raw[end - slot_bytes : end] for end in range(slot_bytes, most_bytes + 1, slot_bytes))
+
+
+def describe_eventfds(raw: bytes) -> list[dict[str, object]]:
+    """`struct bt_eventfds`: those that were read, as a recording keeps them; `times_ns` in order."""
+    eventfds = raw[:_EVENTFDS_BYTES]
+    found: dict[int, dict[str, object]] = {}
+    for place, row in enumerate(EVENTFD.rows(eventfds)):
+        if row["kicks"]:
+            times_ns = _TIMES.unpack_from(eventfds, place * EVENTFD.size_bytes + EVENTFD.offsets["kick_ns"])
+            known = {name: row[name] for name in ("number", "tid", "kicks")}
+            found[row["number"]] = {**known, "times_ns": sorted(times_ns[: row["kicks"]])}
+    return [found[number] for number in sorted(found)]

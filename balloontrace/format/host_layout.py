@@ -53,6 +53,12 @@ THREAD = lay_out(
 )  # fmt: skip
 THREADS_BYTES = SLOTS * THREAD.size_bytes
 
+EVENTFDS, KICK_TIMES = 256, 32
+EVENTFD = lay_out(
+    "u64 file", "u32 number", "u32 left", "u32 tid", "u32 kicks", ("kick_ns", "u64", KICK_TIMES)
+)
+EVENTFDS_BYTES = EVENTFDS * EVENTFD.size_bytes + 2 * TYPE_BYTES["u32"]
+
 VCPUS_BYTES = SLOTS * TYPE_BYTES["u32"]
 
 FAULT_SLOT = lay_out(

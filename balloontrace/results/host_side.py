@@ -59,7 +59,8 @@ class OtherBuffers:
 class HostQueue:
     """Buffers that one eventfd kicked, all of one queue: `inflate`, `deflate`, `report`; None: not known.
 
-    Told by matching `matched` of them with the guest's recording, or by the calls.
+    Told by matching `matched` of them with the guest's recording, or by the calls. Those of `statistics` and
+    `hint` take no call, so no buffer is seen, and `matched` are kicks. `kicks` is None where not counted.
     """
 
     eventfd: int
@@ -67,6 +68,7 @@ class HostQueue:
     told_by: str | None
     buffers: int
     matched: int
+    kicks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

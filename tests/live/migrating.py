@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tracing import ATTACH_S, ATTACHED, Recorder
+
 import lab
 
 # QEMU does not migrate a guest with folders of this machine. No program may have a file of theirs open.
@@ -69,6 +71,11 @@ def end_migration(guest: lab.Guest) -> dict[str, int]:
     return told
 
 
+def migrated_bytes(guest: lab.Guest) -> int:
+    """How much QEMU has sent so far."""
+    return int(guest.qmp("query-migrate").get("ram", {}).get("transferred", 0))
+
+
 def cancel_migration(guest: lab.Guest) -> None:
     guest.qmp("migrate_cancel")
     guest.wait_until(lambda: _status(guest) in _ENDED, 60, what="the end of a cancelled migration")
@@ -76,6 +83,24 @@ def cancel_migration(guest: lab.Guest) -> None:
 
 def _status(guest: lab.Guest) -> str:
     return str(guest.qmp("query-migrate")["status"])
+
+
+def start_apart(guest: lab.Guest, words: str, says: str) -> lab.GuestProcess:
+    """A command that has no file of this machine's folders open."""
+    return guest.start(["sh", "-c", f"exec {words} </dev/null >/dev/null 2>{says}"])
+
+
+def record_apart(guest: lab.Guest, name: str, options: str = "") -> Recorder:
+    """A recorder of that kind, whose probes are not yet attached."""
+    path, says = f"/root/{name}.bt", f"/root/{name}.err"
+    return Recorder(guest, path, start_apart(guest, f"balloontrace record -o {path} {options}", says))
+
+
+def wait_attached_apart(guest: lab.Guest, name: str) -> None:
+    says = ["cat", f"/root/{name}.err"]
+    guest.wait_until(
+        lambda: ATTACHED in guest.run(says).stdout_bytes, ATTACH_S, what="probes attached", every_s=0.5
+    )
 
 
 class HintQueue:

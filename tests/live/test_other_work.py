@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sleeping import sleep_and_wake
+from statistics_queue import ask_for_statistics
 from tracing import (
     ATTACH_S,
     ATTACHED,
@@ -38,7 +39,6 @@ GUEST_MIB, LEFT_MIB, USED_MIB, POLLS = 640, 320, 210, 3
 FULL_PAGES = (GUEST_MIB - LEFT_MIB) * MIB_PAGES
 # What a storm of compaction and an unbound driver make a report warn of.
 TOLD_OF = ("are known as sums alone", "lost its driver and was bound again")
-BALLOON = "/machine/peripheral/balloon0"
 # virtio_balloon_set_config in QEMU's trace-events: what the driver writes, and what it was
 _ACTUAL = re.compile(r"virtio_balloon_set_config actual: (\d+) oldactual: (\d+)")
 # All at once: page by page, with less and less memory, would take minutes under emulation.
@@ -76,6 +76,9 @@ class Story:
     report: Json = field(default_factory=dict)
     spans: Spans | None = None
 
+    def ask_for_statistics(self, guest: lab.Guest) -> None:
+        self.polls = ask_for_statistics(guest, POLLS)
+
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
@@ -98,7 +101,7 @@ def _live(guest: lab.Guest, actuals: Actuals, folder: Path) -> Story:
     story = Story(before=guest.vmstat())
     move(guest, LEFT_MIB)
     acts: dict[str, Callable[[], object]] = {
-        "statistics": lambda: ask_for_statistics(guest, story),
+        "statistics": lambda: story.ask_for_statistics(guest),
         "out of memory": lambda: run_out_of_memory(guest),
         "compaction": lambda: migrate_pages(guest),
         "removal": lambda: guest.run(shell(_UNBIND), check=True),
@@ -117,20 +120,6 @@ def _live(guest: lab.Guest, actuals: Actuals, folder: Path) -> Story:
     story.report, story.spans = report(path), spans_of(path)
     assert_no_trace(guest)
     return story
-
-
-def ask_for_statistics(guest: lab.Guest, story: Story) -> None:
-    """QEMU asks each second, once it has an answer."""
-    guest.qmp("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
-    seen: set[int] = set()
-
-    def is_answered() -> bool:
-        seen.add(guest.qmp("qom-get", path=BALLOON, property="guest-stats")["last-update"])
-        return len(seen - {0}) >= POLLS
-
-    guest.wait_until(is_answered, 60, what=f"{POLLS} answers", every_s=0.1)
-    guest.qmp("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=0)
-    story.polls = len(seen - {0})
 
 
 def run_out_of_memory(guest: lab.Guest) -> None:

@@ -9,14 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from migrating import TRACE, HintQueue, cancel_migration, end_migration, start_migration, without_folders
+from migrating import (
+    TRACE,
+    HintQueue,
+    cancel_migration,
+    end_migration,
+    record_apart,
+    start_apart,
+    start_migration,
+    wait_attached_apart,
+    without_folders,
+)
 from tracing import (
-    ATTACH_S,
-    ATTACHED,
     MIB_PAGES,
     PAGE_BYTES,
     Json,
-    Recorder,
     assert_no_trace,
     assert_sums,
     assert_whole,
@@ -52,31 +59,13 @@ def hinting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Gues
         assert_no_trace(guest)
 
 
-def start_apart(guest: lab.Guest, words: str, says: str) -> lab.GuestProcess:
-    """A command that has no file of this machine's folders open."""
-    return guest.start(["sh", "-c", f"exec {words} </dev/null >/dev/null 2>{says}"])
-
-
-def record_apart(guest: lab.Guest, name: str, options: str) -> Recorder:
-    path, says = f"/root/{name}.bt", f"/root/{name}.err"
-    process = start_apart(guest, f"balloontrace record -o {path} {options}", says)
-    return Recorder(guest, path, process)
-
-
-def wait_attached(guest: lab.Guest, name: str) -> None:
-    says = ["cat", f"/root/{name}.err"]
-    guest.wait_until(
-        lambda: ATTACHED in guest.run(says).stdout_bytes, ATTACH_S, what="probes attached", every_s=0.5
-    )
-
-
 def test_hinted_is_what_qemu_took(hinting: tuple[lab.Guest, HintQueue], tmp_path: Path) -> None:
     """One migration in which memory gets short, and one that is cancelled, recorded in two ways at once."""
     guest, queue = hinting
     recorders = {name: record_apart(guest, name, options) for name, options in WAYS.items()}
     user = start_apart(guest, f"python3 -c {shlex.quote(_USE)}", "/root/use.err")
     for name in recorders:
-        wait_attached(guest, name)
+        wait_attached_apart(guest, name)
     guest.wait_until(
         lambda: guest.run(["test", "-e", "/root/waiting"]).status == 0, 60, what="a program that waits"
     )

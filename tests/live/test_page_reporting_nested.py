@@ -1,46 +1,109 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page reports, a disk that discards and a balloon that moves at once: each apart, on both sides."""
+"""Page reports, a disk that discards and a balloon that moves at once: each apart, on both sides.
+
+So are its queues, those too whose buffers take no call.
+"""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from memory_use import use_memory
+from migrating import (
+    cancel_migration,
+    migrated_bytes,
+    record_apart,
+    start_migration,
+    wait_attached_apart,
+    without_folders,
+)
 from pairs import MOVE_S, SPLIT, booted, host_calls, report_both, top_stages, top_sum_ns
-from tracing import ATTACH_S, MIB_PAGES, PAGE_BYTES, assert_whole, move, outcomes, shell, start_recording
+from statistics_queue import ask_for_statistics
+from tracing import (
+    ATTACH_S,
+    MIB_PAGES,
+    PAGE_BYTES,
+    assert_whole,
+    move,
+    outcomes,
+    shell,
+    start_recording,
+)
 
+import lab
 from balloontrace.format.vocabulary import Call
 
 GUEST_MIB, USED_MIB, MOVED_MIB, FILE_MIB = 768, 300, 61, 31
-REPORTING = {"free-page-reporting": "on"}
+# Of a migration: while it lasts the guest hints at its free memory.
+SLOW_BYTES_PER_S, MIGRATED_BYTES = 4 << 20, 8 << 20
+POLLS = 3
+BALLOON = {"free-page-reporting": "on", "free-page-hint": "on", "iothread": "hints"}
+HINTING = ("-object", "iothread,id=hints")
 # What the guest writes goes to a file that vanishes with QEMU; of what it discards there, holes are made.
 DISCARDING = ("-set", "drive.root.discard=unmap")
 TRIM = f"head -c {FILE_MIB}M /dev/urandom > /root/file && sync && rm /root/file && sync && fstrim /"
 
 
-def test_each_is_told_apart(tmp_path: Path) -> None:
-    with booted(memory_mib=GUEST_MIB, balloons=[REPORTING], extra_args=DISCARDING) as pair:
-        host, guest = pair.host, pair.guest
-        in_host = start_recording(
-            host, "/root/host.bt", "--side", "host", "-p", str(pair.vmm_pid)
-        ).wait_attached()
-        in_guest = start_recording(guest, "/root/guest.bt").wait_attached()
-        user = use_memory(guest, USED_MIB)
-        user.wait_for(b"used", ATTACH_S, stream="stdout")
-        used_bytes = pair.guest_rss_bytes()
-        user.signal(signal.SIGUSR1)
-        user.wait_for(b"freed", ATTACH_S, stream="stdout")
-        move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
-        guest.run(shell(TRIM), timeout_s=ATTACH_S, check=True)
+@pytest.fixture(scope="module")
+def pair() -> Iterator[lab.Nested]:
+    with booted(memory_mib=GUEST_MIB, balloons=[BALLOON], extra_args=(*DISCARDING, *HINTING)) as found:
+        yield found
+
+
+def test_queues_whose_buffers_take_no_call(pair: lab.Nested, tmp_path: Path) -> None:
+    """Statistics that are asked for, and hints of a migration that is cancelled."""
+    host, guest = pair.host, pair.guest
+    in_host = start_recording(
+        host, "/root/queues-host.bt", "--side", "host", "-p", str(pair.vmm_pid)
+    ).wait_attached()
+    in_guest = record_apart(guest, "queues")
+    wait_attached_apart(guest, "queues")
+    move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
+    move(guest, GUEST_MIB, MOVE_S)
+    ask_for_statistics(guest, POLLS)
+    with without_folders(guest):
+        start_migration(guest, SLOW_BYTES_PER_S)
         guest.wait_until(
-            lambda: pair.guest_rss_bytes() < used_bytes - (USED_MIB // 2 << 20), MOVE_S, what="reports"
+            lambda: migrated_bytes(guest) >= MIGRATED_BYTES, MOVE_S, what="a migration under way"
         )
-        move(guest, GUEST_MIB, MOVE_S)
-        user.kill()
-        in_guest.end()
-        in_host.end()
-        sides = in_guest.pull(tmp_path), in_host.pull(tmp_path)
+        cancel_migration(guest)
+    in_guest.end()
+    in_host.end()
+    found = report_both(in_guest.pull(tmp_path), in_host.pull(tmp_path))
+    (hinted,) = found["page_hinting"]["operations"]
+    assert hinted["pages"] > 0
+    queues = {each["queue"]: each for each in found["host"]["queues"]}
+    assert {queues[name]["told_by"] for name in ("statistics", "hint")} == {"matching"}
+    (statistics,) = found["statistics"]
+    assert queues["statistics"]["matched"] == statistics["answers"] >= POLLS
+    assert 0 < queues["hint"]["matched"] <= queues["hint"]["kicks"]
+    assert len({each["eventfd"] for each in queues.values()}) == len(found["host"]["queues"])
+
+
+def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
+    host, guest = pair.host, pair.guest
+    in_host = start_recording(
+        host, "/root/host.bt", "--side", "host", "-p", str(pair.vmm_pid)
+    ).wait_attached()
+    in_guest = start_recording(guest, "/root/guest.bt").wait_attached()
+    user = use_memory(guest, USED_MIB)
+    user.wait_for(b"used", ATTACH_S, stream="stdout")
+    used_bytes = pair.guest_rss_bytes()
+    user.signal(signal.SIGUSR1)
+    user.wait_for(b"freed", ATTACH_S, stream="stdout")
+    move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
+    guest.run(shell(TRIM), timeout_s=ATTACH_S, check=True)
+    guest.wait_until(
+        lambda: pair.guest_rss_bytes() < used_bytes - (USED_MIB // 2 << 20), MOVE_S, what="reports"
+    )
+    move(guest, GUEST_MIB, MOVE_S)
+    user.kill()
+    in_guest.end()
+    in_host.end()
+    sides = in_guest.pull(tmp_path), in_host.pull(tmp_path)
     found = report_both(*sides)
     assert_whole(found)
     assert outcomes(found) == [

@@ -28,6 +28,7 @@ TABLES = {
     ),
     "bt_thread": host_layout.THREAD.fields,
     "bt_call_sums": host_layout.CALL_SUMS.fields,
+    "bt_eventfd": host_layout.EVENTFD.fields,
     "bt_fault_slot": host_layout.FAULT_SLOT.fields,
     "bt_live_batches": host_layout.LIVE_BATCHES.fields,
 }  # fmt: skip
@@ -47,6 +48,10 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         "offsetof(struct bt_thread, sums)": host_layout.THREAD.offsets["sums"],
         "offsetof(struct bt_call_sums, buckets)": host_layout.CALL_SUMS.offsets["buckets"],
         "BT_BUCKETS": guest_layout.BUCKETS,
+        "sizeof(struct bt_eventfd)": host_layout.EVENTFD.size_bytes,
+        "sizeof(struct bt_eventfds)": host_layout.EVENTFDS_BYTES,
+        "offsetof(struct bt_eventfd, kick_ns)": host_layout.EVENTFD.offsets["kick_ns"],
+        "BT_KICK_TIMES": host_layout.KICK_TIMES,
         "sizeof(struct bt_faults)": host_layout.FAULTS_BYTES,
         "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES.size_bytes,
         "sizeof(struct bt_live_slots)": host_layout.LIVE_SLOTS_BYTES,

@@ -72,6 +72,9 @@ class ScriptedCollector:
     def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
         return [{"program": "fexit_madvise", "runs": counters.calls_by_system_call["madvise"]}]
 
+    def read_eventfds(self) -> list[dict[str, object]]:
+        return [{"number": 1, "tid": 7, "kicks": 2, "times_ns": [3, 4]}]
+
     def read_faults(self) -> dict[str, int]:
         return {"faults": 5}
 
@@ -131,6 +134,7 @@ def test_it_ends_as_asked_and_holds_the_memory_of_the_process(tmp_path: Path) ->
     assert result.ending is Ending.DURATION
     assert recording.end is not None
     assert recording.end["memory"]["rss_anon_bytes"] > 0  # type: ignore[index]
+    assert recording.end["eventfds"] == [{"number": 1, "tid": 7, "kicks": 2, "times_ns": [3, 4]}]
     assert isinstance(recording.end["regions"], list)
 
 

@@ -95,15 +95,20 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
 
 
 def _queues(queues: Sequence[HostQueue]) -> Iterator[Line]:
-    """What each eventfd kicked: `2 inflate (64 buffers), 3 report (6 buffers)`."""
+    """What each eventfd kicked: `2 inflate (64 buffers), 3 report (6 buffers), 6 statistics (5 kicks)`."""
     if not queues:
         return
     listed = [
-        f"{each.eventfd} {each.queue or 'unknown'} ({format_things(each.buffers, 'buffer')})"
-        for each in queues[:_LISTED_QUEUES]
+        f"{each.eventfd} {each.queue or 'unknown'} ({_seen_of(each)})" for each in queues[:_LISTED_QUEUES]
     ]
     more = f" and {len(queues) - _LISTED_QUEUES} more" if len(queues) > _LISTED_QUEUES else ""
     yield Line(f"queues by eventfd: {', '.join(listed)}{more}")
+
+
+def _seen_of(queue: HostQueue) -> str:
+    if not queue.buffers and queue.kicks is not None:
+        return format_things(queue.kicks, "kick")
+    return format_things(queue.buffers, "buffer")
 
 
 def _pairing(pairing: Pairing) -> Iterator[Line | Item]:

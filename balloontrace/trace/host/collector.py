@@ -14,9 +14,16 @@ from contextlib import closing
 from types import TracebackType
 
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
-from balloontrace.format.host_counters import SYSTEM_CALLS, HostCounters, sum_faults, used_slots
+from balloontrace.format.host_counters import (
+    SYSTEM_CALLS,
+    HostCounters,
+    describe_eventfds,
+    sum_faults,
+    used_slots,
+)
 from balloontrace.format.host_layout import (
     BATCH,
+    EVENTFDS_BYTES,
     FAULTS_BYTES,
     LIVE_SLOTS_BYTES,
     SLOTS,
@@ -63,6 +70,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
             links=_in_order_of_detaching(loaded),
         )
         self._faults = SharedPage(maps["faults"], FAULTS_BYTES)
+        self._eventfds = SharedPage(maps["eventfds"], EVENTFDS_BYTES)
         self.call_cost = None
         self.timed: tuple[str, ...] = ()
         self._sampler: ThreadSampler | None = None
@@ -92,11 +100,16 @@ class HostCollector(AttachedPrograms[HostPlan]):
     ) -> None:
         super().__exit__(kind, error, traceback)
         self._faults.close()
+        self._eventfds.close()
 
     def read_faults(self) -> dict[str, int]:
         """Sums of the traced process's page faults; empty where they are not traced."""
         traces = any(probe.name == _FAULTS for probe in self.plan.attachable)
         return sum_faults(self._faults.read()) if traces and _FAULTS not in self.loaded.failures else {}
+
+    def read_eventfds(self) -> list[dict[str, object]]:
+        """The eventfds that the process has read, by number; none where a program sees no argument."""
+        return describe_eventfds(self._eventfds.read())
 
     def detach(self) -> None:
         """First what delimits buffers: of one whose samples end early less would be known than it seems."""

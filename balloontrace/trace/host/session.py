@@ -94,6 +94,7 @@ class HostSession(RecordingSession[HostCounters]):
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             **self._read_process(),
+            "eventfds": self._collector.read_eventfds(),
             "has_hugetlb": self._collector.plan.asks_freed and has_hugetlb_pages(self._process.pid),
         }
 
