@@ -126,6 +126,15 @@ def read_guest(recording: Recording) -> GuestRecording:
     )
 
 
+def recorded_for_ns(guest: GuestRecording, spans: Spans) -> int | None:
+    """How long it was recorded; of one that was cut off, until its last call."""
+    started_ns = guest.header.started_monotonic_ns
+    ended_ns = guest.end.ended_monotonic_ns if guest.end else None
+    if ended_ns is None and len(spans):
+        ended_ns = int(spans.end_ns.max())
+    return None if started_ns is None or ended_ns is None else max(0, ended_ns - started_ns)
+
+
 def captures(guest: GuestRecording) -> bool:
     """Whether payloads were captured."""
     return guest.recording.metadata.get("capture") == "payload"

@@ -20,6 +20,7 @@ from balloontrace.analysis.guest_side import (
     find_events,
     measure_sizes,
     read_guest,
+    recorded_for_ns,
 )
 from balloontrace.analysis.host_kicks import find_silent_queues, with_kicks
 from balloontrace.analysis.host_memory import operations_of_batches
@@ -38,6 +39,7 @@ from balloontrace.analysis.report_operations import describe_operations, sum_up
 from balloontrace.analysis.report_page_hinting import measure_hinting
 from balloontrace.analysis.report_page_reporting import measure_reporting
 from balloontrace.analysis.report_warnings import warn_of_guest
+from balloontrace.analysis.reporting_cycles import host_of_reports
 from balloontrace.analysis.send_series import possible_times
 from balloontrace.analysis.stages import StageTables
 from balloontrace.analysis.statistics_queue import measure_statistics
@@ -143,6 +145,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     readings = parse_readings(recording)
     shown = add_costs(shown, readings, guest.header.machine.page_size_bytes)
     sizes = measure_sizes(guest, events)
+    recorded_ns = recorded_for_ns(guest, spans)
     report = Report(
         schema_version=SCHEMA_VERSION,
         header=guest.header,
@@ -174,9 +177,13 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
         balloons=sizes.balloons,
         other_operations=find_other_operations(sizes.balloons, sizes.watched),
         statistics=measure_statistics(sizes.balloons, sizes.watched, guest.traced),
-        page_reporting=measure_reporting(guest, events, _host_ns(spans, host, both)),
+        page_reporting=measure_reporting(
+            guest, events, recorded_ns, _host_ns(spans, host, both),
+            host_of_reports(spans, host.batches, both) if host and both else None,
+        ),
         page_hinting=measure_hinting(guest, spans, operations.nesting),
-    )
+        recorded_ns=recorded_ns,
+    )  # fmt: skip
     return Examined(report, events, host, both, readings)
 
 

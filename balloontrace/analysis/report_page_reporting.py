@@ -11,50 +11,68 @@ from typing import TypedDict
 from balloontrace.analysis.columns import Mask, Spans
 from balloontrace.analysis.guest_side import GuestEvents, GuestRecording, captures
 from balloontrace.analysis.metadata import integer, mapping
-from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.page_reports import blocks_by_order, blocks_of, reported
+from balloontrace.analysis.reporting_cycles import (
+    NS_PER_MINUTE,
+    HostOfReports,
+    find_cycles,
+    sum_up_quantities,
+)
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.page_reporting import OrderOfBlocks, PageReporting
-
-_NS_PER_MINUTE = 60 * 10**9
 
 
 def measure_reporting(
     guest: GuestRecording,
     events: GuestEvents,
+    recorded_ns: int | None,
     host_ns: tuple[int | None, int | None] = (None, None),
+    host: HostOfReports | None = None,
 ) -> PageReporting | None:
-    """What was reported; None where reports were not traced. `host_ns` are c and d of all of it."""
+    """What was reported in `recorded_ns`; None where reports were not traced.
+
+    `host_ns` are c and d of all of it, `host` has them of each report.
+    """
     if Function.VIRTBALLOON_FREE_PAGE_REPORT not in guest.traced:
         return None
     spans, nesting = events.spans, events.operations.nesting
     all_reports, answered = spans.of(Function.VIRTBALLOON_FREE_PAGE_REPORT), reported(spans)
-    durations_ns, blocks = spans.int64("duration_ns"), blocks_of(spans)[answered]
+    transport_ns, blocks = int(spans.int64("duration_ns")[answered].sum()), blocks_of(spans)[answered]
     known = bool(spans.has(SpanFlag.PAGES)[answered].all())
     pages = int(spans.measured("pages", SpanFlag.PAGES)[answered].sum()) if known else None
-    cycles = spans.of(Function.PAGE_REPORTING_PROCESS)
-    cycles_traced = Function.PAGE_REPORTING_PROCESS in guest.traced
-    cycles_ns = int(durations_ns[cycles].sum()) if cycles_traced else None
-    inside = all_reports & (nesting.cycle != NO_SPAN)
-    recorded_ns = _recorded_ns(guest, spans)
+    again = _again(guest, events, pages)
+    traced = Function.PAGE_REPORTING_PROCESS in guest.traced
+    cycles = find_cycles(spans, nesting, host, events.reports if again else None) if traced else ()
+    worker_ns = sum(cycle.worker_ns for cycle in cycles) if traced else None
+    totals = {
+        "reports": int(answered.sum()),
+        "pages": pages,
+        "worker_ns": worker_ns,
+        "transport_ns": transport_ns,
+        "host_c_ns": host_ns[0],
+        "host_d_ns": host_ns[1],
+        "pages_again": again.get("pages_again"),
+    }
     settings = mapping(guest.recording.metadata, "page_reporting")
     return PageReporting(
         reports=int(answered.sum()),
         failed=int(all_reports.sum()) - int(answered.sum()),
         blocks=int(blocks.sum()) if blocks.all() else None,
         pages=pages,
-        pages_per_minute=pages * _NS_PER_MINUTE / recorded_ns if pages is not None and recorded_ns else None,
-        transport_ns=int(durations_ns[answered].sum()),
-        cycles=int(cycles.sum()) if cycles_traced else None,
-        cycles_ns=cycles_ns,
-        worker_ns=None if cycles_ns is None else max(0, cycles_ns - int(durations_ns[inside].sum())),
+        pages_per_minute=pages * NS_PER_MINUTE / recorded_ns if pages is not None and recorded_ns else None,
+        transport_ns=transport_ns,
+        cycles=len(cycles) if traced else None,
+        cycles_ns=sum(cycle.wall_ns for cycle in cycles) if traced else None,
+        worker_ns=worker_ns,
         from_order=integer(settings, "order"),
         delay_ms=integer(settings, "delay_ms"),
         orders=_orders(guest, spans, answered, pages),
         host_c_ns=host_ns[0],
         host_d_ns=host_ns[1],
-        **_again(guest, events, pages),
+        **again,
+        quantities=sum_up_quantities(totals, cycles, recorded_ns),
+        each_cycle=cycles,
     )
 
 
@@ -74,15 +92,6 @@ def _again(guest: GuestRecording, events: GuestEvents, pages: int | None) -> _Ag
     if Function.PAGE_REPORTING_PROCESS in guest.traced:
         found["cycles_again"] = reports.cycles_again(events.operations.nesting)
     return found
-
-
-def _recorded_ns(guest: GuestRecording, spans: Spans) -> int | None:
-    """How long it was recorded; of one that was cut off, until its last call."""
-    started_ns = guest.header.started_monotonic_ns
-    ended_ns = guest.end.ended_monotonic_ns if guest.end else None
-    if ended_ns is None and len(spans):
-        ended_ns = int(spans.end_ns.max())
-    return None if started_ns is None or ended_ns is None else max(0, ended_ns - started_ns)
 
 
 def _orders(

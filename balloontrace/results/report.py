@@ -53,7 +53,8 @@ class Report:
     `events_lost` were lost while recording; `spans_missing` were recorded, and are not in the file any more,
     the host's batches among them. `pages_moved` into and out of balloons while probes were attached, by
     /proc/vmstat; `pages_unseen` of them are in no span. `page_reporting` and `page_hinting` are None where no
-    probe showed them.
+    probe showed them. `recorded_ns` is how long the guest was recorded; of a recording that was cut off,
+    until its last call.
     """
 
     schema_version: int
@@ -81,3 +82,4 @@ class Report:
     other_operations: tuple[OtherOperation, ...] = ()
     statistics: tuple[StatisticsQueue, ...] = ()
     page_hinting: PageHinting | None = None
+    recorded_ns: int | None = None

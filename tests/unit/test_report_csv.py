@@ -134,6 +134,10 @@ def test_payloads_are_those_of_json(name: str, tmp_path: Path) -> None:
 def test_every_other_number_is_a_value(name: str, tmp_path: Path) -> None:
     table, described = load(name, tmp_path)
     values = table[(table.level == "value") & table.operation.isna()]
+    reporting = described["page_reporting"] or {}
+    cycles = reporting.pop("each_cycle", [])
+    for row, cycle in zip(rows(table, "report_cycle"), cycles, strict=True):
+        assert_row(row, cycle, {})
     wanted = list(numbers(without(described, "operations", "totals")))
     assert_values([dict(row) for _, row in values.iterrows()], wanted)
     assert any(place == "schema_version" for place, _ in wanted)

@@ -5,17 +5,18 @@
 stage tables; `part_of` marks a row that is part of another. `other_operation` is what the driver did besides
 its work items: `count` calls of the function `name` took `total_ns`. `hint` sums up the free pages hinted in
 a migration, `hint_command` those of the command id in `value`, `hint_return` those that came back, by `kind`.
-`warning` has in `note` what is damaged,
-lost or missing. Of captured payloads, `payload` sums up an operation, and `send` is one of its sends
-(`payload`: how much of it is known). `run_order` counts the runs of 2^order pages and up that the named pages
-are in, and `record_order` the records of 2^order pages. `what_if` has the same pages in the format `name`:
-`count` calls of the host, and an estimate of `total_ns` between `least_ns` and `most_ns` (`value`: how many
-blocks of 2 MiB are whole); `what_if_stage` is a stage of that, whose time is taken to grow with what `note`
-says. Every other number of the JSON report is a row `value`: `name` is where it stands there,
-`own_cost.cpu_ns` for one; an entry of a list goes by its first field, `losses.tell_host.entries`, or where
-that is not unique by its place. `pandas.read_csv` loads it without options; `value` is a column of floats
-then, and an integer too large for one has all of its digits in `note` as well. Text that a spreadsheet would
-take for a formula stands behind an apostrophe: names and labels are a stranger's.
+`report_cycle` is a cycle of free page reporting, with its `reports` and `blocks`. `warning` has in `note`
+what is damaged, lost or missing. Of captured payloads, `payload` sums up an operation, and `send` is one of
+its sends (`payload`: how much of it is known). `run_order` counts the runs of 2^order pages and up that the
+named pages are in, and `record_order` the records of 2^order pages. `what_if` has the same pages in the
+format `name`: `count` calls of the host, and an estimate of `total_ns` between `least_ns` and `most_ns`
+(`value`: how many blocks of 2 MiB are whole); `what_if_stage` is a stage of that, whose time is taken to
+grow with what `note` says. Every other number of the JSON report is a row `value`: `name` is where it
+stands there, `own_cost.cpu_ns` for one; an entry of a list goes by its first field,
+`losses.tell_host.entries`, or where that is not unique by its place. `pandas.read_csv` loads it without
+options; `value` is a column of floats then, and an integer too large for one has all of its digits in
+`note` as well. Text that a spreadsheet would take for a formula stands behind an apostrophe: names and
+labels are a stranger's.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _PAYLOAD = (
 )
 _RECORDS = ("records", "bitmap_words", "plain_runs", "pages_by_words", "pages_by_runs", "bits_carried")
 _CONTIGUITY = ("pfn_first", "pfn_last", "longest_run_pages")
+_CYCLE = ("reports", "blocks", "worker_ns", "transport_ns", "host_c_ns", "host_d_ns", "pages_again")
 
 COLUMNS = (
     "level",
@@ -80,9 +82,10 @@ COLUMNS = (
     "error_ns",
     "least_ns",
     "most_ns",
+    *_CYCLE,
 )
 # What has rows of its own.
-_OWN_ROWS = ("totals", "stages", "payload_sends", "run_orders", "plain_run_orders", "what_if")
+_OWN_ROWS = ("totals", "stages", "payload_sends", "run_orders", "plain_run_orders", "what_if", "each_cycle")
 
 Row = dict[str, object]
 
@@ -116,6 +119,8 @@ def _rows(report: Report) -> Iterator[Row]:
         yield _other(other)
     for hint in report.page_hinting.operations if report.page_hinting else ():
         yield from _hint(hint)
+    for cycle in report.page_reporting.each_cycle if report.page_reporting else ():
+        yield {"level": "report_cycle", **_fields(cycle, ("started_ns", "wall_ns", "pages", *_CYCLE))}
     for name, value in _numbers(report_fields(dataclasses.replace(report, operations=()))):
         yield _value(name, value, {})
 
