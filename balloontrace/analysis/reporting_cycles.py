@@ -71,7 +71,8 @@ def find_cycles(
     def add_known(values: Column, known: Mask) -> list[int | None]:
         """None of a cycle of which one report's value is not known."""
         unknown = add(ones, answered & ~known)
-        return [None if no else value for value, no in zip(add(values, answered), unknown, strict=True)]
+        summed = zip(add(values, answered).tolist(), unknown.tolist(), strict=True)
+        return [None if no else value for value, no in summed]
 
     ones, wall_ns = np.ones(len(spans), dtype=np.int64), spans.int64("duration_ns")
     nothing: list[int | None] = [None] * len(cycles)
@@ -88,7 +89,7 @@ def find_cycles(
         nothing if named is None else add(_by_span(named, len(spans)), answered).tolist(),
         strict=True,
     )
-    return tuple(ReportingCycle(*(None if each is None else int(each) for each in row)) for row in columns)
+    return tuple(ReportingCycle(*row) for row in columns)
 
 
 def _by_span(named: NamedReports, count: int) -> Column:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 )
 @click.argument("before", shell_complete=complete_recordings)
 @click.argument("after", shell_complete=complete_recordings)
-@click.option("--kind", type=click.Choice([*map(str, Kind)]), help="Compare only these.  [default: both]")
+@click.option(
+    "--kind", type=click.Choice([*map(str, Kind)]), help="Compare only these.  [default: all there is]"
+)
 @click.option("--guest-only", is_flag=True, help="Ignore all recordings of hosts.")
 @click.option(
     "--fail-on-regression",
@@ -52,8 +54,9 @@ def compare(
     """Show what changed from BEFORE to AFTER, in which stage, and whether the data can tell.
 
     Each is a recording (- reads it from stdin), a guest's and its host's as GUEST,HOST, or a folder of
-    recordings. Operations of the same kind and size are compared; each complete one is a run. An interval
-    needs at least 4 runs on each side, a verdict 5; 10 are good. Make them in turn (before, after, after,
+    recordings. Operations of the same kind and size are compared; each complete one is a run. Of page
+    reporting, hinting, out of memory and the statistics queue a recording is a run. An interval needs
+    at least 4 runs on each side, a verdict 5; 10 are good. Make them in turn (before, after, after,
     before): neighbours are then compared in pairs, and a drift of the machine cancels.
 
     \b
@@ -93,6 +96,10 @@ def hold_to(percent: float, comparison: Comparison) -> None:
     there is no interval, since passing would say what was not measured. The medians can lie below
     the interval, and must have grown by more as well.
     """
+    if not comparison.groups:
+        raise BalloontraceError(
+            "--fail-on-regression cannot be checked: no inflate or deflate of the same size is on both sides"
+        )
     unknown = []
     for group in comparison.groups:
         ratio, low = group.wall.ratio, group.wall.ratio_low

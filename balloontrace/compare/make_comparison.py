@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from balloontrace.compare.compare_group import compare_group
+from balloontrace.compare.compare_runs import compare_runs, has_both
 from balloontrace.compare.condition_differences import find_differences, find_group_differences, lost_events
 from balloontrace.compare.copied_runs import tell_copies
 from balloontrace.compare.replicates import Found, Refused, find_replicates
@@ -30,7 +31,8 @@ METHOD = Method(
     "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "
     "machine changed, the difference must remain without that drift",
     correction="none for the wall time; Holm over its stages, at 5 % if it changed, else at what its test "
-    "leaves of 5 %; Holm over the counts; none for parts of stages",
+    "leaves of 5 %; Holm over the counts, and over the times of what is no inflate or deflate; none for "
+    "parts of rows",
 )
 
 
@@ -52,7 +54,8 @@ class ComparisonError(BalloontraceError):
 def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple(Kind)) -> Comparison:
     """Compare all operations of the same kind and size; only those of `kinds`.
 
-    ComparisonError when there are none, or when hosts were recorded on one side only.
+    With all kinds, also what recordings have besides. ComparisonError when there is nothing, or when hosts
+    were recorded on one side only.
     """
     sides = (before, after)
     _require_same_sides(before, after)
@@ -63,7 +66,8 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple
     if not judged:
         once, copies = _each_once(sides, found, keep_shared=True)
         common = _common(once)
-    if not common:
+    runs = compare_runs(before.reports, after.reports) if len(kinds) == len(Kind) else ()
+    if not common and not any(map(has_both, runs)):
         raise ComparisonError(_nothing_common(sides, once, kinds))
     chosen = [
         [[each for each in side.counting if (each.kind, each.pages) == key] for side in once]
@@ -81,8 +85,9 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple
         ),
         differences=tuple(differences),
         left_out=tuple(_left_out("before", once[0], common)) + tuple(_left_out("after", once[1], common)),
-        warnings=(*copies, *_warnings(sides, differences)),
+        warnings=(*copies, *_no_group(sides, once, kinds, common), *_warnings(sides, differences)),
         method=METHOD,
+        run_groups=runs,
     )
 
 
@@ -146,6 +151,17 @@ def _require_same_sides(before: Recordings, after: Recordings) -> None:
         f"{before.given} is {words[0]} and {after.given} is {words[1]}; "
         "--guest-only compares the guests' alone"
     )
+
+
+def _no_group(
+    sides: tuple[Recordings, Recordings],
+    found: Sequence[_Replicates],
+    kinds: Sequence[Kind],
+    common: Sequence[tuple[Kind, int]],
+) -> Iterator[str]:
+    """Why inflates and deflates are not compared where there are some."""
+    if not common and any(each.counting or each.others for each in found):
+        yield _nothing_common(sides, found, kinds)
 
 
 def _nothing_common(

@@ -73,6 +73,11 @@ def identity(header: Header) -> str:
     return "" if boot_id is None or started_ns is None else f"{boot_id} {started_ns}"
 
 
+def misses_a_part(report: Report) -> bool:
+    """Whether something that was recorded is not there any more, or nobody can tell."""
+    return bool(report.spans_missing) or (not report.complete and report.spans_missing is None)
+
+
 def _started_realtime_ns(header: Header, operation: Operation) -> int | None:
     """When an operation began by the wall clock."""
     if header.started_realtime_ns is None or header.started_monotonic_ns is None:
@@ -82,7 +87,7 @@ def _started_realtime_ns(header: Header, operation: Operation) -> int | None:
 
 def _refusal(report: Report, operation: Operation) -> str | None:
     """Why an operation does not count; None when it does."""
-    if report.spans_missing or (not report.complete and report.spans_missing is None):
+    if misses_a_part(report):
         return "a part of its recording is missing"
     if operation.outcome is None:
         return "whether it reached its target is not known"

@@ -26,6 +26,11 @@ WALL = "wall"
 PAIRED = "paired"
 INDEPENDENT = "independent"
 
+REPORT = "report"
+HINT = "hint"
+OOM = "oom"
+STATISTICS = "statistics"
+
 # A bound is a quotient of others than the ratio it is equal to.
 _ROUNDING = 1e-9
 
@@ -94,12 +99,12 @@ class Spread:
 class Row:
     """One quantity on both sides.
 
-    `unit` is ns, B, pages, ratio, B/page, pages/send, or empty for counts. `part_of` names the row this one
-    is a part of. `ratio` is of the medians, or where runs are compared in pairs the middle of their
-    ratios; `ratio_low` and `ratio_high` bound it at 95 %, None where no bound can be given. `p_value` is of
-    the row alone, `p_adjusted` with all verdicts of its table in mind.
-    `verdict` is a word above, `~` where the data cannot tell, or where medians and interval say
-    opposites, None where nothing is judged: on parts of other rows, and with one run each.
+    `unit` is ns, B, pages, ratio, B/page, pages/send, ns/GiB, B/s, B/min, or empty for counts. `part_of`
+    names the row this one is a part of. `ratio` is of the medians, or where runs are compared in pairs the
+    middle of their ratios; `ratio_low` and `ratio_high` bound it at 95 %, None where no bound can be given.
+    `p_value` is of the row alone, `p_adjusted` with all verdicts of its table in mind. `verdict` is a word
+    above, `~` where the data cannot tell, or where medians and interval say opposites, None where nothing is
+    judged: on parts of other rows, on how long recordings are, and with one run each.
     """
 
     name: str
@@ -184,6 +189,33 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One recording, of which `values` are sums, by the names of the rows, without those not measured."""
+
+    recording: str
+    host_recording: str | None
+    values: Mapping[str, float]
+    started_realtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunGroup:
+    """What whole recordings have besides inflates and deflates; `what` is a word above, from report on.
+
+    `times` begins with how long was recorded. Otherwise as a Group.
+    """
+
+    what: str
+    times: tuple[Row, ...]
+    counts: tuple[Row, ...]
+    before: tuple[Run, ...]
+    after: tuple[Run, ...]
+    notes: tuple[str, ...]
+    design: str = INDEPENDENT
+    order: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """How intervals and verdicts were found, in words, for the foot of a page."""
 
@@ -195,7 +227,10 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """BEFORE against AFTER. `warnings` hold every unexpected difference, and what is damaged or lost."""
+    """BEFORE against AFTER. `warnings` hold every unexpected difference, and what is damaged or lost.
+
+    `run_groups` has what is neither inflate nor deflate, where either side has some.
+    """
 
     comparison_version: int
     before: Side
@@ -205,3 +240,4 @@ class Comparison:
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
     method: Method
+    run_groups: tuple[RunGroup, ...] = ()

@@ -14,6 +14,7 @@ import pytest
 from comparisons import both_sides, typical
 from goldens import assert_golden, shortened_csv, shortened_json
 from mutations import mutate
+from other_runs import with_others
 from people import render_comparison, render_comparison_markdown
 from runs import Setup, make_runs, scatter
 
@@ -36,7 +37,7 @@ RENDERERS = {
 SHORTENED: dict[str, Callable[[str], str]] = {"csv": shortened_csv, "json": shortened_json}
 
 
-@pytest.mark.parametrize("make", [typical, both_sides])
+@pytest.mark.parametrize("make", [typical, both_sides, with_others])
 @pytest.mark.parametrize("kind", RENDERERS)
 def test_golden(kind: str, make: Callable[[], Comparison]) -> None:
     text = SHORTENED.get(kind, str)(RENDERERS[kind](make()))

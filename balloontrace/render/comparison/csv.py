@@ -2,7 +2,8 @@
 """A comparison as one CSV table: units in the header or in `unit`, empty = not measured.
 
 `level` says what a row is: `time` and `count` are the rows of the tables, `part_of` marking one that is part
-of another; `replicate` is one value of one operation, or `started_ns`, when it began; `difference`,
+of another; `replicate` is one value of one operation, or `started_ns`, when it began. Of what is neither
+inflate nor deflate, `kind` is report, hint, oom or statistics, and a replicate is a recording; `difference`,
 `left_out`, `note` and `warning` carry a sentence in `note`, and `method` says how the numbers were found.
 Ratios are after to before. The numbers are those of the JSON, to the last digit; `pandas.read_csv` loads it
 without options.
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from balloontrace.render.csv_rows import render_rows
-from balloontrace.results.comparison import Comparison, Group, Replicate, Row, Side
+from balloontrace.results.comparison import Comparison, Group, Replicate, Row, Run, RunGroup, Side
 
 _STATISTICS = ("ratio", "ratio_low", "ratio_high", "p_value", "p_adjusted", "verdict")
 _SPREAD = ("n", "median", "minimum", "maximum")
@@ -67,6 +68,8 @@ def _rows(comparison: Comparison) -> Iterator[_Cells]:
     for group in comparison.groups:
         same: _Cells = {"kind": group.kind, "pages": group.pages}
         yield from ({**same, **row} for row in _group(group))
+    for runs in comparison.run_groups:
+        yield from ({"kind": runs.what, **row} for row in _group(runs))
     for field in fields(comparison.method):
         yield {"level": "method", "name": field.name, "note": getattr(comparison.method, field.name)}
 
@@ -83,7 +86,7 @@ def _side(name: str, side: Side) -> Iterator[_Cells]:
         yield {"level": "side", "side": name, "name": field, "unit": unit, "value": getattr(side, field)}
 
 
-def _group(group: Group) -> Iterator[_Cells]:
+def _group(group: Group | RunGroup) -> Iterator[_Cells]:
     for note in group.notes:
         yield {"level": "note", "note": note}
     for level, rows in (("time", group.times), ("count", group.counts)):
@@ -102,12 +105,13 @@ def _row(row: Row) -> _Cells:
     }
 
 
-def _values(replicate: Replicate, units: dict[str, str]) -> Iterator[_Cells]:
-    for name, value in {"started_ns": replicate.started_ns, **replicate.values}.items():
+def _values(replicate: Replicate | Run, units: dict[str, str]) -> Iterator[_Cells]:
+    started = {} if isinstance(replicate, Run) else {"started_ns": replicate.started_ns}
+    for name, value in {**started, **replicate.values}.items():
         yield {
             "recording": replicate.recording,
             "host_recording": replicate.host_recording,
-            "operation": replicate.operation,
+            "operation": None if isinstance(replicate, Run) else replicate.operation,
             "name": name,
             "unit": units.get(name, "ns"),
             "value": value,

@@ -16,10 +16,11 @@ from balloontrace.render.comparison.sections import (
     ratio_of,
     row_table,
     title,
+    title_of_runs,
     value_of,
 )
 from balloontrace.render.html_page import render_page
-from balloontrace.results.comparison import Comparison, Group
+from balloontrace.results.comparison import Comparison, Group, Row, RunGroup
 from balloontrace.units import format_pages_as_bytes
 
 
@@ -30,6 +31,9 @@ def render_comparison_html(comparison: Comparison) -> str:
         comparison=comparison,
         title=_title(comparison),
         groups=[_shown(number, group) for number, group in enumerate(comparison.groups, start=1)],
+        run_groups=[
+            _shown_runs(number, group) for number, group in enumerate(comparison.run_groups, start=1)
+        ],
         sides=(("before", comparison.before), ("after", comparison.after)),
         expected=[each.text for each in comparison.differences if each.expected],
         left_out=list(left_out(comparison.left_out)),
@@ -61,6 +65,26 @@ def _shown(number: int, group: Group) -> dict[str, object]:
         "time_ratios": draw_ratios(f"time-ratios-{number}", times, "Times, after to before"),
         "count_ratios": draw_ratios(f"count-ratios-{number}", counts, "Counts, after to before"),
     }
+
+
+def _shown_runs(number: int, group: RunGroup) -> dict[str, object]:
+    """What whole recordings have, with its words and pictures."""
+    return {
+        "id": f"runs-of-{group.what}",
+        "title": title_of_runs(group),
+        "short": title_of_runs(group).partition(":")[0],
+        "notes": group.notes,
+        "tables": [row_table(name, rows, group, whole=True) for name, rows in _tables(group) if rows],
+        "ratios": [
+            draw_ratios(f"runs-{name}-{number}", rows, f"{name}s, after to before".capitalize())
+            for name, rows in _tables(group)
+        ],
+        "caption": f"Medians of {len(group.before)} before and {len(group.after)} after",
+    }
+
+
+def _tables(group: RunGroup) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    return ("time", group.times), ("count", group.counts)
 
 
 def _title(comparison: Comparison) -> str:

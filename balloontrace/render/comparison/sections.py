@@ -10,8 +10,12 @@ from balloontrace.render import numbers
 from balloontrace.render.blocks import Item, Line, Name, Number, Section, Table, Text, Title, words
 from balloontrace.results.comparison import (
     FASTER,
+    HINT,
+    OOM,
+    REPORT,
     SAME,
     SLOWER,
+    STATISTICS,
     UNDECIDED,
     WALL,
     Comparison,
@@ -19,6 +23,7 @@ from balloontrace.results.comparison import (
     LeftOut,
     Method,
     Row,
+    RunGroup,
     Side,
 )
 from balloontrace.units import (
@@ -27,10 +32,17 @@ from balloontrace.units import (
     format_count,
     format_duration_ns,
     format_pages_as_bytes,
+    format_rate,
     format_share,
     format_things,
 )
 
+_WHAT = {
+    REPORT: "Page reporting",
+    HINT: "Page hinting",
+    OOM: "Out of memory",
+    STATISTICS: "Statistics queue",
+}
 _NAME_COLUMNS = 19
 _LISTED = 6
 _SMALL_P = 0.001
@@ -48,6 +60,7 @@ def describe_comparison(comparison: Comparison) -> list[Section]:
         ],
         [Line(f"WARNING: {warning}") for warning in comparison.warnings],
         *(section for group in comparison.groups for section in _group(group)),
+        *(section for runs in comparison.run_groups for section in _runs(runs)),
         [Line(sentence) for sentence in left_out(comparison.left_out)],
         [Line(method(comparison.method))],
     ]
@@ -60,6 +73,12 @@ def title(group: Group) -> str:
         f"{group.kind} of {format_pages_as_bytes(group.pages)}: {format_count(before)} before, "
         f"{format_count(after)} after"
     )
+
+
+def title_of_runs(group: RunGroup) -> str:
+    """What of whole recordings is compared: `Page reporting: 10 recordings before, 11 after`."""
+    before, after = format_things(len(group.before), "recording"), format_count(len(group.after))
+    return f"{_WHAT[group.what]}: {before} before, {after} after"
 
 
 def headline(group: Group) -> str:
@@ -99,6 +118,8 @@ def name_of(row: Row) -> str:
     stage = find_stage(row.name)
     if stage is not None:
         return stage.short_for(row.label, row.part_of)
+    if row.part_of is not None:
+        return f"- {row.label}"
     return "wall time" if row.name == WALL else row.label
 
 
@@ -113,6 +134,12 @@ def format_value(value: float | None, unit: str) -> str:
             return format_bytes(value)
         case "ratio":
             return format_share(value)
+        case "ns/GiB":
+            return f"{format_duration_ns(value)}/GiB"
+        case "B/s":
+            return format_rate(value)
+        case "B/min":
+            return f"{format_bytes(value)}/min"
         case _ if (float(value).is_integer() or value >= 999.5) and value < _MOST_DIGITS:
             return format_count(round(value))
         case _:
@@ -184,11 +211,19 @@ def _group(group: Group) -> list[Section]:
     ]
 
 
-def _rows(name: str, rows: Sequence[Row], group: Group) -> Section:
+def _runs(group: RunGroup) -> list[Section]:
+    return [
+        [Title(f"{title_of_runs(group)}."), *map(Item, group.notes)],
+        _rows("time", group.times, group),
+        _rows("count", group.counts, group),
+    ]
+
+
+def _rows(name: str, rows: Sequence[Row], group: Group | RunGroup) -> Section:
     return [row_table(name, rows, group)] if rows else []
 
 
-def row_table(name: str, rows: Sequence[Row], group: Group, *, whole: bool = False) -> Table:
+def row_table(name: str, rows: Sequence[Row], group: Group | RunGroup, *, whole: bool = False) -> Table:
     """Rows of a group; `whole` has the lowest and the highest value of each side too, for a page."""
     names = [name, "before", "after", "ratio", "95 % interval", "p", "verdict"]
     if whole:
@@ -199,7 +234,7 @@ def row_table(name: str, rows: Sequence[Row], group: Group, *, whole: bool = Fal
     return Table(names, cells, "lrrrrrl" + "r" * (len(names) - 7), {0: _NAME_COLUMNS})
 
 
-def _name(row: Row, group: Group, *, whole: bool) -> Name:
+def _name(row: Row, group: Group | RunGroup, *, whole: bool) -> Name:
     if not whole:
         return Name(name_of(row), _fewer_runs(row, group))
     name, is_part = name_of(row).removeprefix("- "), row.part_of is not None
@@ -242,7 +277,7 @@ def interval_of(row: Row) -> Text:
     return words("{} to {}", ratio_of(row.ratio_low), ratio_of(row.ratio_high))
 
 
-def _fewer_runs(row: Row, group: Group) -> str:
+def _fewer_runs(row: Row, group: Group | RunGroup) -> str:
     """Said of a row for which not every operation has a value, but some on both sides."""
     sizes = (row.before.n, row.after.n)
     whole = (len(group.before), len(group.after))
