@@ -103,7 +103,7 @@ def _analyse_all(guests: Sequence[Recording], hosts: Sequence[Recording]) -> Ite
 
 def _with_host(guest: Recording, hosts: Sequence[Recording], *, alone: bool) -> tuple[int | None, Report]:
     """A guest's recording analysed with the host's that belongs to it: that one's place in `hosts`."""
-    namesakes = [index for index, host in enumerate(hosts) if alone or _bare_name(host) == _bare_name(guest)]
+    namesakes = [index for index, host in enumerate(hosts) if alone or bare_name(host) == bare_name(guest)]
     if len(namesakes) == 1:
         return namesakes[0], _analyse_pair(guest, hosts[namesakes[0]])
     matched: list[tuple[int | None, Report]] = []
@@ -134,21 +134,21 @@ def _analyse_pair(guest: Recording, host: Recording) -> Report:
         raise RecordingError(f"{guest.label} and {host.label}: {error}") from error
 
 
-def _bare_name(recording: Recording) -> str:
+def bare_name(recording: Recording) -> str:
     """A recording's name without the word that tells its side: run-3-guest.bt and run-3-host.bt are alike."""
     return _SIDE_WORD.sub("", Path(recording.label).stem).strip(_SEPARATORS)
 
 
 def _may_overlap(guest: Recording, host: Recording, slack_ns: int = 0) -> bool:
     """Whether both were recording at one time, as far as their wall clocks tell, give or take `slack_ns`."""
-    windows = [_window(each) for each in (guest, host)]
+    windows = [window_of(each) for each in (guest, host)]
     if None in windows:
         return True
     (guest_first, guest_last), (host_first, host_last) = (window or (0, 0) for window in windows)
     return guest_first <= host_last + slack_ns and host_first <= guest_last + slack_ns
 
 
-def _window(recording: Recording) -> tuple[int, int] | None:
+def window_of(recording: Recording) -> tuple[int, int] | None:
     """First and last moment of a recording by the wall clock; None when it does not say."""
     header, end = parse_header(recording), parse_end(recording.end)
     started_ns, realtime_ns = header.started_monotonic_ns, header.started_realtime_ns

@@ -12,8 +12,10 @@ _DEBIAN_PACKAGES = {
     "scipy": "python3-scipy",
     "tabulate": "python3-tabulate",
 }
-LIBRARIES = frozenset(_DEBIAN_PACKAGES)
-"""The top-level modules of all libraries beside click, by the name that pip takes too."""
+# Heavy ones, which only this extra brings; Debian has not all of them.
+_EXTRAS = dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow", "pyspark"), "fleet")
+LIBRARIES = frozenset({*_DEBIAN_PACKAGES, *_EXTRAS})
+"""The top-level modules of all libraries beside click; pip knows those without an extra by that name."""
 
 
 def explain_import_error(error: ImportError) -> str | None:
@@ -23,12 +25,18 @@ def explain_import_error(error: ImportError) -> str | None:
     library = _library(error)
     if library is None:
         return None
-    fix = f"install {_DEBIAN_PACKAGES[library]} (Debian, Ubuntu) or {library} (pip)"
+    fix = _fix(library)
     if isinstance(error, ModuleNotFoundError):
         return f"this needs {library}, which is not installed for this python3: {fix}"
     # It is there, and too old, or broken: by its first line, for numpy writes a page.
     reason = (str(error).strip() or "no reason given").splitlines()[0]
     return f"this needs {library}, which cannot be used ({reason}): {fix}"
+
+
+def _fix(library: str) -> str:
+    if library in _EXTRAS:
+        return f"pip install 'balloontrace[{_EXTRAS[library]}]' brings it"
+    return f"install {_DEBIAN_PACKAGES[library]} (Debian, Ubuntu) or {library} (pip)"
 
 
 def _library(error: ImportError) -> str | None:

@@ -33,9 +33,11 @@ ROOMS: dict[str, str] = {
     "analysis": f"{BASE} results",
     "compare": f"{BASE} results analysis",
     "export": f"{BASE} results analysis",
+    "archive": f"{BASE} results analysis compare",
     "render": "untrusted units format results",
     "make_bundle": "errors",
-    "commands": f"{BASE} console system trace live results analysis compare export render make_bundle",
+    "commands": f"{BASE} console system trace live results analysis compare export render make_bundle "
+    "archive",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
 }
@@ -47,9 +49,18 @@ APART = (
 NO_NUMPY = frozenset(
     {"errors", "untrusted", "results", "format", "units", "console", "system", "trace", "live", "render"}
 )
-HEAVY = frozenset({"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"})
+HEAVY = frozenset(
+    {"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"}
+    | {"duckdb", "fsspec", "ibis", "pyarrow", "pyspark"}
+)
 # Modules that alone import a library, anywhere.
-ALONE = {"bcc": "trace.engines.bcc_child", "rich": "console.terminal", "jinja2": "render.html_page"}
+ALONE = {
+    "bcc": "trace.engines.bcc_child",
+    "rich": "console.terminal",
+    "jinja2": "render.html_page",
+    "pyarrow": "archive.parquet_files",
+    "fsspec": "archive.storage",
+}
 IO_CALLS = frozenset(
     {"open", "print", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}
 )

@@ -87,6 +87,16 @@ def test_one_sentence_says_what_to_install(
     )
 
 
+@pytest.mark.parametrize("library", ["fsspec", "pyarrow"])
+def test_heavy_ones_come_with_an_extra(library: str, tmp_path: Path) -> None:
+    done = run_without(library, words=("archive", GUEST, "--to", str(tmp_path)))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"balloontrace: this needs {library}, which is not installed for this python3: "
+        "pip install 'balloontrace[fleet]' brings it\n"
+    )
+
+
 @pytest.mark.parametrize(
     "words", [("doctor",), ("doctor", "--side", "host"), ("record", "-o", "/dev/null", "--side", "guest")]
 )

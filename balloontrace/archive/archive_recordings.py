@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings into a dataset: each once, with what is known of it, whatever is killed or written meanwhile."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from balloontrace.analysis.make_report import analyse
+from balloontrace.analysis.metadata import parse_end
+from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
+from balloontrace.archive.find_pairs import Seen, find_hosts, find_paths, look_at, read_whole
+from balloontrace.archive.parquet_files import to_parquet
+from balloontrace.archive.rows import Entry, Origin, best_rank, describe
+from balloontrace.archive.schema import TABLES
+from balloontrace.archive.storage import Storage
+from balloontrace.errors import BalloontraceError, RecordingError
+from balloontrace.format.recording import Recording
+from balloontrace.results.report import Report
+
+# So many recordings, or rows, are written at a time: more make fewer files, and take more memory.
+_MOST_PENDING = 4096
+_MOST_ROWS = 1_000_000
+
+
+@dataclass(slots=True)
+class Archived:
+    """What came of it: numbers of recordings, and a sentence for each that was refused."""
+
+    written: int = 0
+    known: int = 0
+    matched: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+def archive(
+    given: Sequence[Path], storage: Storage, *, host: str | None = None, keep_damaged: bool = False
+) -> Archived:
+    """Bring recordings, and all below folders, into a dataset; those that it has are left alone.
+
+    `host` is where guests ran whose host was not recorded. A damaged recording is refused, and the others are
+    archived. UsageError for a path that is not there; BalloontraceError where the dataset cannot be written:
+    what was committed stays, and the rest can be archived later.
+    """
+    result = Archived()
+    dataset = read_dataset(storage)
+    pending = _Pending(storage)
+    seen = look_at(find_paths(given), result.refused.append, keep_damaged=keep_damaged)
+    for entry in _describe_all(seen, dataset, result, host=host, keep_damaged=keep_damaged):
+        pending.add(entry)
+        result.written += 1
+        result.matched += entry.is_of_both
+    pending.flush()
+    return result
+
+
+def _describe_all(
+    seen: Sequence[Seen], dataset: Dataset, result: Archived, *, host: str | None, keep_damaged: bool
+) -> Iterator[Entry]:
+    """The entries of all recordings of which the dataset knows less, or nothing."""
+    hosts_of = find_hosts(seen)
+    for each in seen:
+        candidates = [] if each.of_host else list(hosts_of(each))
+        known = dataset.ranks.get(each.recording_id, -1)
+        if known >= best_rank(is_pair=bool(candidates)):
+            result.known += 1
+            continue
+        try:
+            entry = _describe_one(each, candidates, host, keep_damaged=keep_damaged)
+        except BalloontraceError as error:
+            result.refused.append(str(error))
+            continue
+        if entry.rank > known:
+            yield entry
+        else:
+            result.known += 1
+
+
+def _describe_one(seen: Seen, candidates: Sequence[Seen], host: str | None, *, keep_damaged: bool) -> Entry:
+    """A recording with the first of the hosts' that it matches, or alone."""
+    recording = read_whole(seen.path, keep_damaged=keep_damaged)
+    ended_ns = _ended_ns(recording)
+    for each in candidates:
+        try:
+            report = analyse(recording, read_whole(each.path, keep_damaged=keep_damaged))
+        except RecordingError:
+            continue  # of another run
+        return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id))
+    return describe(_analyse(recording), Origin(seen.recording_id, ended_ns, host))
+
+
+def _analyse(recording: Recording) -> Report:
+    try:
+        return analyse(recording)
+    except RecordingError as error:
+        raise RecordingError(f"{recording.label}: {error}") from error
+
+
+def _ended_ns(recording: Recording) -> int | None:
+    end = parse_end(recording.end)
+    return end.ended_monotonic_ns if end else None
+
+
+class _Pending:
+    """Entries not yet written, by day and host."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._entries: dict[tuple[date | None, str | None], list[Entry]] = defaultdict(list)
+        self._recordings = self._rows = 0
+
+    def add(self, entry: Entry) -> None:
+        """Keep an entry, and write all where they are many."""
+        self._entries[entry.day, entry.host].append(entry)
+        self._recordings += 1
+        self._rows += sum(map(len, entry.rows.values()))
+        if self._recordings >= _MOST_PENDING or self._rows >= _MOST_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write and commit all, a batch for each day and host."""
+        for (day, host), entries in self._entries.items():
+            batch = name_batch(day, host, {entry.recording_id: entry.rank for entry in entries})
+            files = {
+                table: to_parquet(table, batch.name, (row for entry in entries for row in entry.rows[table]))
+                for table in TABLES
+            }
+            commit_batch(self._storage, batch, files)
+        self._entries.clear()
+        self._recordings = self._rows = 0

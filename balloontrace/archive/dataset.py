@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A dataset: batches of Parquet files, and a commit for each, which is what makes a batch visible.
+
+    DATASET/operations/day=2026-11-29/host=alpha/BATCH.parquet      so for each table
+    DATASET/commits/day=2026-11-29/host=alpha/BATCH.json            written last
+
+A batch holds recordings of one day and host. Its name is made of what is in it, so that two writers of the
+same recordings write the same files. Where two batches hold the same recording, the one that knows more of it
+counts, or the first by name: readers agree on that without asking anybody. So there is no lock, and nothing
+is ever changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from urllib.parse import quote, unquote
+
+from balloontrace.archive.schema import SCHEMA_VERSION, TABLES
+from balloontrace.archive.storage import Storage
+from balloontrace.errors import BalloontraceError
+from balloontrace.untrusted import printable
+
+_COMMITS = "commits"
+# Hive's word for a partition whose value is null: DuckDB, Spark and Arrow know it.
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_LONGEST_HOST = 64  # of Linux (HOST_NAME_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Recordings that were committed together, with what is known of each; `folder` tells day and host."""
+
+    name: str
+    folder: str
+    ranks: Mapping[str, int]
+
+    def file_of(self, table: str) -> str:
+        """The file that has this batch's rows of a table."""
+        return f"{table}/{self.folder}/{self.name}.parquet"
+
+    @property
+    def commit(self) -> str:
+        """The file whose being there makes it visible."""
+        return f"{_COMMITS}/{self.folder}/{self.name}.json"
+
+    @property
+    def day(self) -> date | None:
+        """The day on which its recordings began."""
+        value = self.folder.partition("/")[0].removeprefix("day=")
+        return None if value == _NULL else date.fromisoformat(value)
+
+
+def name_batch(day: date | None, host: str | None, ranks: Mapping[str, int]) -> Batch:
+    """The batch of these recordings."""
+    version = ".".join(map(str, SCHEMA_VERSION))
+    inside = json.dumps([version, str(day), host, sorted(ranks.items())])
+    name = hashlib.sha256(inside.encode()).hexdigest()[:32]
+    return Batch(name, f"day={day or _NULL}/host={_quoted(host)}", dict(ranks))
+
+
+def _quoted(host: str | None) -> str:
+    """A host's name as part of a path, whatever a stranger called it."""
+    if host is None:
+        return _NULL
+    quoted = quote(host, safe="")
+    return quoted if len(quoted) <= _LONGEST_HOST else f"~{hashlib.sha256(host.encode()).hexdigest()[:32]}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All batches that are committed."""
+
+    storage: Storage
+    batches: tuple[Batch, ...]
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """The most that is known of each recording."""
+        best: dict[str, int] = {}
+        for batch in self.batches:
+            for recording, rank in batch.ranks.items():
+                best[recording] = max(rank, best.get(recording, rank))
+        return best
+
+    @cached_property
+    def hidden(self) -> tuple[tuple[str, str], ...]:
+        """Batches and recordings in them that another batch stands for."""
+        best: dict[str, tuple[int, str]] = {}
+        for batch in sorted(self.batches, key=lambda each: each.name, reverse=True):
+            for recording, rank in batch.ranks.items():
+                if rank >= best.get(recording, (rank, ""))[0]:
+                    best[recording] = rank, batch.name
+        return tuple(
+            (batch.name, recording)
+            for batch in self.batches
+            for recording in batch.ranks
+            if best[recording][1] != batch.name
+        )
+
+    def files_of(self, table: str) -> list[str]:
+        """Where the rows of a table are: a path or a URL a batch."""
+        return [self.storage.locate(batch.file_of(table)) for batch in self.batches]
+
+    def between(self, since: date | None, until: date | None) -> Dataset:
+        """Only what began on these days or between them; what does not know its day is left out then."""
+        if since is None and until is None:
+            return self
+        return Dataset(
+            self.storage, tuple(batch for batch in self.batches if _is_between(batch.day, since, until))
+        )
+
+
+def _is_between(day: date | None, since: date | None, until: date | None) -> bool:
+    return day is not None and (since is None or since <= day) and (until is None or day <= until)
+
+
+def read_dataset(storage: Storage) -> Dataset:
+    """What is committed, which may be nothing. BalloontraceError for a dataset of another version."""
+    return Dataset(storage, tuple(_read_commits(storage, storage.find(_COMMITS, ".json"))))
+
+
+def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
+    for name in names:
+        folder, _, file = name.removeprefix(f"{_COMMITS}/").rpartition("/")
+        try:
+            commit = json.loads(storage.get(name))
+            major, ranks = (
+                int(commit["schema"][0]),
+                {str(key): int(rank) for key, rank in commit["recordings"].items()},
+            )
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise BalloontraceError(
+                f"{printable(name)} of {printable(storage.url)} is no commit of a dataset; remove it, and "
+                "archive its recordings again"
+            ) from error
+        if major != SCHEMA_VERSION[0]:
+            raise BalloontraceError(
+                f"{printable(storage.url)} has schema {major}, this version reads {SCHEMA_VERSION[0]}; "
+                "use the balloontrace that wrote it"
+            )
+        yield Batch(file.removesuffix(".json"), folder, ranks)
+
+
+def commit_batch(storage: Storage, batch: Batch, files: Mapping[str, bytes]) -> None:
+    """Write a batch's file of each table, and then its commit. Errors as `Storage.put`."""
+    assert set(files) == set(TABLES)
+    for table, content in files.items():
+        storage.put(batch.file_of(table), content)
+    commit = {"schema": list(SCHEMA_VERSION), "host": _host_of(batch), "recordings": dict(batch.ranks)}
+    storage.put(batch.commit, json.dumps(commit, indent=1).encode())
+
+
+def _host_of(batch: Batch) -> str | None:
+    value = batch.folder.rpartition("/host=")[2]
+    return None if value == _NULL else unquote(value)

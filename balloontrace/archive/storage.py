@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A folder, or an object store by its URL: whole files appear under their names, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.untrusted import printable
+
+_UNFINISHED = ".part"
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Files below `root`; names are relative to it, with `/` between their parts."""
+
+    url: str
+    files: fsspec.AbstractFileSystem
+    root: str
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file, in place of one of the same name. BalloontraceError where that is refused.
+
+        An object store shows an object once it is whole. In a folder it is renamed then.
+        """
+        path = self._path(name)
+        with _explained(f"cannot write {printable(path)}"):
+            if not isinstance(self.files, LocalFileSystem):
+                self.files.pipe_file(path, content)
+                return
+            _put_file(Path(path), content)
+
+    def get(self, name: str) -> bytes:
+        """The content of a file. BalloontraceError where it cannot be read."""
+        with _explained(f"cannot read {printable(self._path(name))}"):
+            return bytes(self.files.cat_file(self._path(name)))
+
+    def find(self, folder: str, ending: str) -> list[str]:
+        """The names of all files below a folder that end so, in order; none where there is no folder."""
+        with _explained(f"cannot read {printable(self._path(folder))}"):
+            found = self.files.find(self._path(folder))
+        start = len(self.root.rstrip("/")) + 1
+        return sorted(path[start:] for path in found if path.endswith(ending))
+
+    def locate(self, name: str) -> str:
+        """Where other programs find a file: a path, or a URL."""
+        path = self._path(name)
+        return path if isinstance(self.files, LocalFileSystem) else str(self.files.unstrip_protocol(path))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+
+def open_storage(url: str) -> Storage:
+    """What a path or URL names; nothing is made or read. UsageError for an unknown kind of URL."""
+    try:
+        files, root = url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{printable(url)} cannot be used: {_one_line(error)}") from error
+    return Storage(url, files, root)
+
+
+def _put_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_UNFINISHED}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Whatever a file system raises, as one sentence."""
+    try:
+        yield
+    except BalloontraceError:
+        raise
+    except OSError as error:
+        raise BalloontraceError(f"{what}: {error.strerror or _one_line(error)}") from error
+    except Exception as error:  # a client of an object store has errors of its own
+        raise BalloontraceError(f"{what}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    words = printable(" ".join(str(error).split())) or type(error).__name__
+    return words[:_LONGEST_REASON]

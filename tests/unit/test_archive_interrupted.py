@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Archiving that is killed, refused by a full disk, or done twice at once: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, table_of
+
+from balloontrace.archive.archive_recordings import archive
+from balloontrace.archive.schema import TABLES
+from balloontrace.archive.storage import open_storage
+from balloontrace.cli import main
+
+# Two batches: of a day and host each.
+GIVEN = [
+    EXAMPLES / "after" / f"after-00{number}-{side}.bt" for number in (1, 2) for side in ("guest", "host")
+]
+GIVEN.append(EXAMPLES / "bitmap-inflate.bt")
+BATCHES = 2
+WRITES = BATCHES * (len(TABLES) + 1)
+
+# Kills itself in the n-th write: before it, in its middle, before its name is given, or after.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from balloontrace.archive.archive_recordings import archive
+from balloontrace.archive.storage import open_storage
+left, moment = int(sys.argv[1]), sys.argv[2]
+write, replace = Path.write_bytes, Path.replace
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def counted_write(path, content):
+    global left
+    left -= 1
+    if left == 0 and moment == "before":
+        die()
+    if left == 0 and moment == "middle":
+        write(path, content[: len(content) // 2])
+        die()
+    return write(path, content)
+
+def counted_replace(path, target):
+    if left == 0 and moment == "unnamed":
+        die()
+    replace(path, target)
+    if left == 0 and moment == "after":
+        die()
+
+Path.write_bytes, Path.replace = counted_write, counted_replace
+archive([Path(each) for each in sys.argv[4:]], open_storage(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    archive(GIVEN, open_storage(str(folder)))
+    assert len(contents(folder)) == WRITES
+    return folder
+
+
+def assert_whole_or_absent(folder: Path, expected: Path) -> None:
+    """Every recording that can be seen has all its rows in every table; those committed are whole batches."""
+    seen = set(dataset_of(folder).ranks)
+    assert {path.name for path in folder.glob("commits/*/*/*.json")} <= {
+        path.name for path in expected.glob("commits/*/*/*.json")
+    }
+    for table in TABLES:
+        rows = table_of(expected, table)
+        wanted = int(rows["recording_id"].isin(seen).sum())
+        assert wanted == (len(table_of(folder, table)) if seen else 0)
+
+
+def run(code: str, *words: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        (1, "before"),
+        (1, "middle"),
+        (3, "unnamed"),
+        (6, "middle"),
+        (6, "unnamed"),
+        (6, "after"),
+        (12, "middle"),
+    ],
+)
+def test_killed_in_the_middle(step: int, moment: str, whole: Path, tmp_path: Path) -> None:
+    killed = run(KILLED, step, moment, tmp_path, *GIVEN)
+    assert killed.wait(timeout=120) == -signal.SIGKILL
+    assert_whole_or_absent(tmp_path, whole)
+    assert len(dataset_of(tmp_path).batches) == (step - (moment != "after")) // (len(TABLES) + 1)
+    archive(GIVEN, open_storage(str(tmp_path)))
+    assert_same_rows(tmp_path, whole)
+    # What an engine would read, with or without commits, is whole.
+    assert {name for name in contents(tmp_path) if not name.endswith(".part")} == set(contents(whole))
+
+
+@pytest.mark.parametrize("step", range(1, WRITES + 1))
+def test_a_full_disk_is_one_sentence(
+    step: int,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write, left = Path.write_bytes, [step]
+
+    def full(path: Path, content: bytes) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(SystemExit) as ended:
+            main(["archive", *map(str, GIVEN), "--to", str(tmp_path)])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert len(said) == 1
+    assert said[0].startswith("balloontrace: cannot write ")
+    assert said[0].endswith("No space left on device")
+    assert_whole_or_absent(tmp_path, whole)
+    assert not list(tmp_path.rglob("*.part"))
+    archive(GIVEN, open_storage(str(tmp_path)))
+    assert_same_rows(tmp_path, whole)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from balloontrace.archive import archive_recordings
+from balloontrace.archive.storage import open_storage
+found = archive_recordings.read_dataset
+def meet(storage):
+    dataset = found(storage)
+    print("read", flush=True)
+    sys.stdin.readline()
+    return dataset
+archive_recordings.read_dataset = meet
+archive_recordings.archive([Path(each) for each in sys.argv[2:]], open_storage(sys.argv[1]))
+"""
+
+
+def test_several_at_once(whole: Path, tmp_path: Path) -> None:
+    """All have read the dataset before any of them writes; two have all recordings, and two some."""
+    given = (GIVEN, list(reversed(GIVEN)), GIVEN[:2], GIVEN[2:])
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, tmp_path, *each],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for each in given
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"read\n"
+    for writer in writers:
+        writer.communicate(b"go\n", timeout=120)
+        assert writer.returncode == 0
+    assert len(dataset_of(tmp_path).hidden) > 0
+    assert_same_rows(tmp_path, whole)
+    archive(GIVEN, open_storage(str(tmp_path)))
+    assert_same_rows(tmp_path, whole)
