@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balloontrace.analysis.columns import Column, Spans
+from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.send_series import Series
 from balloontrace.format.stages import A_COMPACTION, A_LOCK, A_OFF_CPU, A_PUFF, A_RECLAIM, Stage
 from balloontrace.format.vocabulary import Function, Kind, Part
 
-_STAGES: Mapping[Part, Stage] = {
+STAGE_OF_PART: Mapping[Part, Stage] = {
     Part.RECLAIM: A_RECLAIM,
     Part.COMPACTION: A_COMPACTION,
     Part.PUFF: A_PUFF,
@@ -71,34 +71,44 @@ def take_parts(spans: Spans, traced: frozenset[Function]) -> tuple[Spans, Parts]
     return spans.without(which) if which.any() else spans, Parts(measured, *columns.values())
 
 
-def series_of_parts(parts: Parts, operations: Operations, a_ns: Column, a_rows: Column) -> PartSeries:
-    """What is known of inflates; `a_ns` is stage a of the work items in `a_rows`.
-
-    Where parts are longer than their whole, something is damaged: none of that work item counts.
-    """
+def series_of_parts(parts: Parts, operations: Operations) -> PartSeries:
+    """What is known of inflates, by operation."""
     if not parts.measured or not operations.items.config_measured.any():
         return NOTHING
-    item, which = _items_of_parts(parts, operations)
-    of_items_ns = np.zeros(len(operations.items), dtype=np.int64)
-    of_items_ns[a_rows] = a_ns
-    told_ns = sums(parts.duration_ns[which], item, len(of_items_ns))
-    possible = told_ns[item] <= of_items_ns[item]
-    item, which = item[possible], which[possible]
+    item, which, _ = possible_parts(parts, operations)
     operation, count = operations.item_operation[item], len(operations.found)
     series, counts = {}, {}
     for part in parts.measured:
-        code, mine = _STAGES[part].code, parts.part[which] == part
+        code, mine = STAGE_OF_PART[part].code, parts.part[which] == part
         series[code] = Series(parts.duration_ns[which][mine], operation[mine])
         counts[code] = sums(parts.count[which][mine], operation[mine], count)
     return PartSeries(series, counts)
 
 
+def possible_parts(parts: Parts, operations: Operations) -> tuple[Column, Column, Mask]:
+    """Work items that inflate and the rows of parts that they had, in pairs; and which items are damaged.
+
+    Where parts are longer than their whole, something is damaged: none of that work item counts.
+    """
+    item, which = _items_of_parts(parts, operations)
+    told_ns = sums(parts.duration_ns[which], item, len(operations.items))
+    damaged = told_ns > operations.items.a_ns
+    return item[~damaged[item]], which[~damaged[item]], damaged
+
+
+def inflating_items(operations: Operations) -> Mask:
+    """Which work items are part of an inflate."""
+    inflates = np.array([found.kind is Kind.INFLATE for found in operations.found], dtype=np.bool_)
+    of_operation = operations.item_operation != NO_OPERATION
+    found = np.zeros(len(of_operation), dtype=np.bool_)
+    found[of_operation] = inflates[operations.item_operation[of_operation]]
+    return found
+
+
 def _items_of_parts(parts: Parts, operations: Operations) -> tuple[Column, Column]:
     """Work items that inflate, and the rows of parts that they had, in pairs."""
     spans, items = operations.spans, operations.items
-    inflates = np.array([found.kind is Kind.INFLATE for found in operations.found], dtype=np.bool_)
-    wanted = np.flatnonzero(operations.item_operation != NO_OPERATION)
-    wanted = wanted[inflates[operations.item_operation[wanted]]]
+    wanted = np.flatnonzero(inflating_items(operations))
     tids = spans.int64("tid")[items.span[wanted]].tolist()
     keys = zip(items.start_ns[wanted].tolist(), tids, strict=True)
     by_key = dict(zip(keys, wanted.tolist(), strict=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from balloontrace.analysis.allocation_parts import Parts, take_parts
 from balloontrace.analysis.balloon_sizes import (
+    SENDS,
     Moves,
     Told,
     Watched,
@@ -74,13 +75,18 @@ class GuestRecording:
 
 @dataclass(frozen=True, slots=True)
 class GuestEvents:
-    """What a guest's recording holds, decoded, and the operations found in it."""
+    """What a guest's recording holds, decoded, and the operations found in it.
+
+    `allocation` are parts of stage a, where they were told apart.
+    """
 
     spans: Spans
     operations: Operations
     payloads: Payloads
     carried: Carried
     reports: NamedReports
+    allocation: Parts
+    sends_traced: bool
 
     @property
     def is_whole(self) -> bool:
@@ -156,7 +162,10 @@ def find_events(guest: GuestRecording) -> GuestEvents:
     )
     carried = measure_payloads(operations.spans, operations, payloads, sends_unseen=bool(guest.summed))
     reports = name_reports(operations.spans, payloads, unit_pages)
-    return GuestEvents(operations.spans, operations, payloads, carried, reports)
+    return GuestEvents(
+        operations.spans, operations, payloads, carried, reports, guest.allocation,
+        sends_traced=bool(SENDS & guest.traced),
+    )  # fmt: skip
 
 
 def _find_at_start(guest: GuestRecording) -> AtStart:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
 from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
 from balloontrace.analysis.columns import Spans
@@ -125,7 +124,7 @@ def _analyse_guest(recording: Recording, host: HostRecording | None) -> Examined
     spans, operations, carried = events.spans, events.operations, events.carried
     both = None if host is None else _join(guest, events, host)
     tables = StageTables(
-        spans, operations, sends_traced=bool(SENDS & guest.traced), host=both.times if both else None,
+        spans, operations, sends_traced=events.sends_traced, host=both.times if both else None,
         allocation=guest.allocation,
     )  # fmt: skip
     shown = describe_operations(

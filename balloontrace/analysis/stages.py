@@ -226,8 +226,8 @@ def _measure(
     send_operation = operations.send_operation[sends]
     send_ns = spans.int64("duration_ns")[sends]
     count = len(operations.found)
-    a_ns = body_ns - send_in_body_ns - config_in_body_ns - build_ns
-    told = NOTHING if allocation is None else series_of_parts(allocation, operations, a_ns, rows)
+    a_ns = items.a_ns[rows]
+    told = NOTHING if allocation is None else series_of_parts(allocation, operations)
     return _Parts(
         wall_ns=ends_ns - starts_ns,
         series={

@@ -75,6 +75,11 @@ class WorkItems:
         return len(self.span)
 
     @property
+    def a_ns(self) -> Column:
+        """Stage a of each: its body less what is of other stages."""
+        return np.asarray(self.body_ns - self.send_in_body_ns - self.config_in_body_ns - self.build_ns)
+
+    @property
     def measured(self) -> Mask:
         """Items whose target and progress are both known."""
         return np.asarray((self.target_pages != NOT_MEASURED) & (self.actual_pages != NOT_MEASURED))

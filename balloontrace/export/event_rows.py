@@ -24,6 +24,7 @@ from balloontrace.analysis.page_reports import blocks_by_order, blocks_of
 from balloontrace.analysis.payload_statistics import State
 from balloontrace.analysis.payloads_of_operations import payload_of_spans
 from balloontrace.analysis.report_page_hinting import Hints, hints_of
+from balloontrace.export.stage_columns import STAGE_COLUMNS, StageColumns, find_stage_columns
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, parse_counters_layout
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import BatchFlag, Call, Function, Queue, SpanFlag
@@ -57,6 +58,7 @@ SPAN_COLUMNS = (
     *HINT_COLUMNS,
     "acked_ns",
     "run_delay_ns",
+    *STAGE_COLUMNS,
 )
 
 BATCH_COLUMNS = (
@@ -132,15 +134,21 @@ _FLAGS = {
 _OF_WAIT = ("acked_ns", "run_delay_ns")
 
 
-def span_rows(spans: Spans) -> Iterator[Row]:
+def span_rows(guest: GuestEvents) -> Iterator[Row]:
     """Every span in order of start, with the values of SPAN_COLUMNS."""
-    for rows in _chunks(len(spans)):
-        yield from zip(*span_values(spans, rows), strict=True)
+    stages = find_stage_columns(guest)
+    for rows in _chunks(len(guest.spans)):
+        yield from zip(*span_values(guest.spans, stages, rows), strict=True)
 
 
-def span_values(spans: Spans, rows: Rows) -> list[Values]:
+def span_values(spans: Spans, stages: StageColumns, rows: Rows) -> list[Values]:
     """Some spans as one list for each of SPAN_COLUMNS: names for numbers."""
-    return [_span_column(spans, name, rows) for name in SPAN_COLUMNS]
+    return [
+        _where(stages.known[name], stages.values[name], rows)
+        if name in STAGE_COLUMNS
+        else _span_column(spans, name, rows)
+        for name in SPAN_COLUMNS
+    ]
 
 
 def batch_rows(batches: Batches, both: BothSides | None) -> Iterator[Row]:
@@ -263,7 +271,7 @@ def described_events(examined: Examined) -> Iterator[Mapping[str, object]]:
     counts = dict.fromkeys(("spans", "payloads", "batches"), 0)
     sources: list[tuple[str, Sequence[str], Iterator[Row]]] = []
     if guest is not None:
-        sources.append(("span", SPAN_COLUMNS, span_rows(guest.spans)))
+        sources.append(("span", SPAN_COLUMNS, span_rows(guest)))
         sources.append(("payload", PAYLOAD_COLUMNS, payload_rows(guest)))
     if host is not None:
         sources.append(("batch", BATCH_COLUMNS, batch_rows(host.batches, examined.both)))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import synthetic
 from allocation import hold_up
-from flows import Flow, PatchedFlow, typical_flow
+from flows import Flow, typical_flow
+from patched_flows import PatchedFlow
 from synthetic_both import sides
 
 from balloontrace.analysis.make_report import Examined, examine

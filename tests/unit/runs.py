@@ -10,7 +10,8 @@ from pathlib import Path
 
 import synthetic
 import synthetic_host
-from flows import Flow, PatchedFlow, Times
+from flows import Flow, Times
+from patched_flows import PatchedFlow
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.compare.make_comparison import Recordings

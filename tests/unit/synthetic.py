@@ -8,7 +8,8 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 
-from flows import Flow, PatchedFlow, Payload, Span
+from flows import Flow, Payload, Span
+from patched_flows import PatchedFlow
 
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,

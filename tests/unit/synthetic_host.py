@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flows import PAGES_PER_SEND, Flow, PatchedFlow
+from flows import PAGES_PER_SEND, Flow
+from patched_flows import PatchedFlow
 
 from balloontrace.format.host_layout import (
     BATCH,

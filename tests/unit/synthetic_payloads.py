@@ -7,7 +7,8 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
-from flows import Flow, PatchedFlow
+from flows import Flow
+from patched_flows import PatchedFlow
 
 from balloontrace.format.vocabulary import Function, Queue
 

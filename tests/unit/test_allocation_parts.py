@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pytest
 import synthetic
 from allocation import hold_up
-from flows import Flow, PatchedFlow
+from flows import Flow
+from patched_flows import PatchedFlow
 from report_checks import assert_adds_up, report_of, stage, total_ns
 
 from balloontrace.errors import UsageError

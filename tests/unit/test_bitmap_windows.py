@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from flows import Expected, PatchedFlow
+from flows import Expected
+from patched_flows import PatchedFlow
 from report_checks import assert_adds_up, assert_is, report_of
 
 from balloontrace.format.vocabulary import Function, SpanFlag

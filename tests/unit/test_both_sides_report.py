@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import synthetic
-from flows import PatchedFlow, Times
+from flows import Times
+from patched_flows import PatchedFlow
 from people import render_table
 from report_checks import assert_adds_up, stage
 from synthetic_both import TIMES, flow_of, guest_recording, other_flow, report_of

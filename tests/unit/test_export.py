@@ -54,7 +54,7 @@ def tables(name: str, folder: Path) -> dict[str, pd.DataFrame]:
     examined = collection.examined(name)
     rows: dict[str, Any] = {}
     if examined.guest is not None:
-        rows["span"] = span_rows(examined.guest.spans)
+        rows["span"] = span_rows(examined.guest)
         rows["payload"] = payload_rows(examined.guest)
     if examined.host is not None:
         rows["batch"] = batch_rows(examined.host.batches, examined.both)

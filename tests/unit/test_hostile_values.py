@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import synthetic
-from flows import Flow, PatchedFlow, Span, Times, typical_flow
+from flows import Flow, Span, Times, typical_flow
 from mutations import change_fields, join, split
+from patched_flows import PatchedFlow
 from sound_reports import assert_sound
 from synthetic_host import batches, host_stream
 

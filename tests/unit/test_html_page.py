@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import synthetic
 from click.testing import CliRunner
-from flows import Flow, PatchedFlow, typical_flow
+from flows import Flow, typical_flow
 from html_tree import Element, assert_sound, exactly, parse
+from patched_flows import PatchedFlow
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import batches, host_recording
 

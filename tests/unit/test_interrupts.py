@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from flows import Flow, PatchedFlow, Times, typical_flow
+from flows import Flow, Times, typical_flow
+from patched_flows import PatchedFlow
 from report_checks import assert_adds_up, report_of, stage
 from synthetic_both import flow_of
 from synthetic_both import report_of as report_of_both

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
-from flows import Flow, PatchedFlow, Times, typical_flow
+from flows import Flow, Times, typical_flow
 from hypothesis import given
 from hypothesis import strategies as st
+from patched_flows import PatchedFlow
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import HostTimes, batches, host_recording
 from synthetic_payloads import ArrayFlow, NamingFlow, run, word

@@ -7,7 +7,8 @@ import io
 
 import pytest
 import synthetic
-from flows import Flow, PatchedFlow
+from flows import Flow
+from patched_flows import PatchedFlow
 from report_checks import report_of
 
 from balloontrace.analysis.make_report import analyse

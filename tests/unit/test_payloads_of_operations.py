@@ -11,7 +11,8 @@ import struct
 import pandas as pd
 import pytest
 import synthetic
-from flows import PatchedFlow, Payload
+from flows import Payload
+from patched_flows import PatchedFlow
 from people import render_table
 from report_checks import report_of
 from synthetic_payloads import BASE_PFN, ArrayFlow, NamingFlow, run, word

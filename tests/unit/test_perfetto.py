@@ -18,7 +18,8 @@ import pytest
 import synthetic
 from click.testing import CliRunner
 from collection import NAMES, ROOT
-from flows import Flow, PatchedFlow, Times, typical_flow
+from flows import Flow, Times, typical_flow
+from patched_flows import PatchedFlow
 from synthetic_both import sides
 from synthetic_host import OFFSET_NS, Batch, batches, host_recording, pack_batch
 
@@ -27,7 +28,8 @@ from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.commands.export import export
 from balloontrace.errors import RecordingError
-from balloontrace.export.make_time_line import _lanes, build_timeline
+from balloontrace.export.make_time_line import build_timeline
+from balloontrace.export.tracks import lanes as make_lanes
 from balloontrace.format.vocabulary import Function, Queue
 from balloontrace.render.export.perfetto import render_perfetto
 
@@ -203,7 +205,9 @@ def test_it_says_what_was_lost(name: str) -> None:
 
 def test_calls_are_inside_those_that_made_them() -> None:
     stock = {each.path for each in shown("stock-inflate").slices}
-    assert stock == {("inflate",), ("update_balloon_size_func",), ("update_balloon_size_func", "tell_host")}
+    send = ("update_balloon_size_func", "tell_host")
+    parts = {(*send, "until the interrupt"), (*send, "interrupt to running again")}
+    assert stock == {("inflate",), send[:1], send, *parts}
     bitmap = {each.path for each in shown("bitmap-inflate").slices}
     assert ("update_balloon_size_func", "set_page_bitmap", "tell_host", "send_resp_data") in bitmap
     flow = Flow(fill_is_symbol=True)
@@ -309,9 +313,9 @@ def test_calls_that_a_thread_cannot_have_made_are_left_out() -> None:
 
 
 def test_slices_that_overlap_get_tracks_of_their_own() -> None:
-    assert _lanes([0, 10, 20, 40], [30, 40, 50, 60], "x") == [[0, 3], [1], [2]]
+    assert make_lanes([0, 10, 20, 40], [30, 40, 50, 60], "x") == [[0, 3], [1], [2]]
     with pytest.raises(RecordingError, match="overlap: the recording is damaged"):
-        _lanes(range(100), range(1000, 1100), "x")
+        make_lanes(range(100), range(1000, 1100), "x")
 
 
 def test_idle_tasks_are_told_apart_by_their_cpu() -> None:

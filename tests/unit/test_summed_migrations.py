@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 import synthetic
-from flows import Flow, PatchedFlow, Span, Times
+from flows import Flow, Span, Times
+from patched_flows import PatchedFlow
 from synthetic_both import guest_recording
 from synthetic_host import batches, host_recording
 

@@ -34,7 +34,7 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Piece
     guest, host = examined.guest, examined.host
     tables: dict[str, Pieces] = {}
     if guest is not None:
-        tables["spans"] = render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest.spans))
+        tables["spans"] = render_chunks(event_rows.SPAN_COLUMNS, event_rows.span_rows(guest))
         if guest.payloads.found or guest.payloads.of_reports:
             tables["payloads"] = render_chunks(event_rows.PAYLOAD_COLUMNS, event_rows.payload_rows(guest))
         source = next(each for each in sources if not is_of_host(each))
