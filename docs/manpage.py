@@ -25,7 +25,7 @@ _STATUS = {
     ExitCode.MISSING_PROBE: "A required function cannot be probed in this kernel.",
     ExitCode.DATA_LOST: "More was lost while recording than --max-lost allows.",
     ExitCode.REGRESSION: "A comparison found what it was told to fail on.",
-    ExitCode.INTERRUPTED: "Interrupted, and nothing was kept.",
+    ExitCode.INTERRUPTED: "Interrupted; nothing was kept, except for the complete rounds of measure.",
 }
 
 

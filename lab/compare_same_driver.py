@@ -21,7 +21,8 @@ from typing import TypeVar
 from tabulate import tabulate
 
 from balloontrace.compare.inputs import read_side
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.comparison import SAME, UNDECIDED, Row

@@ -14,7 +14,7 @@ _COMPILER = ("gcc", "libc6-dev")
 FULL = (
     *_SYSTEM,
     *_COMPILER,
-    *("udev", "iproute2", "make", "bpftool", "bpftrace", "strace"),
+    *("udev", "iproute2", "openssh-server", "make", "bpftool", "bpftrace", "strace"),
     *(
         "python3-bpfcc",
         "python3-click",
@@ -25,7 +25,7 @@ FULL = (
     ),
 )
 NATIVE = "amd64"
-BARE = (*_SYSTEM, *_COMPILER, "libbpf1")
+BARE = (*_SYSTEM, *_COMPILER, "libbpf1", "iproute2", "openssh-server")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ImageSpec:
 def _bare(
     suite: str, kernels: tuple[str, ...], kernels_from: str = "", architecture: str = NATIVE
 ) -> ImageSpec:
-    """Python and libbpf: no compiler, no headers, no library for Python."""
+    """Python and libbpf, and a way in by ssh: no compiler, no headers, no library for Python."""
     return ImageSpec(suite, kernels, BARE, kernels_from, False, _COMPILER, architecture)
 
 

@@ -69,6 +69,11 @@ _MOST_BUFFER_BYTES = 256 << 20
     metavar="N",
     help="Stop when the balloon has reached its target N times.",
 )
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="Stop when standard input ends: over ssh, when the other end closes it or is gone.",
+)
 @missing_probes_option
 @click.option(
     "--attach",
@@ -139,6 +144,8 @@ def record(output: str, *, force: bool, capture: str, layout: str | None, **aske
     _check_ring_bytes(asked["ring_bytes"])
     if asked["command"] and shutil.which(asked["command"][0]) is None:
         raise UsageError(f"cannot run {asked['command'][0]}: no such program")
+    if asked["command"] and asked["until_eof"]:
+        raise UsageError("--until-eof takes no command: the end of either would end the recording")
     from balloontrace.system.kernel import parse_offsets
     from balloontrace.trace.attach import choose_side
     from balloontrace.trace.options import TraceOptions

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import is_of_host, parse_end, parse_header
-from balloontrace.compare.make_comparison import Recordings
+from balloontrace.compare.recordings import Recordings
 from balloontrace.errors import RecordingError, UsageError
+from balloontrace.format.provenance import read_provenance
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Side
 from balloontrace.results.report import Report
@@ -47,7 +48,8 @@ def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recor
             f"{printable(given)} holds the host's side only, and the operations are in the guest's; "
             "give both as GUEST,HOST"
         )
-    return Recordings(printable(given), tuple(_analyse_all(guests, hosts)))
+    told = None if given == STDIN else read_provenance(Path(given))
+    return Recordings(printable(given), tuple(_analyse_all(guests, hosts)), told)
 
 
 def _read_all(given: str, stdin: BinaryIO) -> Sequence[Recording]:

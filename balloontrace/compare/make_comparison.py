@@ -14,6 +14,8 @@ from balloontrace.compare.compare_group import compare_group
 from balloontrace.compare.compare_runs import compare_runs, has_both
 from balloontrace.compare.condition_differences import find_differences, find_group_differences, lost_events
 from balloontrace.compare.copied_runs import tell_copies
+from balloontrace.compare.provenance import tell_differences
+from balloontrace.compare.recordings import Recordings
 from balloontrace.compare.replicates import Found, Refused, find_replicates
 from balloontrace.compare.significance import LEVEL
 from balloontrace.errors import BalloontraceError
@@ -34,15 +36,6 @@ METHOD = Method(
     "leaves of 5 %; Holm over the counts, and over the times of what is no inflate or deflate; none for "
     "parts of rows",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Recordings:
-    """One side's recordings, analysed: those of guests, each with its host's where there is one."""
-
-    given: str
-    reports: tuple[Report, ...]
-
 
 _NONE_LIKE_IT = "the other side has none of its kind and size"
 
@@ -74,6 +67,7 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple
         for key in common
     ]
     differences = find_differences(before.reports, after.reports)
+    differences += tell_differences(before.provenance, after.provenance)
     for (kind, pages), each in zip(common, chosen, strict=True):
         differences += find_group_differences(f"{kind} of {format_pages_as_bytes(pages)}", *each)
     return Comparison(

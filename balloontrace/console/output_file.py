@@ -55,7 +55,7 @@ class OutputFile:
         self._replaced = ""
         self.fd = os.open(self._name, _CREATE, 0o600, dir_fd=folder_fd)
         try:
-            _give_to_sudo_user(self.fd)
+            give_to_sudo_user(self.fd)
         except BaseException:
             self.discard()
             os.close(self.fd)
@@ -174,7 +174,8 @@ def _taken(path: Path) -> UsageError:
     return UsageError(f"{path} exists already; give another name, or -f to replace it")
 
 
-def _give_to_sudo_user(fd: int) -> None:
+def give_to_sudo_user(fd: int) -> None:
+    """Have a file or folder that root made belong to the user behind sudo."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal():
         os.fchown(fd, int(uid), int(gid))

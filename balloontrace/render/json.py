@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from balloontrace.results.comparison import Comparison
+from balloontrace.results.measurement import Measurement
 from balloontrace.results.recorder import Loss
 from balloontrace.results.report import Report
 
@@ -54,3 +55,8 @@ def _add_events_lost(shown: list[dict[str, Any]], losses: Sequence[Loss]) -> Non
 def render_comparison_json(comparison: Comparison) -> str:
     """One object, indented, with a line end."""
     return json.dumps(dataclasses.asdict(comparison), indent=1, allow_nan=False) + "\n"
+
+
+def render_measurement_json(measurement: Measurement) -> str:
+    """One object, indented, with a line end."""
+    return json.dumps(dataclasses.asdict(measurement), indent=1, allow_nan=False) + "\n"

@@ -26,6 +26,7 @@ class TraceOptions:
     sample: bool = False  # calls, instead of tracing each
     duration_s: float | None = None
     operations: int | None = None
+    until_eof: bool = False  # of standard input
     command: Sequence[str] = ()
     label: str | None = None
     pair: str | None = None  # the same on both sides of one balloon

@@ -36,7 +36,8 @@ from balloontrace.trace.workload import Workload
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
-_STDOUT, _STDERR = 1, 2
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_INPUT_BYTES = 4096
 _ID_BYTES = 16
 _OOM_SCORE_NEVER = -1000
 
@@ -53,6 +54,7 @@ class Ending(enum.StrEnum):
     DURATION = "duration reached"
     OPERATIONS = "operations completed"
     COMMAND = "command ended"
+    INPUT_ENDED = "input ended"
     OUTPUT_CLOSED = "output closed"
     OUTPUT_FAILED = "output failed"
     DRIVER_GONE = "driver unloaded or unbound"
@@ -262,6 +264,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             for fd in (signals.fd, workload.fd, self._watched_fd):
                 if fd is not None:
                     poll.register(fd, select.POLLIN)
+            if options.until_eof:
+                poll.register(_STDIN, select.POLLIN)
             poll.register(self._output_fd, 0)  # what nobody reads any more reports an error or a hang-up
             while True:
                 wait_s = _WAKE_UP_WATCHED_S if options.show_progress or self._is_watched else _WAKE_UP_S
@@ -290,6 +294,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             return ending
         if workload.ended:
             return Ending.COMMAND
+        if self._options.until_eof and ready.get(_STDIN) and not os.read(_STDIN, _INPUT_BYTES):
+            return Ending.INPUT_ENDED
         if deadline is not None and time.monotonic() >= deadline:
             return Ending.DURATION
         return None

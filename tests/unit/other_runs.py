@@ -17,7 +17,8 @@ from runs import in_turn
 from synthetic_host import REALTIME_NS
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format.recording import read_recording
 from balloontrace.results.comparison import Comparison
 from balloontrace.results.report import Report

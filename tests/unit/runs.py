@@ -14,7 +14,7 @@ from flows import Flow, Times
 from patched_flows import PatchedFlow
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.compare.make_comparison import Recordings
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format.recording import read_recording
 from balloontrace.results.report import Report
 

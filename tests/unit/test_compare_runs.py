@@ -20,7 +20,8 @@ from runs import in_turn
 from schemas import hold, validator
 
 from balloontrace.commands.compare import hold_to
-from balloontrace.compare.make_comparison import ComparisonError, Recordings, compare
+from balloontrace.compare.make_comparison import ComparisonError, compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Function, Kind
 from balloontrace.render.blocks_text import WIDTH_COLUMNS

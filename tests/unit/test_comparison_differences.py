@@ -15,7 +15,8 @@ from runs import Setup, make_run, make_runs, scatter, side
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.compare.condition_differences import find_differences
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.recording_header import Machine
 from balloontrace.results.report import Report

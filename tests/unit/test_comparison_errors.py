@@ -14,7 +14,8 @@ from comparisons import only_group, row
 from runs import HOST_TIMES, TIMES, Setup, make_run, make_runs, scatter, side
 
 from balloontrace.commands.compare import hold_to
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.errors import RegressionError
 from balloontrace.results.operation import Operation, StageRow
 from balloontrace.results.report import Report

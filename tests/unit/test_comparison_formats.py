@@ -19,7 +19,8 @@ from people import render_comparison, render_comparison_markdown
 from runs import Setup, make_runs, scatter
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.recording import read_recording
 from balloontrace.render.blocks_text import WIDTH_COLUMNS

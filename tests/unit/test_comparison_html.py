@@ -16,7 +16,8 @@ from runs import HOST_TIMES, TIMES, Setup, make_runs, scatter, side
 
 from balloontrace.commands.compare import compare as compare_command
 from balloontrace.compare.inputs import read_side
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.render.comparison.html import render_comparison_html
 from balloontrace.render.json import render_comparison_json
 from balloontrace.units import format_duration_ns

@@ -13,7 +13,8 @@ from flows import Expected, Flow
 from runs import Setup, make_run, make_runs, scatter, side
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.compare.make_comparison import ComparisonError, Recordings, compare
+from balloontrace.compare.make_comparison import ComparisonError, compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.report import Report
 

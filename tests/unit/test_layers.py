@@ -36,18 +36,20 @@ ROOMS: dict[str, str] = {
     "archive": f"{BASE} results analysis compare",
     "render": "untrusted units format results",
     "make_bundle": "errors",
+    "measure": f"{BASE} console system",
     "commands": f"{BASE} console system trace live results analysis compare export render make_bundle "
-    "archive",
+    "archive measure",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
 }
 # Folders of one room that know nothing of each other.
 APART = (
     ("trace.guest", "trace.host"),
-    ("render.report", "render.comparison", "render.export", "render.live"),
+    ("render.report", "render.comparison", "render.measurement", "render.export", "render.live"),
 )
 NO_NUMPY = frozenset(
     {"errors", "untrusted", "results", "format", "units", "console", "system", "trace", "live", "render"}
+    | {"measure"}
 )
 HEAVY = frozenset(
     {"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"}
@@ -60,6 +62,7 @@ ALONE = {
     "jinja2": "render.html_page",
     "pyarrow": "archive.parquet_files",
     "fsspec": "archive.storage",
+    "libvirt": "measure.libvirt_vm",
 }
 IO_CALLS = frozenset(
     {"open", "print", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}

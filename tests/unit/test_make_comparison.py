@@ -13,7 +13,8 @@ from flows import Expected
 from runs import HOST_TIMES, TIMES, Run, Setup, make_run, make_runs, scatter, side
 from synthetic_host import HostTimes
 
-from balloontrace.compare.make_comparison import ComparisonError, Recordings, compare
+from balloontrace.compare.make_comparison import ComparisonError, compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format.vocabulary import Kind
 
 

@@ -11,7 +11,8 @@ import pytest
 from runs import Setup, make_run, side
 
 from balloontrace.commands.compare import hold_to
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.compare.run_order import Order, Turns, find_order
 from balloontrace.compare.significance import LEVEL, weigh
 from balloontrace.results.comparison import Comparison, Group

@@ -103,6 +103,30 @@ def test_payloads_of_a_variant_are_not_promised(
     assert f"warning: payloads of tell_host.isra.0 are not captured: {note}" in capsys.readouterr().err
 
 
+def test_the_end_of_standard_input(tmp_path: Path, diagnosis: GuestDiagnosis) -> None:
+    """What comes through it before is not looked at."""
+    read_fd, write_fd = os.pipe()
+    kept_fd = os.dup(0)
+    os.dup2(read_fd, 0)
+    os.close(read_fd)
+
+    def feed() -> None:
+        os.write(write_fd, b"some words\n")
+        time.sleep(0.1)
+        os.close(write_fd)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        run = Run(tmp_path, diagnosis, TraceOptions(until_eof=True), [RECORD])
+    finally:
+        thread.join()
+        os.dup2(kept_fd, 0)
+        os.close(kept_fd)
+    assert run.result.ending is Ending.INPUT_ENDED
+    assert (end_of(run.recording)["clean"], end_of(run.recording)["reason"]) == (True, "input ended")
+
+
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
 def test_command(tmp_path: Path, diagnosis: GuestDiagnosis, script: str, status: int) -> None:
     run = Run(tmp_path, diagnosis, TraceOptions(command=("sh", "-c", script)), [RECORD])

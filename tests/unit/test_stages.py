@@ -11,7 +11,8 @@ import pytest
 from runs import Setup, make_runs, side
 
 import balloontrace
-from balloontrace.compare.make_comparison import Recordings, compare
+from balloontrace.compare.make_comparison import compare
+from balloontrace.compare.recordings import Recordings
 from balloontrace.format import stages
 from balloontrace.format.stages import A, Colours, Place, Stage
 from balloontrace.render.blocks_text import text_of

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.format.recording import Recording
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.measurement import Measurement
 
 
 def _report(examined: Examined) -> list[str]:
@@ -24,6 +25,12 @@ def _compare(comparison: Comparison) -> list[str]:
     from balloontrace.render.comparison.csv import render_comparison_csv
 
     return [render_comparison_csv(comparison)]
+
+
+def _measure(measurement: Measurement) -> list[str]:
+    from balloontrace.render.measurement.csv import render_measurement_csv
+
+    return [render_measurement_csv(measurement)]
 
 
 def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Pieces]:
@@ -46,5 +53,11 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Piece
 
 
 FORMAT = Format(
-    "csv", ".csv", report=_report, compare=_compare, tables=_tables, export_help="a row for each event"
+    "csv",
+    ".csv",
+    report=_report,
+    compare=_compare,
+    measure=_measure,
+    tables=_tables,
+    export_help="a row for each event",
 )

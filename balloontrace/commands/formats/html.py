@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.measurement import Measurement
 
 
 def _report(examined: Examined) -> list[str]:
@@ -25,4 +26,10 @@ def _compare(comparison: Comparison) -> list[str]:
     return [render_comparison_html(comparison)]
 
 
-FORMAT = Format("html", ".html", report=_report, compare=_compare)
+def _measure(measurement: Measurement) -> list[str]:
+    from balloontrace.render.measurement.html import render_measurement_html
+
+    return [render_measurement_html(measurement)]
+
+
+FORMAT = Format("html", ".html", report=_report, compare=_compare, measure=_measure)

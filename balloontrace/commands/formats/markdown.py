@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.measurement import Measurement
 
 
 def _report(examined: Examined) -> list[str]:
@@ -26,11 +27,19 @@ def _compare(comparison: Comparison) -> list[str]:
     return [markdown_of(describe_comparison(comparison))]
 
 
+def _measure(measurement: Measurement) -> list[str]:
+    from balloontrace.render.blocks_markdown import markdown_of
+    from balloontrace.render.measurement.sections import describe_measurement
+
+    return [markdown_of(describe_measurement(measurement))]
+
+
 FORMAT = Format(
     "markdown",
     ".md",
     report=_report,
     compare=_compare,
+    measure=_measure,
     export=_report,
     export_help="the report's tables, as report --format markdown writes them",
 )

@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.measurement import Measurement
 
 
 def _report(examined: Examined) -> list[str]:
@@ -26,4 +27,11 @@ def _compare(comparison: Comparison) -> list[str]:
     return [text_of(describe_comparison(comparison))]
 
 
-FORMAT = Format("table", ".txt", report=_report, compare=_compare, for_people=True)
+def _measure(measurement: Measurement) -> list[str]:
+    from balloontrace.render.blocks_text import text_of
+    from balloontrace.render.measurement.sections import describe_measurement
+
+    return [text_of(describe_measurement(measurement))]
+
+
+FORMAT = Format("table", ".txt", report=_report, compare=_compare, measure=_measure, for_people=True)

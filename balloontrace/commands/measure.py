@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace measure`: drive the balloon of a VM, and record both sides of each inflate and deflate."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from balloontrace.commands.formats import Format, format_option
+from balloontrace.console.option_types import DURATION, SIZE
+from balloontrace.console.output_file import write_output
+from balloontrace.console.stderr import say, warn
+from balloontrace.errors import BalloontraceError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from balloontrace.measure.guest import Guest
+    from balloontrace.measure.plan import Plan
+    from balloontrace.measure.rounds import Rounds
+    from balloontrace.measure.vm import Vm
+
+PAGE = "report.html"
+_MIB_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the VM and its guest are reached, as the options have it."""
+
+    vm: str | None
+    qmp: Path | None
+    set_target: str | None
+    read_balloon: str | None
+    memory: int | None
+    pid: int | None
+    guest: str | None
+    ssh: str
+    host_only: bool
+    guest_only: bool
+    keep: bool
+
+
+@click.command("measure", short_help="Drive the balloon of a VM, and record both sides, round by round.")
+@click.option("--vm", metavar="NAME", help="The VM, by its name in libvirt.")
+@click.option(
+    "--qmp", type=click.Path(path_type=Path), metavar="SOCKET", help="The VM, by the QMP socket of its QEMU."
+)
+@click.option(
+    "--set-target",
+    metavar="CMD",
+    help="Any other VM: this command, run by the shell, sets the target. {mib} or {bytes} in it is the "
+    "memory to leave, {balloon_mib} or {balloon_bytes} the size of the balloon. Needs --memory, and --pid.",
+)
+@click.option(
+    "--read-balloon", metavar="CMD", help="With --set-target: prints the size of the balloon in MiB."
+)
+@click.option("--memory", type=SIZE, metavar="SIZE", help="With --set-target: all memory of the guest.")
+@click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="The process that serves the balloon; with --vm and --qmp it is found.",
+)
+@click.option(
+    "--guest",
+    metavar="SSH_DESTINATION",
+    help="The guest, as ssh reaches it: root@guest1. A recorder is copied there if it has none.",
+)
+@click.option(
+    "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
+)
+@click.option("--host-only", is_flag=True, help="Record the host's side alone.")
+@click.option("--guest-only", is_flag=True, help="Record the guest's side alone.")
+@click.option("--keep", is_flag=True, help="Leave the recorder that was copied in the guest.")
+@click.option("--take", type=SIZE, required=True, metavar="SIZE", help="How much memory each inflate takes.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 999),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many inflates and deflates count.",
+)
+@click.option(
+    "--first/--no-first",
+    default=True,
+    show_default=True,
+    help="Begin with a round that does not count: it takes memory that was never taken before.",
+)
+@click.option(
+    "--settle", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Rest before each move."
+)
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="How long a move may take.",
+)
+@click.option("--touched", is_flag=True, help="Have the guest write to the memory before it is taken.")
+@click.option(
+    "--alternate",
+    nargs=2,
+    metavar="CMD_A CMD_B",
+    help="Measure two states in turn, A, B, B, A. Each command, run by the shell here, brings about one.",
+)
+@click.option("--guest-options", default="", metavar="OPTIONS", help="More options of record in the guest.")
+@click.option("--host-options", default="", metavar="OPTIONS", help="More options of record on the host.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="A new or empty folder for the recordings.",
+)
+@format_option("measure", default="table")
+@click.option("--html", is_flag=True, help=f"Write {PAGE} into the folder, too.")
+def measure(
+    take: int,
+    rounds: int,
+    settle: float,
+    timeout: float,
+    alternate: tuple[str, str] | None,
+    guest_options: str,
+    host_options: str,
+    output: Path,
+    form: Format,
+    *,
+    first: bool,
+    touched: bool,
+    html: bool,
+    **asked: Any,  # noqa: ANN401
+) -> int:
+    r"""Drive the balloon of a VM: settle, inflate, settle, deflate, N times, both sides recorded.
+
+    Each round has a recording of the guest and one of the host. They are in FOLDER, as compare reads them,
+    and in first/ what does not count. At the end the medians of all rounds are shown. Run it on the host, as
+    root. However it ends, the balloon is put back to where it was.
+
+    \b
+    Examples:
+      sudo balloontrace measure --vm vm1 --guest root@vm1 --take 7G -o before/
+      sudo balloontrace measure --qmp qmp.sock --host-only --take 1G -o host/
+    """
+    from balloontrace.measure.plan import Plan
+
+    plan = Plan(
+        out=output,
+        take_bytes=take,
+        rounds=rounds,
+        first=first,
+        settle_s=settle,
+        timeout_s=timeout,
+        touched=touched,
+        alternate=tuple(alternate or ()),
+        guest_options=shlex.split(guest_options),
+        host_options=shlex.split(host_options),
+    )
+    wanted = _Asked(**asked)
+    check(plan, wanted)
+    with _ends_in_order():
+        status = _run(plan, wanted)
+    if status is ExitCode.OK:
+        _show(plan, form, html=html, with_guest=not wanted.host_only)
+    return status
+
+
+def check(plan: Plan, asked: _Asked) -> None:
+    """UsageError for what contradicts itself, before anything is done."""
+    ways = [name for name in ("vm", "qmp", "set_target") if getattr(asked, name) is not None]
+    if len(ways) != 1:
+        raise UsageError("give one of --vm NAME, --qmp SOCKET and --set-target CMD")
+    if asked.host_only and asked.guest_only:
+        raise UsageError("--host-only and --guest-only leave nothing to record")
+    if asked.host_only and plan.touched and asked.guest is None:
+        raise UsageError("--touched needs a way into the guest: --guest SSH_DESTINATION")
+    if not asked.host_only and asked.guest is None:
+        raise UsageError("give --guest SSH_DESTINATION, or --host-only")
+    if asked.set_target is not None and asked.memory is None:
+        raise UsageError("--set-target needs --memory SIZE: all memory of the guest, the balloon included")
+    if asked.set_target is not None and asked.pid is None and not asked.guest_only:
+        raise UsageError("--set-target needs --pid: the process that serves the balloon, or --guest-only")
+    if plan.take_bytes % _MIB_BYTES:
+        raise UsageError("--take needs whole MiB, such as 512M or 7G")
+    if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
+        raise UsageError(f"{plan.out} is not an empty folder: name another with -o, or remove it")
+
+
+def _run(plan: Plan, asked: _Asked) -> ExitCode:
+    """Measure; BalloontraceError when it did not go as asked, having told what is kept."""
+    from balloontrace.measure.rounds import Rounds
+    from balloontrace.measure.sides import Sides
+
+    with ExitStack() as stack:
+        guest = _open_guest(asked)
+        if guest is not None:
+            stack.callback(guest.close)
+        vm = _open_vm(asked, guest)
+        stack.callback(vm.close)
+        if vm.named.pid is None and not asked.guest_only:
+            raise UsageError(f"the process of the VM {vm.named.name} is not known: name it with --pid")
+        sides = Sides(
+            None if asked.guest_only else vm.named.pid,
+            None if asked.host_only else guest,
+            plan.host_options,
+            plan.guest_options,
+        )
+        rounds = Rounds(vm, guest, plan, sides, _tell)
+        try:
+            rounds.run()
+        except UsageError:
+            raise
+        except KeyboardInterrupt:
+            _tell(f"interrupted; {_kept(plan, rounds)}")
+            return ExitCode.INTERRUPTED
+        except BalloontraceError as error:
+            raise BalloontraceError(f"{error}; {_kept(plan, rounds)}") from error
+    return ExitCode.OK
+
+
+def _open_guest(asked: _Asked) -> Guest | None:
+    if asked.guest is None:
+        return None
+    from balloontrace.make_bundle import make_bundle
+    from balloontrace.measure.ssh_guest import open_ssh
+    from balloontrace.trace.engines.shipped import read_all
+
+    return open_ssh(asked.guest, asked.ssh, lambda: make_bundle(read_all()), keep=asked.keep)
+
+
+def _open_vm(asked: _Asked, guest: Guest | None) -> Vm:
+    if asked.qmp is not None:
+        from balloontrace.measure.qmp_vm import open_qmp
+
+        return open_qmp(asked.qmp, asked.pid, guest.facts.hostname if guest is not None else None)
+    if asked.vm is not None:
+        from balloontrace.measure.libvirt_vm import open_libvirt
+
+        return open_libvirt(asked.vm, asked.pid)
+    from balloontrace.measure.command_vm import CommandVm
+    from balloontrace.measure.vm import VmName
+
+    assert asked.set_target is not None and asked.memory is not None  # `check` has seen to it  # noqa: PT018
+    name = guest.facts.hostname if guest is not None else f"process {asked.pid}"
+    read_guest_bytes = guest.read_balloon_bytes if guest is not None else None
+    named = VmName(name, asked.pid)
+    return CommandVm(named, asked.memory, asked.set_target, asked.read_balloon, read_guest_bytes)
+
+
+def _kept(plan: Plan, rounds: Rounds) -> str:
+    from balloontrace.units import format_things
+
+    if not rounds.complete:
+        return "no round is complete"
+    return f"{format_things(rounds.complete, 'round')} complete, kept in {plan.out}"
+
+
+def _tell(sentence: str) -> None:
+    say(f"balloontrace: {sentence}\n")
+
+
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end it once; then they wait until all is put back."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(plan: Plan, form: Format, *, html: bool, with_guest: bool) -> None:
+    """The result of each folder; where a library for it is missing, what else can be done."""
+    if with_guest and find_spec("numpy") is None:
+        _tell(f"numpy is not installed here, so there is no report: the recordings are in {plan.out}")
+        return
+    from balloontrace.commands.formats import offered
+    from balloontrace.compare.summarise import summarise_driven, summarise_folder
+
+    assert form.measure is not None  # it was offered
+    for number, folder in enumerate(plan.folders):
+        found = (
+            summarise_folder(folder, plan.out if not number else None)
+            if with_guest
+            else summarise_driven(folder)
+        )
+        write_output(form.measure(found), None, force=False, for_people=form.for_people)
+        if html:
+            page = offered("measure")["html"].measure
+            assert page is not None  # it is offered
+            write_output(page(found), folder / PAGE, force=False)
+        warn(found.warnings)
+    if plan.alternate:
+        _tell(f"in pairs: balloontrace compare {' '.join(map(str, plan.folders))}")

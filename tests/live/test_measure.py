@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`measure` over ssh, on a guest with Python and libbpf alone; what goes wrong leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from measuring import Measuring, Reached, assert_nothing_left, reached
+from tracing import MIB_PAGES, change, outcomes, report, shell
+
+from lab.kernels import IMAGES
+
+MEMORY_MIB = 512
+TAKEN_MIB = 67
+COUNTERS = ("balloon_inflate", "balloon_deflate")
+QUICK = ("--guest-only", "--settle", "100ms")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
+    """No balloontrace that runs, no click, no bcc, no compiler, no headers."""
+    with reached(tmp_path_factory.mktemp("ssh"), MEMORY_MIB, IMAGES["trixie-bare-6.12"]) as there:
+        yield there
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found(bare: Reached, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The balloon is empty again, and nothing of `measure` is in the guest."""
+    yield
+    if "powered_off" not in request.node.name:
+        assert bare.guest.balloon_actual_bytes() == MEMORY_MIB << 20
+        assert_nothing_left(bare.guest)
+
+
+def test_rounds_on_a_guest_with_python_and_libbpf_only(bare: Reached, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = bare.guest.vmstat()
+    measuring = Measuring(
+        *bare.words(), *QUICK, "--take", f"{TAKEN_MIB}M", "--rounds", "2", "--touched",
+        "-o", out, "--format", "json", "--html",
+    )  # fmt: skip
+    status, output = measuring.wait()
+    assert status == 0, measuring.said
+    assert change(before, bare.guest.vmstat(), COUNTERS) == [3 * TAKEN_MIB * MIB_PAGES] * 2
+    rounds = sorted(path.name for path in out.glob("*.bt"))
+    assert rounds == ["round-001-guest.bt", "round-002-guest.bt"]
+    assert [path.name for path in (out / "first").iterdir()] == ["round-000-guest.bt"]
+    assert not (out / "incomplete").exists()
+    for name in rounds:
+        found = report(out / name)
+        assert outcomes(found) == [
+            ("inflate", "reached", TAKEN_MIB * MIB_PAGES),
+            ("deflate", "reached", TAKEN_MIB * MIB_PAGES),
+        ]
+        assert found["header"]["label"].startswith("lab round ")
+    shown = json.loads(output)
+    assert (shown["vm"], shown["rounds"], shown["touched"]) == ("lab", 2, True)
+    inflate, deflate = shown["moves"]
+    assert [rate["label"] for rate in inflate["rates"]] == ["reclaim touched"]
+    assert [rate["label"] for rate in deflate["rates"]] == ["return", "return and touch"]
+    assert all(row["n"] == 2 and row["median"] > 0 for row in (*inflate["rates"], *deflate["rates"]))
+    told = json.loads((out / "measure.json").read_text())
+    assert str(bare.qmp) in " ".join(told["vmm"])  # so it is the right QEMU
+    assert told["guest"]["kernel"].split()[0] == bare.guest.run(["uname", "-r"]).stdout.strip()
+    assert "<h1>lab: 2 rounds" in (out / "report.html").read_text()
+
+
+def test_interrupted_in_the_middle(bare: Reached, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    measuring = Measuring(
+        *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out
+    )
+    measuring.wait_for("round 1 of 9: inflate")
+    measuring.interrupt()
+    status, output = measuring.wait()
+    assert (status, output) == (130, "")
+    assert f"interrupted; 1 round complete, kept in {out}" in measuring.said
+    assert outcomes(report(out / "round-001-guest.bt"))[0][:2] == ("inflate", "reached")
+
+
+def test_ssh_is_killed(bare: Reached, tmp_path: Path) -> None:
+    measuring = Measuring(
+        *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    measuring.wait_for("round 1 of 9: inflate")
+    for pid in measuring.children():
+        if Path(f"/proc/{pid}/comm").read_text() == "ssh\n":
+            os.kill(pid, signal.SIGKILL)
+    status, _ = measuring.wait()
+    assert status == 1
+    assert "1 round complete, kept in" in measuring.said.splitlines()[-1]
+
+
+def test_a_target_that_is_never_reached(bare: Reached, tmp_path: Path) -> None:
+    """The command of the user's does nothing; what was recorded until then is kept apart."""
+    out = tmp_path / "out"
+    measuring = Measuring(
+        "--set-target", ": {mib}", "--memory", f"{MEMORY_MIB}M", *bare.words_of_guest(), *QUICK,
+        "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "1", "--timeout", "500ms", "-o", out,
+    )  # fmt: skip
+    status, _ = measuring.wait()
+    assert status == 1
+    assert "has not reached its target within 0.5 s: the guest should have 445 MiB" in measuring.said
+    (kept,) = (out / "incomplete").iterdir()
+    assert outcomes(report(kept)) == []
+
+
+def test_what_cannot_be_measured_is_refused(bare: Reached, tmp_path: Path) -> None:
+    for words, sentence in (
+        (["--take", f"{MEMORY_MIB - 70}M", *bare.words()], "not enough memory to take"),
+        (
+            ["--take", "64M", "--qmp", str(tmp_path / "no.qmp"), *bare.words_of_guest()],
+            "cannot connect to QEMU",
+        ),
+        (["--take", "64M", *bare.words(), "--ssh", "ssh -F none -p 1"], "cannot reach the guest"),
+    ):
+        measuring = Measuring(*QUICK, *words, "-o", tmp_path / "out")
+        assert measuring.wait() == (2, "")
+        assert sentence in measuring.said
+        assert measuring.said.count("\n") == 1, measuring.said
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_guest_that_is_powered_off(bare: Reached, tmp_path: Path) -> None:
+    """In round 2; the last test of this guest."""
+    out = tmp_path / "out"
+    measuring = Measuring(
+        *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out
+    )
+    measuring.wait_for("round 1 of 9: inflate")
+    bare.guest.start(shell("echo o > /proc/sysrq-trigger"))
+    status, _ = measuring.wait()
+    assert status == 1
+    assert "1 round complete, kept in" in measuring.said
+    assert (out / "round-001-guest.bt").exists()

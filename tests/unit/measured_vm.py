@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM whose balloon is a number, and a `balloontrace record` that is a small script."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+from balloontrace.measure.recorder import ChildRecorder
+from balloontrace.measure.vm import Vm, VmGone, VmName
+
+FULL_BYTES = 1 << 30
+_RECORDS = """
+import os, sys
+sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()
+os.write(1, b"x" * 100)
+while os.read(0, 100): pass
+os.write(1, b"end")
+"""
+
+
+class NumberVm(Vm):
+    """Its balloon is where it is told to be after `looks` looks; it is gone at move `ends_at`."""
+
+    def __init__(self, *, looks: int = 1, ends_at: int | None = None, stuck_at: int | None = None) -> None:
+        self.named = VmName("vm1", 1)
+        self.targets: list[int] = []
+        self._size, self._target, self._looks, self._left = FULL_BYTES, FULL_BYTES, looks, 0
+        self._ends_at, self._stuck_at = ends_at, stuck_at
+
+    def read_size_bytes(self) -> int:
+        self._check()
+        self._left -= 1
+        if self._left <= 0 and len(self.targets) != self._stuck_at:
+            self._size = self._target
+        return self._size
+
+    def set_size_bytes(self, size_bytes: int) -> None:
+        self.targets.append(size_bytes)
+        self._check()
+        self._target, self._left = size_bytes, self._looks
+
+    def close(self) -> None:
+        pass
+
+    def _check(self) -> None:
+        if self._ends_at is not None and len(self.targets) >= self._ends_at:
+            raise VmGone("the VM vm1 has ended")
+
+
+def start_recorder(path: Path, script: str = _RECORDS) -> ChildRecorder:
+    return ChildRecorder("the recorder", [sys.executable, "-c", script], path, own_session=True)
+
+
+def write_program(path: Path, script: str) -> Path:
+    """A program that the shell runs."""
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path

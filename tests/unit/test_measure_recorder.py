@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recorders as children: attached, ended by the end of their input, and what is told when they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from measured_vm import start_recorder
+
+from balloontrace.measure.recorder import RecorderFailed
+
+FAILS = "import sys; sys.exit('balloontrace: cannot trace here: no BTF')"
+FAILS_LATER = """
+import sys
+sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()
+sys.stdin.read()
+sys.exit("balloontrace: the recording is incomplete: disk full")
+"""
+DEAF = """
+import sys, time
+sys.stderr.write("probes attached\\n"); sys.stderr.flush()
+time.sleep(600)
+"""
+
+
+def test_it_ends_when_its_input_does(tmp_path: Path) -> None:
+    recorder = start_recorder(tmp_path / "a.bt")
+    assert recorder.is_attached(30)
+    recorder.check()
+    recorder.wait_ended()
+    assert recorder.path.read_bytes() == b"x" * 100 + b"end"
+
+
+def test_its_last_words_are_told(tmp_path: Path) -> None:
+    recorder = start_recorder(tmp_path / "a.bt", FAILS)
+    with pytest.raises(RecorderFailed, match=r"^the recorder ended: cannot trace here: no BTF$"):
+        recorder.is_attached(30)
+
+
+def test_an_end_that_is_not_in_order(tmp_path: Path) -> None:
+    recorder = start_recorder(tmp_path / "a.bt", FAILS_LATER)
+    assert recorder.is_attached(30)
+    with pytest.raises(RecorderFailed, match="the recording is incomplete: disk full"):
+        recorder.wait_ended()
+
+
+def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    recorder = start_recorder(tmp_path / "a.bt", DEAF)
+    assert recorder.is_attached(30)
+    with pytest.raises(RecorderFailed, match="has not ended within 0 s"):
+        recorder.wait_ended(0)
+
+
+def test_waiting_ends_in_time(tmp_path: Path) -> None:
+    recorder = start_recorder(tmp_path / "a.bt", "import time; time.sleep(600)")
+    assert not recorder.is_attached(0.01)
+    recorder.kill()
