@@ -129,6 +129,22 @@ struct bt_eventfds {
 	bt_u32 reserved;           /* padding, 0 */
 };
 
+/* A range of the process's addresses that is its guest's memory, in the kernel's pages. */
+struct bt_memory_slot {
+	bt_u64 address;
+	bt_u64 pages;
+	bt_u64 guest_page;
+};
+
+#define BT_MEMORY_SLOTS 128
+
+struct bt_memory_slots {
+	bt_u64 asked_by;           /* process and thread that want to know; 0: they do */
+	bt_u32 count;              /* of all; those beyond the table took the place of others */
+	bt_u32 left_out;           /* whether there are more than were counted */
+	struct bt_memory_slot at[BT_MEMORY_SLOTS];
+};
+
 /* Page faults of the traced process since the programs were attached, by slot as above. */
 struct bt_fault_slot {
 	bt_u64 id;                 /* process and thread inside a fault, or the last that was */

@@ -380,11 +380,16 @@ static __always_inline int on_kvm_vcpu_ioctl_return(u64 result)
 	return result ? 0 : left_guest();
 }
 
+#include "memory_slots.h"
+
 /* kvm_vm_ioctl(file, ioctl, argument) */
 static __always_inline int on_kvm_vm_ioctl_entry(u64 file, u64 ioctl)
 {
-	struct bt_thread *thread = find_thread();
+	struct bt_thread *thread;
 
+	if ((u32)ioctl == IOCTL_CHECK_EXTENSION)
+		return copy_memory_slots(file);
+	thread = find_thread();
 	if (!thread)
 		return 0;
 	switch ((u32)ioctl) {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Spans
 from balloontrace.analysis.group_statistics import sums
+from balloontrace.analysis.guest_memory import GuestMemory
 from balloontrace.analysis.matching_balloons import find_sends
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
 from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
@@ -78,6 +79,7 @@ def join(
     pages_of_sends: Mapping[int, int],
     batches: Batches,
     windows: tuple[Window, Window],
+    guest_memory: GuestMemory,
     *,
     summed_sends: int = 0,
     splits_counted: bool = True,
@@ -90,22 +92,24 @@ def join(
     A guest that sent nothing is matched by its page reports, where `reports` were traced.
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
-    and host were recording. `summed_sends` have no span each; `splits_counted` tells whether the batches say
-    how many huge pages were split; `cost` is what tracing added to each call; `period_ns` lies between
-    samples of calls.
+    and host were recording; `guest_memory` tells discards of other memory. `summed_sends` have no span each;
+    `splits_counted` tells whether the batches say how many huge pages were split; `cost` is what tracing
+    added to each call; `period_ns` lies between samples of calls.
     """
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
     sends = np.flatnonzero(operations.nesting.send & ~(compaction & (summed_sends > 0)))
     calls, whole = _served(batches, windows[1]), whole_batches(batches, windows[1].start_ns)
+    foreign = np.flatnonzero(guest_memory.is_surely_no_send(batches))
+    whole = np.setdiff1d(whole, foreign)
     if reports.traced and not len(sends) and reported(spans).any():
-        return _join_by_reports(spans, operations, batches, calls, whole, windows[0])
+        return _join_by_reports(spans, operations, batches, calls, (whole, foreign), windows[0], guest_memory)
     try:
         sends, guest, partners = find_sends(
             sends,
             operations.nesting.device[sends],
             lambda some: _sends(spans, some, pages_of_sends, windows[0]),
-            lambda some: find_partners(some, batches, calls, whole),
+            lambda some: find_partners(some, batches, calls, whole, foreign),
         )
     except RecordingError as error:
         if not summed_sends:
@@ -126,7 +130,8 @@ def join(
     of_reports = find_served_reports(
         spans, batches, calls, (partners.rest, served), matching.clock,
         device=operations.nesting.device, matched_sends=sends[matching.sends],
-        queues=_queues(guest, batches, matching.sends, served), by_calls=reports.untraced,
+        queues=_queues(guest, batches, matching.sends, served), guest_memory=guest_memory,
+        by_calls=reports.untraced,
     )  # fmt: skip
     send_of_batch = of_reports.report_of_batch.copy()
     send_of_batch[served] = sends[matching.sends]
@@ -161,25 +166,28 @@ def _join_by_reports(
     operations: Operations,
     batches: Batches,
     calls: Calls,
-    whole: NDArray[np.intp],
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
     window: Window,
+    guest_memory: GuestMemory,
 ) -> BothSides:
     """Match a guest that sent nothing by its page reports. RecordingError as `join`.
 
-    What serves them gives memory back, as for an inflate: that is the queue that their calls tell.
+    What serves them gives memory back, as for an inflate: that is the queue that their calls tell. `rows` are
+    batches seen as a whole, and those that are surely none of the guest's.
     """
     reports, none = np.flatnonzero(reported(spans)), np.empty(0, dtype=np.intp)
     pages = np.where(spans.has(SpanFlag.PAGES), spans.int64("pages"), UNKNOWN_PAGES)[reports]
     queue = np.full(len(reports), Queue.INFLATE, dtype=np.int64)
     guest = Calls(spans.int64("start_ns")[reports], spans.end_ns[reports], queue, pages, window)
-    partners = find_partners(guest, batches, calls, whole)
-    matching, rows = partners.matching, partners.rows[partners.matching.batches]
+    partners = find_partners(guest, batches, calls, *rows)
+    matching, found = partners.matching, partners.rows[partners.matching.batches]
     report_of_batch = np.full(len(batches), NO_SPAN, dtype=np.int64)
-    report_of_batch[rows] = reports[matching.sends]
-    others = np.union1d(rows, partners.rest)
+    report_of_batch[found] = reports[matching.sends]
+    others = np.union1d(found, partners.rest)
     of_reports = find_served_reports(
         spans, batches, calls, (others, none), matching.clock, report_of_batch,
-        device=operations.nesting.device, matched_sends=none, queues=none, by_calls=False,
+        device=operations.nesting.device, matched_sends=none, queues=none, guest_memory=guest_memory,
+        by_calls=False,
     )  # fmt: skip
     return BothSides(
         _host_times(spans, none, batches, none, matching.clock),
@@ -188,7 +196,7 @@ def _join_by_reports(
             _pairing(
                 guest, batches, partners, split=True, found=0, unseen=0, ended_unseen=0, summed_sends=0
             ),
-            sends=0, batches=0, pairs=0, delimited=0, reports=len(rows),
+            sends=0, batches=0, pairs=0, delimited=0, reports=len(found),
         ),
         report_of_batch,
         matching.clock,

@@ -57,10 +57,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Regions by address; `after` has how each was at the end, by its start."""
+    """Regions by address; `after` has how each was at the end, by its start.
+
+    `has_all` large ones: a process may have more than a recording keeps.
+    """
 
     found: tuple[Region, ...]
     after: Mapping[int, Region]
+    has_all: bool = False
 
     def of_addresses(self, address: Column) -> Column:
         """By address the place of the region it is in; NO_REGION where that is not known."""
@@ -85,13 +89,14 @@ class Regions:
 
 def parse_regions(metadata: Json, end: Json) -> Regions:
     """Regions of both ends; of one that is there at both, the first. None in recordings before format 1.6."""
-    before, after = ({each.start: each for each in _parse(table)} for table in (metadata, end))
+    sides = [_parse(table) for table in (metadata, end)]
+    before, after = ({each.start: each for each in side} for side in sides)
     both = sorted((after | before).values(), key=lambda region: region.start)
     apart: list[Region] = []
     for region in both:
         if not apart or region.start >= apart[-1].end:
             apart.append(region)
-    return Regions(tuple(apart), after)
+    return Regions(tuple(apart), after, all(0 < len(side) < _MOST_REGIONS for side in sides))
 
 
 def describe_regions(regions: Regions, places: Sequence[int]) -> tuple[HostRegion, ...]:

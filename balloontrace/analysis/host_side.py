@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask, decode_batches
+from balloontrace.analysis.guest_memory import GuestMemory, parse_guest_memory
 from balloontrace.analysis.host_kicks import Kicks, parse_kicks, with_kicks
 from balloontrace.analysis.host_memory import HostMemoryTable
 from balloontrace.analysis.host_queues import UNTOLD, find_queues
@@ -75,6 +76,7 @@ class HostRecording:
     warnings: tuple[str, ...]
     not_measured: tuple[str, ...]
     memory: HostMemoryTable
+    guest_memory: GuestMemory
     cost: TracingCost | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     kicks: tuple[Kicks, ...] = ()
@@ -103,10 +105,12 @@ def analyse_host(recording: Recording) -> HostRecording:
     tracing_ns = cost.of_calls(calls, calls_ns) if cost and delimited.any() else (None, None)
     files = parse_files(recording.metadata, recording.end or {})
     kicks = parse_kicks(recording.end or {})
+    regions = parse_regions(recording.metadata, recording.end or {})
+    guest_memory = parse_guest_memory(recording.metadata, recording.end or {}, regions)
     memory = HostMemoryTable(
         batches,
         parse_host_readings(recording),
-        parse_regions(recording.metadata, recording.end or {}),
+        regions,
         files,
         header.machine.cpus,
         splits_counted=counts_splits,
@@ -135,7 +139,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         losses=losses,
         events_lost=sum(lost) if lost else None,
         own_cost=end.own_cost if end else None,
-        others=with_files(_others(batches, delimited), files),
+        others=with_files(_others(batches, delimited, guest_memory), files),
         queues=with_kicks(find_queues(batches, np.full(len(batches), UNTOLD, dtype=np.int64)), kicks),
         sample_period_ns=period_ns,
         samples=estimate.samples if estimate else None,
@@ -143,6 +147,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         calls_error_ns=estimate.error_ns if estimate else None,
         regions=memory.discarded(),
         periods=memory.periods(),
+        guest_memory_bytes=guest_memory.bytes,
     )
     return HostRecording(
         header,
@@ -152,19 +157,20 @@ def analyse_host(recording: Recording) -> HostRecording:
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
         tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
         memory,
+        guest_memory,
         cost,
         files,
         kicks,
     )
 
 
-def _others(batches: Batches, delimited: Mask) -> tuple[OtherBuffers, ...]:
+def _others(batches: Batches, delimited: Mask, guest_memory: GuestMemory) -> tuple[OtherBuffers, ...]:
     """What is no buffer, by its calls; nothing where no buffer was seen whole, for then nothing tells."""
     if not delimited.any():
         return ()
     no_report = np.full(len(batches), NO_SPAN, dtype=np.int64)
     rest, buffers = np.flatnonzero(~delimited), np.flatnonzero(delimited)
-    return tell_apart(batches, rest, buffers, no_report, by_calls=False)
+    return tell_apart(batches, rest, buffers, no_report, guest_memory=guest_memory, by_calls=False)
 
 
 def _sample_period_ns(recording: Recording) -> int | None:

@@ -281,6 +281,7 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             events.carried.pages_of_sends,
             host.batches,
             windows,
+            host.guest_memory,
             summed_sends=guest.summed.sends,
             splits_counted=host.side.thp_splits is not None,
             cost=host.cost,

@@ -80,13 +80,15 @@ def _indistinct() -> TooManyWaysError:
     )
 
 
-def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows) -> Partners:
+def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows, foreign: _Rows) -> Partners:
     """Match a guest's sends with those batches that are theirs; RecordingError if it cannot be proved.
 
-    `host` has all batches as calls, `whole` are those seen from their beginning to their end.
+    `host` has all batches as calls, `whole` are those seen from their beginning to their end, `foreign` those
+    that are surely no sends.
     """
     try:
-        return Partners(whole, match(guest, host.only(whole)))
+        matching = match(guest, host.only(whole))
+        return Partners(whole, matching, foreign, tuple(_others(batches, host, foreign, whole)))
     except TooManyWaysError:
         raise
     except RecordingError as error:
@@ -101,7 +103,7 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows) -> 
     rows, matching = best
     # Where each send has its buffer, whatever else was seen is none, even if it was not seen as a whole.
     seen = np.arange(len(batches)) if len(matching.sends) == len(guest) else whole
-    rest = np.setdiff1d(seen, rows)
+    rest = np.union1d(np.setdiff1d(seen, rows), foreign)
     return Partners(rows, matching, rest, tuple(_others(batches, host, rest, rows)))
 
 

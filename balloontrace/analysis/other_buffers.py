@@ -3,7 +3,8 @@
 
 A buffer is a page report if it lies inside a report of the guest's recording, by the clocks that the pairs
 prove, and names as much. Where the guest's reports were not traced, its calls tell: it was kicked and
-completed in the thread that serves the sends, and gave back more than a page a call.
+completed in the thread that serves the sends, and gave back more than a page a call. A discard of the
+process's own memory is known by its address.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Mask, Spans
+from balloontrace.analysis.guest_memory import BY_MAPPINGS, BY_SLOTS, GuestMemory
 from balloontrace.analysis.host_queues import (
     CALLS,
     MATCHING,
@@ -39,11 +41,12 @@ _MOST_CANDIDATES = 1 << 24
 PAGE_REPORT = "page report"
 FILE_DISCARD = "file discard"
 ADVICE = "advice outside of buffers"
+OWN_MEMORY = "discard of the process's own memory"
 OTHER = "other buffer"
 SEND = "send without one of the guest's"
-_WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER, SEND)
+_WORDS = (PAGE_REPORT, FILE_DISCARD, ADVICE, OTHER, SEND, OWN_MEMORY)
 _NO_FILE = 0
-_TOLD_BY = (CALLS, MATCHING, "eventfd")
+_TOLD_BY = (CALLS, MATCHING, "eventfd", BY_SLOTS, BY_MAPPINGS)
 
 
 def reports_within(spans: Spans, reports: _Rows, clock: Clock, started_ns: int, ended_ns: int) -> _Rows:
@@ -85,18 +88,22 @@ def tell_apart(
     report_of_batch: Column,
     queues: Column | None = None,
     *,
+    guest_memory: GuestMemory,
     by_calls: bool,
 ) -> tuple[OtherBuffers, ...]:
     """The batches `rest` by what they are, by thread and by kind of call.
 
-    `sends` are batches of sends; `queues` has the queue of each batch by its eventfd, or UNTOLD; `by_calls`:
-    the guest may have made reports that its recording has not.
+    `sends` are batches of sends; `queues` has the queue of each batch by its eventfd, or UNTOLD;
+    `guest_memory` tells what is none of the guest's; `by_calls`: the guest may have made reports that its
+    recording has not.
     """
     matched = report_of_batch[rest] != NO_SPAN
     what = _what(batches, rest, sends, matched, by_calls=by_calls)
     how = matched.astype(np.int64)
+    own = guest_memory.is_own(batches)[rest] & ~matched
+    what[own], how[own] = _WORDS.index(OWN_MEMORY), _TOLD_BY.index(guest_memory.told_by)
     if queues is not None:
-        by_eventfd = (queues[rest] != UNTOLD) & ~matched
+        by_eventfd = (queues[rest] != UNTOLD) & ~matched & ~own
         how[by_eventfd] = _TOLD_BY.index("eventfd")
         words = np.where(queues[rest] == REPORTS, _WORDS.index(PAGE_REPORT), _WORDS.index(SEND))
         what = np.where(by_eventfd, words, what)
@@ -218,13 +225,14 @@ def find_served_reports(
     device: Column,
     matched_sends: _Rows,
     queues: Column,
+    guest_memory: GuestMemory,
     by_calls: bool,
 ) -> ServedReports:
     """The page reports among `rows`, which are those not of sends, and those of sends.
 
     `report_of_batch` is what is known of them already, if it is; `device` is that of each span,
-    `matched_sends` are spans with a buffer; `queues` are those of the sends, by row; `by_calls` as for
-    `tell_apart`.
+    `matched_sends` are spans with a buffer; `queues` are those of the sends, by row; `guest_memory` and
+    `by_calls` as for `tell_apart`.
     """
     rest, sends = rows
     if report_of_batch is None:
@@ -238,6 +246,8 @@ def find_served_reports(
     return ServedReports(
         report_of_batch,
         reports_within(spans, due, clock, served.window.start_ns, served.window.end_ns),
-        tell_apart(batches, rest, sends, report_of_batch, by_eventfd, by_calls=by_calls),
+        tell_apart(
+            batches, rest, sends, report_of_batch, by_eventfd, guest_memory=guest_memory, by_calls=by_calls
+        ),
         find_queues(batches, matched),
     )

@@ -59,6 +59,12 @@ EVENTFD = lay_out(
 )
 EVENTFDS_BYTES = EVENTFDS * EVENTFD.size_bytes + 2 * TYPE_BYTES["u32"]
 
+MOST_MEMORY_SLOTS = 128
+MEMORY_SLOT = lay_out("u64 address", "u64 pages", "u64 guest_page")
+MEMORY_SLOTS = lay_out(
+    "u64 asked_by", "u32 count", "u32 left_out", ("at", MEMORY_SLOT, MOST_MEMORY_SLOTS)
+)  # fmt: skip
+
 VCPUS_BYTES = SLOTS * TYPE_BYTES["u32"]
 
 FAULT_SLOT = lay_out(

@@ -62,6 +62,7 @@ from balloontrace.untrusted import printable
 #   1.6  PAYL: of page reports too, their blocks as `struct bt_block`
 #   1.6  READ: readings of the machine, before, while and after something moved
 #   1.6  batches: address; of the host's side `regions` at start and end, readings of the process
+#   1.6  host: `memory_slots` at start and end: addresses that are the guest's memory
 #   1.6  host: `eventfds` at the end: how often each was read, and when the last times
 #   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions
 #   1.6  spans of allocation_parts: what a work item did while it allocated, one for each part in `queue`, as

@@ -36,10 +36,10 @@ class OtherBuffers:
     """Buffers of one thread and kind of call that are no sends, and discards that are no buffers.
 
     `what` was told by matching with the guest's recording, by the eventfd that kicked buffers which were
-    matched, or by the calls alone. `c_ns` is the time between
-    the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them. Of calls
-    that were sampled nothing but their kinds is known. A file discard has the `descriptor` of the file, and
-    its name where the process had that one open at an end of the recording.
+    matched, by KVM's memory slots or the process's mappings, or by the calls alone. `c_ns` is the time
+    between the calls, from kick to completion, None unless all of both were seen; `d_ns` that inside them. Of
+    calls that were sampled nothing but their kinds is known. A file discard has the `descriptor` of the file,
+    and its name where the process had that one open at an end of the recording.
     """
 
     what: str
@@ -112,7 +112,7 @@ class HostSide:
 
     With `sample_period_ns` calls were sampled: `calls_ns` is an estimate then, in 19 of 20 cases off by no
     more than `calls_error_ns`, from `samples` of which `samples_inside` were inside calls. What is counted of
-    calls is None.
+    calls is None. `guest_memory_bytes` is what KVM's memory slots of the process have, None where not known.
     """
 
     header: Header
@@ -143,3 +143,4 @@ class HostSide:
     queues: tuple[HostQueue, ...] = ()
     regions: tuple[HostRegion, ...] = ()
     periods: tuple[DiscardPeriod, ...] = ()
+    guest_memory_bytes: int | None = None

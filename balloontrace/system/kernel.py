@@ -11,6 +11,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from balloontrace.errors import UsageError
 from balloontrace.system.libbpf import BtfError, open_btf
 
 ROOT = Path("/")
+KVM_MODULE = "kvm"
 
 _CAP_SYS_RAWIO = 17
 
@@ -114,6 +116,12 @@ _DRIVER_MEMBERS = (
     "num_free_page_blocks", "shrinker",
     "resp_data", "resp_pos", "nr_page_bmap", "min_pfn", "max_pfn",
 )  # fmt: skip
+_SLOT_MEMBERS = {
+    "file": ("private_data",),
+    "kvm": ("memslots",),
+    "kvm_memslots": ("node_idx", "id_hash"),
+    "kvm_memory_slot": ("id_node", "userspace_addr", "npages", "base_gfn"),
+}
 # Read through the helper that gives the current thread with its type; before Linux 5.11 there is none.
 _TASK_HELPER = ("bpf_func_id", "BPF_FUNC_get_current_task_btf")
 _TASK_MEMBERS = {"task_struct": ("sched_info",), "sched_info": ("run_delay",)}
@@ -287,6 +295,20 @@ def read_page_layout(root: Path = ROOT) -> dict[str, int]:
     known = {f"FOLIO_{name.upper()}": members[name] for name in _PAGE_MEMBERS if name in members}
     known |= {name.upper(): flags[name] for name in _PAGE_FLAGS if name in flags}
     return known if len(known) == len(_PAGE_MEMBERS) + len(_PAGE_FLAGS) else {}
+
+
+def read_slot_layout(root: Path = ROOT) -> dict[str, int]:
+    """Members that lead from the file of a VM to KVM's memory slots, by offset as KVM_MEMSLOTS_ID_HASH.
+
+    Empty unless all are known: before Linux 5.17 slots are kept otherwise.
+    """
+    for module in (KVM_MODULE, ""):  # the latter where it is built in
+        with suppress(BtfError), open_btf(root, module) as btf:
+            structs = {struct: btf.struct_members(struct) or {} for struct in _SLOT_MEMBERS}
+            wanted = [(struct, name) for struct, names in _SLOT_MEMBERS.items() for name in names]
+            if all(name in structs[struct] for struct, name in wanted):
+                return {f"{struct}_{name}".upper(): structs[struct][name] for struct, name in wanted}
+    return {}
 
 
 def _named_offsets(struct: str, members: dict[str, int] | None, wanted: Iterable[str]) -> dict[str, int]:

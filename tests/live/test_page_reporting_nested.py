@@ -40,6 +40,7 @@ GUEST_MIB, USED_MIB, MOVED_MIB, FILE_MIB = 768, 300, 61, 31
 # Of a migration: while it lasts the guest hints at its free memory.
 SLOW_BYTES_PER_S, MIGRATED_BYTES = 4 << 20, 8 << 20
 POLLS = 3
+FIRMWARE_BYTES = 32 << 20
 BALLOON = {"free-page-reporting": "on", "free-page-hint": "on", "iothread": "hints"}
 HINTING = ("-object", "iothread,id=hints")
 # What the guest writes goes to a file that vanishes with QEMU; of what it discards there, holes are made.
@@ -115,6 +116,8 @@ def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
         assert top_sum_ns(operation) == operation["wall_ns"]
         assert operation["served"]["calls"] == MOVED_MIB * MIB_PAGES
     reporting, others = found["page_reporting"], found["host"]["others"]
+    # Besides what the guest may use, KVM has slots for firmware.
+    assert 0 <= found["host"]["guest_memory_bytes"] - (GUEST_MIB << 20) < FIRMWARE_BYTES
     queues = {each["queue"]: each for each in found["host"]["queues"] if each["told_by"] == "matching"}
     assert {name: queues[name]["matched"] for name in ("inflate", "deflate")} == {
         operation["kind"]: operation["sends"] for operation in found["operations"]

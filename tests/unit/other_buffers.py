@@ -26,11 +26,12 @@ def discard(
     kicked: bool = True,
     kicked_by: int = 0,
     descriptor: int = -1,
+    address: int = 0,
 ) -> bytes:
     """A buffer that is no send: so many calls of so many bytes each, in 50 us."""
     flags = BatchFlag.DONE_SEEN | (BatchFlag.KICK_SEEN if kicked else 0)
     batch = Batch(at_ns, at_ns + 50_000, 20_000, 0, Queue.INFLATE)
-    raw = bytearray(pack_batch(batch, flags=flags, tid=tid, kicked_by=kicked_by))
+    raw = bytearray(pack_batch(batch, flags=flags, tid=tid, kicked_by=kicked_by, address=address))
     sizes = {"madvise_bytes": 0, "fallocate_bytes": 0}
     sizes["fallocate_bytes" if kind == Call.FALLOCATE_PUNCH_HOLE else "madvise_bytes"] = calls * size
     for name, value in {**sizes, f"calls_{int(kind)}": calls, "file": descriptor + 1}.items():

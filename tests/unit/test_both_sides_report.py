@@ -226,7 +226,9 @@ def test_splits_that_were_not_counted_are_not_of_an_operation() -> None:
     assert guest is not None
     assert host is not None
     windows = (window_of(examined.report.header, flow.now, 0), window_of(host.header, None, flow.now * 99))
-    told = guest.spans, guest.operations, guest.carried.pages_of_sends, host.batches, windows
+    told = (
+        guest.spans, guest.operations, guest.carried.pages_of_sends, host.batches, windows, host.guest_memory,
+    )  # fmt: skip
     for counted, splits in ((True, 0), (False, None)):
         both = join(*told, splits_counted=counted)
         assert [served.thp_splits for served in both.served if served] == [splits, splits]

@@ -12,6 +12,7 @@ from c_layout import C_DEFINITIONS
 
 from balloontrace.format.vocabulary import Function, Part, SpanFlag
 from balloontrace.system.kernel import KNOWN_MEMBERS
+from balloontrace.trace.engines.constants import SLOT_CONSTANTS
 from balloontrace.trace.engines.shipped import bpf_folder
 from balloontrace.trace.guest.probes import TABLE
 from balloontrace.trace.host.probes import TABLE as HOST_TABLE
@@ -31,6 +32,9 @@ def build(source: str, folder: Path, *definitions: str) -> Path:
     kinds = [f"-DKIND_{name}=fentry" for name in names]
     flags = ["-O1", "-w", "-include", str(HERE / "engine.h"), f"-I{bpf_folder()}", *kinds]
     flags += [f"-D{point.function.name}_ARGUMENTS=1" for point in TABLE]
+    flags += [
+        f"-D{name}=-1" for name in SLOT_CONSTANTS if not any(each.startswith(name) for each in definitions)
+    ]
     flags += [*C_DEFINITIONS, *(f"-D{each}" for each in definitions)]
     subprocess.run(["cc", *flags, "-o", program, HERE / source], check=True)
     return program
@@ -64,7 +68,19 @@ def test_samples_tell_a_balloon_from_a_disk_and_calls_from_what_is_between(tmp_p
 
 
 def test_a_buffer_is_of_the_eventfd_that_kicked_it(tmp_path: Path) -> None:
-    assert numbers(build("host_eventfds.c", tmp_path, "TGID=900", "COUNT_FREED=0")) == [1, 2, 1, 2, 0, 0, 1]
+    found = numbers(build("host_eventfds.c", tmp_path, "TGID=900", "COUNT_FREED=0"))
+    assert found[:7] == [1, 2, 1, 2, 0, 0, 1]
+    assert found[7:12] == [3, SERVER, 1100, 7500, 20300]
+    assert found[12:] == [3, SERVER, 4300, 10700, 17000]
+
+
+@pytest.mark.parametrize("node_idx", [0, 1])
+def test_memory_slots_are_copied_for_whoever_asks(tmp_path: Path, node_idx: int) -> None:
+    program = build("host_memory_slots.c", tmp_path, "TGID=900", "COUNT_FREED=0")
+    by_another, by_another_ioctl, copied, asked_by, left_out, *slots = numbers(program, str(node_idx))
+    assert (by_another, by_another_ioctl, copied, asked_by, left_out) == (0, 0, 4, 0, 0)
+    rows = sorted(zip(slots[::3], slots[1::3], slots[2::3], strict=True))
+    assert rows == [(100 + number, 10 + number, number) for number in range(4)]
 
 
 def test_faults_are_of_the_process_each_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from balloontrace.system.vmm import Process, read_process
 from balloontrace.trace.engines.request import Loaded
 from balloontrace.trace.host.call_cost import CallCost
 from balloontrace.trace.host.collector import HostCollector
+from balloontrace.trace.host.memory_slots import MemorySlot
 from balloontrace.trace.host.probes import make_host_plan
 from balloontrace.trace.host.process_watch import ProcessWatch
 from balloontrace.trace.host.session import HostSession
@@ -71,6 +72,9 @@ class ScriptedCollector:
 
     def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
         return [{"program": "fexit_madvise", "runs": counters.calls_by_system_call["madvise"]}]
+
+    def read_memory_slots(self) -> tuple[MemorySlot, ...]:
+        return (MemorySlot(1 << 30, 4096, 0),)
 
     def read_eventfds(self) -> list[dict[str, object]]:
         return [{"number": 1, "tid": 7, "kicks": 2, "times_ns": [3, 4]}]

@@ -23,9 +23,15 @@ _NAME_COLUMNS = 32
 _LISTED_QUEUES = 8
 _MANY = {
     "advice outside of buffers": "times advice outside of buffers",
+    "discard of the process's own memory": "discards of the process's own memory",
     "send without one of the guest's": "sends without one of the guest's",
 }
-_TOLD_BY = {"eventfd": "; told by their eventfd", "calls": "; told by the calls alone"}
+_TOLD_BY = {
+    "eventfd": "; told by their eventfd",
+    "memory slots": "; told by KVM's memory slots",
+    "mappings": "; told by its mappings",
+    "calls": "; told by the calls alone",
+}
 
 
 def describe_host(host: HostSide) -> list[Section]:
@@ -89,6 +95,10 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
                 numbers.duration(host.tracing_c_ns),
                 numbers.duration(host.tracing_d_ns),
             )
+        )
+    if host.guest_memory_bytes is not None:
+        yield Line(
+            words("memory of the guest, by KVM's memory slots: {}", numbers.size(host.guest_memory_bytes))
         )
     if host.pairing is not None:
         yield from _pairing(host.pairing)

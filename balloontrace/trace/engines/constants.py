@@ -9,6 +9,18 @@ from __future__ import annotations
 MARK = 0x6274636E
 """The upper half of a 64-bit immediate that is to be replaced; the lower half is a name's place in NAMES."""
 
+SLOT_CONSTANTS = (
+    "FILE_PRIVATE_DATA",
+    "KVM_MEMSLOTS",
+    "KVM_MEMSLOTS_NODE_IDX",
+    "KVM_MEMSLOTS_ID_HASH",
+    "KVM_MEMORY_SLOT_ID_NODE",
+    "KVM_MEMORY_SLOT_USERSPACE_ADDR",
+    "KVM_MEMORY_SLOT_NPAGES",
+    "KVM_MEMORY_SLOT_BASE_GFN",
+)
+"""Offsets that lead from the file of a VM to KVM's memory slots."""
+
 NAMES = (
     # The guest: offsets of members in bytes, -1 where unknown.
     "VIRTIO_BALLOON_VDEV",
@@ -59,6 +71,7 @@ NAMES = (
     "PG_UPTODATE",
     "PG_SWAPBACKED",
     "PG_LRU",
+    *SLOT_CONSTANTS,
     # Whether calls are sampled, and where the kernel's way into them and back lies.
     "SAMPLED",
     "CALL_ENTRY",

@@ -26,6 +26,7 @@ from balloontrace.format.host_layout import (
     EVENTFDS_BYTES,
     FAULTS_BYTES,
     LIVE_SLOTS_BYTES,
+    MEMORY_SLOTS,
     SLOTS,
     THREAD,
     THREADS_BYTES,
@@ -33,8 +34,10 @@ from balloontrace.format.host_layout import (
 )
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
+from balloontrace.trace.engines.constants import SLOT_CONSTANTS
 from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
 from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
+from balloontrace.trace.host.memory_slots import MemorySlot, read_memory_slots
 from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.host.sampling import PROGRAM, ThreadSampler, define_ways
 from balloontrace.trace.mechanism import Mechanism
@@ -42,6 +45,8 @@ from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 _PROCESS_BYTES = 8
 _FAULTS = "handle_mm_fault"
+_SHOWS_SLOTS = "kvm_vm_ioctl"
+_NO_OFFSET = -1  # to bpf/balloon_compat.h: where a member lies is unknown
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
@@ -71,6 +76,8 @@ class HostCollector(AttachedPrograms[HostPlan]):
         )
         self._faults = SharedPage(maps["faults"], FAULTS_BYTES)
         self._eventfds = SharedPage(maps["eventfds"], EVENTFDS_BYTES)
+        self._memory_slots = SharedPage(maps["memory_slots"], MEMORY_SLOTS.size_bytes, writable=True)
+        self._pid = pid
         self.call_cost = None
         self.timed: tuple[str, ...] = ()
         self._sampler: ThreadSampler | None = None
@@ -99,8 +106,8 @@ class HostCollector(AttachedPrograms[HostPlan]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        self._faults.close()
-        self._eventfds.close()
+        for page in (self._faults, self._eventfds, self._memory_slots):
+            page.close()
 
     def read_faults(self) -> dict[str, int]:
         """Sums of the traced process's page faults; empty where they are not traced."""
@@ -110,6 +117,13 @@ class HostCollector(AttachedPrograms[HostPlan]):
     def read_eventfds(self) -> list[dict[str, object]]:
         """The eventfds that the process has read, by number; none where a program sees no argument."""
         return describe_eventfds(self._eventfds.read())
+
+    def read_memory_slots(self) -> tuple[MemorySlot, ...] | None:
+        """Which memory of the process is its guest's; None where that cannot be known."""
+        can_ask = self.plan.slot_layout and any(probe.name == _SHOWS_SLOTS for probe in self.plan.attachable)
+        if not can_ask or _SHOWS_SLOTS in self.loaded.failures:
+            return None
+        return read_memory_slots(self._memory_slots, self._pid)
 
     def detach(self) -> None:
         """First what delimits buffers: of one whose samples end early less would be known than it seems."""
@@ -213,6 +227,7 @@ def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, .
         "target",
         "eventfds",
         "faults",
+        "memory_slots",
         *freed,
         *(("vcpus",) if sampled else ()),
     )
@@ -223,6 +238,7 @@ def _definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
     definitions: dict[str, str | int] = {
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
+        **(dict(plan.slot_layout) or dict.fromkeys(SLOT_CONSTANTS, _NO_OFFSET)),
         "SAMPLED": int(bool(plan.sampled_by)),
         **(dict(plan.sampled_by) or define_ways({})),
     }

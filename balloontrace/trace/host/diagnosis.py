@@ -11,10 +11,10 @@ from pathlib import Path
 from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Side
 from balloontrace.system import kernel
-from balloontrace.system.kernel import Symbol
+from balloontrace.system.kernel import KVM_MODULE, Symbol
 from balloontrace.system.libbpf import BtfError, open_btf
 from balloontrace.system.vmm import Process, find_vmms, read_process, require_first_pid_namespace
-from balloontrace.trace.host.probes import KVM_MODULE, SYMBOL_NAMES, HostPlan, make_host_plan
+from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.trace.machine_checks import (
     Diagnosis,
     Finding,
@@ -60,6 +60,7 @@ def diagnose_host(
         fentry_functions=_known_functions(machine.symbols, root) if machine.can_fentry else frozenset(),
         tracepoints=_has_tracepoints(root),
         page_layout=kernel.read_page_layout(root),
+        slot_layout=_read_slot_layout(machine.symbols, root),
     )
     vmms, namespace = find_vmms(root), _check_namespace(root)
     findings = (
@@ -98,6 +99,12 @@ def _known_functions(symbols: Iterable[Symbol], root: Path) -> frozenset[str]:
         with suppress(BtfError), open_btf(root, module) as btf:
             found.update(name for name in names if btf.has_function(name))
     return frozenset(found)
+
+
+def _read_slot_layout(symbols: Iterable[Symbol], root: Path) -> dict[str, int]:
+    """Where KVM has its memory slots; empty where it is not loaded or may not be looked into."""
+    has_kvm = any(symbol.name == "kvm_vm_ioctl" for symbol in symbols)
+    return kernel.read_slot_layout(root) if has_kvm and can_search_modules(root) else {}
 
 
 def _check_kvm(plan: HostPlan) -> Finding:

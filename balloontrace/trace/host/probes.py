@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 
 from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import Status
-from balloontrace.system.kernel import Symbol
+from balloontrace.system.kernel import KVM_MODULE, Symbol
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.plan import Plan, PlannedProbe
-
-KVM_MODULE = "kvm"
 
 
 @dataclass(frozen=True)
@@ -156,10 +154,12 @@ class HostPlan(Plan[HostProbe]):
     """What will be attached on the host.
 
     `page_layout` is what the programs need to know of pages to tell what became free, name and value each;
-    `asks_freed` whether that was asked for, possible or not. With `sampled_by` no call is traced.
+    `asks_freed` whether that was asked for, possible or not. `slot_layout` leads from a VM's file to its
+    memory slots; empty: not known. With `sampled_by` no call is traced.
     """
 
     page_layout: tuple[tuple[str, int], ...] = ()
+    slot_layout: tuple[tuple[str, int], ...] = ()
     asks_freed: bool = False
     sampled_by: tuple[tuple[str, int], ...] = ()  # what samples need to know; empty: calls are traced
 
@@ -261,16 +261,18 @@ def make_host_plan(
     fentry_functions: frozenset[str] = frozenset(),
     tracepoints: bool = True,
     page_layout: Mapping[str, int] | None = None,
+    slot_layout: Mapping[str, int] | None = None,
 ) -> HostPlan:
     """Fit the table to a kernel.
 
     `symbols` are the function symbols of `SYMBOL_NAMES`; `fentry_functions` the names that fentry can reach;
     `tracepoints` whether the kernel has those of system calls, which are the last resort; `page_layout` what
-    `kernel.read_page_layout` found.
+    `kernel.read_page_layout` found, and `slot_layout` what `kernel.read_slot_layout` did.
     """
     return HostPlan(
         tuple(_plan_probe(point, symbols, fentry_functions, tracepoints) for point in TABLE),
         tuple((page_layout or {}).items()),
+        tuple((slot_layout or {}).items()),
     )
 
 

@@ -90,9 +90,11 @@ class HostSession(RecordingSession[HostCounters]):
             self._writer.write_batches(raw)
 
     def _last_look(self, result: SessionResult) -> dict[str, object]:  # noqa: ARG002
+        slots = self._read_slots()
         self._collector.detach()
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
+            **slots,
             **self._read_process(),
             "eventfds": self._collector.read_eventfds(),
             "has_hugetlb": self._collector.plan.asks_freed and has_hugetlb_pages(self._process.pid),
@@ -122,8 +124,14 @@ class HostSession(RecordingSession[HostCounters]):
             "freed_by": plan.freed_by(loaded.failures),
             "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
+            **self._read_slots(),
             **self._read_process(),
         }
+
+    def _read_slots(self) -> dict[str, object]:
+        """Which memory is the guest's: only programs that are attached can tell."""
+        slots = self._collector.read_memory_slots()
+        return {"memory_slots": None if slots is None else [asdict(slot) for slot in slots]}
 
     def _read_process(self) -> dict[str, object]:
         """What the process holds and has open, at an end of the recording."""

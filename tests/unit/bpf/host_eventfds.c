@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * A thread serves buffers that two eventfds kick in turn, one that it found by looking, one after a vCPU came out of the
- * guest, and one of the first eventfd whose kick before had no buffer of ours. Prints the number of the eventfd of each.
+ * guest, and one of the first eventfd whose kick before had no buffer of ours. Prints the number of
+ * the eventfd of each; then how often each eventfd kicked, the thread, and the first three times.
  */
 #include "balloon_events.h"
 #define BATCH_RING_PAGES 1
@@ -63,5 +64,10 @@ int main(void)
 	serve(3);
 	for (u32 i = 0; i < reserved; i++)
 		printf("%u ", written[i].kicked_by);
+	for (u32 number = 1; number <= eventfds.last_number; number++)
+		for (u32 i = 0; i < BT_EVENTFDS; i++)
+			if (eventfds.at[i].number == number)
+				printf("%u %u %lu %lu %lu ", eventfds.at[i].kicks, eventfds.at[i].tid,
+				       eventfds.at[i].kick_ns[0], eventfds.at[i].kick_ns[1], eventfds.at[i].kick_ns[2]);
 	return 0;
 }
