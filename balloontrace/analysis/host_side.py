@@ -202,8 +202,10 @@ def _calls_ns(traced_ns: int | None, batches: Batches, estimate: SampledTime | N
 
 
 def _process(process: Json) -> str | None:
-    pid, comm = integer(process, "pid"), text(process, "comm")
-    return None if pid is None else f"{pid} ({comm or 'no name'})"
+    pid, comm, vm = integer(process, "pid"), text(process, "comm"), text(process, "vm")
+    if pid is None:
+        return None
+    return f"{pid} ({comm or 'no name'}{f', VM {vm}' if vm else ''})"
 
 
 def _sums(recording: Recording) -> Mapping[Call, CallSums]:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import DURATION, SIZE, engine_option, missing_probes_option, pid_option
+from balloontrace.console.option_types import (
+    DURATION,
+    SIZE,
+    engine_option,
+    missing_probes_option,
+    pid_option,
+    vm_option,
+)
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
@@ -52,9 +59,10 @@ _MOST_BUFFER_BYTES = 256 << 20
     default="auto",
     show_default=True,
     help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
-    "guest where there is a balloon, unless -p is given.",
+    "guest where there is a balloon, unless -p or --vm is given.",
 )
 @pid_option
+@vm_option
 @click.option(
     "-d",
     "--duration",

@@ -17,6 +17,7 @@ from balloontrace.console.option_types import (
     engine_option,
     missing_probes_option,
     pid_option,
+    vm_option,
 )
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError
@@ -42,9 +43,10 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     default="auto",
     show_default=True,
     help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
-    "there is a balloon, unless -p is given.",
+    "there is a balloon, unless -p or --vm is given.",
 )
 @pid_option
+@vm_option
 @click.option(
     "-i",
     "--interval",

@@ -144,6 +144,12 @@ pid_option = click.option(
     metavar="PID",
     help="The process on the host: a VMM where there are several, or a vhost-user backend.",
 )
+vm_option = click.option(
+    "--vm",
+    metavar="GLOB",
+    help="The process on the host whose VM is called so, e.g. web1 or 'web*': as QEMU, libvirt, Firecracker, "
+    "cloud-hypervisor or its control group has it, or its uuid.",
+)
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "prebuilt", "bcc"]),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process that serves a balloon: found by its open /dev/kvm, or told by its number.
 
-Names say nothing: a VMM is any process that has /dev/kvm open. A vhost-user backend has not, so it is told by
-number. Everything is read below an injectable root path, as in `system/kernel`.
+The name of a process says nothing: a VMM is any that has /dev/kvm open. A vhost-user backend has not, so it
+is told by number. `vm_names` says what its VM is called. Everything is read below an injectable root path, as
+in `system/kernel`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from balloontrace.errors import CannotTraceError, UsageError
 from balloontrace.system.kernel import ROOT
 from balloontrace.system.process_memory import read_status
+from balloontrace.system.vm_names import read_vm_name
+from balloontrace.untrusted import printable
 
 KVM_DEVICE = "/dev/kvm"
 
@@ -34,11 +38,20 @@ class Process:
     start_ticks: int  # since boot, in clock ticks: with the pid, it is this process and no other
     threads: int
     balloons: tuple[str, ...] = ()  # words of its command line, and names of threads, that name a balloon
+    vm: str | None = None  # what its VM is called, where that is known
+    vm_uuid: str | None = None
+
+    @property
+    def name(self) -> str:
+        """E.g. `web1`; of a VM without a name that of the process, with its number."""
+        return self.vm or f"{self.comm}-{self.pid}"
 
     @property
     def description(self) -> str:
-        """E.g. `1234 (qemu-system-x86): virtio-balloon-pci`."""
-        return f"{self.pid} ({self.comm})" + (f": {', '.join(self.balloons)}" if self.balloons else "")
+        """E.g. `1234 (qemu-system-x86, VM web1): virtio-balloon-pci`."""
+        vm = f", VM {self.vm}" if self.vm else ""
+        balloons = f": {', '.join(self.balloons)}" if self.balloons else ""
+        return f"{self.pid} ({self.comm}{vm}){balloons}"
 
 
 def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
@@ -48,15 +61,24 @@ def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
     return tuple(process for process in found if process is not None)
 
 
-def choose_process(pid: int | None, vmms: Sequence[Process], root: Path = ROOT) -> Process:
-    """The process to trace: `pid`, or the only one of `vmms`.
+def is_called(process: Process, pattern: str) -> bool:
+    """Whether the name or the uuid of its VM fits `pattern`, as a shell's names of files do."""
+    return any(name and fnmatchcase(name, pattern) for name in (process.vm, process.vm_uuid))
 
-    UsageError when `pid` is no process that can be traced or when there is a choice, CannotTraceError when
-    there is nothing to trace.
+
+def choose_process(
+    pid: int | None, vmms: Sequence[Process], root: Path = ROOT, *, vm: str | None = None
+) -> Process:
+    """The process to trace: `pid`, or the only one of `vmms`, or of those whose VM is called as `vm` says.
+
+    UsageError when `pid` is no process that can be traced, when no VM has such a name or when there is a
+    choice, CannotTraceError when there is nothing to trace.
     """
     require_first_pid_namespace(root)
     if pid is not None:
         return read_process(pid, root)
+    if vm is not None:
+        vmms = vmms_called(vm, vmms)
     if not vmms:
         raise CannotTraceError(
             "no process here has /dev/kvm open, so there is no VMM to trace: start the VM, "
@@ -64,8 +86,19 @@ def choose_process(pid: int | None, vmms: Sequence[Process], root: Path = ROOT) 
         )
     if len(vmms) > 1:
         listed = "; ".join(vmm.description for vmm in vmms)
-        raise UsageError(f"there are {len(vmms)} VMMs here, choose one with -p PID: {listed}")
+        such = " of such a name" if vm is not None else ""
+        ways = "-p PID or --vm NAME" if any(vmm.vm for vmm in vmms) else "-p PID"
+        raise UsageError(f"there are {len(vmms)} VMMs{such} here, choose one with {ways}: {listed}")
     return vmms[0]
+
+
+def vmms_called(vm: str, vmms: Sequence[Process]) -> tuple[Process, ...]:
+    """Those of `vmms` whose VM is called as the pattern `vm` says. UsageError when there is none."""
+    found = tuple(each for each in vmms if is_called(each, vm))
+    if not found:
+        listed = "; ".join(each.description for each in vmms) or "no process has /dev/kvm open"
+        raise UsageError(f"--vm {printable(vm)}: no VM here is called so: {listed}")
+    return found
 
 
 def require_first_pid_namespace(root: Path = ROOT) -> None:
@@ -121,6 +154,7 @@ def _read_process(pid: int, root: Path) -> Process | None:
     executable = None
     with suppress(OSError):
         executable = Path((folder / "exe").readlink()).name
+    vm = read_vm_name(folder)
     return Process(
         pid,
         status.get("Name", "?"),
@@ -129,6 +163,8 @@ def _read_process(pid: int, root: Path) -> Process | None:
         start_ticks=int(stat.rpartition(")")[2].split()[19]),
         threads=int(status.get("Threads", "1")),
         balloons=_read_balloons(folder),
+        vm=vm.name,
+        vm_uuid=vm.uuid,
     )
 
 

@@ -48,16 +48,19 @@ def make_side(side: str, options: TraceOptions) -> AnySide:
 
 def choose_side(options: TraceOptions) -> AnySide:
     """Guest or host. UsageError for what is asked and cannot be had there."""
-    side = make_side(side_of(options.side, options.pid), options)
+    side = make_side(side_of(options.side, options.pid, options.vm), options)
     side.check_options()
     return side
 
 
-def side_of(side: str, pid: int | None) -> str:
+def side_of(side: str, pid: int | None, vm: str | None = None) -> str:
     """Guest or host: `side` is the word of `--side`. UsageError for a guest with a process named."""
-    if pid is not None:
+    if pid is not None and vm is not None:
+        raise UsageError("-p and --vm both name the process; leave one of them out")
+    option = "-p" if pid is not None else "--vm" if vm is not None else None
+    if option is not None:
         if side == Side.GUEST:
-            raise UsageError("-p names a process of the host; leave it out, or leave --side guest out")
+            raise UsageError(f"{option} names a process of the host; leave it out, or leave --side guest out")
         return Side.HOST
     if side != "auto":
         return side

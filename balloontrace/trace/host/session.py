@@ -70,6 +70,10 @@ class HostSession(RecordingSession[HostCounters]):
     def _side_ending(self) -> Ending | None:
         return Ending.PROCESS_EXITED if self._watch.ended else None
 
+    def _progress_line(self) -> str:
+        vm = f"{self._process.vm}: " if self._process.vm else ""
+        return f"{vm}{super()._progress_line()}"
+
     def _look(self) -> None:
         self._collector.follow_threads()
         super()._look()

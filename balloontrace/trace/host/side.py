@@ -78,7 +78,7 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:
         """The process that was named, or the only one there is."""
-        self._process = choose_process(self.options.pid, diagnosis.vmms)
+        self._process = choose_process(self.options.pid, diagnosis.vmms, vm=self.options.vm)
         if self.options.count_freed and has_hugetlb_pages(self._process.pid):
             # hugetlb_remove_rmap is inlined, and hugetlbfs empties its files itself.
             raise UsageError(
