@@ -5,7 +5,8 @@
  * every switch of the machine.
  *
  * Allocating is what happens between reading the target and the first send of the work item itself (or in fill_balloon,
- * where that is traced). Of what lies inside each other the outermost counts: waiting for a disk in reclaim is reclaim.
+ * where that is traced). A work item that deflates releases pages instead, also after its sends: all of its leak_balloon but
+ * those. Of what lies inside each other the outermost counts: waiting for a disk in reclaim is reclaim.
  * Each program is a test of one word for all threads but the balloon's.
  */
 #ifndef ALLOCATION_H
@@ -34,10 +35,20 @@ static __always_inline struct thread_state *find_watched(u64 task)
 	return thread->tid == watched->tid && thread->open ? thread : 0;
 }
 
+/* Whether the thread is in a leak_balloon of the work item's own, not in one that running out of memory makes inside it. */
+static __always_inline int is_releasing(struct thread_state *thread)
+{
+	return thread->open & 1 << BT_LEAK_BALLOON && !(thread->open & OTHERS_SENDS);
+}
+
 /* Whether the thread is at what the analysis calls stage a. */
 static __always_inline int is_allocating(struct thread_state *thread)
 {
-	if (!(thread->open & 1 << BT_UPDATE_BALLOON_SIZE_FUNC) || !(thread->flags & BT_HAS_CONFIG) || thread->parts_kept)
+	if (!(thread->open & 1 << BT_UPDATE_BALLOON_SIZE_FUNC) || !(thread->flags & BT_HAS_CONFIG))
+		return 0;
+	if (is_releasing(thread))
+		return !(thread->open & OWN_SENDS);
+	if (thread->parts_kept)
 		return 0;
 	if (FILL_BALLOON_TRACED && !(thread->open & 1 << BT_FILL_BALLOON))
 		return 0;
@@ -66,6 +77,12 @@ static __always_inline void end_part(struct thread_state *thread, int part)
 	add_part(thread, part, thread->part_since_ns);
 }
 
+static __always_inline void forget_parts(struct thread_state *thread)
+{
+	__builtin_memset(thread->part_ns, 0, sizeof(thread->part_ns));
+	__builtin_memset(thread->part_count, 0, sizeof(thread->part_count));
+}
+
 /* At the entry of a work item. */
 static __always_inline void watch_item(struct thread_state *thread)
 {
@@ -75,8 +92,7 @@ static __always_inline void watch_item(struct thread_state *thread)
 
 	if (!SPLIT_ALLOCATION)
 		return;
-	__builtin_memset(thread->part_ns, 0, sizeof(thread->part_ns));
-	__builtin_memset(thread->part_count, 0, sizeof(thread->part_count));
+	forget_parts(thread);
 	thread->in_part = 0;
 	thread->parts_kept = 0;
 	thread->off_ns = 0;
@@ -93,6 +109,20 @@ static __always_inline void watch_item(struct thread_state *thread)
 static __always_inline void keep_parts(struct thread_state *thread)
 {
 	if (SPLIT_ALLOCATION && !(thread->open & OTHERS_SENDS))
+		thread->parts_kept = 1;
+}
+
+/* At the entry of leak_balloon: what came before it in its work item is not stage a. */
+static __always_inline void begin_release(struct thread_state *thread)
+{
+	if (SPLIT_ALLOCATION && is_releasing(thread))
+		forget_parts(thread);
+}
+
+/* At its return, while it still is open. */
+static __always_inline void end_release(struct thread_state *thread)
+{
+	if (SPLIT_ALLOCATION && is_releasing(thread))
 		thread->parts_kept = 1;
 }
 

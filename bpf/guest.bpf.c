@@ -142,6 +142,8 @@ static __always_inline int is_filling(void)
 static __always_inline void watch_item(struct thread_state *thread) {}
 static __always_inline void keep_parts(struct thread_state *thread) {}
 static __always_inline void tell_parts(struct thread_state *thread) {}
+static __always_inline void begin_release(struct thread_state *thread) {}
+static __always_inline void end_release(struct thread_state *thread) {}
 #endif
 
 /*
@@ -316,14 +318,20 @@ static __always_inline int on_leak_balloon_entry(u64 balloon, u64 num)
 {
 	struct thread_state *thread = enter(BT_LEAK_BALLOON);
 
-	if (thread)
-		set_device_of_balloon(thread, balloon);
+	if (!thread)
+		return 0;
+	set_device_of_balloon(thread, balloon);
+	begin_release(thread);
 	return 0;
 }
 
 static __always_inline int on_leak_balloon_return(u64 result)
 {
-	leave(BT_LEAK_BALLOON, find_thread(), result, result, BT_HAS_PAGES | BT_HAS_RESULT);
+	struct thread_state *thread = find_thread();
+
+	if (thread)
+		end_release(thread);
+	leave(BT_LEAK_BALLOON, thread, result, result, BT_HAS_PAGES | BT_HAS_RESULT);
 	return 0;
 }
 

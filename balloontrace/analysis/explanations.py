@@ -60,7 +60,7 @@ def explain(
         _waiting(found.kind, short_work_items, short_ns),
         _short_of_processor(run_delay_ns, found.end_ns - found.start_ns),
         _dominant(found.kind, rows),
-        explain_allocation(rows),
+        explain_allocation(found.kind, rows),
         explain_other(rows),
         _mid_window(bitmap),
         _memory_shortage(found),

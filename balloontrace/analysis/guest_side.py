@@ -26,6 +26,7 @@ from balloontrace.analysis.metadata import (
     parse_end,
     parse_header,
     parse_vmstat,
+    texts,
 )
 from balloontrace.analysis.operations import Operations, find_operations
 from balloontrace.analysis.page_count_checks import find_pages_unseen
@@ -117,7 +118,7 @@ def read_guest(recording: Recording) -> GuestRecording:
     )
     losses = find_losses(recording, end)
     traced = find_traced(header, decoded, losses)
-    calls, allocation = take_parts(decoded, traced)
+    calls, allocation = take_parts(decoded, traced, texts(recording.metadata.get("parts_of_a")))
     return GuestRecording(
         recording,
         header,

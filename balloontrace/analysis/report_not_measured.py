@@ -17,7 +17,7 @@ from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.payload_statistics import State
 from balloontrace.analysis.reported_again import NamedReports
 from balloontrace.analysis.send_series import NOT_SERVED
-from balloontrace.format.vocabulary import DriverKind, Function, Status, untraced_features
+from balloontrace.format.vocabulary import DriverKind, Function, Kind, Status, untraced_features
 from balloontrace.results.recording_header import Probe
 from balloontrace.units import format_duration_ns, format_things
 
@@ -66,6 +66,7 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
         yield "reading the target: its probe was not attached"
     if guest.allocation.measured and not operations.items.config_measured.any() and len(operations.items):
         yield "what allocating consists of: it begins with reading the target, which was not seen"
+    yield from _releases(guest, operations)
     if not operations.items.measured.any() and len(operations.items):
         yield "targets and outcomes: the target was not seen being read"
     missing = [
@@ -75,6 +76,16 @@ def _of_guest(guest: GuestRecording, events: GuestEvents, both: BothSides | None
     yield from (_missing_probe(probe, stand_ins.get(probe.function)) for probe in missing)
     if guest.end is None or guest.end.own_cost is None:
         yield "the tool's own cost: it is written at the end of a recording"
+
+
+def _releases(guest: GuestRecording, operations: Operations) -> Iterator[str]:
+    """Why stage a of deflates is whole where that of inflates is in parts."""
+    deflates = any(found.kind is Kind.DEFLATE for found in operations.found)
+    if guest.allocation.measured and deflates and Kind.DEFLATE not in guest.allocation.kinds:
+        why = "leak_balloon was not traced"
+        if Function.LEAK_BALLOON in guest.traced:
+            why = "this recorder told its parts until the send, and a deflate releases its pages afterwards"
+        yield f"what releasing consists of: {why}"
 
 
 def _untraced(guest: GuestRecording, *, with_host: bool) -> Iterator[str]:

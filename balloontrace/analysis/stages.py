@@ -78,6 +78,7 @@ class _Parts:
     served: Column
     calls_error_ns: Column | None  # by operation, where the time inside calls is an estimate
     part_counts: Mapping[str, Column]  # by operation, how often there was each part of allocating
+    split_kinds: frozenset[Kind]  # of which operations allocating was told in parts
 
 
 class StageTables:
@@ -144,10 +145,11 @@ class StageTables:
         calls_error_ns: int | None,
     ) -> tuple[StageRow, ...]:
         """The rows of one table; `split` tells whether the host's side is known of all its sends."""
-        totals_ns = _sums_of_rows(wall_ns, spreads, kind)
+        has_parts = kind in self._parts.split_kinds
+        totals_ns = _sums_of_rows(wall_ns, spreads, has_parts=has_parts)
         rows = []
         for stage in _shown(sends_traced=self._sends_traced, split=split):
-            if stage in ALLOCATION_PARTS and kind is not Kind.INFLATE:
+            if stage in ALLOCATION_PARTS and not has_parts:
                 continue
             row = StageRow(stage.code, stage.name_for(kind), stage.where, stage.part_of)
             code = A.code if stage == ABCD else stage.code
@@ -180,7 +182,7 @@ def _shown(*, sends_traced: bool, split: bool) -> Iterator[Stage]:
     yield from with_parts(OTHER)
 
 
-def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution], kind: Kind) -> dict[str, int]:
+def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution], *, has_parts: bool) -> dict[str, int]:
     """What is a sum, or left over, and has no series of its own."""
     apart = [stage for stage in finest_stages() if stage.code not in BCD.instead_of]
     others = [part for part in with_parts(OTHER) if part.code in spreads]
@@ -188,7 +190,7 @@ def _sums_of_rows(wall_ns: int, spreads: Mapping[str, Distribution], kind: Kind)
     rest_ns = other_ns - sum(spreads[part.code].total_ns for part in others)
     totals_ns = {OTHER.code: other_ns, REST.code: rest_ns}
     parts = [spreads[part.code].total_ns for part in ALLOCATION_PARTS if part.code in spreads]
-    if parts and kind is Kind.INFLATE:
+    if parts and has_parts:
         totals_ns[A_REST.code] = spreads[A.code].total_ns - sum(parts)
     if spreads[BUILD.code].count:
         totals_ns[B.code] = spreads[BUILD.code].total_ns + spreads[B.code].total_ns
@@ -251,6 +253,7 @@ def _measure(
         served=_served(sends, send_operation, host, count),
         calls_error_ns=_by_operation(host, count),
         part_counts=told.counts,
+        split_kinds=told.kinds,
     )
 
 

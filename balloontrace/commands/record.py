@@ -121,7 +121,7 @@ _MOST_BUFFER_BYTES = 256 << 20
 @click.option(
     "--split-allocation",
     is_flag=True,
-    help="In a guest, tell what allocating (a) consists of: direct reclaim, compaction, sleeping for a page, "
+    help="In a guest, tell what stage a consists of: direct reclaim, compaction, sleeping for a page, "
     "locks, off the processor. A BPF program then runs for each switch of a processor to another thread.",
 )
 @click.option(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balloontrace.analysis.allocation_parts import STAGE_OF_PART, inflating_items, possible_parts
+from balloontrace.analysis.allocation_parts import STAGE_OF_PART, items_with_parts, possible_parts
 from balloontrace.analysis.columns import Column, Mask
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.guest_side import GuestEvents
@@ -66,7 +66,7 @@ def find_stage_columns(guest: GuestEvents) -> StageColumns:
     parts = guest.allocation
     if guest.sends_traced and parts.measured:
         item, which, damaged = possible_parts(parts, guest.operations)
-        split = inflating_items(guest.operations) & items.config_measured & ~damaged
+        split = items_with_parts(parts, guest.operations) & items.config_measured & ~damaged
         rest_ns = items.a_ns.copy()
         for part in parts.measured:
             mine = parts.part[which] == part

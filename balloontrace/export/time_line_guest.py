@@ -61,7 +61,7 @@ def guest_process(report: Report, guest: GuestEvents, both: BothSides | None, or
             *_operation_tracks(report.operations, origin_ns),
             *_other_tracks(report.other_operations, origin_ns),
             *_thread_tracks(spans, stages, arrows, origin_ns),
-            *allocation_tracks(spans, stages, origin_ns),
+            *allocation_tracks(spans, guest.operations, stages, origin_ns),
         ),
         tuple(instants),
         tuple(balloon_counters(guest.operations, header, origin_ns)),

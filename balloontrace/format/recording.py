@@ -67,6 +67,7 @@ from balloontrace.untrusted import printable
 #   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions
 #   1.6  spans of allocation_parts: what a work item did while it allocated, one for each part in `queue`, as
 #        often as `pages` says; they have the work item's start
+#   1.6  `parts_of_a`: the kinds of operations of which such parts are all that there were
 FORMAT_VERSION = (1, 6)
 
 MAX_DRIVER_EVENTS = 1024

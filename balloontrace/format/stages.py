@@ -106,7 +106,10 @@ A_PUFF = Stage(
 )
 A_LOCK = Stage("a.lock", "waiting for locks", "waiting for lock", Place.GUEST_KERNEL, "a")
 A_OFF_CPU = Stage("a.off_cpu", "time off the processor", "off the processor", Place.GUEST_KERNEL, "a")
-A_REST = Stage("a.rest", "the allocator, and what is left", "allocator, rest", Place.GUEST_KERNEL, "a")
+A_REST = Stage(
+    "a.rest", "the allocator, and what is left", "allocator, rest", Place.GUEST_KERNEL, "a",
+    of_kind={Kind.DEFLATE: Names("releasing, and what is left", "releasing, rest")},
+)  # fmt: skip
 B = Stage("b", "send", "b send", Place.GUEST_AND_HOST, colours=_SEND_COLOURS)
 BUILD = Stage(
     "b.build", "build", "build bitmaps", Place.GUEST_KERNEL, "b", colours=Colours("#76650c", "#d5bd52")

@@ -66,15 +66,68 @@ def test_parts_and_the_rest_are_a(flow: type[Flow]) -> None:
     assert report.spans == report_of(plain).spans
 
 
-def test_a_deflate_has_no_parts() -> None:
-    flow = inflated((Part.RECLAIM, 100, 1))
+def deflated(flow: Flow) -> Flow:
+    """Held up by other threads in the last work item."""
     flow.resize(0)
     hold_up(flow, Part.OFF_CPU, 40)
-    report = report_of(flow)
+    return flow
+
+
+def unknown_of_release(report: Report) -> list[str]:
+    return [each for each in report.not_measured if each.startswith("what releasing consists of")]
+
+
+@pytest.mark.parametrize("flow", [Flow, PatchedFlow])
+def test_parts_and_the_rest_are_a_of_a_deflate_too(flow: type[Flow]) -> None:
+    made = deflated(inflated((Part.RECLAIM, 100, 1), flow=flow()))
+    report = report_of(made, parts_of_a=["inflate", "deflate"])
+    assert_adds_up(report)
+    inflate, deflate = report.operations
+    assert rows(inflate)["a.reclaim"] == (1, 100)
+    shown = rows(deflate)
+    assert (shown["a.off_cpu"], shown["a.reclaim"]) == ((1, 40), (0, 0))
+    assert shown["a.rest"] == (None, total_ns(deflate, "a") - 40)
+    assert stage(deflate.stages, "a.rest").name == "releasing, and what is left"
+    by_kind = {total.kind: total.stages for total in report.totals}
+    assert stage(by_kind[Kind.DEFLATE], "a.off_cpu").total_ns == 40
+    assert unknown_of_release(report) == []
+
+
+def test_of_a_recorder_that_told_parts_until_the_send_a_deflate_has_none() -> None:
+    report = report_of(deflated(inflated((Part.RECLAIM, 100, 1))))
     assert [bool(rows(operation)) for operation in report.operations] == [True, False]
     by_kind = {total.kind: total.stages for total in report.totals}
     assert stage(by_kind[Kind.INFLATE], "a.reclaim").total_ns == 100
     assert not {row.stage for row in by_kind[Kind.DEFLATE]} & set(CODES)
+    (sentence,) = unknown_of_release(report)
+    assert "until the send" in sentence
+    assert unknown_of_release(report_of(inflated((Part.RECLAIM, 100, 1)))) == []
+
+
+def test_without_leak_balloon_nobody_knows_where_releasing_ends() -> None:
+    flow = deflated(inflated((Part.RECLAIM, 100, 1)))
+    flow.drop(Function.LEAK_BALLOON)
+    probes = synthetic.metadata([flow])["probes"]
+    assert isinstance(probes, list)
+    for probe in probes:
+        if probe["function"] == Function.LEAK_BALLOON.symbol:
+            probe["status"] = str(Status.ABSENT)
+    report = report_of(flow, probes=probes, parts_of_a=["inflate", "deflate"])
+    assert not rows(report.operations[1])
+    assert unknown_of_release(report) == ["what releasing consists of: leak_balloon was not traced"]
+
+
+def test_most_of_releasing_is_named() -> None:
+    flow = Flow()
+    flow.resize(256)
+    flow.resize(0)
+    kinds = ["inflate", "deflate"]
+    a_ns = total_ns(report_of(flow, parts_of_a=kinds).operations[1], "a")
+    hold_up(flow, Part.OFF_CPU, a_ns * 7 // 10, 2)
+    inflate, deflate = report_of(flow, parts_of_a=kinds).operations
+    assert not any("of releasing was" in sentence for sentence in inflate.verdict)
+    (sentence,) = [each for each in deflate.verdict if "of releasing was" in each]
+    assert sentence.startswith("70.0 % of releasing was time off the processor")
 
 
 def test_parts_longer_than_their_whole_are_not_believed() -> None:

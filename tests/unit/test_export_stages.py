@@ -87,6 +87,19 @@ def test_parts_add_up_to_a_in_each_row_and_over_an_operation(flow: Flow) -> None
     assert released[[*NAMES, "a_rest_ns"]].isna().all(axis=None)
 
 
+@pytest.mark.parametrize("flow", flows())
+def test_parts_of_a_deflate_add_up_as_well(flow: Flow) -> None:
+    held_up(flow)
+    hold_up(flow, Part.OFF_CPU, 60, 2)
+    examined = examined_of(flow, parts_of_a=["inflate", "deflate"])
+    _, deflate = examined.report.operations
+    released = items_of(examined, deflate)
+    assert released.a_off_cpu_ns.sum() == 60
+    assert released[[*NAMES, "a_rest_ns"]].sum(axis=None) == released.a_ns.sum() == total_ns(deflate, "a")
+    names = [each.name for each in track_of(examined, "stage a in parts").slices]
+    assert names[-3:] == ["release", "time off the processor", "releasing, and what is left"]
+
+
 def test_what_allocates_nothing_has_no_stage_a() -> None:
     flow = held_up(Flow())
     flow.migrate()
@@ -185,7 +198,7 @@ def children_of(slices: list[Slice], place: int) -> list[Slice]:
 def test_parts_lie_one_after_the_other_inside_a(flow: Flow) -> None:
     examined = examined_of(held_up(flow))
     rows = items_of(examined, examined.report.operations[0]).set_index("start_ns")
-    slices = list(track_of(examined, "allocating, in parts").slices)
+    slices = list(track_of(examined, "stage a in parts").slices)
     outer = [place for place, each in enumerate(slices) if each.name == "allocate"]
     with_parts = rows[rows.a_rest_ns < rows.a_ns]
     assert len(outer) == len(with_parts)
@@ -203,7 +216,7 @@ def test_there_is_no_such_track_where_nothing_was_told_apart() -> None:
     flow = Flow()
     flow.resize(512)
     (guest,) = build_timeline(examined_of(flow)).processes
-    assert not any("allocating" in track.name for track in guest.tracks)
+    assert not any("in parts" in track.name for track in guest.tracks)
 
 
 def test_sends_have_their_parts_inside() -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_counters import Counters, FunctionCounts
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
-from balloontrace.format.vocabulary import ALLOCATION_TRACEPOINTS, COUNTED_ONLY, Function, Status
+from balloontrace.format.vocabulary import COUNTED_ONLY, Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import KNOWN_MEMBERS, Layout, read_highest_order, read_symbols
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
@@ -182,7 +182,7 @@ def summarise_losses(
             "summed_ns": counts.summed_ns if returns else None,
             "summed_pages": counts.summed_pages if returns else None,
         }
-    if _splits_allocation(plan):
+    if plan.splits_allocation:
         counts = counters.functions[Function.ALLOCATION_PARTS]
         losses[Function.ALLOCATION_PARTS.symbol] = {
             **dict.fromkeys(_LOSS_COUNTS), "lost": counts.lost, "no_state": counts.no_state
@@ -193,10 +193,6 @@ def summarise_losses(
             **dict.fromkeys(_LOSS_COUNTS), "entries": counts.entries, "lost": counts.lost
         }  # fmt: skip
     return losses
-
-
-def _splits_allocation(plan: GuestPlan) -> bool:
-    return any(probe.function in ALLOCATION_TRACEPOINTS for probe in plan.attachable)
 
 
 def _request(plan: GuestPlan, definitions: Definitions) -> LoadRequest:
@@ -241,5 +237,5 @@ def _kinds(plan: GuestPlan) -> Definitions:
             kinds[f"{probe.function.name}_ARGUMENTS"] = int(probe.arguments_trusted)
     fill = plan.probe(Function.FILL_BALLOON).status is Status.ATTACH
     return {
-        **kinds, "SPLIT_ALLOCATION": int(_splits_allocation(plan)), "FILL_BALLOON_TRACED": int(fill)
+        **kinds, "SPLIT_ALLOCATION": int(plan.splits_allocation), "FILL_BALLOON_TRACED": int(fill)
     }  # fmt: skip

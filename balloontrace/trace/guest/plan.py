@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from balloontrace.errors import MissingProbeError
-from balloontrace.format.vocabulary import FREE_PAGE_HINT_BIT, Function, Status
+from balloontrace.format.vocabulary import ALLOCATION_TRACEPOINTS, FREE_PAGE_HINT_BIT, Function, Status
 from balloontrace.system.kernel import Layout, Symbol
 from balloontrace.trace.guest.probes import ALLOCATION, TABLE, ProbePoint
 from balloontrace.trace.mechanism import Mechanism
@@ -104,6 +104,11 @@ class GuestPlan(Plan[GuestProbe]):
         `symbols` are those of `ALLOCATION_SYMBOL_NAMES`.
         """
         return replace(self, probes=(*self.probes, *(_plan_tracepoint(each, symbols) for each in ALLOCATION)))
+
+    @property
+    def splits_allocation(self) -> bool:
+        """Whether it has any of those."""
+        return any(probe.function in ALLOCATION_TRACEPOINTS for probe in self.attachable)
 
     def without_kprobes(self) -> GuestPlan:
         """The same plan for a kernel without kprobes: of functions of one name, those that fentry reaches."""

@@ -13,7 +13,7 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.guest_counters import Counters, parse_counters, raw_returns
 from balloontrace.format.guest_layout import COUNTERS_LAYOUT, PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.moved_pages import Moved, Unseen, find_unseen, moved_between
-from balloontrace.format.vocabulary import Function, Side
+from balloontrace.format.vocabulary import Function, Kind, Side
 from balloontrace.system import kernel
 from balloontrace.system.guest_state import read_available, read_guest_state
 from balloontrace.system.kernel_log import OomKills
@@ -243,6 +243,7 @@ class GuestSession(RecordingSession[Counters]):
             "virtio_mem": list(diagnosis.virtio_mem),
             "page_reporting": kernel.read_page_reporting(),
             "page_hinting": {"order": kernel.read_highest_order()},
+            "parts_of_a": list(map(str, Kind)) if plan.splits_allocation else [],
             "layout": {
                 "source": diagnosis.layout.source,
                 "offsets_bytes": diagnosis.layout.offsets,

@@ -93,6 +93,34 @@ int main(void)
 	on_contention_end_entry(LOCK);
 	on_update_balloon_size_func_return(0);
 
+	begin_item(); /* it deflates: pages are released after the send as well */
+	switch_away(1, 900);
+	on_leak_balloon_entry((u64)&balloon, 512);
+	wait_for_a_mutex();
+	on_tell_host_entry((u64)&balloon, (u64)&inflate, 1);
+	switch_away(0, 100000);
+	on_tell_host_return(0);
+	switch_away(1, 60);
+	on_leak_balloon_return(256);
+	switch_away(1, 3000);
+	on_update_balloon_size_func_return(0);
+
+	begin_item(); /* out of memory inside allocating: that part goes on until the work item's own send */
+	on_mm_vmscan_direct_reclaim_begin_entry(0);
+	now_ns += 10;
+	on_virtio_balloon_oom_notify_entry((u64)&balloon.oom_nb, 0, 0);
+	on_leak_balloon_entry((u64)&balloon, 512);
+	on_tell_host_entry((u64)&balloon, (u64)&inflate, 1);
+	now_ns += 20;
+	on_tell_host_return(0);
+	on_leak_balloon_return(256);
+	on_virtio_balloon_oom_notify_return(0);
+	on_mm_vmscan_direct_reclaim_end_entry(1);
+	switch_away(1, 8);
+	on_tell_host_entry((u64)&balloon, (u64)&inflate, 1);
+	on_tell_host_return(0);
+	on_update_balloon_size_func_return(0);
+
 	begin_item(); /* held up by nothing */
 	on_update_balloon_size_func_return(0);
 	switch_away(1, 4000);
