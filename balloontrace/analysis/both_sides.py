@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import Clock
 from balloontrace.analysis.columns import Batches, Column, Spans
+from balloontrace.analysis.describe_pairing import describe_pairing
 from balloontrace.analysis.group_statistics import sums
 from balloontrace.analysis.guest_memory import GuestMemory
 from balloontrace.analysis.matching_balloons import find_sends
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, Window
-from balloontrace.analysis.matching_candidates import Partners, find_partners, whole_batches
+from balloontrace.analysis.matching_candidates import find_partners, whole_batches
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import NO_OPERATION, Operations
 from balloontrace.analysis.other_buffers import ServedReports, find_served_reports
@@ -28,7 +29,7 @@ from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, 
 from balloontrace.results.host_side import Pairing
 from balloontrace.results.operation import Served
 from balloontrace.results.recording_header import Header
-from balloontrace.units import format_count, format_duration_ns, format_things
+from balloontrace.units import format_things
 
 # The split of b is shown where the bound of its error is on average at most this part of what is split.
 _KNOWN_WELL = 0.25
@@ -138,7 +139,7 @@ def join(
     return BothSides(
         times,
         of_operations,
-        _pairing(
+        describe_pairing(
             guest,
             batches,
             partners,
@@ -193,7 +194,7 @@ def _join_by_reports(
         _host_times(spans, none, batches, none, matching.clock),
         (None,) * len(operations.found),
         replace(
-            _pairing(
+            describe_pairing(
                 guest, batches, partners, split=True, found=0, unseen=0, ended_unseen=0, summed_sends=0
             ),
             sends=0, batches=0, pairs=0, delimited=0, reports=len(found),
@@ -340,64 +341,4 @@ def _served(batches: Batches, window: Window) -> Calls:
         batches.queue,
         np.where(unknown, UNKNOWN_PAGES, named_bytes // BALLOON_PAGE_BYTES),
         window,
-    )
-
-
-def _pairing(
-    guest: Calls,
-    batches: Batches,
-    partners: Partners,
-    *,
-    split: bool,
-    found: int,
-    unseen: int,
-    ended_unseen: int,
-    summed_sends: int,
-    reports: int | None = None,
-) -> Pairing:
-    matching, clock = partners.matching, partners.matching.clock
-    silent = [Queue(queue).name.lower() for queue in matching.unseen_queues if queue in list(Queue)]
-    notes = [f"the host made no call for what was sent on the {name} queue" for name in silent]
-    if summed_sends:
-        notes.append(
-            f"no buffer was looked for of compaction's sends: {format_count(summed_sends)} are sums alone"
-        )
-    if found:
-        notes.append(
-            format_things(
-                found,
-                "buffer was found without a kick: its c begins with its first call",
-                "buffers were found without a kick: their c begins with their first call",
-            )
-        )
-    if ended_unseen:
-        notes.append(
-            format_things(
-                ended_unseen,
-                "buffer was completed unseen: its c ends with its last call",
-                "buffers were completed unseen: their c ends with their last call",
-            )
-        )
-    if matching.wall_clocks_apart_ns is not None:
-        apart = f"the wall clocks of both sides differ by {format_duration_ns(matching.wall_clocks_apart_ns)}"
-        notes.append(
-            f"{apart}; they were made with the same name of --pair"
-            if matching.is_one_pair
-            else f"{apart}: see that these recordings are of the same time"
-        )
-    notes += partners.notes
-    unseen_parts = len(batches) - len(partners.rows) - len(partners.rest)
-    if unseen_parts:
-        notes.append(f"{format_things(unseen_parts, 'batch was', 'batches were')} not seen as a whole")
-    return Pairing(
-        sends=len(guest),
-        batches=len(partners.rows),
-        pairs=len(matching.sends),
-        delimited=len(matching.sends) - unseen,
-        clock_offset_ns=round(clock.offset_ns),
-        clock_error_ns=round(clock.error_ns),
-        clock_drift_ppm=clock.drift * 1e6,
-        clocks_known=split,
-        notes=tuple(notes),
-        reports=reports,
     )

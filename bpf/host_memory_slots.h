@@ -5,8 +5,8 @@
  * The recorder borrows the descriptor of the VM and makes an ioctl that KVM refuses to any process but the VM's own; so the
  * program runs when it is wanted, and KVM does nothing. Slots are in a table by their number since Linux 5.17.
  */
-#ifndef MEMORY_SLOTS_H
-#define MEMORY_SLOTS_H
+#ifndef HOST_MEMORY_SLOTS_H
+#define HOST_MEMORY_SLOTS_H
 
 SHARED(struct bt_memory_slots, memory_slots);
 
