@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make bench`: measure every figure, or those named, print a line each, fail when one misses its target.
 
-ONLY=name measures one figure (and whatever is measured with it); BENCH_JSON=file receives all as JSON.
+ONLY=name measures one figure (and whatever is measured with it), or a group; BENCH_JSON=file receives all as
+JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bench import (
     compare_folders,
     coverage,
     decode_payloads,
+    fleet,
     host_overhead,
     html_report,
     matching,
@@ -31,6 +33,7 @@ from bench.figures import Benchmark, Figure
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     *decode_payloads.BENCHMARKS,
+    *fleet.BENCHMARKS,
     *reporting.BENCHMARKS,
     *compare_folders.BENCHMARKS,
     *coverage.BENCHMARKS,
@@ -50,7 +53,9 @@ BENCHMARKS: tuple[Benchmark, ...] = (
 def main() -> int:
     """Run the benchmarks; 0 when every target is met, 1 when one is short, 2 for an unknown name."""
     only = os.environ.get("ONLY", "")
-    chosen = [benchmark for benchmark in BENCHMARKS if not only or only in benchmark.names]
+    chosen = [
+        benchmark for benchmark in BENCHMARKS if not only or only in (*benchmark.names, benchmark.group)
+    ]
     if not chosen:
         names = ", ".join(name for benchmark in BENCHMARKS for name in benchmark.names)
         print(f"bench: no figure is called {only}; there are {names}", file=sys.stderr)
@@ -58,7 +63,7 @@ def main() -> int:
     figures: list[Figure] = []
     for benchmark in chosen:
         for figure in benchmark.measure():
-            if not only or figure.name == only:
+            if only in ("", figure.name, benchmark.group):
                 figures.append(figure)
                 print(figure.line(), flush=True)
     target = os.environ.get("BENCH_JSON")

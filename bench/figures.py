@@ -40,10 +40,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measurement that yields figures; `names` are what ONLY can ask for."""
+    """A measurement that yields figures; ONLY can ask for one of `names`, or for all as `group`."""
 
     names: tuple[str, ...]
     measure: Callable[[], Iterable[Figure]]
+    group: str = ""
 
 
 def say(text: str) -> None:

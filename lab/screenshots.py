@@ -22,7 +22,10 @@ _COLOURS = 128
 
 @dataclass(frozen=True)
 class Shot:
-    """A part of a page: from the top of one element to the bottom of another, `width_px` wide."""
+    """A part of a page: from the top of one element to the bottom of another, `width_px` wide.
+
+    `prepare` is a command that makes what `command` reads.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -30,6 +33,7 @@ class Shot:
     last: str
     width_px: int = 1000
     dark: bool = False
+    prepare: tuple[str, ...] = ()
 
 
 SHOTS = (
@@ -46,6 +50,13 @@ SHOTS = (
         ("compare", "examples/before", "examples/after"),
         "#group-1",
         "#time-ratios-1",
+    ),
+    Shot(
+        "fleet",
+        ("fleet", "build/fleet", "stages"),
+        "header",
+        "figure",
+        prepare=("archive", "examples/before", "examples/after", "--to", "build/fleet"),
     ),
     Shot("report-phone", ("report", "examples/bitmap-fragmented.bt"), "header", "#time-1", width_px=390),
 )
@@ -69,8 +80,10 @@ def main() -> int:
 def take(shot: Shot, page: Page, folder: Path) -> bytes:
     """The PNG of a shot, in few colours. Raises LabError."""
     html = folder / f"{shot.name}.html"
-    argv = [sys.executable, "-m", "balloontrace", *shot.command, "--format", "html", "-o", str(html)]
-    subprocess.run(argv, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    for words in (shot.prepare, (*shot.command, "--format", "html", "-o", str(html))):
+        if words:
+            argv = [sys.executable, "-m", "balloontrace", *words]
+            subprocess.run(argv, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     page.open(html, width_px=shot.width_px, dark=shot.dark)
     top, bottom = (
         page.ask(f"document.querySelector('{selector}').getBoundingClientRect().{edge} + scrollY")

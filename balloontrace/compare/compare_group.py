@@ -79,7 +79,7 @@ def compare_group(
     stages = _stages(frames, split=split)
     times_asked = (_WALL, *stages, *map(_quantity, with_parts(OTHER)))
     weighed = {each: compare_row(each, frames, order, judged=judged) for each in (*times_asked, *_COUNTS)}
-    times = _judge_times([weighed[each][0] for each in times_asked], order)
+    times = judge_times([weighed[each][0] for each in times_asked], order)
     counts = judge_family([weighed[each][0] for each in _COUNTS], (FEWER, MORE))
     drifts = [
         _drift(frame, places) for frame, places in zip(frames, (order.before, order.after), strict=True)
@@ -132,7 +132,7 @@ def _drift(frame: pd.DataFrame, places: Sequence[int]) -> Drift:
     return find_drift(values, np.array(places, dtype=np.float64))
 
 
-def _judge_times(rows: Sequence[Row], order: Order) -> list[Row]:
+def judge_times(rows: Sequence[Row], order: Order) -> list[Row]:
     """The wall time by itself, then its stages; parts are not judged."""
     wall, *rest = rows
     stages = {row.name: row.p_value for row in rest if row.part_of is None and row.p_value is not None}

@@ -12,8 +12,8 @@ _DEBIAN_PACKAGES = {
     "scipy": "python3-scipy",
     "tabulate": "python3-tabulate",
 }
-# Heavy ones, which only this extra brings; Debian has not all of them.
-_EXTRAS = dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow", "pyspark"), "fleet")
+# Heavy ones, which only these extras bring; Debian has not all of them.
+_EXTRAS = {**dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow"), "fleet"), "pyspark": "spark"}
 LIBRARIES = frozenset({*_DEBIAN_PACKAGES, *_EXTRAS})
 """The top-level modules of all libraries beside click; pip knows those without an extra by that name."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from balloontrace.results.comparison import Comparison
+from balloontrace.results.fleet_answer import Answer
 from balloontrace.results.measurement import Measurement
 from balloontrace.results.recorder import Loss
 from balloontrace.results.report import Report
@@ -60,3 +61,15 @@ def render_comparison_json(comparison: Comparison) -> str:
 def render_measurement_json(measurement: Measurement) -> str:
     """One object, indented, with a line end."""
     return json.dumps(dataclasses.asdict(measurement), indent=1, allow_nan=False) + "\n"
+
+
+def render_answer_json(answer: Answer) -> str:
+    """One object, indented, with a line end; each row is an object of its cells by column."""
+    names = [column.name for column in answer.columns]
+    fields = {
+        **{name: getattr(answer, name) for name in ("question", "title", "dataset", "engine", "recordings")},
+        "columns": [{"name": column.name, "unit": column.unit or None} for column in answer.columns],
+        "rows": [dict(zip(names, row, strict=True)) for row in answer.rows],
+        "notes": answer.notes,
+    }
+    return json.dumps(fields, indent=1, allow_nan=False) + "\n"

@@ -34,18 +34,19 @@ ROOMS: dict[str, str] = {
     "compare": f"{BASE} results analysis",
     "export": f"{BASE} results analysis",
     "archive": f"{BASE} results analysis compare",
+    "fleet": f"{BASE} results compare archive",
     "render": "untrusted units format results",
     "make_bundle": "errors",
     "measure": f"{BASE} console system",
     "commands": f"{BASE} console system trace live results analysis compare export render make_bundle "
-    "archive measure",
+    "archive measure fleet",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
 }
 # Folders of one room that know nothing of each other.
 APART = (
     ("trace.guest", "trace.host"),
-    ("render.report", "render.comparison", "render.measurement", "render.export", "render.live"),
+    tuple(f"render.{kind}" for kind in ("report", "comparison", "measurement", "export", "live", "fleet")),
 )
 NO_NUMPY = frozenset(
     {"errors", "untrusted", "results", "format", "units", "console", "system", "trace", "live", "render"}

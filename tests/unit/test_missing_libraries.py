@@ -91,10 +91,24 @@ def test_one_sentence_says_what_to_install(
 def test_heavy_ones_come_with_an_extra(library: str, tmp_path: Path) -> None:
     done = run_without(library, words=("archive", GUEST, "--to", str(tmp_path)))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+    assert done.stderr == _brought_by(library, "fleet")
+
+
+def _brought_by(library: str, extra: str) -> str:
+    return (
         f"balloontrace: this needs {library}, which is not installed for this python3: "
-        "pip install 'balloontrace[fleet]' brings it\n"
+        f"pip install 'balloontrace[{extra}]' brings it\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("library", "engine"), [("ibis", "duckdb"), ("duckdb", "duckdb"), ("pyspark", "local[1]")]
+)
+def test_engines_come_with_an_extra(library: str, engine: str, tmp_path: Path) -> None:
+    run_without("", words=("archive", GUEST, "--to", str(tmp_path)))
+    done = run_without(library, words=("fleet", str(tmp_path), "slowest", "--engine", engine))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == _brought_by(library, "spark" if library == "pyspark" else "fleet")
 
 
 @pytest.mark.parametrize(

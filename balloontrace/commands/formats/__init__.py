@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.format.recording import Recording
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 Pieces = Iterable[str] | Iterable[bytes]
@@ -40,6 +41,7 @@ class Format:
     report: Callable[[Examined], Pieces] | None = None
     compare: Callable[[Comparison], Pieces] | None = None
     measure: Callable[[Measurement], Pieces] | None = None
+    fleet: Callable[[Answer], Pieces] | None = None
     export: Callable[[Examined], Pieces] | None = None
     tables: Callable[[Sequence[Recording], Examined], dict[str, Pieces]] | None = None
     export_help: str = ""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.format.recording import Recording
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 
@@ -52,12 +53,19 @@ def _tables(sources: Sequence[Recording], examined: Examined) -> dict[str, Piece
     return tables
 
 
+def _fleet(answer: Answer) -> list[str]:
+    from balloontrace.render.fleet.csv import render_answer_csv
+
+    return [render_answer_csv(answer)]
+
+
 FORMAT = Format(
     "csv",
     ".csv",
     report=_report,
     compare=_compare,
     measure=_measure,
+    fleet=_fleet,
     tables=_tables,
     export_help="a row for each event",
 )

@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 
@@ -32,4 +33,10 @@ def _measure(measurement: Measurement) -> list[str]:
     return [render_measurement_html(measurement)]
 
 
-FORMAT = Format("html", ".html", report=_report, compare=_compare, measure=_measure)
+def _fleet(answer: Answer) -> list[str]:
+    from balloontrace.render.fleet.html import render_answer_html
+
+    return [render_answer_html(answer)]
+
+
+FORMAT = Format("html", ".html", report=_report, compare=_compare, fleet=_fleet, measure=_measure)

@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 
@@ -31,4 +32,10 @@ def _measure(measurement: Measurement) -> list[str]:
     return [render_measurement_json(measurement)]
 
 
-FORMAT = Format("json", ".json", report=_report, compare=_compare, measure=_measure)
+def _fleet(answer: Answer) -> list[str]:
+    from balloontrace.render.json import render_answer_json
+
+    return [render_answer_json(answer)]
+
+
+FORMAT = Format("json", ".json", report=_report, compare=_compare, fleet=_fleet, measure=_measure)

@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 
@@ -34,12 +35,20 @@ def _measure(measurement: Measurement) -> list[str]:
     return [markdown_of(describe_measurement(measurement))]
 
 
+def _fleet(answer: Answer) -> list[str]:
+    from balloontrace.render.blocks_markdown import markdown_of
+    from balloontrace.render.fleet.sections import describe_answer
+
+    return [markdown_of(describe_answer(answer, whole=True))]
+
+
 FORMAT = Format(
     "markdown",
     ".md",
     report=_report,
     compare=_compare,
     measure=_measure,
+    fleet=_fleet,
     export=_report,
     export_help="the report's tables, as report --format markdown writes them",
 )

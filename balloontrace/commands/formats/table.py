@@ -10,6 +10,7 @@ from balloontrace.commands.formats import Format
 if TYPE_CHECKING:
     from balloontrace.analysis.make_report import Examined
     from balloontrace.results.comparison import Comparison
+    from balloontrace.results.fleet_answer import Answer
     from balloontrace.results.measurement import Measurement
 
 
@@ -34,4 +35,13 @@ def _measure(measurement: Measurement) -> list[str]:
     return [text_of(describe_measurement(measurement))]
 
 
-FORMAT = Format("table", ".txt", report=_report, compare=_compare, measure=_measure, for_people=True)
+def _fleet(answer: Answer) -> list[str]:
+    from balloontrace.render.blocks_text import text_of
+    from balloontrace.render.fleet.sections import describe_answer
+
+    return [text_of(describe_answer(answer))]
+
+
+FORMAT = Format(
+    "table", ".txt", report=_report, compare=_compare, fleet=_fleet, measure=_measure, for_people=True
+)

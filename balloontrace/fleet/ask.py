@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A question, or a query in SQL, into its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+from balloontrace.archive.dataset import Dataset, read_dataset
+from balloontrace.archive.storage import open_storage
+from balloontrace.errors import UsageError
+from balloontrace.fleet.engine import Engine, open_engine
+from balloontrace.fleet.question import Options, Question, Row
+from balloontrace.fleet.side_filter import parse_side
+from balloontrace.results.fleet_answer import Answer, AnswerColumn, Unit
+from balloontrace.untrusted import printable
+
+_SQL = "sql"
+
+
+def find_dataset(url: str, since: date | None = None, until: date | None = None) -> Dataset:
+    """What is in a dataset, perhaps of these days only. UsageError where nothing is."""
+    every = read_dataset(open_storage(url))
+    if not every.batches:
+        raise UsageError(
+            f"{printable(url)} holds no archived recordings: `balloontrace archive` brings them there"
+        )
+    dataset = every.between(since, until)
+    if not dataset.batches:
+        raise UsageError(f"{printable(url)} holds no recordings of these days")
+    return dataset
+
+
+def answer(dataset: Dataset, name: str, question: Question, options: Options, engine: str) -> Answer:
+    """The answer to a stock question. UsageError for options that it does not take."""
+    _fitting(name, question, options)
+    with open_engine(engine, dataset) as opened:
+        return answer_on(opened, dataset, name, question, options)
+
+
+def answer_on(engine: Engine, dataset: Dataset, name: str, question: Question, options: Options) -> Answer:
+    """The same, of an engine that is connected already."""
+    options = _fitting(name, question, options)
+    rows = engine.rows(question.ask(engine.tables_of(dataset), options))
+    found = question.finish(rows, options)
+    return Answer(
+        question=name,
+        title=question.text,
+        dataset=printable(dataset.storage.url),
+        engine=engine.name,
+        recordings=len(dataset.ranks),
+        columns=question.columns(options),
+        rows=tuple(map(tuple, found.rows)),
+        notes=found.notes,
+        picture=question.picture(options),
+    )
+
+
+def _fitting(name: str, question: Question, options: Options) -> Options:
+    """The options with the question's own where a person said nothing."""
+    if options.by is not None and question.by is None:
+        raise UsageError(f"{name} takes no --by")
+    sides = (options.before, options.after)
+    if question.sides and None in sides:
+        raise UsageError(f"{name} takes --before and --after: a week (2026-W48), a month, a day or a kernel")
+    if not question.sides and sides != (None, None):
+        raise UsageError(f"{name} takes no --before and --after; changes does")
+    for side in sides:
+        if side is not None:
+            parse_side(side)
+    return replace(options, by=options.by or question.by)
+
+
+def answer_sql(dataset: Dataset, text: str, engine: str) -> Answer:
+    """The answer to a query of the tables, in the engine's own SQL."""
+    with open_engine(engine, dataset) as opened:
+        opened.open_tables(dataset)
+        names, rows = opened.ask_sql(text)
+    return Answer(
+        question=_SQL,
+        title=printable(" ".join(text.split())),
+        dataset=printable(dataset.storage.url),
+        engine=engine,
+        recordings=len(dataset.ranks),
+        columns=tuple(AnswerColumn(name, _unit_of(name, rows), name, 24) for name in names),
+        rows=tuple(tuple(row[name] for name in names) for row in rows),
+    )
+
+
+def _unit_of(name: str, rows: Sequence[Row]) -> Unit:
+    """What a column's name says of its numbers; words where one cell is a word."""
+    if any(isinstance(row[name], str | bool) for row in rows):
+        return Unit.WORDS
+    if name.endswith("_at_ns"):
+        return Unit.MOMENT
+    for ending, unit in (("_ns", Unit.NS), ("bytes", Unit.BYTES), ("_share", Unit.SHARE)):
+        if name.endswith(ending):
+            return unit
+    return Unit.RATIO if any(isinstance(row[name], float) for row in rows) else Unit.COUNT
