@@ -16,6 +16,7 @@ from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.format.vocabulary import Kind
+from balloontrace.results.comparison import OF_RECORDINGS
 
 if TYPE_CHECKING:
     from balloontrace.results.comparison import Comparison
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 @click.argument("before", shell_complete=complete_recordings)
 @click.argument("after", shell_complete=complete_recordings)
 @click.option(
-    "--kind", type=click.Choice([*map(str, Kind)]), help="Compare only these.  [default: all there is]"
+    "--kind",
+    type=click.Choice([*map(str, Kind), *OF_RECORDINGS]),
+    help="Compare only these.  [default: all]",
 )
 @click.option("--guest-only", is_flag=True, help="Ignore all recordings of hosts.")
 @click.option(
@@ -122,4 +125,7 @@ def _load(before: str, after: str, kind: str | None, *, guest_only: bool) -> Com
     from balloontrace.compare.make_comparison import compare as compare_recordings
 
     first, second = (read_side(given, sys.stdin.buffer, guest_only=guest_only) for given in (before, after))
-    return compare_recordings(first, second, tuple(Kind) if kind is None else (Kind(kind),))
+    if kind is None:
+        return compare_recordings(first, second)
+    kinds = tuple(each for each in Kind if each == kind)
+    return compare_recordings(first, second, kinds, () if kinds else (kind,))

@@ -21,6 +21,7 @@ from balloontrace.results.comparison import (
     HINT,
     INDEPENDENT,
     MORE,
+    OF_RECORDINGS,
     OOM,
     PAIRED,
     REPORT,
@@ -107,9 +108,11 @@ class _Side:
     left_out: Mapping[str, int]
 
 
-def compare_runs(before: Sequence[Report], after: Sequence[Report]) -> tuple[RunGroup, ...]:
-    """What either side has besides inflates and deflates, each kind of it once."""
-    groups = (_compare(what, before, after) for what in _TIMES)
+def compare_runs(
+    before: Sequence[Report], after: Sequence[Report], wanted: Iterable[str] = OF_RECORDINGS
+) -> tuple[RunGroup, ...]:
+    """What either side has besides inflates and deflates, of each sort that is wanted."""
+    groups = (_compare(what, before, after) for what in wanted)
     return tuple(group for group in groups if group is not None)
 
 

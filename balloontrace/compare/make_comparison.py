@@ -20,7 +20,15 @@ from balloontrace.compare.replicates import Found, Refused, find_replicates
 from balloontrace.compare.significance import LEVEL
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Kind
-from balloontrace.results.comparison import COMPARISON_VERSION, Comparison, Difference, LeftOut, Method, Side
+from balloontrace.results.comparison import (
+    COMPARISON_VERSION,
+    OF_RECORDINGS,
+    Comparison,
+    Difference,
+    LeftOut,
+    Method,
+    Side,
+)
 from balloontrace.results.report import Report
 from balloontrace.units import format_count, format_pages_as_bytes
 
@@ -44,11 +52,15 @@ class ComparisonError(BalloontraceError):
     """Two sets of recordings hold nothing that could be compared."""
 
 
-def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple(Kind)) -> Comparison:
-    """Compare all operations of the same kind and size; only those of `kinds`.
+def compare(
+    before: Recordings,
+    after: Recordings,
+    kinds: Sequence[Kind] = tuple(Kind),
+    others: Sequence[str] = OF_RECORDINGS,
+) -> Comparison:
+    """Compare all operations of the same kind and size, only those of `kinds`, and what `others` there are.
 
-    With all kinds, also what recordings have besides. ComparisonError when there is nothing, or when hosts
-    were recorded on one side only.
+    ComparisonError when there is nothing, or when hosts were recorded on one side only.
     """
     sides = (before, after)
     _require_same_sides(before, after)
@@ -59,7 +71,7 @@ def compare(before: Recordings, after: Recordings, kinds: Sequence[Kind] = tuple
     if not judged:
         once, copies = _each_once(sides, found, keep_shared=True)
         common = _common(once)
-    runs = compare_runs(before.reports, after.reports) if len(kinds) == len(Kind) else ()
+    runs = compare_runs(before.reports, after.reports, others)
     if not common and not any(map(has_both, runs)):
         raise ComparisonError(_nothing_common(sides, once, kinds))
     chosen = [
@@ -161,7 +173,9 @@ def _no_group(
 def _nothing_common(
     sides: tuple[Recordings, Recordings], found: Sequence[_Replicates], kinds: Sequence[Kind]
 ) -> str:
-    """Why no operation has its like on the other side."""
+    """Why no operation has its like on the other side; without `kinds`, none was looked for."""
+    if not kinds:
+        return f"{sides[0].given} and {sides[1].given} do not both have what is to be compared"
     for side, each in zip(sides, found, strict=True):
         if not each.counting:
             wanted = f"complete {kinds[0]}" if len(kinds) == 1 else "complete operation"

@@ -30,6 +30,8 @@ REPORT = "report"
 HINT = "hint"
 OOM = "oom"
 STATISTICS = "statistics"
+OF_RECORDINGS = (REPORT, HINT, OOM, STATISTICS)
+"""What has no size, and is compared by recording."""
 
 # A bound is a quotient of others than the ratio it is equal to.
 _ROUNDING = 1e-9

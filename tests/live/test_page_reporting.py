@@ -262,6 +262,11 @@ def assert_is_told(found: Json, path: Path, told: Sequence[int], before: int, af
     assert said["transport_ns"] + said["worker_ns"] == said["cycles_ns"]
     starts_ns = guest.spans.int64("start_ns")[guest.spans.of(Function.PAGE_REPORTING_PROCESS)]
     assert said["cycles"] == len(starts_ns)
+    cycles = said["each_cycle"]
+    assert [cycle["started_ns"] for cycle in cycles] == starts_ns.tolist()
+    for name in ("reports", "blocks", "pages", "worker_ns", "transport_ns"):
+        assert sum(cycle[name] for cycle in cycles) == said[name], name
+    assert all(cycle["worker_ns"] + cycle["transport_ns"] == cycle["wall_ns"] for cycle in cycles)
     assert said["cycles"] - 1 <= (starts_ns[-1] - starts_ns[0]) / DELAY_NS + 1
 
 

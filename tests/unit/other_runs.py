@@ -42,7 +42,13 @@ ALL = Others(({9: 3, 10: 29}, {9: 7}, {}), migrations=1, oom_calls=2, polls=3, i
 
 
 def make_other_run(others: Others, number: int = 0, *, name: str = "run", **changes: object) -> Report:
-    """One recording, made at its number's place in time."""
+    """One recording analysed, made at its number's place in time."""
+    stream = io.BytesIO(other_recording(others, number, **changes))
+    return analyse(replace(read_recording(stream), label=f"{name}-{number}.bt"))
+
+
+def other_recording(others: Others, number: int = 0, **changes: object) -> bytes:
+    """The same as it would be in a file."""
     clock_ns = S + number * RUN_NS
     flow = Flow(clock_ns=clock_ns)
     if others.inflates or others.oom_calls:
@@ -62,8 +68,7 @@ def make_other_run(others: Others, number: int = 0, *, name: str = "run", **chan
     started = {"monotonic_ns": clock_ns - S // 10, "realtime_ns": REALTIME_NS + clock_ns}
     end = {"ended": {"monotonic_ns": clock_ns + 2 * S}}
     described = {"started": started, "page_hinting": SETTINGS, **changes}
-    stream = io.BytesIO(synthetic.recording_bytes(flow, changes=described, end=end))
-    return analyse(replace(read_recording(stream), label=f"{name}-{number}.bt"))
+    return synthetic.recording_bytes(flow, changes=described, end=end)
 
 
 def other_side(name: str, others: Sequence[Others], numbers: Sequence[int]) -> Recordings:

@@ -8,10 +8,12 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from compare_folders import said
 from html_tree import assert_sound
-from other_runs import ALL, Others, make_other_run, other_side, scattered, with_others
+from other_runs import ALL, Others, make_other_run, other_recording, other_side, scattered, with_others
 from other_work import ANSWER_NS
 from page_hinting import BLOCK_PAGES, CALL_NS
 from page_reporting import TRANSPORT_NS, WORK_NS, pages_in
@@ -122,9 +124,27 @@ def test_there_is_nothing_where_neither_side_has_any() -> None:
 
 def test_one_kind_alone_leaves_them_out() -> None:
     sides = [other_side(name, scattered(2), (at, at + 1)) for name, at in (("before", 0), ("after", 2))]
-    comparison = compare(sides[0], sides[1], (Kind.INFLATE,))
+    comparison = compare(sides[0], sides[1], (Kind.INFLATE,), ())
     assert comparison.groups
     assert comparison.run_groups == ()
+    comparison = compare(sides[0], sides[1], (), ("oom",))
+    assert [group.what for group in comparison.run_groups] == ["oom"]
+    assert comparison.groups == ()
+    plain = other_side("plain", [Others(inflates=True)], [5])
+    with pytest.raises(ComparisonError, match="before and plain do not both have what is to be compared"):
+        compare(sides[0], plain, (), ("report",))
+
+
+@pytest.mark.parametrize(("kind", "title"), [("hint", "Page hinting: "), ("inflate", "Inflate of ")])
+def test_the_command_takes_each_sort_as_a_kind(
+    kind: str, title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("before.bt", "after.bt")):
+        (tmp_path / name).write_bytes(other_recording(ALL, number))
+    done = said(capsys, tmp_path / "before.bt", tmp_path / "after.bt", "--kind", kind)
+    assert done.status == 0
+    titles = ("Page hinting: ", "Inflate of ", "Page reporting: ", "Out of memory: ", "Statistics queue: ")
+    assert [each for each in titles if f"\n{each}" in done.stdout] == [title]
 
 
 def test_recordings_without_any_inflate_are_compared_too() -> None:
