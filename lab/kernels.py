@@ -25,7 +25,7 @@ FULL = (
     ),
 )
 NATIVE = "amd64"
-BARE = (*_SYSTEM, *_COMPILER, "libbpf1", "iproute2", "openssh-server")
+BARE = (*_SYSTEM, *_COMPILER, "libbpf1", "iproute2", "openssh-server", "qemu-guest-agent")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ImageSpec:
 def _bare(
     suite: str, kernels: tuple[str, ...], kernels_from: str = "", architecture: str = NATIVE
 ) -> ImageSpec:
-    """Python and libbpf, and a way in by ssh: no compiler, no headers, no library for Python."""
+    """Python, libbpf and ways in (ssh, an agent): no compiler, no headers, no library for Python."""
     return ImageSpec(suite, kernels, BARE, kernels_from, False, _COMPILER, architecture)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from balloontrace.commands.formats import Format, format_option
-from balloontrace.console.option_types import DURATION, SIZE
+from balloontrace.console.option_types import DURATION, SIZE, ssh_option
 from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import say, warn
 from balloontrace.errors import BalloontraceError, ExitCode, UsageError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from balloontrace.measure.vm import Vm
 
 PAGE = "report.html"
+LIBVIRT = "libvirt"
+_SLACK_S = 60.0
 _MIB_BYTES = 1 << 20
 
 
@@ -43,6 +45,7 @@ class _Asked:
     pid: int | None
     guest: str | None
     ssh: str
+    guest_agent: str | None
     host_only: bool
     guest_only: bool
     keep: bool
@@ -75,8 +78,11 @@ class _Asked:
     metavar="SSH_DESTINATION",
     help="The guest, as ssh reaches it: root@guest1. A recorder is copied there if it has none.",
 )
+@ssh_option
 @click.option(
-    "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
+    "--guest-agent",
+    metavar="SOCKET|libvirt",
+    help="The guest, by its qemu-guest-agent: a socket, or with --vm the way that libvirt has to it.",
 )
 @click.option("--host-only", is_flag=True, help="Record the host's side alone.")
 @click.option("--guest-only", is_flag=True, help="Record the guest's side alone.")
@@ -183,10 +189,15 @@ def check(plan: Plan, asked: _Asked) -> None:
         raise UsageError("give one of --vm NAME, --qmp SOCKET and --set-target CMD")
     if asked.host_only and asked.guest_only:
         raise UsageError("--host-only and --guest-only leave nothing to record")
-    if asked.host_only and plan.touched and asked.guest is None:
+    into_guest = [each for each in (asked.guest, asked.guest_agent) if each is not None]
+    if len(into_guest) > 1:
+        raise UsageError("give one of --guest and --guest-agent")
+    if plan.touched and not into_guest:
         raise UsageError("--touched needs a way into the guest: --guest SSH_DESTINATION")
-    if not asked.host_only and asked.guest is None:
-        raise UsageError("give --guest SSH_DESTINATION, or --host-only")
+    if not asked.host_only and not into_guest:
+        raise UsageError("give --guest SSH_DESTINATION, --guest-agent SOCKET, or --host-only")
+    if asked.guest_agent == LIBVIRT and asked.vm is None:
+        raise UsageError("--guest-agent libvirt needs --vm NAME")
     if asked.set_target is not None and asked.memory is None:
         raise UsageError("--set-target needs --memory SIZE: all memory of the guest, the balloon included")
     if asked.set_target is not None and asked.pid is None and not asked.guest_only:
@@ -203,11 +214,7 @@ def _run(plan: Plan, asked: _Asked) -> ExitCode:
     from balloontrace.measure.sides import Sides
 
     with ExitStack() as stack:
-        guest = _open_guest(asked)
-        if guest is not None:
-            stack.callback(guest.close)
-        vm = _open_vm(asked, guest)
-        stack.callback(vm.close)
+        guest, vm = _open(plan, asked, stack)
         if vm.named.pid is None and not asked.guest_only:
             raise UsageError(f"the process of the VM {vm.named.name} is not known: name it with --pid")
         sides = Sides(
@@ -229,14 +236,55 @@ def _run(plan: Plan, asked: _Asked) -> ExitCode:
     return ExitCode.OK
 
 
-def _open_guest(asked: _Asked) -> Guest | None:
+def _open(plan: Plan, asked: _Asked, stack: ExitStack) -> tuple[Guest | None, Vm]:
+    """Both, to be closed with `stack`. The guest is first where it tells how the VM is called."""
+    if asked.guest_agent == LIBVIRT:
+        vm = _open_vm(asked, None)
+        stack.callback(vm.close)
+        guest = _open_agent(plan, asked, vm)
+        stack.callback(guest.close)
+        return guest, vm
+    reached = _open_guest(plan, asked)
+    if reached is not None:
+        stack.callback(reached.close)
+    vm = _open_vm(asked, reached)
+    stack.callback(vm.close)
+    return reached, vm
+
+
+def _open_guest(plan: Plan, asked: _Asked) -> Guest | None:
     if asked.guest is None:
-        return None
-    from balloontrace.make_bundle import make_bundle
+        return None if asked.guest_agent is None else _open_agent(plan, asked, None)
     from balloontrace.measure.ssh_guest import open_ssh
+
+    return open_ssh(asked.guest, asked.ssh, _make_bundle, keep=asked.keep)
+
+
+def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None) -> Guest:
+    """By libvirt's way where there is a VM."""
+    from balloontrace.measure.agent_guest import AgentGuest, open_agent
+    from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
+    from balloontrace.measure.libvirt_vm import LibvirtVm
+    from balloontrace.measure.sides import ATTACH_S
+
+    # Nobody can tell a recorder there that this end is gone, so it has an end of its own.
+    longest_s = ATTACH_S + 2 * plan.timeout_s + 3 * plan.settle_s + _SLACK_S
+    if isinstance(vm, LibvirtVm):
+        guest = AgentGuest(
+            vm.named.name, GuestAgent(vm.exchange), lambda: None, longest_s=longest_s, keep=asked.keep
+        )
+    else:
+        connection = AgentSocket(Path(asked.guest_agent or ""))
+        agent = GuestAgent(connection.exchange)
+        guest = AgentGuest("the guest", agent, connection.close, longest_s=longest_s, keep=asked.keep)
+    return open_agent(guest, _make_bundle)
+
+
+def _make_bundle() -> bytes:
+    from balloontrace.make_bundle import make_bundle
     from balloontrace.trace.engines.shipped import read_all
 
-    return open_ssh(asked.guest, asked.ssh, lambda: make_bundle(read_all()), keep=asked.keep)
+    return make_bundle(read_all())
 
 
 def _open_vm(asked: _Asked, guest: Guest | None) -> Vm:
@@ -250,9 +298,12 @@ def _open_vm(asked: _Asked, guest: Guest | None) -> Vm:
         return open_libvirt(asked.vm, asked.pid)
     from balloontrace.measure.command_vm import CommandVm
     from balloontrace.measure.vm import VmName
+    from balloontrace.system.vm_names import read_vm_name
 
     assert asked.set_target is not None and asked.memory is not None  # `check` has seen to it  # noqa: PT018
-    name = guest.facts.hostname if guest is not None else f"process {asked.pid}"
+    name = read_vm_name(Path(f"/proc/{asked.pid}")).name
+    if name is None:
+        name = guest.facts.hostname if guest is not None else f"process {asked.pid}"
     read_guest_bytes = guest.read_balloon_bytes if guest is not None else None
     named = VmName(name, asked.pid)
     return CommandVm(named, asked.memory, asked.set_target, asked.read_balloon, read_guest_bytes)

@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from balloontrace.console.option_types import (
     DURATION,
@@ -20,6 +21,7 @@ from balloontrace.console.option_types import (
     engine_option,
     missing_probes_option,
     pid_option,
+    ssh_option,
     vm_option,
 )
 from balloontrace.console.standard_streams import STDOUT, drop
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from balloontrace.trace.session import SessionResult
 
 DEFAULT_OUTPUT = "balloon.bt"
+
+_BOTH = "both"
+# Options of one side that --side both passes on; all others that are given go to both.
+_OF_GUEST = frozenset({"capture", "layout", "split_allocation"})
+_OF_HOST = frozenset({"count_freed", "sample"})
+_OF_BOTH = frozenset({"missing_probes", "attach", "engine", "ring_bytes"})
 
 _LEAST_BUFFER_BYTES = 4 << 10
 _MOST_BUFFER_BYTES = 256 << 20
@@ -55,12 +63,15 @@ _MOST_BUFFER_BYTES = 256 << 20
 @click.option("-f", "--force", is_flag=True, help="Replace an existing recording.")
 @click.option(
     "--side",
-    type=click.Choice([*map(str, Side), "auto"]),
+    type=click.Choice([*map(str, Side), _BOTH, "auto"]),
     default="auto",
     show_default=True,
     help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
-    "guest where there is a balloon, unless -p or --vm is given.",
+    "guest where there is a balloon, unless -p or --vm is given. both is this host and --guest at once, into "
+    "NAME-guest.bt and NAME-host.bt.",
 )
+@click.option("--guest", metavar="SSH_DESTINATION", help="With --side both: the guest, as ssh reaches it.")
+@ssh_option
 @pid_option
 @vm_option
 @click.option(
@@ -139,7 +150,16 @@ _MOST_BUFFER_BYTES = 256 << 20
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
 @verbose_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
-def record(output: str, *, force: bool, capture: str, layout: str | None, **asked: Any) -> None:  # noqa: ANN401
+def record(
+    output: str,
+    guest: str | None,
+    ssh: str,
+    *,
+    force: bool,
+    capture: str,
+    layout: str | None,
+    **asked: Any,  # noqa: ANN401
+) -> None:
     r"""Trace the balloon of this guest, or a process that serves one, until Ctrl-C or the given end.
 
     \b
@@ -149,6 +169,9 @@ def record(output: str, *, force: bool, capture: str, layout: str | None, **aske
       sudo balloontrace record --side host -p 1234 -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
+    if guest is not None or asked["side"] == _BOTH:
+        _record_both(output, guest, ssh, force=force, **asked)
+        return
     _check_ring_bytes(asked["ring_bytes"])
     if asked["command"] and shutil.which(asked["command"][0]) is None:
         raise UsageError(f"cannot run {asked['command'][0]}: no such program")
@@ -174,6 +197,49 @@ def record(output: str, *, force: bool, capture: str, layout: str | None, **aske
     with _open_destination(output, force=force) as (output_fd, file):
         result = _record(side, output_fd, file)
     _tell(result, output)
+
+
+def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **asked: Any) -> None:  # noqa: ANN401
+    """Record this host and a guest at once; raises what went wrong, when what was recorded is written."""
+    if guest is None or asked["side"] != _BOTH:
+        raise UsageError("--guest SSH_DESTINATION and --side both go together")
+    for name in ("operations", "pair"):
+        if asked[name] is not None:
+            raise UsageError(f"--{name} is for one side: --side both pairs its recordings itself")
+    if output == "-":
+        raise UsageError("--side both makes two recordings: name a file with -o")
+    from balloontrace.make_bundle import make_bundle
+    from balloontrace.measure.record_both import record_both, refuse_taken_names
+    from balloontrace.measure.sides import Sides
+    from balloontrace.measure.ssh_guest import open_ssh
+    from balloontrace.system.vmm import choose_process, find_vmms
+    from balloontrace.trace.engines.shipped import read_all
+
+    path = Path(output)
+    refuse_taken_names(path, force=force)
+    process = choose_process(asked["pid"], find_vmms(), vm=asked["vm"])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    with closing(open_ssh(guest, ssh, lambda: make_bundle(read_all()), keep=False)) as reached:
+        sides = Sides(process.pid, reached, _given(_OF_HOST), _given(_OF_GUEST))
+        status = record_both(
+            sides, path, asked["label"] or path.stem, asked["command"], asked["duration_s"],
+            lambda sentence: say(f"balloontrace: {sentence}\n"),
+        )  # fmt: skip
+    if status:
+        raise BalloontraceError(f"the command ended with status {status}; both recordings are complete")
+
+
+def _given(own: frozenset[str]) -> list[str]:
+    """Options for the recorder of one side, as words: those that were given here."""
+    ctx = click.get_current_context()
+    words: list[str] = []
+    for option in ctx.command.params:
+        name = option.name or ""
+        if name in own | _OF_BOTH and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            words += [option.opts[-1], *([] if ctx.params[name] is True else [str(ctx.params[name])])]
+    return words
 
 
 def _check_ring_bytes(ring_bytes: int) -> None:

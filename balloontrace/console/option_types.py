@@ -150,6 +150,9 @@ vm_option = click.option(
     help="The process on the host whose VM is called so, e.g. web1 or 'web*': as QEMU, libvirt, Firecracker, "
     "cloud-hypervisor or its control group has it, or its uuid.",
 )
+ssh_option = click.option(
+    "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
+)
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "prebuilt", "bcc"]),

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from balloontrace.errors import UsageError
+from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure.vm import Vm, VmGone, VmName
 from balloontrace.system.kernel import ROOT
+from balloontrace.system.vm_names import read_vm_name
 from balloontrace.untrusted import printable
 
-URI = "qemu:///system"
+_URI = "qemu:///system"
 _KIB_BYTES = 1024
+_ANSWERS_S = 30
 
 
 class LibvirtVm(Vm):
@@ -37,12 +41,14 @@ class LibvirtVm(Vm):
         flags = self._libvirt.VIR_DOMAIN_AFFECT_LIVE
         self._ask(lambda: self._domain.setMemoryFlags(size_bytes // _KIB_BYTES, flags))
 
-    def ask_agent(self, command: str, timeout_s: int) -> str:
-        """What the guest's agent answers to a command in JSON. Raises VmGone."""
+    def exchange(self, command: dict[str, Any]) -> dict[str, Any]:
+        """A command to the guest's agent and its answer. Raises VmGone."""
         import libvirt_qemu
 
-        answer: str = self._ask(lambda: libvirt_qemu.qemuAgentCommand(self._domain, command, timeout_s, 0))
-        return answer
+        text = json.dumps(command)
+        answer = self._ask(lambda: libvirt_qemu.qemuAgentCommand(self._domain, text, _ANSWERS_S, 0))
+        found: dict[str, Any] = json.loads(answer)
+        return found
 
     def close(self) -> None:
         """The VM goes on."""
@@ -56,18 +62,21 @@ class LibvirtVm(Vm):
             raise VmGone(f"libvirt cannot reach the VM {self.named.name}: {printable(str(error))}") from error
 
 
-def open_libvirt(name: str, pid: int | None = None, uri: str = URI) -> LibvirtVm:
-    """Connect to libvirt and find a running VM. UsageError without libvirt, or without such a VM.
-
-    An ImportError of its module is explained by whoever shows it.
-    """
-    import libvirt
-
+def open_libvirt(name: str, pid: int | None = None) -> LibvirtVm:
+    """Connect to libvirt and find a running VM. BalloontraceError without its module, else UsageError."""
+    try:
+        import libvirt
+    except ImportError as error:
+        raise BalloontraceError(
+            "--vm needs libvirt's module for Python: install python3-libvirt (Debian, Ubuntu) "
+            "or libvirt-python (pip)"
+        ) from error
+    uri = os.environ.get("LIBVIRT_DEFAULT_URI") or _URI
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print each error, too
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
-        raise UsageError(f"cannot connect to libvirt at {uri}: {printable(str(error))}") from error
+        raise UsageError(f"cannot connect to libvirt at {printable(uri)}: {printable(str(error))}") from error
     try:
         domain = connection.lookupByName(name)
         running = bool(domain.isActive())
@@ -81,8 +90,8 @@ def open_libvirt(name: str, pid: int | None = None, uri: str = URI) -> LibvirtVm
 
 
 def read_pid(name: str, root: Path = ROOT) -> int | None:
-    """The VM's process, which libvirt writes into a file of its own; None where it is not there."""
-    for folder in ("run/libvirt/qemu", "var/run/libvirt/qemu"):
-        with suppress(OSError, ValueError):
-            return int((root / folder / f"{name}.pid").read_text())
-    return None
+    """The VM's process: as a file of libvirt's has it, else by its command line; None: not found."""
+    with suppress(OSError, ValueError):
+        return int((root / f"run/libvirt/qemu/{name}.pid").read_text())
+    folders = (root / "proc").glob("[0-9]*")
+    return next((int(folder.name) for folder in folders if read_vm_name(folder).name == name), None)

@@ -94,7 +94,7 @@ class SshGuest(Guest):
         sudo = [] if self.facts.is_root else ["sudo", "-n"]
         words = [*sudo, *program, "record", "-o", "-", "--side", "guest", "--until-eof", *options]
         argv = [*self._ssh(), f"exec {shlex.join(words)}"]
-        return ChildRecorder("the guest's recorder", argv, path, own_session=False)
+        return ChildRecorder(f"the recorder of {self.name} over ssh", argv, path, own_session=False)
 
     def close(self) -> None:
         """The keeper removes what was copied when its input ends."""

@@ -20,8 +20,16 @@ from lab.kernels import ImageSpec
 
 MEASURE_S = 600
 # A recorder, what was copied, and the shell that keeps it.
-_LEFT = "pgrep -af '[b]alloontrace'; ls -d /tmp/[b]alloontrace-* 2>/dev/null; true"
-SECOND_QMP = "measure.qmp"
+_LEFT = "pgrep -af '[b]alloontrace'; ls -d /tmp/[b]alloontrace-* /var/tmp/[b]alloontrace-* 2>/dev/null; true"
+SECOND_QMP, AGENT = "measure.qmp", "agent"
+_AGENT_PORT = "org.qemu.guest_agent.0"
+# Without udev a port has no name in /dev.
+_START_AGENT = f"""
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat $port/name)" = {_AGENT_PORT} ] && exec qemu-ga -m virtio-serial -p /dev/${{port##*/}} -t /run
+done
+exit 1
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Reached:
     guest: lab.Guest
     way: ssh.Way
     qmp: Path
+    agent: Path
 
     def words(self) -> list[str]:
         """How `measure` reaches both."""
@@ -45,11 +54,17 @@ def reached(folder: Path, memory_mib: int, spec: ImageSpec) -> Iterator[Reached]
     """A guest on this machine. The lab keeps QEMU's first QMP socket for itself, so it has a second one."""
     way = ssh.Way(ssh.make_key(folder), ssh.free_port())
     qmp = folder / SECOND_QMP
-    second = ("-qmp", f"unix:{qmp},server=on,wait=off")
-    options = (*ssh.network_arguments(way.port), *second)
+    agent = folder / AGENT
+    options = (
+        *ssh.network_arguments(way.port),
+        *("-qmp", f"unix:{qmp},server=on,wait=off"),
+        *("-chardev", f"socket,id=ga,path={agent},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=ga,name={_AGENT_PORT}"),
+    )
     with lab.solo(memory_mib=memory_mib, cpus=1, spec=spec, extra_args=options) as guest:
         ssh.start_sshd(guest, way.key.with_suffix(".pub").read_bytes())
-        yield Reached(guest, way, qmp)
+        guest.start(shell(_START_AGENT))
+        yield Reached(guest, way, qmp, agent)
 
 
 class Measuring:

@@ -8,17 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import console_blocks, indented_commands
 from tracing import ATTACH_S, ATTACHED, FULL_MIB, MIB_PAGES, ROOT, balloontrace, shell
 
 import lab
 
+# It is followed by tests of its own, since it needs a way into the guest.
+MEASURE = "docs/measure.md"
 PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples/README.md")
+    {
+        str(path.relative_to(ROOT))
+        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples/README.md")
+    }
+    - {MEASURE}
 )
 BUNDLE = "balloontrace.pyz"
 FROM_A_CHECKOUT = "PYTHONPATH=. python3 -m "
@@ -26,21 +31,6 @@ KPROBES = "/sys/kernel/debug/kprobes/list"
 SHOWN_MIB = 7168
 SOME_MIB = 257  # where nothing is said of how much it was
 DEMO_S = 600
-
-
-def console_blocks(page: str) -> Iterator[tuple[str, list[str]]]:
-    """Each `$ command` of a page's console blocks with the lines shown below it."""
-    for block in re.findall(r"^```console\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *shown = part.splitlines()
-            yield command, shown
-
-
-def indented_commands(page: str) -> Iterator[str]:
-    """The lines of a page's indented code, without the remarks behind them."""
-    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
-    for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE):
-        yield re.sub(r"\s{2,}#.*", "", line)
 
 
 # What two pages show alike is run once, and what they show is run by the test of that.
@@ -85,6 +75,8 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
     words = re.sub(r"^(python -m lab run( --name \S+)? -- |ssh guest |sudo )*", "", command)
     if words.startswith("python -m lab up "):
         assert_known_options(words)
+    elif words.startswith("balloontrace measure "):
+        assert words in [command.removeprefix("sudo ") for command in indented_commands(MEASURE)]
     elif words.startswith("make "):
         subprocess.run(["make", "-n", *words.split()[1:]], cwd=ROOT, check=True, capture_output=True)
     elif words.startswith("apt install "):

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from measuring import Measuring, Reached, assert_nothing_left, reached
-from tracing import MIB_PAGES, change, outcomes, report, shell
+from pages import indented_commands
+from tracing import MIB_PAGES, balloontrace, change, outcomes, report, shell
 
 from lab.kernels import IMAGES
 
@@ -68,6 +71,48 @@ def test_rounds_on_a_guest_with_python_and_libbpf_only(bare: Reached, tmp_path: 
     assert str(bare.qmp) in " ".join(told["vmm"])  # so it is the right QEMU
     assert told["guest"]["kernel"].split()[0] == bare.guest.run(["uname", "-r"]).stdout.strip()
     assert "<h1>lab: 2 rounds" in (out / "report.html").read_text()
+
+
+def test_a_guest_reached_by_its_agent(bare: Reached, tmp_path: Path) -> None:
+    """No network, no ssh: programs are run, and files fetched, by qemu-guest-agent."""
+    out = tmp_path / "out"
+    measuring = Measuring(
+        "--qmp", bare.qmp, "--guest-agent", bare.agent, *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M",
+        "--rounds", "1", "-o", out,
+    )  # fmt: skip
+    status, output = measuring.wait()
+    assert status == 0, measuring.said
+    assert "reclaim untouched" in output
+    assert [each[:2] for each in outcomes(report(out / "round-001-guest.bt"))] == [
+        ("inflate", "reached"),
+        ("deflate", "reached"),
+    ]
+
+
+def test_the_page_is_followed(bare: Reached, tmp_path: Path) -> None:
+    """Before and after are measured and compared as docs/measure.md says, with fewer and smaller rounds."""
+    followed = []
+    for command in indented_commands("docs/measure.md"):
+        words = shlex.split(command.removeprefix("sudo "))
+        if words[1] == "measure" and "--rounds" in words:
+            at = words.index("--vm")
+            words[at : at + 2] = bare.words()
+            at = words.index("--guest", at + len(bare.words()))
+            del words[at : at + 2]
+            words[words.index("--take") + 1] = f"{TAKEN_MIB}M"
+            words[words.index("--rounds") + 1] = "1"
+            words += [*QUICK, "--no-first"]
+        elif words[1] == "report" and "before/" in command:
+            del words[-1]  # the host's side is not recorded here
+        elif words[1] != "compare" or "before/" not in words:
+            words = words[: words.index("--")] if "--" in words else words
+            known = balloontrace(words[1], "--help").stdout
+            assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[\w-]+", known))
+            continue
+        done = balloontrace(*words[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        followed.append(words[1])
+    assert followed == ["measure", "measure", "compare", "report"]
 
 
 def test_interrupted_in_the_middle(bare: Reached, tmp_path: Path) -> None:

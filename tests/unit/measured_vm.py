@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VM whose balloon is a number, and a `balloontrace record` that is a small script."""
+"""A VM whose balloon is a number, a guest on this machine, and a `balloontrace record` that is a script."""
 
 from __future__ import annotations
 
-import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from balloontrace.measure.guest import Guest, GuestFacts
 from balloontrace.measure.recorder import ChildRecorder
 from balloontrace.measure.vm import Vm, VmGone, VmName
 
 FULL_BYTES = 1 << 30
+TAKE = 256 << 20
 _RECORDS = """
 import os, sys
 sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()
@@ -53,8 +56,25 @@ def start_recorder(path: Path, script: str = _RECORDS) -> ChildRecorder:
     return ChildRecorder("the recorder", [sys.executable, "-c", script], path, own_session=True)
 
 
-def write_program(path: Path, script: str) -> Path:
-    """A program that the shell runs."""
-    path.write_text(f"#!/bin/sh\n{script}")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+class ScriptGuest(Guest):
+    """A guest whose recorder is a script here; touching takes so long."""
+
+    def __init__(self, script: str | None = None, available_bytes: int | None = None) -> None:
+        self.name = "root@vm1"
+        self.facts = GuestFacts("vm1", True, True, available_bytes, {"kernel": "6.12"})
+        self.options: list[Sequence[str]] = []
+        self.touches = 0
+        self._script = script
+
+    def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
+        assert words == ("touch", str(TAKE))
+        assert timeout_s > 0
+        self.touches += 1
+        return {"touched_ns": 1000 * self.touches}
+
+    def start_recorder(self, options: Sequence[str], path: Path) -> ChildRecorder:
+        self.options.append(options)
+        return start_recorder(path) if self._script is None else start_recorder(path, self._script)
+
+    def close(self) -> None:
+        pass

@@ -37,7 +37,7 @@ ROOMS: dict[str, str] = {
     "fleet": f"{BASE} results compare archive",
     "render": "untrusted units format results",
     "make_bundle": "errors",
-    "measure": f"{BASE} console system",
+    "measure": f"{BASE} console system trace",
     "commands": f"{BASE} console system trace live results analysis compare export render make_bundle "
     "archive measure fleet",
     "cli": f"{BASE} console trace commands",

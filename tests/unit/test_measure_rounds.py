@@ -4,23 +4,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_vm import FULL_BYTES, NumberVm, start_recorder
+from measured_vm import FULL_BYTES, TAKE, NumberVm, ScriptGuest
 
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.measure.guest import Guest, GuestFacts
 from balloontrace.measure.plan import Plan, turns
-from balloontrace.measure.recorder import ChildRecorder, RecorderFailed
+from balloontrace.measure.recorder import RecorderFailed
 from balloontrace.measure.rounds import LEAST_LEFT_BYTES, NotReached, Rounds, check_memory, format_seconds
 from balloontrace.measure.sides import Sides
 from balloontrace.measure.vm import VmGone
 
-TAKE = 256 << 20
 LOW = FULL_BYTES - TAKE
 ENDS_EARLY = """
 import sys, time
@@ -29,30 +26,6 @@ sys.stdout.write("x" * 100); sys.stdout.flush()
 time.sleep(0.3)
 sys.exit("balloontrace: the driver is gone")
 """
-
-
-class ScriptGuest(Guest):
-    """A guest whose recorder is a script here; touching takes so long."""
-
-    def __init__(self, script: str | None = None, available_bytes: int | None = None) -> None:
-        self.name = "root@vm1"
-        self.facts = GuestFacts("vm1", True, True, available_bytes, {"kernel": "6.12"})
-        self.options: list[Sequence[str]] = []
-        self.touches = 0
-        self._script = script
-
-    def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
-        assert words == ("touch", str(TAKE))
-        assert timeout_s > 0
-        self.touches += 1
-        return {"touched_ns": 1000 * self.touches}
-
-    def start_recorder(self, options: Sequence[str], path: Path) -> ChildRecorder:
-        self.options.append(options)
-        return start_recorder(path) if self._script is None else start_recorder(path, self._script)
-
-    def close(self) -> None:
-        pass
 
 
 def plan(out: Path, **changes: Any) -> Plan:

@@ -181,7 +181,12 @@ def test_the_process_of_a_vm_of_libvirts(tmp_path: Path) -> None:
     folder = tmp_path / "run/libvirt/qemu"
     folder.mkdir(parents=True)
     (folder / "guest1.pid").write_text("4711\n")
-    assert (read_pid("guest1", tmp_path), read_pid("guest2", tmp_path)) == (4711, None)
+    process = tmp_path / "proc/4712"
+    process.mkdir(parents=True)
+    words = ["qemu", "-name", "guest=guest2,debug-threads=on", "-m", "1G"]
+    (process / "cmdline").write_bytes("\0".join(words).encode() + b"\0")
+    found = [read_pid(f"guest{number}", tmp_path) for number in (1, 2, 3)]
+    assert found == [4711, 4712, None]
 
 
 def test_command_lines_are_kept_without_secrets(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest reached through its agent: what is copied, recorded, fetched and removed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_guest_agent import FakeAgent
+
+from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure.agent_guest import AgentGuest, open_agent
+from balloontrace.measure.guest import GuestGone
+from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
+from balloontrace.measure.recorder import RecorderFailed
+
+# What is copied in place of balloontrace: a recorder that ends by SIGTERM, or at once.
+RECORDER = b"""
+import pathlib, signal, sys
+words = sys.argv[1:]
+assert words[:3] == ["record", "-f", "-o"] and words[4:8] == ["--side", "guest", "-d", "77"], words
+if "--label" in words:
+    sys.exit("balloontrace: cannot trace here: no BTF")
+signal.signal(signal.SIGTERM, lambda *_: None)
+sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()
+signal.pause()
+pathlib.Path(words[3]).write_bytes(bytes(range(256)) * 4096)
+"""
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[FakeAgent]:
+    started = FakeAgent(tmp_path / "qga")
+    yield started
+    started.close()
+
+
+def reach(tmp_path: Path, *, keep: bool = False) -> AgentGuest:
+    connection = AgentSocket(tmp_path / "qga")
+    guest = AgentGuest("vm1", GuestAgent(connection.exchange), connection.close, longest_s=77, keep=keep)
+    return open_agent(guest, lambda: RECORDER)
+
+
+def folder_of(guest: AgentGuest) -> Path:
+    return Path(guest._folder)
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_recording_is_fetched_and_nothing_is_left(tmp_path: Path) -> None:
+    guest = reach(tmp_path)
+    inside = folder_of(guest)
+    assert [path.name for path in inside.iterdir()] == ["balloontrace.pyz"]
+    recorder = guest.start_recorder(["--capture", "none"], tmp_path / "a-guest.bt")
+    assert recorder.is_attached(60)
+    recorder.check()
+    recorder.wait_ended()
+    assert recorder.path.read_bytes() == bytes(range(256)) * 4096
+    assert [path.name for path in inside.iterdir()] == ["balloontrace.pyz"]
+    assert guest.touch(1 << 20, 60) > 0
+    guest.close()
+    assert not inside.exists()
+
+
+@pytest.mark.usefixtures("agent")
+def test_what_is_to_be_kept_stays(tmp_path: Path) -> None:
+    guest = reach(tmp_path, keep=True)
+    guest.close()
+    kept = folder_of(guest) / "balloontrace.pyz"
+    assert kept.read_bytes() == RECORDER
+    kept.unlink()
+    kept.parent.rmdir()
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_recorder_that_fails(tmp_path: Path) -> None:
+    guest = reach(tmp_path)
+    recorder = guest.start_recorder(["--label", "x"], tmp_path / "a-guest.bt")
+    with pytest.raises(RecorderFailed, match=r"the guest's recorder ended: cannot trace here: no BTF"):
+        recorder.is_attached(60)
+    recorder.kill()
+    guest.close()
+
+
+def test_a_guest_that_is_powered_off(agent: FakeAgent, tmp_path: Path) -> None:
+    guest = reach(tmp_path)
+    recorder = guest.start_recorder([], tmp_path / "a-guest.bt")
+    assert recorder.is_attached(60)
+    agent.close()
+    with pytest.raises(GuestGone, match="the guest's agent"):
+        recorder.check()
+    recorder.tell_end()
+    recorder.kill()
+    guest.close()
+    for process in agent._processes.values():
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    for path in folder_of(guest).iterdir():
+        path.unlink()
+    folder_of(guest).rmdir()
+
+
+def test_an_agent_that_may_not_run_programs(tmp_path: Path) -> None:
+    started = FakeAgent(tmp_path / "qga", ("guest-exec",))
+    with pytest.raises(BalloontraceError, match="refused guest-exec: Command guest-exec has been disabled"):
+        reach(tmp_path)
+    started.close()
+
+
+def test_no_agent_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no guest agent answers at .*qga: No such file"):
+        AgentSocket(tmp_path / "qga")
