@@ -60,13 +60,12 @@ def measure_operations() -> Iterator[Figure]:
     """2, 5, 10 and 20 million operations: each question, and how its time grows."""
     with _folder("operations") as folder:
         storage = open_storage(str(folder))
-        for number in range(max(SIZES) * 1_000_000 // OPERATIONS_A_BATCH):
+        for number in range(len(read_dataset(storage).batches), _batches(max(SIZES))):
             write_operations(storage, number)
         every = read_dataset(storage)
         taken: dict[str, list[float]] = {name: [] for name in questions()}
         for size in SIZES:
-            count = size * 1_000_000 // OPERATIONS_A_BATCH
-            some = Dataset(storage, every.batches[:count])
+            some = Dataset(storage, every.batches[: _batches(size)])
             for name in questions():
                 seconds = _seconds(some, name)
                 taken[name].append(seconds)
@@ -76,6 +75,10 @@ def measure_operations() -> Iterator[Figure]:
         for name, runs in taken.items():
             growth = (runs[-1] / SIZES[-1]) / (runs[0] / SIZES[0])
             yield Figure(f"fleet_growth_{name}", growth, "", at_most=MOST_GROWTH)
+
+
+def _batches(millions: int) -> int:
+    return millions * 1_000_000 // OPERATIONS_A_BATCH
 
 
 def _seconds(dataset: Dataset, name: str) -> float:

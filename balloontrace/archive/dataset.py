@@ -57,10 +57,18 @@ class Batch:
 
 def name_batch(day: date | None, host: str | None, ranks: Mapping[str, int]) -> Batch:
     """The batch of these recordings."""
+    return _batch_in(f"day={day or _NULL}/host={_quoted(host)}", ranks)
+
+
+def merged_batch(one: Batch, ranks: Mapping[str, int]) -> Batch:
+    """The batch of these recordings, of the same day and host as another one."""
+    return _batch_in(one.folder, ranks)
+
+
+def _batch_in(folder: str, ranks: Mapping[str, int]) -> Batch:
     version = ".".join(map(str, SCHEMA_VERSION))
-    inside = json.dumps([version, str(day), host, sorted(ranks.items())])
-    name = hashlib.sha256(inside.encode()).hexdigest()[:32]
-    return Batch(name, f"day={day or _NULL}/host={_quoted(host)}", dict(ranks))
+    inside = json.dumps([version, folder, sorted(ranks.items())])
+    return Batch(hashlib.sha256(inside.encode()).hexdigest()[:32], folder, dict(ranks))
 
 
 def _quoted(host: str | None) -> str:
@@ -127,8 +135,11 @@ def read_dataset(storage: Storage) -> Dataset:
 def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
     for name in names:
         folder, _, file = name.removeprefix(f"{_COMMITS}/").rpartition("/")
+        content = storage.get_if_there(name)
+        if content is None:
+            continue  # merged since they were listed
         try:
-            commit = json.loads(storage.get(name))
+            commit = json.loads(content)
             major, ranks = (
                 int(commit["schema"][0]),
                 {str(key): int(rank) for key, rank in commit["recordings"].items()},
@@ -153,6 +164,13 @@ def commit_batch(storage: Storage, batch: Batch, files: Mapping[str, bytes]) -> 
         storage.put(batch.file_of(table), content)
     commit = {"schema": list(SCHEMA_VERSION), "host": _host_of(batch), "recordings": dict(batch.ranks)}
     storage.put(batch.commit, json.dumps(commit, indent=1).encode())
+
+
+def remove_batch(storage: Storage, batch: Batch) -> None:
+    """Remove a batch whose recordings are in another one, its commit first. Errors as `Storage.remove`."""
+    storage.remove(batch.commit)
+    for table in TABLES:
+        storage.remove(batch.file_of(table))
 
 
 def _host_of(batch: Batch) -> str | None:

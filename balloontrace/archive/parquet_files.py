@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from balloontrace.archive.rows import Cells
@@ -41,6 +42,24 @@ def to_parquet(table: str, batch: str, rows: Iterable[Cells]) -> bytes:
     if table == "stages":
         ordered.sort(key=lambda row: (row["part_of"] is not None, str(row["part_of"]), str(row["stage"])))
     return encode(table, pa.Table.from_pylist(ordered, schema=SCHEMAS[table]))
+
+
+def merge_files(
+    table: str, batch: str, files: Mapping[str, bytes], hidden: Collection[tuple[str, str]]
+) -> bytes:
+    """The rows of some batches, by name, as one file of `batch`; without `hidden` recordings of batches."""
+    parts = []
+    for name, content in files.items():
+        rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table])
+        shown = [(name, each) not in hidden for each in rows["recording_id"].to_pylist()]
+        parts.append(rows.filter(pa.array(shown, type=pa.bool_())))
+    every = pa.concat_tables(parts)
+    if table == "stages":
+        whole = pc.is_null(every["part_of"])
+        by_stage = [("part_of", "ascending"), ("stage", "ascending")]
+        every = pa.concat_tables(every.filter(each).sort_by(by_stage) for each in (whole, pc.invert(whole)))
+    named = pa.array([batch] * len(every), type=pa.string())
+    return encode(table, every.set_column(0, SCHEMAS[table].field("batch"), named))
 
 
 def encode(table: str, rows: pa.Table) -> bytes:

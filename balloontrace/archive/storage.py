@@ -45,6 +45,19 @@ class Storage:
         with _explained(f"cannot read {printable(self._path(name))}"):
             return bytes(self.files.cat_file(self._path(name)))
 
+    def get_if_there(self, name: str) -> bytes | None:
+        """The same; None for a file that is not there."""
+        path = self._path(name)
+        with _explained(f"cannot read {printable(path)}"), suppress(FileNotFoundError):
+            return bytes(self.files.cat_file(path))
+        return None
+
+    def remove(self, name: str) -> None:
+        """Remove a file; that it is gone already is no error. BalloontraceError where that is refused."""
+        path = self._path(name)
+        with _explained(f"cannot remove {printable(path)}"), suppress(FileNotFoundError):
+            self.files.rm_file(path)
+
     def find(self, folder: str, ending: str) -> list[str]:
         """The names of all files below a folder that end so, in order; none where there is no folder."""
         with _explained(f"cannot read {printable(self._path(folder))}"):

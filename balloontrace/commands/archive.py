@@ -9,17 +9,20 @@ import click
 
 from balloontrace.console.option_types import RECORDING
 from balloontrace.console.stderr import say, warn
-from balloontrace.errors import BalloontraceError
+from balloontrace.errors import BalloontraceError, UsageError
 
 
 @click.command("archive", short_help="Bring recordings into a dataset that fleet asks questions of.")
-@click.argument("recordings", type=RECORDING, nargs=-1, required=True)
+@click.argument("recordings", type=RECORDING, nargs=-1)
 @click.option("--to", "dataset", metavar="DATASET", required=True, help="A folder, or an object store's URL.")
 @click.option("--host", metavar="NAME", help="Where guests ran whose host was not recorded.")
 @click.option(
     "--keep-damaged", is_flag=True, help="Archive damaged recordings too, as far as they are whole."
 )
-def archive(recordings: tuple[Path, ...], dataset: str, host: str | None, *, keep_damaged: bool) -> None:
+@click.option("--merge", is_flag=True, help="Afterwards, make one batch of each day and host.")
+def archive(
+    recordings: tuple[Path, ...], dataset: str, host: str | None, *, keep_damaged: bool, merge: bool
+) -> None:
     r"""Bring RECORDINGS, and all that are below folders, into DATASET as Parquet files.
 
     A guest's recording and its host's are matched where both are given. What the dataset has already is left
@@ -30,16 +33,25 @@ def archive(recordings: tuple[Path, ...], dataset: str, host: str | None, *, kee
     Examples:
       balloontrace archive examples --to fleet
       balloontrace archive guest.bt host.bt --to s3://bucket/fleet
+      balloontrace archive --merge --to fleet
     """
     from balloontrace.archive.archive_recordings import archive as archive_recordings
+    from balloontrace.archive.merge_batches import merge as merge_batches
     from balloontrace.archive.storage import open_storage
     from balloontrace.units import format_count, format_things
 
-    found = archive_recordings(recordings, open_storage(dataset), host=host, keep_damaged=keep_damaged)
+    if not recordings and not merge:
+        raise UsageError("give recordings to archive, or --merge")
+    storage = open_storage(dataset)
+    found = archive_recordings(recordings, storage, host=host, keep_damaged=keep_damaged)
     warn(found.refused)
-    matched = f", {format_count(found.matched)} of them with their host's" if found.matched else ""
-    known = f"; {format_things(found.known, 'is', 'are')} there already" if found.known else ""
-    say(f"balloontrace: {format_things(found.written, 'recording')} archived{matched}{known}\n")
+    if recordings:
+        matched = f", {format_count(found.matched)} of them with their host's" if found.matched else ""
+        known = f"; {format_things(found.known, 'is', 'are')} there already" if found.known else ""
+        say(f"balloontrace: {format_things(found.written, 'recording')} archived{matched}{known}\n")
+    if merge:
+        before, after = merge_batches(storage)
+        say(f"balloontrace: {format_things(before, 'batch', 'batches')} merged into {format_count(after)}\n")
     if found.refused:
         raise BalloontraceError(
             f"{format_things(len(found.refused), 'recording was', 'recordings were')} not archived; "

@@ -199,3 +199,10 @@ def test_every_column_is_described() -> None:
         )
         missing = [column.name for column in columns if f"`{column.name}`" not in section]
         assert not missing, table
+
+
+def test_nothing_to_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["archive", "--to", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "balloontrace: give recordings to archive, or --merge\n"

@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, table_of
 
 from balloontrace.archive.archive_recordings import archive
+from balloontrace.archive.merge_batches import merge
 from balloontrace.archive.schema import TABLES
-from balloontrace.archive.storage import open_storage
+from balloontrace.archive.storage import Storage, open_storage
 from balloontrace.cli import main
 
 # Two batches: of a day and host each.
@@ -175,3 +179,71 @@ def test_several_at_once(whole: Path, tmp_path: Path) -> None:
     assert_same_rows(tmp_path, whole)
     archive(GIVEN, open_storage(str(tmp_path)))
     assert_same_rows(tmp_path, whole)
+
+
+def many_batches(folder: Path) -> None:
+    """Each recording archived by itself, and the first guest alone before its host's came."""
+    storage = open_storage(str(folder))
+    for given in (
+        GIVEN[:1],
+        *([guest, host] for guest, host in zip(GIVEN[::2], GIVEN[1::2], strict=False)),
+        GIVEN,
+    ):
+        archive(given, storage)
+
+
+def test_merged_batches_hold_the_same(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many_batches(tmp_path)
+    before = len(dataset_of(tmp_path).batches)
+    assert before > BATCHES
+    assert dataset_of(tmp_path).hidden
+    with pytest.raises(SystemExit) as ended:
+        main(["archive", "--merge", "--to", str(tmp_path)])
+    assert ended.value.code == 0
+    assert f"{before} batches merged into {BATCHES}" in capsys.readouterr().err
+    assert_same_rows(tmp_path, whole)
+    assert not dataset_of(tmp_path).hidden
+    assert set(contents(tmp_path)) == set(contents(whole))
+    assert merge(open_storage(str(tmp_path))) == (BATCHES, BATCHES)
+    assert archive(GIVEN, open_storage(str(tmp_path))).written == 0
+
+
+def test_merging_may_be_interrupted_anywhere(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each file that is written or removed; what is left is merged later."""
+    made = tmp_path / "made"
+    many_batches(made)
+    step = 0
+    while True:
+        step += 1
+        data = tmp_path / f"data-{step}"
+        shutil.copytree(made, data)
+        left = [step]
+
+        class Killed(BaseException):
+            pass
+
+        def counted(act: Callable[..., None], left: list[int] = left) -> Callable[..., None]:
+            def counting(*words: object) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+                act(*words)
+
+            return counting
+
+        with monkeypatch.context() as patched:
+            for name in ("put", "remove"):
+                patched.setattr(Storage, name, counted(getattr(Storage, name)))
+            with suppress(Killed):
+                merge(open_storage(str(data)))
+        assert_same_rows(data, whole)
+        if left[0] > 0:
+            break
+        merge(open_storage(str(data)))
+        assert_same_rows(data, whole)
+        shutil.rmtree(data)
+    assert step > 2 * len(TABLES)

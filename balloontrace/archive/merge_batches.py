@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Many small batches of a day and host into one, so that a question opens fewer files.
+
+The merged batch is committed before those in it are removed. Whoever reads meanwhile, or after this was
+killed, finds a recording in several batches, and counts it once as always. So this needs no lock either.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from balloontrace.archive.dataset import Batch, commit_batch, merged_batch, read_dataset, remove_batch
+from balloontrace.archive.parquet_files import merge_files
+from balloontrace.archive.schema import TABLES
+from balloontrace.archive.storage import Storage
+
+
+def merge(storage: Storage) -> tuple[int, int]:
+    """Merge what has several batches. How many batches there were, and are.
+
+    BalloontraceError where that cannot be written; what was merged until then stays merged.
+    """
+    dataset = read_dataset(storage)
+    folders: dict[str, list[Batch]] = defaultdict(list)
+    for batch in dataset.batches:
+        folders[batch.folder].append(batch)
+    hidden = frozenset(dataset.hidden)
+    left = sum(_merge_folder(storage, hidden, batches) for batches in folders.values())
+    return len(dataset.batches), left
+
+
+def _merge_folder(storage: Storage, hidden: Collection[tuple[str, str]], batches: Sequence[Batch]) -> int:
+    """How many batches are left: one, or none where others stand for all their recordings."""
+    ranks = {
+        recording: rank
+        for batch in batches
+        for recording, rank in batch.ranks.items()
+        if (batch.name, recording) not in hidden
+    }
+    merged = merged_batch(batches[0], ranks)
+    if [merged.name] == [batch.name for batch in batches]:
+        return 1
+    if ranks:
+        _write(storage, merged, batches, hidden)
+    for batch in batches:
+        if batch.name != merged.name:
+            remove_batch(storage, batch)
+    return int(bool(ranks))
+
+
+def _write(
+    storage: Storage, merged: Batch, batches: Sequence[Batch], hidden: Collection[tuple[str, str]]
+) -> None:
+    files = {
+        table: merge_files(
+            table, merged.name, {batch.name: storage.get(batch.file_of(table)) for batch in batches}, hidden
+        )
+        for table in TABLES
+    }
+    commit_batch(storage, merged, files)
