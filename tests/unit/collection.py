@@ -76,12 +76,13 @@ def _two_devices() -> Recording:
 
 
 def _split() -> Flow:
-    """Every part of allocating there is."""
+    """Every part of allocating there is, and one of releasing."""
     flow = Flow()
     flow.resize(5 * 256)
     for item, part in enumerate(Part):
         hold_up(flow, part, 300 + item, 1 + item, item)
     flow.resize(0)
+    hold_up(flow, Part.OFF_CPU, 77, 2)
     return flow
 
 
@@ -101,6 +102,9 @@ MADE_UP: Mapping[str, Callable[[], Sources]] = {
     "windows": lambda: (synthetic.recording(_windows()),),
     "two devices": lambda: (_two_devices(),),
     "allocating in parts": lambda: (synthetic.recording(_split()),),
+    "releasing in parts": lambda: (
+        synthetic.recording(_split(), changes={"parts_of_a": ["inflate", "deflate"]}),
+    ),
     "many operations": lambda: (_many(),),
     "nothing": lambda: (synthetic.recording(Flow()),),
     "cut off": lambda: (synthetic.recording(typical_flow(), ended=False, lost=7),),
