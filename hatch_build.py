@@ -19,10 +19,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Name of an object, its source, and what makes it that one. The sizes given are replaced when it is loaded.
 _OBJECTS = tuple(
-    (f"{side}{live}{typed}", f"{side}.bpf.c", (*definitions, *more))
+    (f"{side}{of_all}{live}{typed}", f"{side}.bpf.c", (*definitions, *more))
     for side, ring in (("guest", "-DSPAN_RING_PAGES=1"), ("host", "-DBATCH_RING_PAGES=1"))
     for live, definitions in (("", (ring,)), ("-live", ()))
     for typed, more in (("", ()), ("-typed", ("-DTYPED_READS",)))
+    for of_all, more in (
+        (("", more), ("-all", (*more, "-DALL_PROCESSES"))) if side == "host" else (("", more),)
+    )
 )
 _MACHINES: dict[str, tuple[str, ...]] = {"x86_64": (), "aarch64": ("-D__aarch64__",)}
 # v3: Linux 5.1 and newer. bpfel: both machines have their bytes in that order.

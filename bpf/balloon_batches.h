@@ -120,7 +120,11 @@ struct bt_eventfd {
 };
 
 /* Of all that a process has open; each is in one of BT_EVENTFD_WAYS neighbours. */
+#ifdef ALL_PROCESSES
+#define BT_EVENTFDS 32
+#else
 #define BT_EVENTFDS 256
+#endif
 #define BT_EVENTFD_WAYS 4
 
 struct bt_eventfds {
@@ -176,6 +180,39 @@ struct bt_live_batches {
 
 struct bt_live_slots {
 	struct bt_live_batches slots[BT_SLOTS];
+};
+
+/* ---- of many processes at once: each has all of the above for itself, with fewer slots ---- */
+
+#define BT_PROCESS_SLOTS 32
+
+struct bt_process {
+	bt_u64 calls;              /* of all its threads */
+	bt_u32 number;             /* the recorder's for it, from 1: never given twice */
+	bt_u32 reserved;           /* padding, 0 */
+	struct bt_eventfds eventfds;
+	struct bt_live_batches live[BT_PROCESS_SLOTS];
+	struct bt_thread slots[BT_PROCESS_SLOTS];
+};
+
+/* A batch of one of them. */
+struct bt_process_batch {
+	struct bt_batch batch;
+	bt_u32 process;            /* its number */
+	bt_u32 reserved;           /* padding, 0 */
+};
+
+/* Which processes are traced, and where each has its own; one of BT_TRACED_WAYS neighbours. */
+#define BT_TRACED 4096
+#define BT_TRACED_WAYS 4
+
+struct bt_traced_process {
+	bt_u32 pid;                /* 0: none */
+	bt_u32 place;
+};
+
+struct bt_traced_processes {
+	struct bt_traced_process at[BT_TRACED];
 };
 
 #endif

@@ -50,6 +50,8 @@ struct pt_regs {
 
 /* include/uapi/linux/bpf.h */
 #define BPF_MAP_TYPE_HASH 1
+#define BPF_MAP_TYPE_ARRAY 2
+#define BPF_F_MMAPABLE 1024
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_ANY 0
 #define BPF_RB_NO_WAKEUP 1
@@ -87,6 +89,17 @@ static void *(*bpf_task_pt_regs)(void *task) = (void *)175;
 		int(*type)[BPF_MAP_TYPE_RINGBUF]; \
 		int(*max_entries)[4096]; \
 	} name SEC(".maps")
+
+/* Values by number, that user space maps too; how many is set before it is loaded. */
+#define TABLE(value_type, name) \
+	struct { \
+		int(*type)[BPF_MAP_TYPE_ARRAY]; \
+		int(*max_entries)[1]; \
+		int(*map_flags)[BPF_F_MMAPABLE]; \
+		u32 *key; \
+		value_type *value; \
+	} name SEC(".maps")
+#define TABLE_LOOKUP(name, key) bpf_map_lookup_elem(&name, key)
 
 #define HASH(name, key_type, value_type, size) \
 	struct { \

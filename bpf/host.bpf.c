@@ -4,7 +4,8 @@
  *
  * The calls run once per page in some VMMs, so what is done per call is little: two looks at the clock, and sums
  * in a slot of an array that nobody else writes to. Other processes run into these programs too, and leave them after
- * one comparison. `target` is the process to trace: while attaching, the recorder itself, to see what a call costs.
+ * one comparison. `target` is the process to trace: while attaching, the recorder itself, to see what a call costs. With
+ * ALL_PROCESSES there are many (host_processes.h).
  *
  * What delimits a batch is what its thread does. It learns of a kick by reading an eventfd or, where the device has no
  * ioeventfd, by leaving the guest; it completes a buffer by writing an eventfd or by an ioctl that sends an interrupt.
@@ -20,19 +21,29 @@
 #define SAMPLED 0
 #endif
 
+/* Keeps an address in one register: clang would rather add up its parts again wherever it is used. */
+#define ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
+
+#ifdef ALL_PROCESSES
+#include "host_processes.h"
+#endif
+
 /* Without a ring nothing is handed over: what would be is summed up in `live`. */
 #ifdef BATCH_RING_PAGES
 RING(batches, BATCH_RING_PAGES);
-#else
+#endif
+#ifndef ALL_PROCESSES
+#ifndef BATCH_RING_PAGES
 SHARED(struct bt_live_slots, live);
 #endif
 SHARED(struct bt_threads, threads);
 SHARED(u64, target);
+SHARED(struct bt_eventfds, eventfds);
+#endif
 #if MAY_BE(COUNT_FREED)
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
-SHARED(struct bt_eventfds, eventfds);
 #if MAY_BE(SAMPLED)
 SHARED(struct bt_vcpus, vcpus);
 #endif
@@ -45,8 +56,13 @@ SHARED(struct bt_vcpus, vcpus);
 
 #define LARGEST_ERRNO 4095
 
-/* Keeps an address in one register: clang would rather add up its parts again wherever it is used. */
-#define ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
+#ifndef ALL_PROCESSES
+#define HAS_NO_SLOT(slot) 0
+#define eventfds_of(id) VALUE(struct bt_eventfds, eventfds)
+#define live_batches_of(id) (&VALUE(struct bt_live_slots, live)->slots[(id) % BT_SLOTS])
+#define count_call(id)
+#define RECORD struct bt_batch
+#define fill(record, thread) (*(record) = (thread)->batch)
 
 static __always_inline struct bt_thread *slot_of(u64 id)
 {
@@ -64,6 +80,7 @@ static __always_inline int is_traced(u64 id)
 {
 	return id >> 32 == *VALUE(u64, target);
 }
+#endif
 
 /* The slot of this thread if it is the one at work there. */
 static __always_inline struct bt_thread *find_thread(void)
@@ -71,7 +88,7 @@ static __always_inline struct bt_thread *find_thread(void)
 	u64 id = bpf_get_current_pid_tgid();
 	struct bt_thread *thread = slot_of(id);
 
-	return thread->id == id ? thread : 0;
+	return !HAS_NO_SLOT(thread) && thread->id == id ? thread : 0;
 }
 
 static __always_inline int is_open(struct bt_batch *batch)
@@ -82,10 +99,10 @@ static __always_inline int is_open(struct bt_batch *batch)
 #ifdef BATCH_RING_PAGES
 static __always_inline void hand_over(struct bt_thread *thread)
 {
-	struct bt_batch *record = bpf_ringbuf_reserve(MAP(batches), sizeof(*record), 0);
+	RECORD *record = bpf_ringbuf_reserve(MAP(batches), sizeof(*record), 0);
 
 	if (record) {
-		*record = thread->batch;
+		fill(record, thread);
 		bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	} else {
 		thread->lost++;
@@ -100,7 +117,9 @@ static __always_inline void hand_over(struct bt_thread *thread)
 
 	if (!(batch->flags & BT_KICK_SEEN) || !(batch->flags & BT_DONE_SEEN))
 		return;
-	sum = &VALUE(struct bt_live_slots, live)->slots[thread->id % BT_SLOTS];
+	sum = live_batches_of(thread->id);
+	if (HAS_NO_SLOT(sum))
+		return;
 	served_ns = batch->done_ns - batch->kick_ns;
 	sum->delimited++;
 	sum->served_ns += served_ns;
@@ -144,6 +163,8 @@ static __always_inline struct bt_thread *begin_call(void)
 	u64 id = bpf_get_current_pid_tgid();
 	struct bt_thread *thread = slot_of(id);
 
+	if (HAS_NO_SLOT(thread))
+		return 0;
 	if (thread->id != id) {
 		if (!is_traced(id))
 			return 0;
@@ -177,6 +198,8 @@ static __always_inline struct bt_thread *find_call(u64 *now_ns)
 	u64 id = bpf_get_current_pid_tgid();
 	struct bt_thread *thread = slot_of(id);
 
+	if (HAS_NO_SLOT(thread))
+		return 0;
 	if (thread->id == id && thread->entry_ns) {
 		*now_ns = bpf_ktime_get_ns();
 		return thread;
@@ -205,6 +228,7 @@ static __always_inline struct bt_call_sums *end_call(struct bt_thread *thread, u
 	batch->calls[call & (BT_CALLS - 1)]++;
 	sums->duration_ns += duration_ns;
 	sums->buckets[LOG2_OF_32(duration_ns) & (BT_BUCKETS - 1)]++;
+	count_call(thread->id);
 	return sums;
 }
 
@@ -284,6 +308,8 @@ static __always_inline struct bt_thread *claim_thread(void)
 	u64 id = bpf_get_current_pid_tgid();
 	struct bt_thread *thread = slot_of(id);
 
+	if (HAS_NO_SLOT(thread))
+		return 0;
 	if (thread->id == id)
 		return thread;
 	/* Only a call takes a slot from a thread that serves a buffer, or has seen the kick of one. */
@@ -375,7 +401,9 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	return 0;
 }
 
+#ifndef ALL_PROCESSES
 #include "host_faults.h"
+#endif
 
 #include "host_freed.h"
 

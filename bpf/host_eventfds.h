@@ -32,10 +32,12 @@ static __always_inline u32 place_of(struct bt_eventfds *known, u64 file)
 /* Which eventfd has kicked this thread, and when. */
 static __always_inline void kicked_by(struct bt_thread *thread, u64 pointer)
 {
-	struct bt_eventfds *known = VALUE(struct bt_eventfds, eventfds);
+	struct bt_eventfds *known = eventfds_of(thread->id);
 	struct bt_eventfd *eventfd;
 	u32 place;
 
+	if (HAS_NO_SLOT(known))
+		return;
 	/* The verifier allows no arithmetic with a pointer that has a type: what comes back from a map has none. */
 	*(volatile u64 *)&thread->length = pointer;
 	place = place_of(known, *(volatile u64 *)&thread->length) & (BT_EVENTFDS - 1);

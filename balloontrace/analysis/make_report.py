@@ -32,6 +32,7 @@ from balloontrace.analysis.other_buffers import with_files
 from balloontrace.analysis.other_operations import find_other_operations
 from balloontrace.analysis.page_count_checks import check_counts, check_pairs, check_reports, check_sizes
 from balloontrace.analysis.payloads_of_operations import Carried
+from balloontrace.analysis.processes import choose_parts, is_of_many, list_vms, vm_name
 from balloontrace.analysis.report_losses import events_lost, events_seen, missing_batches
 from balloontrace.analysis.report_not_measured import find_not_measured
 from balloontrace.analysis.report_operations import describe_operations, sum_up
@@ -70,9 +71,18 @@ def analyse(recording: Recording, host_recording: Recording | None = None) -> Re
     return examine(recording, host_recording).report
 
 
-def examine(recording: Recording, host_recording: Recording | None = None) -> Examined:
-    """The same, with the single events. Errors as `analyse`."""
+def examine(
+    recording: Recording, host_recording: Recording | None = None, *, vm: str | None = None
+) -> Examined:
+    """The same, with the single events. Errors as `analyse`.
+
+    Of a host's recording of many VMs, that one which served the guest, or is called as the pattern `vm` says.
+    """
     sides = [recording] if host_recording is None else [recording, host_recording]
+    many = [each for each in sides if is_of_many(each)]
+    if many:
+        guest = next((each for each in sides if each is not many[0]), None)
+        return _examine_one_of(many[0], choose_parts(many[0], vm), guest)
     hosts = [each for each in sides if is_of_host(each)]
     guests = [each for each in sides if not is_of_host(each)]
     if len(hosts) > 1 or len(guests) > 1:
@@ -92,6 +102,33 @@ def examine(recording: Recording, host_recording: Recording | None = None) -> Ex
             raise RecordingError(f"{' and '.join(damaged)}: {error}") from error
     assert host is not None  # for one of both there is
     return Examined(_report_of_host(host), None, host, None)
+
+
+def _examine_one_of(whole: Recording, parts: Sequence[Recording], guest: Recording | None) -> Examined:
+    """The only one of `parts`, or the one that served the guest. RecordingError where there is none such."""
+    if guest is None:
+        if len(parts) > 1:
+            raise RecordingError(
+                f"{whole.label} is of {len(parts)} VMs: choose one with --vm, of {list_vms(parts)}"
+            )
+        return examine(parts[0])
+    found = []
+    for part in parts:
+        # Without a buffer there is nothing to agree with.
+        if part.batches or len(parts) == 1:
+            try:
+                found.append((vm_name(part), examine(guest, part)))
+            except RecordingError:
+                if len(parts) == 1:
+                    raise
+    if not found:
+        raise RecordingError(f"no VM of {whole.label} served the balloon of {guest.label}: {list_vms(parts)}")
+    if len(found) > 1:
+        names = ", ".join(name for name, _ in found)
+        raise RecordingError(
+            f"{guest.label} agrees with several VMs of {whole.label}: choose by --vm: {names}"
+        )
+    return found[0][1]
 
 
 def _report_of_host(host: HostRecording) -> Report:

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from balloontrace.console.option_types import (
     DURATION,
     SIZE,
+    all_option,
     engine_option,
     missing_probes_option,
     pid_option,
@@ -67,13 +68,14 @@ _MOST_BUFFER_BYTES = 256 << 20
     default="auto",
     show_default=True,
     help="guest traces the driver of this machine's balloon, host a process here that serves one; auto is "
-    "guest where there is a balloon, unless -p or --vm is given. both is this host and --guest at once, into "
-    "NAME-guest.bt and NAME-host.bt.",
+    "guest where there is a balloon, unless -p, --vm or --all is given. both is this host and --guest at "
+    "once, into NAME-guest.bt and NAME-host.bt.",
 )
 @click.option("--guest", metavar="SSH_DESTINATION", help="With --side both: the guest, as ssh reaches it.")
 @ssh_option
 @pid_option
 @vm_option
+@all_option
 @click.option(
     "-d",
     "--duration",
@@ -166,7 +168,7 @@ def record(
     Examples:
       sudo balloontrace record -o inflate.bt --operations 1
       ssh guest sudo balloontrace record -o - -d 60 > guest.bt
-      sudo balloontrace record --side host -p 1234 -o host.bt
+      sudo balloontrace record --side host --all -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
     if guest is not None or asked["side"] == _BOTH:
@@ -203,6 +205,8 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
     """Record this host and a guest at once; raises what went wrong, when what was recorded is written."""
     if guest is None or asked["side"] != _BOTH:
         raise UsageError("--guest SSH_DESTINATION and --side both go together")
+    if asked["all_vms"]:
+        raise UsageError("--side both is of one guest: leave --all out, or record both sides by themselves")
     for name in ("operations", "pair"):
         if asked[name] is not None:
             raise UsageError(f"--{name} is for one side: --side both pairs its recordings itself")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -18,8 +18,11 @@ from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import note, verbose_option, warn
 from balloontrace.errors import DataLostError, UsageError
 from balloontrace.format.vocabulary import Side
+from balloontrace.units import format_things
 
 if TYPE_CHECKING:
+    from balloontrace.analysis.make_report import Examined
+    from balloontrace.commands.formats import Pieces
     from balloontrace.format.recording import Recording
     from balloontrace.results.host_side import HostSide
     from balloontrace.results.report import Report
@@ -73,6 +76,11 @@ def parse_max_lost(text: str) -> MaxLost:
     help="Exit with 5 if more events, or a larger share of them, were lost while recording. Pages that no "
     "probe saw count as one event for each 256, and as a share of all pages that moved.",
 )
+@click.option(
+    "--vm",
+    metavar="GLOB",
+    help="Of a recording of many VMs (record --all) only those that are called so.",
+)
 @verbose_option
 def report(
     recording: Path,
@@ -82,10 +90,12 @@ def report(
     *,
     force: bool,
     max_lost: str | None,
+    vm: str | None,
 ) -> None:
     r"""Show where the time of each inflate and deflate in RECORDING went (- reads it from stdin).
 
-    With a recording of the host made at the same time, b, c and d are shown apart.
+    With a recording of the host made at the same time, b, c and d are shown apart. Of many VMs (record --all)
+    that one is taken which served the guest; without a guest, each is shown.
 
     \b
     Examples:
@@ -98,10 +108,30 @@ def report(
     assert form.report is not None  # it was offered
     allowed = None if max_lost is None else parse_max_lost(max_lost)
     recordings = read_recordings(recording, host_recording)
-    examined = examine(*recordings)
-    write_output(form.report(examined), output, force=force, for_people=form.for_people)
-    warn(examined.report.warnings)
-    _hold_to(allowed, examined.report)
+    if form.for_people and len(recordings) == 1:
+        reports = _examine_each(recordings[0], vm)
+    else:
+        reports = [examine(*recordings, vm=vm)]
+    pieces = chain.from_iterable(form.report(each) for each in reports)
+    write_output(cast("Pieces", pieces), output, force=force, for_people=form.for_people)
+    warn(dict.fromkeys(chain.from_iterable(each.report.warnings for each in reports)))
+    for each in reports:
+        _hold_to(allowed, each.report)
+
+
+def _examine_each(recording: Recording, vm: str | None) -> list[Examined]:
+    """The one recording, or each of its VMs that served anything."""
+    from balloontrace.analysis.make_report import examine
+    from balloontrace.analysis.processes import choose_parts, is_of_many, list_vms
+
+    if not is_of_many(recording):
+        return [examine(recording)]
+    parts = choose_parts(recording, vm)
+    serving = [part for part in parts if part.batches or part.counters]
+    idle = [part for part in parts if part not in serving]
+    if serving and idle:
+        warn([f"{format_things(len(idle), 'VM')} served nothing, and is not shown: {list_vms(idle)}"])
+    return [examine(part) for part in serving or parts]
 
 
 def read_recordings(*paths: Path | None) -> list[Recording]:

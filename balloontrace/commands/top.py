@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
@@ -14,6 +14,7 @@ import click
 from balloontrace.console.option_types import (
     DURATION,
     Duration,
+    all_option,
     engine_option,
     missing_probes_option,
     pid_option,
@@ -25,10 +26,13 @@ from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
     from balloontrace.console.terminal import Terminal
+    from balloontrace.live.read_all_sums import AllSource
     from balloontrace.live.read_sums import GuestSource, HostSource
-    from balloontrace.results.live_view import GuestView, HostView
+    from balloontrace.results.live_view import GuestView, HostView, VmView
     from balloontrace.trace.guest.side import AttachedGuest
+    from balloontrace.trace.host.all_side import AttachedAll
     from balloontrace.trace.host.side import AttachedHost
+    from balloontrace.trace.options import TraceOptions
 
 LEAST_INTERVAL_S = 0.1
 
@@ -43,10 +47,11 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     default="auto",
     show_default=True,
     help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
-    "there is a balloon, unless -p or --vm is given.",
+    "there is a balloon, unless -p, --vm or --all is given.",
 )
 @pid_option
 @vm_option
+@all_option
 @click.option(
     "-i",
     "--interval",
@@ -79,6 +84,7 @@ def top(interval_s: float, count: int | None, duration_s: float | None, *, plain
     Examples:
       sudo balloontrace top
       sudo balloontrace top --side host -p 1234 -i 500ms
+      sudo balloontrace top --side host --all
       sudo balloontrace top --plain -n 60 | tee balloon.log
     """  # fmt: skip
     from balloontrace.live.refresh_loop import Schedule, run_live
@@ -87,7 +93,7 @@ def top(interval_s: float, count: int | None, duration_s: float | None, *, plain
     from balloontrace.trace.session import protect_from_oom_killer
     from balloontrace.units import name_of_many
 
-    side = choose_side(TraceOptions(**asked, ring_bytes=0))
+    side = choose_side(_for_many(TraceOptions(**asked, ring_bytes=0)))
     # Until probes are attached there is nothing to put back: both signals end it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     protect_from_oom_killer()
@@ -104,20 +110,36 @@ def top(interval_s: float, count: int | None, duration_s: float | None, *, plain
         raise BalloontraceError(f"the view ended: {ending}")
 
 
+def _for_many(options: TraceOptions) -> TraceOptions:
+    """Asked for the host alone, where there is not one VM: all of them."""
+    from balloontrace.system.vmm import find_vmms, is_called
+
+    if options.side != Side.HOST or options.pid is not None or options.engine == "bcc":
+        return options
+    vmms = [vmm for vmm in find_vmms() if options.vm is None or is_called(vmm, options.vm)]
+    return options if len(vmms) == 1 else replace(options, all_vms=True)
+
+
 @dataclass(frozen=True)
 class _Views(Generic[_View]):
     """How one side is looked at and shown."""
 
     look: Callable[[], _View]
     header: str
-    line: Callable[[_View], str]
+    lines: Callable[[_View], Sequence[str]]
     screen: Callable[[_View, int, int], Sequence[str]]
 
 
-def _look_at(attached: AttachedGuest | AttachedHost) -> tuple[GuestSource | HostSource, _Views[Any]]:
+def _look_at(
+    attached: AttachedGuest | AttachedHost | AttachedAll,
+) -> tuple[GuestSource | HostSource | AllSource, _Views[Any]]:
     from balloontrace.trace.guest.side import AttachedGuest
 
-    return _look_at_guest(attached) if isinstance(attached, AttachedGuest) else _look_at_host(attached)
+    if isinstance(attached, AttachedGuest):
+        return _look_at_guest(attached)
+    from balloontrace.trace.host.side import AttachedHost
+
+    return _look_at_host(attached) if isinstance(attached, AttachedHost) else _look_at_all(attached)
 
 
 def _look_at_guest(attached: AttachedGuest) -> tuple[GuestSource, _Views[GuestView]]:
@@ -136,7 +158,9 @@ def _look_at_guest(attached: AttachedGuest) -> tuple[GuestSource, _Views[GuestVi
 
         return guest_screen(view, title, columns, rows)
 
-    return source, _Views(lambda: views.view(source.look()), guest_header(), guest_line, screen)
+    return source, _Views(
+        lambda: views.view(source.look()), guest_header(), lambda view: [guest_line(view)], screen
+    )
 
 
 def _look_at_host(attached: AttachedHost) -> tuple[HostSource, _Views[HostView]]:
@@ -153,7 +177,28 @@ def _look_at_host(attached: AttachedHost) -> tuple[HostSource, _Views[HostView]]
 
         return host_screen(view, title, columns, rows)
 
-    return source, _Views(lambda: views.view(source.look()), host_header(), host_line, screen)
+    return source, _Views(
+        lambda: views.view(source.look()), host_header(), lambda view: [host_line(view)], screen
+    )
+
+
+def _look_at_all(attached: AttachedAll) -> tuple[AllSource, _Views[Sequence[VmView]]]:
+    from balloontrace.live.make_all_views import AllViews
+    from balloontrace.live.read_all_sums import AllSource
+    from balloontrace.render.live.all_lines import all_header, all_lines, all_screen
+
+    source = AllSource(attached.collector, attached.processes)
+    views = AllViews(source.look())
+
+    def look() -> Sequence[VmView]:
+        found = views.view(source.look())
+        source.follow()
+        return found
+
+    def screen(view: Sequence[VmView], columns: int, rows: int) -> Sequence[str]:
+        return all_screen(view, "balloontrace top: host; q quits", columns, rows)
+
+    return source, _Views(look, all_header(), all_lines, screen)
 
 
 class _PlainDisplay(Generic[_View]):
@@ -167,7 +212,8 @@ class _PlainDisplay(Generic[_View]):
         click.echo(views.header)
 
     def show(self) -> None:
-        click.echo(self._views.line(self._views.look()))
+        for line in self._views.lines(self._views.look()):
+            click.echo(line)
         self.shown += 1
 
     def redraw(self) -> None:

@@ -147,8 +147,14 @@ pid_option = click.option(
 vm_option = click.option(
     "--vm",
     metavar="GLOB",
-    help="The process on the host whose VM is called so, e.g. web1 or 'web*': as QEMU, libvirt, Firecracker, "
-    "cloud-hypervisor or its control group has it, or its uuid.",
+    help="The process on the host whose VM is called so, e.g. web1 or 'web*', or has this uuid. Names are "
+    "those of QEMU, libvirt, Firecracker, cloud-hypervisor or the control group.",
+)
+all_option = click.option(
+    "--all",
+    "all_vms",
+    is_flag=True,
+    help="Every VM of this host at once, those too that start later; with --vm those that are called so.",
 )
 ssh_option = click.option(
     "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."

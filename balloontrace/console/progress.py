@@ -48,3 +48,9 @@ def host_progress_line(before: HostCounters, now: HostCounters, elapsed_ns: int)
     buffers = f"{now.batches} {name_of_many(now.batches, 'buffer')} served"
     made = f"{now.all_calls} {name_of_many(now.all_calls, 'call')} (+{calls})"
     return f"{buffers}, {made} on {gib:.2f} GiB; time in calls: {share}"
+
+
+def all_progress_line(vms: int, batches: int, calls: int, new_calls: int) -> str:
+    """What many processes have served so far; `new_calls` are those since the last look."""
+    served = f"{batches} {name_of_many(batches, 'buffer')} served"
+    return f"{vms} {name_of_many(vms, 'VM')}: {served}, {calls} {name_of_many(calls, 'call')} (+{new_calls})"

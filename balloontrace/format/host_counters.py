@@ -28,7 +28,6 @@ _FLAGS = struct.Struct("=H")
 _FAULTS = struct.Struct("=6Q2I")  # struct bt_fault_slot
 _FAULT_SUMS = ("faults", "fault_ns", "huge", "untimed")
 _TODAY = parse_sums_layout(None)
-_EVENTFDS_BYTES = EVENTFDS * EVENTFD.size_bytes
 _TIMES = struct.Struct(f"={KICK_TIMES}Q")
 
 SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
@@ -158,9 +157,9 @@ def _slots(raw: bytes, slot_bytes: int) -> Iterator[bytes]:
     return (raw[end - slot_bytes : end] for end in range(slot_bytes, most_bytes + 1, slot_bytes))
 
 
-def describe_eventfds(raw: bytes) -> list[dict[str, object]]:
+def describe_eventfds(raw: bytes, places: int = EVENTFDS) -> list[dict[str, object]]:
     """`struct bt_eventfds`: those that were read, as a recording keeps them; `times_ns` in order."""
-    eventfds = raw[:_EVENTFDS_BYTES]
+    eventfds = raw[: places * EVENTFD.size_bytes]
     found: dict[int, dict[str, object]] = {}
     for place, row in enumerate(EVENTFD.rows(eventfds)):
         if row["kicks"]:

@@ -10,7 +10,8 @@ All numbers are little endian. Types: META (JSON, first), SPAN (records as drain
 buffer), PAYL (the same of captured payloads), BTCH (the same of the host's batches),
     SMPL (the same of batches whose calls were sampled), CNTR
 (sums since attach, so that a killed recording knows its losses: struct bt_counters, of the host's side each
-struct bt_thread in use), DRVR (JSON: the driver went, or is back and traced), READ (JSON: how the machine
+struct bt_thread in use), PROC (JSON: one of many processes came, or ended), PCTR (the same sums of one of
+these, behind its number), DRVR (JSON: the driver went, or is back and traced), READ (JSON: how the machine
 stood at one time), ENDR (JSON, last).
 
 A recording comes from a stranger: no length is believed before its checksum, nothing is executed. A preamble
@@ -20,9 +21,10 @@ behind a piece, or a META piece 0 that is not the first one's repetition, begins
 
 from __future__ import annotations
 
+import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -68,9 +70,12 @@ from balloontrace.untrusted import printable
 #   1.6  spans of allocation_parts: what a work item did while it allocated, one for each part in `queue`, as
 #        often as `pages` says; they have the work item's start
 #   1.6  `parts_of_a`: the kinds of operations of which such parts are all that there were
+#   1.6  host: PROC, PCTR, batch field `process`; `is_of_many` of its metadata, which has no `process` then
 FORMAT_VERSION = (1, 6)
 
 MAX_DRIVER_EVENTS = 1024
+MAX_PROCESS_EVENTS = 100_000  # two a VM: some days of a host where one comes each ten seconds
+PROCESS_NUMBER = struct.Struct("<II")  # what a PCTR piece begins with: the number of its process, and 0
 MAX_READINGS = 10_000  # one each second that the balloon moves: some three hours of that
 MAX_READINGS_BYTES = 32 << 20
 _MAX_SENTENCES = 24
@@ -85,7 +90,8 @@ class Recording:
     `metadata` and `end` are JSON as found but printable, for `analysis/metadata.py` to read; `spans`,
     `payloads`, `batches` and `sampled` are the contents of SPAN, PAYL, BTCH and SMPL pieces in their order;
     `counters` is the last CNTR piece; `driver_events` are DRVR pieces and `readings` READ pieces, as found
-    too. `notes` tell what was skipped on purpose.
+    too, and so are `processes` of PROC pieces. `process_counters` has the last PCTR piece of each process, by
+    its number. `notes` tell what was skipped on purpose.
     """
 
     label: str
@@ -102,6 +108,8 @@ class Recording:
     driver_events: tuple[dict[str, object], ...] = ()
     sampled: tuple[memoryview, ...] = ()
     readings: tuple[dict[str, object], ...] = ()
+    processes: tuple[dict[str, object], ...] = ()
+    process_counters: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -185,6 +193,8 @@ class _PieceReader:
     readings_bytes: int = 0
     readings_left_out: int = 0
     counters: tuple[int, bytes] | None = None
+    processes: list[dict[str, object]] = field(default_factory=list)
+    process_counters: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     end: dict[str, object] | None = None
     unknown: dict[bytes, int] = field(default_factory=dict)
     highest: int = -1
@@ -222,6 +232,8 @@ class _PieceReader:
             tuple(self.driver_events),
             tuple(self.sampled),
             tuple(self.readings),
+            tuple(self.processes),
+            {number: raw for number, (_, raw) in self.process_counters.items()},
         )
 
     def _skipped(self) -> Iterator[str]:
@@ -320,6 +332,12 @@ class _PieceReader:
                 event = self._decode_json(header, payload)
                 if event is not None and len(self.driver_events) < MAX_DRIVER_EVENTS:
                     self.driver_events.append(event)
+            case b"PROC":
+                process = self._decode_json(header, payload)
+                if process is not None and len(self.processes) < MAX_PROCESS_EVENTS:
+                    self.processes.append(process)
+            case b"PCTR":
+                self._accept_process_counters(header, payload)
             case b"READ":
                 self._accept_reading(header, payload)
             case b"ENDR":
@@ -335,6 +353,16 @@ class _PieceReader:
             self._note(f"piece {header.sequence} is a second META piece; the first one is used")
             return
         self.metadata = self._decode_json(header, payload)
+
+    def _accept_process_counters(self, header: Header, payload: memoryview) -> None:
+        if len(payload) < PROCESS_NUMBER.size:
+            return
+        (number, _) = PROCESS_NUMBER.unpack_from(payload)
+        known = self.process_counters.get(number)
+        if (known is None and len(self.process_counters) < MAX_PROCESS_EVENTS) or (
+            known is not None and known[0] < header.sequence
+        ):
+            self.process_counters[number] = header.sequence, bytes(payload[PROCESS_NUMBER.size :])
 
     def _accept_reading(self, header: Header, payload: memoryview) -> None:
         self.readings_bytes += len(payload)

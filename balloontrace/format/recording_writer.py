@@ -15,7 +15,7 @@ from balloontrace.errors import RecordingError
 from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.host_layout import BATCH_LAYOUT
 from balloontrace.format.pieces import MAGIC, MAX_JSON_BYTES, MAX_PAYLOAD_BYTES, PIECE, SYNC
-from balloontrace.format.recording import FORMAT_VERSION
+from balloontrace.format.recording import FORMAT_VERSION, PROCESS_NUMBER
 
 # With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
 _PIECE_BYTES = 4 << 10
@@ -79,6 +79,14 @@ class RecordingWriter:
     def write_counters(self, raw: bytes) -> None:
         """Append sums since the programs were attached; the last ones count."""
         self._write_piece(b"CNTR", raw)
+
+    def write_process(self, event: Mapping[str, object]) -> None:
+        """Append that one of many processes came, or ended."""
+        self._write_piece(b"PROC", _encode_json(event))
+
+    def write_process_counters(self, number: int, raw: bytes) -> None:
+        """Append sums of one of them, as `write_counters` does of one alone."""
+        self._write_piece(b"PCTR", PROCESS_NUMBER.pack(number, 0) + raw)
 
     def write_end(self, end: Mapping[str, object]) -> None:
         """Append the end record, after which the recording counts as complete."""

@@ -109,3 +109,12 @@ class HostView:
     kinds: tuple[CallView, ...]
     stages: tuple[Share, ...]
     call_times: Spread
+
+
+@dataclass(frozen=True)
+class VmView:
+    """One of many VMs on a host."""
+
+    name: str
+    pid: int
+    view: HostView

@@ -57,8 +57,12 @@ class Process:
 def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
     """Every process with an open /dev/kvm, by pid; those that may not be looked into are left out."""
     pids = sorted(int(path.name) for path in (root / "proc").glob("[0-9]*") if path.name.isdigit())
-    found = (_read_process(pid, root) for pid in pids if _has_open(root / f"proc/{pid}/fd", KVM_DEVICE))
-    return tuple(process for process in found if process is not None)
+    return tuple(process for pid in pids if (process := find_vmm(pid, root)) is not None)
+
+
+def find_vmm(pid: int, root: Path = ROOT) -> Process | None:
+    """The process if it has /dev/kvm open, and may be looked into."""
+    return _read_process(pid, root) if _has_open(root / f"proc/{pid}/fd", KVM_DEVICE) else None
 
 
 def is_called(process: Process, pattern: str) -> bool:

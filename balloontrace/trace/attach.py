@@ -30,13 +30,18 @@ _Attached = TypeVar("_Attached", bound=Attached)
 
 if TYPE_CHECKING:
     from balloontrace.trace.guest.side import AttachedGuest
+    from balloontrace.trace.host.all_side import AttachedAll
     from balloontrace.trace.host.side import AttachedHost
 
-    AnySide = TracedSide[Any, Any, AttachedGuest | AttachedHost]
+    AnySide = TracedSide[Any, Any, AttachedGuest | AttachedHost | AttachedAll]
 
 
 def make_side(side: str, options: TraceOptions) -> AnySide:
     """Guest or host; what the other takes is not loaded."""
+    if side == Side.HOST and options.all_vms:
+        from balloontrace.trace.host.all_side import AllSide
+
+        return AllSide(options)
     if side == Side.HOST:
         from balloontrace.trace.host.side import HostSide
 
@@ -48,19 +53,21 @@ def make_side(side: str, options: TraceOptions) -> AnySide:
 
 def choose_side(options: TraceOptions) -> AnySide:
     """Guest or host. UsageError for what is asked and cannot be had there."""
-    side = make_side(side_of(options.side, options.pid, options.vm), options)
+    side_word = side_of(options.side, options.pid, options.vm, all_vms=options.all_vms)
+    side = make_side(side_word, options)
     side.check_options()
     return side
 
 
-def side_of(side: str, pid: int | None, vm: str | None = None) -> str:
+def side_of(side: str, pid: int | None, vm: str | None = None, *, all_vms: bool = False) -> str:
     """Guest or host: `side` is the word of `--side`. UsageError for a guest with a process named."""
     if pid is not None and vm is not None:
         raise UsageError("-p and --vm both name the process; leave one of them out")
-    option = "-p" if pid is not None else "--vm" if vm is not None else None
+    option = "-p" if pid is not None else "--vm" if vm is not None else "--all" if all_vms else None
     if option is not None:
         if side == Side.GUEST:
-            raise UsageError(f"{option} names a process of the host; leave it out, or leave --side guest out")
+            what = "means the VMs" if option == "--all" else "names a process"
+            raise UsageError(f"{option} {what} of the host; leave it out, or leave --side guest out")
         return Side.HOST
     if side != "auto":
         return side

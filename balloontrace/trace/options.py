@@ -16,6 +16,7 @@ class TraceOptions:
     side: str = "auto"  # guest, host or auto
     pid: int | None = None
     vm: str | None = None  # what its VM is called: a pattern
+    all_vms: bool = False  # every VMM of the host, or of those whose VM is called as `vm` says
     missing_probes: str = "error"  # or warn
     attach: str = "auto"  # kprobe, and on the host tracepoint
     engine: str = "auto"  # prebuilt or bcc

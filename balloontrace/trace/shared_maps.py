@@ -90,6 +90,10 @@ class SharedPage:
         """The value as it stands now."""
         return self._pages[: self._value_bytes]
 
+    def read_part(self, at: int, size_bytes: int) -> bytes:
+        """So many bytes of it from byte `at` on."""
+        return self._pages[at : at + size_bytes]
+
     def write(self, raw: bytes, at: int = 0) -> None:
         """Put `raw` there, from byte `at` on."""
         self._pages[at : at + len(raw)] = raw

@@ -21,11 +21,13 @@ def build_hostserve(guest: lab.Guest) -> None:
 class Server:
     """`hostserve` in a guest, obeying orders."""
 
-    def __init__(self, guest: lab.Guest, name: str) -> None:
+    def __init__(self, guest: lab.Guest, name: str, *, vm: str | None = None) -> None:
+        """With `vm` it looks like a VMM of that VM: by its command line, and by what it has open."""
         self.guest = guest
         self.orders = f"/tmp/{name}.orders"
         guest.run(["mkfifo", self.orders], check=True)
-        self.process = guest.start(shell(f"exec /tmp/hostserve <> {self.orders}"))
+        looks = f"-name guest={vm} 9<>/dev/kvm" if vm else ""
+        self.process = guest.start(shell(f"exec /tmp/hostserve {looks} <> {self.orders}"))
         self.process.wait_for(b"serving", 60, stream="stdout")
         self.pid = self.process.pid
         self._done = 0

@@ -12,7 +12,7 @@ from balloontrace.format.vocabulary import Status
 from balloontrace.system.kernel import Symbol
 from balloontrace.trace.attach import make_sure_of_plan
 from balloontrace.trace.engines.request import Loaded
-from balloontrace.trace.host.collector import _definitions, _in_order_of_detaching
+from balloontrace.trace.host.collector import host_definitions, in_order_of_detaching
 from balloontrace.trace.host.diagnosis import HostDiagnosis
 from balloontrace.trace.host.probes import SYMBOL_NAMES, HostPlan, make_host_plan
 from balloontrace.trace.host.sampling import define_ways
@@ -73,7 +73,7 @@ def test_tracepoints_stand_in_for_system_calls() -> None:
 
 def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
     plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86), page_layout=PAGES)
-    assert _definitions(plan, 4096)["COUNT_FREED"] == 0
+    assert host_definitions(plan, 4096)["COUNT_FREED"] == 0
     assert plan.freed_by({}) is None
     assert {probe.point.name: probe.status for probe in plan.probes}["remove_rmap"] is Status.NOT_NEEDED
     counting = plan.counting_freed()
@@ -81,7 +81,7 @@ def test_what_tells_calls_that_freed_nothing_is_attached_on_request() -> None:
         *programs(plan), "raw_mm_page_free", "fentry_remove_rmap", "fentry_truncate_folio",
         "fentry_delete_batch",
     ]  # fmt: skip
-    definitions = _definitions(counting, 4096)
+    definitions = host_definitions(counting, 4096)
     assert definitions["COUNT_FREED"] == os.sysconf("SC_PAGE_SIZE")
     assert (definitions["PG_LRU"], definitions["KIND_mm_page_free"]) == (5, "raw_tracepoint")
     assert counting.freed_by({}) == "mm_page_free or remove_rmap or truncate_folio or delete_batch"
@@ -111,7 +111,7 @@ def test_what_became_free_is_counted_rightly_or_not_at_all(
     assert not plan.asks_freed
     assert programs(counting) == programs(plan)
     assert counting.freed_by({}) is None
-    assert _definitions(counting, 4096)["COUNT_FREED"] == 0
+    assert host_definitions(counting, 4096)["COUNT_FREED"] == 0
     absent = counting.lacking_freed
     assert len(absent) == (1 if layout else 4)
     assert layout or {probe.note for probe in absent} == {"no type information on the pages of this kernel"}
@@ -130,11 +130,11 @@ def test_samples_need_no_probe_of_calls() -> None:
     )
     assert programs(plan) == ["fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl"]
     assert plan.probe("madvise").status is Status.NOT_NEEDED
-    definitions = _definitions(plan, 1 << 20)
+    definitions = host_definitions(plan, 1 << 20)
     assert definitions["SAMPLED"] == 1
     assert (definitions["CALL_ENTRY"], definitions["CALL_ENTRY_BYTES"]) == (7, 9)
     assert definitions["CALL_EXIT_BYTES"] == 0
-    assert _definitions(make_host_plan(SYMBOLS), 1 << 20)["SAMPLED"] == 0
+    assert host_definitions(make_host_plan(SYMBOLS), 1 << 20)["SAMPLED"] == 0
 
 
 def test_samples_need_fentry_where_a_kick_is_read() -> None:
@@ -152,7 +152,7 @@ def test_without_kvm_the_boundaries_are_eventfds() -> None:
     assert plan.boundaries({}) == {"kick": "eventfd_read", "completion": "eventfd_write"}
     assert plan.boundaries({"eventfd_write": "refused"})["completion"] is None
     assert plan.probe("kvm_vm_ioctl").note == "module kvm is not loaded"
-    definitions = _definitions(plan, 1 << 20)
+    definitions = host_definitions(plan, 1 << 20)
     assert (definitions["KIND_kvm_vm_ioctl"], definitions["KIND_madvise"]) == ("absent", "kprobe")
 
 
@@ -169,7 +169,7 @@ def test_what_delimits_buffers_is_detached_first_and_returns_of_calls_last() -> 
     names = programs(make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)))
     links = list(range(len(names)))
     loaded = Loaded({}, dict.fromkeys(names, 0), links, {}, "bcc", "", 0, 0, 0)
-    order = [names[link] for link in _in_order_of_detaching(loaded)]
+    order = [names[link] for link in in_order_of_detaching(loaded)]
     assert sorted(order) == sorted(names)
     calls = ["madvise", "process_madvise", "fallocate"]
     assert order[-6:] == [f"{end}_{call}" for end in ("fentry", "fexit") for call in calls]

@@ -87,5 +87,5 @@ def test_it_reads_well() -> None:
     )  # fmt: skip
     lines = re.sub(r".\x08", "", done.stdout).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("record --side host -p 1234" in line for line in lines)
+    assert any("record --side host --all" in line for line in lines)
     assert Path(PAGE).name == "balloontrace.1"

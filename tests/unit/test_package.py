@@ -65,7 +65,8 @@ def test_the_sources_are_in_the_wheel(wheel: Path) -> None:
 def test_the_compiled_programs_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if name.endswith(".bpf.o")}
-    objects = [f"{side}{live}{typed}" for side in Side for live in ("", "-live") for typed in ("", "-typed")]
+    kinds = [f"{live}{typed}" for live in ("", "-live") for typed in ("", "-typed")]
+    objects = [f"{side}{kind}" for side in (*Side, f"{Side.HOST}-all") for kind in kinds]
     assert found == {
         f"balloontrace/bpf/objects/{machine}/{name}.bpf.o"
         for machine in ("x86_64", "aarch64")

@@ -45,7 +45,8 @@ def look():
 def screen(number, columns, rows):
     return [f"look {number} at {columns}x{rows}", "lost 3 of 5", "stage of it"][:rows]
 
-with _open_display(_Views(look, "header", "line {}".format, screen), plain=sys.argv[2] == "plain") as display:
+views = _Views(look, "header", lambda number: [f"line {number}"], screen)
+with _open_display(views, plain=sys.argv[2] == "plain") as display:
     ending = run_live(Source(), display, Schedule(0.1))
 print("ended:", ending, flush=True)
 """

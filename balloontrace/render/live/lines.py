@@ -35,61 +35,65 @@ _HOST = (
 
 def guest_header() -> str:
     """Names of the columns of `guest_line`."""
-    return _line([name for name, _ in _GUEST], _GUEST)
+    return join_words([name for name, _ in _GUEST], _GUEST)
 
 
 def host_header() -> str:
     """Names of the columns of `host_line`."""
-    return _line([name for name, _ in _HOST], _HOST)
+    return join_words([name for name, _ in _HOST], _HOST)
 
 
 def guest_line(view: GuestView) -> str:
     """The last interval of the guest's balloon; elapsed is since the start."""
     words = [
-        _word(format_duration_ns(view.running_ns)),
-        _word(format_pages_as_bytes(view.size_pages)),
-        _word(format_pages_as_bytes(view.target_pages)),
-        _word(format_rate(view.rate_bytes_per_s)),
-        _word(format_duration_ns(view.left_ns)),
-        _count(view.inflated_pages),
-        _count(view.deflated_pages),
-        _count(view.sends),
-        *_shares(view.stages, GUEST_STAGES),
-        _count(view.failed_allocations),
-        _count(view.lost),
+        word(format_duration_ns(view.running_ns)),
+        word(format_pages_as_bytes(view.size_pages)),
+        word(format_pages_as_bytes(view.target_pages)),
+        word(format_rate(view.rate_bytes_per_s)),
+        word(format_duration_ns(view.left_ns)),
+        count_word(view.inflated_pages),
+        count_word(view.deflated_pages),
+        count_word(view.sends),
+        *share_words(view.stages, GUEST_STAGES),
+        count_word(view.failed_allocations),
+        count_word(view.lost),
     ]
-    return _line(words, _GUEST)
+    return join_words(words, _GUEST)
 
 
 def host_line(view: HostView) -> str:
     """The last interval of the process; elapsed is since the start."""
     calls_ns = sum((each.mean_ns or 0) * each.calls for each in view.kinds)
     words = [
-        _word(format_duration_ns(view.running_ns)),
-        _count(view.batches),
-        _count(view.calls),
-        _word(format_rate(view.bytes_per_s)),
-        _word(format_duration_ns(calls_ns / view.calls if view.calls else None)),
-        *_shares(view.stages, HOST_STAGES),
-        _count(view.errors),
-        _count(view.thp_splits),
-        _count(view.lost),
+        word(format_duration_ns(view.running_ns)),
+        count_word(view.batches),
+        count_word(view.calls),
+        word(format_rate(view.bytes_per_s)),
+        word(format_duration_ns(calls_ns / view.calls if view.calls else None)),
+        *share_words(view.stages, HOST_STAGES),
+        count_word(view.errors),
+        count_word(view.thp_splits),
+        count_word(view.lost),
     ]
-    return _line(words, _HOST)
+    return join_words(words, _HOST)
 
 
-def _line(words: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+def join_words(words: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    """Words under the names of their columns, each with its width."""
     return " ".join(word.rjust(width) for word, (_, width) in zip(words, columns, strict=True))
 
 
-def _shares(stages: Sequence[Share], wanted: Sequence[Stage]) -> list[str]:
+def share_words(stages: Sequence[Share], wanted: Sequence[Stage]) -> list[str]:
+    """Each wanted stage's part of the last interval."""
     found = {share.stage: share.interval_share for share in stages}
-    return [_word(format_share(found.get(stage.code))) for stage in wanted]
+    return [word(format_share(found.get(stage.code))) for stage in wanted]
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """A value as one word."""
     return text.replace(" ", "")
 
 
-def _count(count: int | None) -> str:
+def count_word(count: int | None) -> str:
+    """A count as one word."""
     return NOT_MEASURED if count is None else str(count)

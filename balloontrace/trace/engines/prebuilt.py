@@ -23,7 +23,14 @@ from balloontrace.system.machine import read_peak_memory_bytes
 from balloontrace.trace.engines.causes import failure
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.library_pages import forget_library_pages
-from balloontrace.trace.engines.request import PAGE_BYTES, AttachError, Attachment, Loaded, LoadRequest
+from balloontrace.trace.engines.request import (
+    PAGE_BYTES,
+    PROCESSES,
+    AttachError,
+    Attachment,
+    Loaded,
+    LoadRequest,
+)
 from balloontrace.trace.engines.shipped import read_object
 
 NAME = "prebuilt"
@@ -36,9 +43,10 @@ _OPTIONAL_MAPS = ("payloads", "waiting")
 
 def object_name(request: LoadRequest) -> str:
     """Which object a request takes."""
+    of_all = "-all" if PROCESSES in request.definitions else ""
     live = "" if _RECORDS & request.definitions.keys() else "-live"
     typed = "-typed" if is_confidential() else ""
-    return f"{request.source.removesuffix('.bpf.c')}{live}{typed}"
+    return f"{request.source.removesuffix('.bpf.c')}{of_all}{live}{typed}"
 
 
 def find() -> str:
@@ -103,6 +111,8 @@ def _targeted(
     for size, name in _RINGS.items():
         if size in request.definitions:
             program_object.set_max_entries(name, int(request.definitions[size]) * PAGE_BYTES)
+    if PROCESSES in request.definitions:
+        program_object.set_max_entries("processes", int(request.definitions[PROCESSES]))
     for name in _OPTIONAL_MAPS:
         if name not in request.maps and program_object.has_map(name):
             program_object.leave_out_map(name)

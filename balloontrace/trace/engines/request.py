@@ -12,6 +12,9 @@ from balloontrace.errors import BalloontraceError
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 """What rings and maps are whole numbers of."""
 
+PROCESSES = "PROCESSES"
+"""Of `definitions`: how many processes are traced at once, each with what is its own; prebuilt only."""
+
 
 @dataclass(frozen=True)
 class Attachment:

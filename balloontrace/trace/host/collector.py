@@ -36,7 +36,7 @@ from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPro
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.constants import SLOT_CONSTANTS
 from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
-from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
+from balloontrace.trace.host.call_cost import CallCost, measure_call_cost, time_calls
 from balloontrace.trace.host.memory_slots import MemorySlot, read_memory_slots
 from balloontrace.trace.host.probes import TABLE, HostPlan
 from balloontrace.trace.host.sampling import PROGRAM, ThreadSampler, define_ways
@@ -50,7 +50,48 @@ _NO_OFFSET = -1  # to bpf/balloon_compat.h: where a member lies is unknown
 _RETURNS = frozenset(mechanism.program(returns=True) for mechanism in Mechanism)
 
 
-class HostCollector(AttachedPrograms[HostPlan]):
+class HostPrograms(AttachedPrograms[HostPlan]):
+    """The host's programs, of one process or of many."""
+
+    call_cost: CallCost | None = None
+
+    def time_programs(self) -> tuple[str, ...]:
+        """Have the kernel time what runs for this process's calls; returns the system calls it timed."""
+        if self.call_cost is None:
+            return ()
+        self.set_timing(True)
+        timed = self.timing
+        time_calls()
+        self.set_timing(False)
+        return ("madvise",) if timed else ()
+
+    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
+        """Each program's runs for the traced process, the runs the kernel timed, and their time.
+
+        Timed are also runs for other processes, which are shorter. None: not counted.
+        """
+        calls = counters.calls_by_system_call
+        return [
+            {
+                "program": program,
+                "runs": calls.get(program.partition("_")[2]),
+                **self.read_timed(program),
+            }
+            for program in self.loaded.programs
+        ]
+
+    def read_missed(self) -> int | None:
+        """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
+        counts = [
+            self.read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
+            for probe in self.plan.attachable
+            if probe.point.tracepoint and probe.mechanism is Mechanism.FENTRY
+        ]
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
+
+
+class HostCollector(HostPrograms):
     """A plan attached for one process."""
 
     def __init__(
@@ -72,7 +113,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
             threads,
             ring=RecordRing(maps["batches"], ring_bytes, batch_bytes) if ring_bytes else None,
             live=None if ring_bytes else SharedPage(maps["live"], LIVE_SLOTS_BYTES),
-            links=_in_order_of_detaching(loaded),
+            links=in_order_of_detaching(loaded),
         )
         self._faults = SharedPage(maps["faults"], FAULTS_BYTES)
         self._eventfds = SharedPage(maps["eventfds"], EVENTFDS_BYTES)
@@ -88,7 +129,7 @@ class HostCollector(AttachedPrograms[HostPlan]):
                 self.call_cost = measure_call_cost(
                     untraced, lambda: threads.read()[slot : slot + THREAD.size_bytes]
                 )
-                self.timed = self._time_programs()
+                self.timed = self.time_programs()
                 threads.write(bytes(THREAD.size_bytes), slot)
             target.write(_process(pid))
         if plan.sampled_by:
@@ -132,47 +173,12 @@ class HostCollector(AttachedPrograms[HostPlan]):
             self._sampler.close()
             self._sampler = None
 
-    def _time_programs(self) -> tuple[str, ...]:
-        """Have the kernel time what runs for this process's calls; returns the system calls it timed."""
-        if self.call_cost is None:
-            return ()
-        self.set_timing(True)
-        timed = self.timing
-        time_calls()
-        self.set_timing(False)
-        return ("madvise",) if timed else ()
-
     def read_counters(self) -> bytes:
         """The slots in use as they stand."""
         return used_slots(super().read_counters())
 
-    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
-        """Each program's runs for the traced process, the runs the kernel timed, and their time.
 
-        Timed are also runs for other processes, which are shorter. None: not counted.
-        """
-        calls = counters.calls_by_system_call
-        return [
-            {
-                "program": program,
-                "runs": calls.get(program.partition("_")[2]),
-                **self.read_timed(program),
-            }
-            for program in self.loaded.programs
-        ]
-
-    def read_missed(self) -> int | None:
-        """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
-        counts = [
-            self.read_fdinfo(f"fentry_{probe.point.name}").get("recursion_misses")
-            for probe in self.plan.attachable
-            if probe.point.tracepoint and probe.mechanism is Mechanism.FENTRY
-        ]
-        known = [count for count in counts if count is not None]
-        return sum(known) if known else None
-
-
-def _in_order_of_detaching(loaded: Loaded) -> list[int]:
+def in_order_of_detaching(loaded: Loaded) -> list[int]:
     """First what delimits buffers: one whose calls are no longer all seen must stay unfinished.
 
     Then the entries of calls before their returns, so that no call is taken for one that never returned.
@@ -212,7 +218,7 @@ def _process(pid: int) -> bytes:
 def _request(plan: HostPlan, ring_bytes: int) -> LoadRequest:
     return LoadRequest(
         "host.bpf.c",
-        _definitions(plan, ring_bytes),
+        host_definitions(plan, ring_bytes),
         plan.attachments,
         _maps(ring_bytes, counts_freed=bool(plan.freed_by({})), sampled=bool(plan.sampled_by)),
         (PROGRAM,) if plan.sampled_by else (),
@@ -233,7 +239,7 @@ def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, .
     )
 
 
-def _definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
+def host_definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]:
     """What the BPF source leaves open."""
     definitions: dict[str, str | int] = {
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,

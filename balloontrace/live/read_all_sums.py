@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looks at what attached programs have summed up of many processes, each by itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from balloontrace.format.host_counters import HostCounters, parse_host_counters
+from balloontrace.format.live_counters import LiveBatches, parse_live_batches
+from balloontrace.format.process_layout import NO_COUNTERS, added, counting_slots
+from balloontrace.live.make_views import HostLook
+from balloontrace.system.vmm import Process
+from balloontrace.trace.host.all_collector import AllCollector
+from balloontrace.trace.host.collector import summarise_host_losses
+from balloontrace.trace.host.followed_processes import Followed, FollowedProcesses
+from balloontrace.trace.session import Losses
+
+
+@dataclass(frozen=True)
+class VmLook:
+    """One process at one time; `number` is never another's."""
+
+    number: int
+    process: Process
+    look: HostLook
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What the sums of a process were when it had made so many calls."""
+
+    calls: int
+    counters: HostCounters
+    batches: LiveBatches
+
+
+class AllSource:
+    """Looks at all VMMs of the host's side, on a collector without a ring."""
+
+    fd: int | None = None
+
+    def __init__(self, collector: AllCollector, processes: FollowedProcesses) -> None:
+        self._collector, self._processes = collector, processes
+        self._parsed: dict[int, _Parsed] = {}
+        self._of_ended = NO_COUNTERS
+
+    def follow(self) -> None:
+        """Trace those that came, and no longer those that ended: these are in no look any more."""
+        self._processes.come()
+        for each in self._processes.ended():
+            self._of_ended = added(self._of_ended, self._read(each).counters)
+            self._parsed.pop(each.number, None)
+            self._processes.forget(each)
+
+    def look(self) -> tuple[VmLook, ...]:
+        """The sums of each process as they are now, in the order in which they came."""
+        looks = []
+        for each in self._processes:
+            found, time_ns = self._read(each), time.monotonic_ns()
+            looks.append(VmLook(each.number, each.process, HostLook(time_ns, found.counters, found.batches)))
+        return tuple(looks)
+
+    @property
+    def gone(self) -> str | None:
+        """There may always be another one."""
+        return None
+
+    @property
+    def without_room(self) -> int:
+        """How many were not traced, as there were too many at once."""
+        return self._processes.without_room
+
+    def losses(self) -> Losses:
+        """What was missed so far, as a recording has it."""
+        counters = self._of_ended
+        for each in self._processes:
+            counters = added(counters, self._read(each).counters)
+        return summarise_host_losses(counters, self._collector.read_missed())
+
+    def _read(self, each: Followed) -> _Parsed:
+        """The sums of a process; those of one that made no call since the last look are not parsed again."""
+        calls = self._collector.read_calls(each.number)
+        known = self._parsed.get(each.number)
+        batches = parse_live_batches(self._collector.read_live_of(each.number))
+        if known is None or known.calls != calls or known.batches != batches:
+            slots = counting_slots(self._collector.read_slots(each.number))
+            known = self._parsed[each.number] = _Parsed(calls, parse_host_counters(slots), batches)
+        return known

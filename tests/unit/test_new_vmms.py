@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMMs are found as they come, each once, and others are looked into ever more rarely."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fake_proc import FakeProc
+
+from balloontrace.system.new_vmms import NewVmms
+
+
+def test_each_is_found_once(tmp_path: Path) -> None:
+    proc, new = FakeProc(tmp_path), NewVmms(tmp_path)
+    proc.add(3, opened=("/dev/kvm",))
+    proc.add(4)
+    assert [vmm.pid for vmm in new.find(0.0)] == [3]
+    proc.add(5, opened=("/dev/kvm",))
+    assert [vmm.pid for vmm in new.find(0.1)] == [5]
+    assert not list(new.find(99.0))
+    shutil.rmtree(tmp_path / "proc/3")
+    assert not list(new.find(100.0))
+    proc.add(3, opened=("/dev/kvm",))  # another one by the same number
+    assert [vmm.pid for vmm in new.find(101.0)] == [3]
+
+
+def test_kvm_opened_later(tmp_path: Path) -> None:
+    proc, new = FakeProc(tmp_path), NewVmms(tmp_path)
+    folder = proc.add(4)
+    now_s = 0.0
+    assert not list(new.find(0.0))
+    # Looked into at half a second, then after pauses that double up to a minute.
+    for pause_s in (0.5, 1, 2, 4, 8, 16, 32, 60, 60):
+        now_s += pause_s
+        (folder / "fd/7").symlink_to("/dev/kvm")
+        assert not list(new.find(now_s - 0.01)), now_s
+        (folder / "fd/7").unlink()
+        assert not list(new.find(now_s))
+    (folder / "fd/7").symlink_to("/dev/kvm")
+    assert [vmm.pid for vmm in new.find(now_s + 60)] == [4]
