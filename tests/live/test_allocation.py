@@ -27,6 +27,7 @@ from tracing import (
 )
 
 import lab
+from balloontrace.analysis.allocation_words import MOST, NAMED_FROM
 from lab.patched_driver import load_patched
 
 GUEST_MIB, PIECES_MIB = 1024, 2048
@@ -190,6 +191,11 @@ def nudge(guest: lab.Guest) -> None:
         guest.wait_balloon(timeout_s=120)
 
 
+def is_mostly_compaction(operation: Json) -> bool:
+    whole, part = stage(operation, "a"), stage(operation, "a.compaction")
+    return bool(whole["share"] >= NAMED_FROM and part["total_ns"] >= MOST * whole["total_ns"])
+
+
 def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
     """Only the page-bitmap driver asks for more than a page: eight for each bitmap but the first."""
     with lab.solo(memory_mib=PIECES_MIB, cpus=1, device="backend", page_bitmap=True) as guest:
@@ -208,6 +214,6 @@ def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
     assert (told(first), stage(first, "a.compaction")["total_ns"]) == ([], 0)
     held_up = [each for each in others if stage(each, "a.compaction")["count"]]
     assert 0 < len(held_up) <= stalls
+    # On a busy machine something else may be most of it each time; what is named is right in any case.
     named = [each for each in others if any("compaction" in sentence for sentence in told(each))]
-    assert named
-    assert all(2 * stage(each, "a.compaction")["total_ns"] >= stage(each, "a")["total_ns"] for each in named)
+    assert named == [each for each in others if is_mostly_compaction(each)]
