@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,34 @@ from balloontrace.untrusted import printable
 _URI = "qemu:///system"
 _KIB_BYTES = 1024
 _ANSWERS_S = 30
+_BACK_S = 30.0  # a daemon that is restarted takes less
+_LOOK_EVERY_S = 0.5
 
 
 class LibvirtVm(Vm):
-    """`open_libvirt` makes one."""
+    """`open_libvirt` makes one. It waits for a daemon that is restarted."""
 
-    def __init__(self, libvirt: Any, connection: Any, domain: Any, named: VmName) -> None:  # noqa: ANN401
-        self._libvirt = libvirt
-        self._connection = connection
-        self._domain = domain
-        self.named = named
+    def __init__(self, libvirt: Any, uri: str, name: str, pid: int | None) -> None:  # noqa: ANN401
+        """Connects. UsageError without a daemon, or without such a VM that runs."""
+        self._libvirt, self._uri, self._name = libvirt, uri, name
+        try:
+            self._connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise UsageError(f"cannot connect to libvirt at {printable(uri)}: {_said(error)}") from error
+        try:
+            self._domain = self._connection.lookupByName(name)
+            running = bool(self._domain.isActive())
+        except libvirt.libvirtError:
+            names = sorted(each.name() for each in self._connection.listAllDomains())
+            known = f"it knows {', '.join(map(printable, names))}" if names else "it knows none"
+            raise UsageError(f"libvirt has no VM called {printable(name)}; {known}") from None
+        if not running:
+            raise UsageError(f"the VM {printable(name)} is not running; start it first")
+        self.named = VmName(printable(name), pid or read_pid(name))
 
     def read_size_bytes(self) -> int:
         """As `actual` of its memory statistics, which is QEMU's."""
-        statistics = self._ask(lambda: self._domain.memoryStats())
+        statistics = self._ask(lambda domain: domain.memoryStats())
         if "actual" not in statistics:
             raise UsageError(f"the VM {self.named.name} has no balloon, as far as libvirt knows")
         return int(statistics["actual"]) * _KIB_BYTES
@@ -39,14 +55,14 @@ class LibvirtVm(Vm):
     def set_size_bytes(self, size_bytes: int) -> None:
         """As `virsh setmem --live` does."""
         flags = self._libvirt.VIR_DOMAIN_AFFECT_LIVE
-        self._ask(lambda: self._domain.setMemoryFlags(size_bytes // _KIB_BYTES, flags))
+        self._ask(lambda domain: domain.setMemoryFlags(size_bytes // _KIB_BYTES, flags))
 
     def exchange(self, command: dict[str, Any]) -> dict[str, Any]:
         """A command to the guest's agent and its answer. Raises VmGone."""
         import libvirt_qemu
 
         text = json.dumps(command)
-        answer = self._ask(lambda: libvirt_qemu.qemuAgentCommand(self._domain, text, _ANSWERS_S, 0))
+        answer = self._ask(lambda domain: libvirt_qemu.qemuAgentCommand(domain, text, _ANSWERS_S, 0))
         found: dict[str, Any] = json.loads(answer)
         return found
 
@@ -55,15 +71,44 @@ class LibvirtVm(Vm):
         with suppress(self._libvirt.libvirtError):
             self._connection.close()
 
-    def _ask(self, question: Any) -> Any:  # noqa: ANN401
+    def _ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+        """The domain's answer; once more where only the connection was lost."""
         try:
-            return question()
+            return question(self._domain)
         except self._libvirt.libvirtError as error:
-            raise VmGone(f"libvirt cannot reach the VM {self.named.name}: {printable(str(error))}") from error
+            if self._is_connected():
+                raise self._gone(error) from error
+        try:
+            self._connect_again()
+            return question(self._domain)
+        except self._libvirt.libvirtError as error:
+            raise self._gone(error) from error
+
+    def _is_connected(self) -> bool:
+        try:
+            return bool(self._connection.isAlive() == 1)
+        except self._libvirt.libvirtError:
+            return False
+
+    def _connect_again(self) -> None:
+        """Raises libvirtError when it is not back in time."""
+        deadline_s = time.monotonic() + _BACK_S
+        while True:
+            try:
+                self._connection = self._libvirt.open(self._uri)
+                self._domain = self._connection.lookupByName(self._name)
+                return
+            except self._libvirt.libvirtError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(_LOOK_EVERY_S)
+
+    def _gone(self, error: Exception) -> VmGone:
+        return VmGone(f"libvirt cannot reach the VM {self.named.name}: {_said(error)}")
 
 
 def open_libvirt(name: str, pid: int | None = None) -> LibvirtVm:
-    """Connect to libvirt and find a running VM. BalloontraceError without its module, else UsageError."""
+    """A running VM. BalloontraceError without libvirt's module, else errors as `LibvirtVm`."""
     try:
         import libvirt
     except ImportError as error:
@@ -71,22 +116,8 @@ def open_libvirt(name: str, pid: int | None = None) -> LibvirtVm:
             "--vm needs libvirt's module for Python: install python3-libvirt (Debian, Ubuntu) "
             "or libvirt-python (pip)"
         ) from error
-    uri = os.environ.get("LIBVIRT_DEFAULT_URI") or _URI
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print each error, too
-    try:
-        connection = libvirt.open(uri)
-    except libvirt.libvirtError as error:
-        raise UsageError(f"cannot connect to libvirt at {printable(uri)}: {printable(str(error))}") from error
-    try:
-        domain = connection.lookupByName(name)
-        running = bool(domain.isActive())
-    except libvirt.libvirtError:
-        names = sorted(each.name() for each in connection.listAllDomains())
-        known = f"it knows {', '.join(map(printable, names))}" if names else "it knows none"
-        raise UsageError(f"libvirt has no VM called {printable(name)}; {known}") from None
-    if not running:
-        raise UsageError(f"the VM {printable(name)} is not running; start it first")
-    return LibvirtVm(libvirt, connection, domain, VmName(printable(name), pid or read_pid(name)))
+    return LibvirtVm(libvirt, os.environ.get("LIBVIRT_DEFAULT_URI") or _URI, name, pid)
 
 
 def read_pid(name: str, root: Path = ROOT) -> int | None:
@@ -95,3 +126,7 @@ def read_pid(name: str, root: Path = ROOT) -> int | None:
         return int((root / f"run/libvirt/qemu/{name}.pid").read_text())
     folders = (root / "proc").glob("[0-9]*")
     return next((int(folder.name) for folder in folders if read_vm_name(folder).name == name), None)
+
+
+def _said(error: Exception) -> str:
+    return printable(str(error))

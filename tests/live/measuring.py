@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ MEASURE_S = 600
 # A recorder, what was copied, and the shell that keeps it.
 _LEFT = "pgrep -af '[b]alloontrace'; ls -d /tmp/[b]alloontrace-* /var/tmp/[b]alloontrace-* 2>/dev/null; true"
 SECOND_QMP, AGENT = "measure.qmp", "agent"
-_AGENT_PORT = "org.qemu.guest_agent.0"
+AGENT_PORT = "org.qemu.guest_agent.0"
 # Without udev a port has no name in /dev.
-_START_AGENT = f"""
+START_AGENT = f"""
 for port in /sys/class/virtio-ports/*; do
-    [ "$(cat $port/name)" = {_AGENT_PORT} ] && exec qemu-ga -m virtio-serial -p /dev/${{port##*/}} -t /run
+    [ "$(cat $port/name)" = {AGENT_PORT} ] && exec qemu-ga -m virtio-serial -p /dev/${{port##*/}} -t /run
 done
 exit 1
 """
@@ -59,20 +59,20 @@ def reached(folder: Path, memory_mib: int, spec: ImageSpec) -> Iterator[Reached]
         *ssh.network_arguments(way.port),
         *("-qmp", f"unix:{qmp},server=on,wait=off"),
         *("-chardev", f"socket,id=ga,path={agent},server=on,wait=off"),
-        *("-device", f"virtserialport,chardev=ga,name={_AGENT_PORT}"),
+        *("-device", f"virtserialport,chardev=ga,name={AGENT_PORT}"),
     )
     with lab.solo(memory_mib=memory_mib, cpus=1, spec=spec, extra_args=options) as guest:
         ssh.start_sshd(guest, way.key.with_suffix(".pub").read_bytes())
-        guest.start(shell(_START_AGENT))
+        guest.start(shell(START_AGENT))
         yield Reached(guest, way, qmp, agent)
 
 
 class Measuring:
     """`balloontrace measure` at work on this machine; its standard error is read as it comes."""
 
-    def __init__(self, *words: str | Path) -> None:
+    def __init__(self, *words: str | Path, python: Sequence[str] = (sys.executable,)) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "balloontrace", "measure", *words],
+            [*python, "-m", "balloontrace", "measure", *words],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

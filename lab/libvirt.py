@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest as a domain of a libvirtd of our own, which this machine's libvirt does not know of, nor it of it.
+
+The daemon has mounts of its own: what it keeps in /run, /var and /etc nobody else sees, and it goes with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from lab import folders
+from lab.agent import AGENT_PORTS
+from lab.errors import LabError
+from lab.folders import VmState
+from lab.guest import Guest
+from lab.identity import own_identity, read_identity
+from lab.image import Image, using_image
+from lab.kernels import ImageSpec
+from lab.packages import TO_RUN, Requirement, ensure_packages
+from lab.tsc import clock_arguments
+from lab.vm import Vm
+from lab.vm_processes import DIES_WITH_US, REPO
+
+_MODULES = "/usr/lib/python3/dist-packages"
+_NEEDED = (
+    *TO_RUN,
+    Requirement("libvirt-daemon", "libvirtd"),
+    Requirement(
+        "libvirt-daemon-driver-qemu",
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+    ),
+    Requirement("libvirt-clients", "virsh"),
+    Requirement("python3-libvirt", f"{_MODULES}/libvirt.py"),
+    Requirement("python3-click", f"{_MODULES}/click/__init__.py"),
+    Requirement("qemu-utils", "qemu-img"),
+)
+URI = "qemu:///system"
+SYSTEM_PYTHON = "/usr/bin/python3"  # for which distributions have libvirt's module
+# The driver looks for a user who is there where libvirt-daemon-system was installed.
+_PREPARE = """
+set -e
+for folder in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt; do
+    mkdir -p $folder
+    mount -t tmpfs none $folder
+done
+printf '%s\\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' 'dynamic_ownership = 0' \\
+    'stdio_handler = "file"' > /etc/libvirt/qemu.conf
+cd "$1"
+for file in passwd group; do
+    cp /etc/$file $file
+    mount --bind $file /etc/$file
+done
+grep -q ^kvm: group || echo kvm:x:60994: >> group
+grep -q ^libvirt-qemu: group || echo libvirt-qemu:x:60995: >> group
+grep -q ^libvirt-qemu: passwd || echo libvirt-qemu:x:60995:60995::/var/lib/libvirt:/usr/sbin/nologin >> passwd
+exec sleep infinity
+"""
+_STARTS_S = 60
+_BOOTS_S = 180
+
+
+class Libvirt:
+    """The daemon, in its mounts; `run` runs other programs in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with (folder / "libvirtd.log").open("ab") as log:
+            self._mounts = subprocess.Popen(
+                [*DIES_WITH_US, "unshare", "--mount", "sh", "-c", _PREPARE, "sh", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def words(self, argv: Sequence[str]) -> list[str]:
+        """A command that is run where the daemon is."""
+        return ["nsenter", f"--mount=/proc/{self._mounts.pid}/ns/mnt", "--", *argv]
+
+    def virsh(self, *argv: str) -> str:
+        """What a command of virsh's prints. Raises LabError."""
+        done = subprocess.run(
+            self.words(["virsh", "-q", "-c", URI, *argv]), capture_output=True, text=True, timeout=_BOOTS_S
+        )
+        if done.returncode:
+            raise LabError(f"virsh {' '.join(argv)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def start(self) -> None:
+        """Start the daemon, and wait until it answers. Raises LabError."""
+        deadline_s = time.monotonic() + _STARTS_S
+        while "sleep" not in Path(f"/proc/{self._mounts.pid}/comm").read_text():
+            self._pause(deadline_s)
+        with (self._folder / "libvirtd.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                self.words([*DIES_WITH_US, "libvirtd"]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        while True:
+            try:
+                self.virsh("list")
+                return
+            except LabError:
+                self._pause(deadline_s)
+
+    def stop(self) -> None:
+        """End the daemon; its domains go on."""
+        if self._daemon is not None:
+            self._daemon.terminate()
+            self._daemon.wait()
+
+    def close(self) -> None:
+        """End the daemon and its mounts."""
+        self.stop()
+        self._mounts.kill()
+        self._mounts.wait()
+
+    def _pause(self, deadline_s: float) -> None:
+        if self._mounts.poll() is not None or time.monotonic() > deadline_s:
+            log = (self._folder / "libvirtd.log").read_text(errors="replace")
+            raise LabError(f"libvirtd does not answer:\n{log[-2000:]}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def domain(
+    name: str, memory_mib: int, spec: ImageSpec, *, arguments: Sequence[str] = ()
+) -> Iterator[tuple[Libvirt, Guest]]:
+    """A libvirtd with a running domain, `arguments` being more of QEMU's; both end in any case. Root only."""
+    ensure_packages(_NEEDED)
+    with using_image(spec) as (image, _):
+        folder = folders.create_folder(None, owned=True)
+        libvirt = Libvirt(folder)
+        try:
+            libvirt.start()
+            guest = _boot(libvirt, folder, image, name, memory_mib, arguments)
+            try:
+                yield libvirt, guest
+            finally:
+                guest.detach()
+        finally:
+            for command in ("destroy", "undefine"):
+                subprocess.run(libvirt.words(["virsh", "-q", "-c", URI, command, name]), capture_output=True)
+            libvirt.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boot(
+    libvirt: Libvirt, folder: Path, image: Image, name: str, memory_mib: int, arguments: Sequence[str]
+) -> Guest:
+    disk = folder / "disk.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.root), "-F", "raw", str(disk)], check=True
+    )
+    xml = folder / "domain.xml"
+    xml.write_text(describe(folder, image, name, memory_mib, arguments))
+    libvirt.virsh("define", str(xml))
+    libvirt.virsh("start", name)
+    pid = int(subprocess.check_output(libvirt.words(["cat", f"/run/libvirt/qemu/{name}.pid"])))
+    identity = read_identity(pid)
+    if identity is None:
+        raise LabError(f"The domain {name} has ended.")
+    folders.write_state(folder, VmState(identity, own_identity(), memory_mib, 1, accelerator="tcg"))
+    return Guest(Vm(folder, identity), boot_timeout_s=_BOOTS_S)
+
+
+def describe(folder: Path, image: Image, name: str, memory_mib: int, arguments: Sequence[str]) -> str:
+    """The domain in libvirt's XML: what lab/qemu.py gives a guest, and a channel for the guest's agent."""
+    kernel = f"console=ttyS0 quiet panic=-1 oops=panic init_on_alloc=0 {' '.join(clock_arguments())}"
+    ports = "".join(
+        f"<channel type='unix'><source mode='bind' path={quoteattr(str(folder / f'agent{number}'))}/>"
+        f"<target type='virtio' name='lab.{number}'/></channel>"
+        for number in range(AGENT_PORTS)
+    )
+    shares = "".join(
+        f"<filesystem type='mount' accessmode='squash'><source dir={quoteattr(str(path))}/>"
+        f"<target dir='{tag}'/>{'<readonly/>' if tag == 'repo' else ''}</filesystem>"
+        for tag, path in (("repo", REPO), ("io", folder / "io"))
+    )
+    words = "".join(f"<qemu:arg value={quoteattr(word)}/>" for word in arguments)
+    return f"""\
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{name}</name><memory unit='MiB'>{memory_mib}</memory><vcpu>1</vcpu><cpu mode='maximum'/>
+  <os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{image.kernel}</kernel><initrd>{image.initrd}</initrd><cmdline>{kernel}</cmdline></os>
+  <on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe'/>
+      <source file={quoteattr(str(folder / "disk.qcow2"))}/><target dev='vda' bus='virtio'/></disk>
+    {shares}{ports}
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <serial type='file'><source path={quoteattr(str(folder / "console.log"))}/><target port='0'/></serial>
+    <memballoon model='virtio'/>
+  </devices>
+  <qemu:commandline>{words}</qemu:commandline>
+</domain>
+"""
