@@ -30,8 +30,8 @@ RECORDINGS, HOSTS, DAYS = 10_000, 50, 10
 LEAST_RATE_PER_S = 50
 MOST_S, MOST_LARGE_S = 1.0, 10.0
 SIZES = tuple(int(size) for size in os.environ.get("FLEET_OPERATIONS", "2,5,10,20").split(","))
-RUNS = 3
-# Of time per operation, the largest size to the smallest: more is not linear.
+RUNS = 2
+# Of processor time per operation, the largest size to the smallest: more is not linear.
 MOST_GROWTH = 1.5
 
 
@@ -53,7 +53,7 @@ def measure_recordings() -> Iterator[Figure]:
         dataset = read_dataset(storage)
         yield Figure("fleet_bytes_per_recording", _size_bytes(folder / "dataset") / len(dataset.ranks), "B")
         for name in questions():
-            yield Figure(f"fleet_{name}", _seconds(dataset, name), "s", at_most=MOST_S)
+            yield Figure(f"fleet_{name}", _seconds(dataset, name)[0], "s", at_most=MOST_S)
 
 
 def measure_operations() -> Iterator[Figure]:
@@ -63,16 +63,16 @@ def measure_operations() -> Iterator[Figure]:
         for number in range(len(read_dataset(storage).batches), _batches(max(SIZES))):
             write_operations(storage, number)
         every = read_dataset(storage)
-        taken: dict[str, list[float]] = {name: [] for name in questions()}
+        used: dict[str, list[float]] = {name: [] for name in questions()}
         for size in SIZES:
             some = Dataset(storage, every.batches[: _batches(size)])
             for name in questions():
-                seconds = _seconds(some, name)
-                taken[name].append(seconds)
+                seconds, of_processor = _seconds(some, name)
+                used[name].append(of_processor)
                 yield Figure(f"fleet_{size}m_{name}", seconds, "s", at_most=MOST_LARGE_S)
         size_bytes = _size_bytes(folder)
         yield Figure("fleet_bytes_per_operation", size_bytes / (len(every.batches) * OPERATIONS_A_BATCH), "B")
-        for name, runs in taken.items():
+        for name, runs in used.items():
             growth = (runs[-1] / SIZES[-1]) / (runs[0] / SIZES[0])
             yield Figure(f"fleet_growth_{name}", growth, "", at_most=MOST_GROWTH)
 
@@ -81,17 +81,18 @@ def _batches(millions: int) -> int:
     return millions * 1_000_000 // OPERATIONS_A_BATCH
 
 
-def _seconds(dataset: Dataset, name: str) -> float:
-    """The shortest of some runs, each with an engine of its own."""
+def _seconds(dataset: Dataset, name: str) -> tuple[float, float]:
+    """Of the shortest of some runs, each with an engine of its own: by the clock, and of all processors."""
     options = Options(before=KERNELS[0], after=KERNELS[1]) if questions()[name].sides else Options()
-    runs = []
+    runs: list[tuple[float, float]] = []
     for _ in range(RUNS):
         gc.collect()
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         found = answer(dataset, name, questions()[name], options, "duckdb")
-        runs.append(time.perf_counter() - started)
-    say(f"{name}: {len(found.rows)} rows, {', '.join(f'{run:.2f}' for run in runs)} s")
-    return min(runs)
+        runs.append((time.perf_counter() - started, time.process_time() - processor))
+    shown = ", ".join(f"{run:.2f} ({used:.2f})" for run, used in runs)
+    say(f"{name}: {len(found.rows)} rows, {shown} s by the clock (of processors)")
+    return min(run for run, _ in runs), min(used for _, used in runs)
 
 
 def _size_bytes(folder: Path) -> int:

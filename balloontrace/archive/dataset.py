@@ -133,11 +133,9 @@ def read_dataset(storage: Storage) -> Dataset:
 
 
 def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
-    for name in names:
+    # One that was merged since they were listed is gone.
+    for name, content in storage.get_all(names).items():
         folder, _, file = name.removeprefix(f"{_COMMITS}/").rpartition("/")
-        content = storage.get_if_there(name)
-        if content is None:
-            continue  # merged since they were listed
         try:
             commit = json.loads(content)
             major, ranks = (

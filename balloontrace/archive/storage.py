@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from balloontrace.untrusted import printable
 
 _UNFINISHED = ".part"
 _LONGEST_REASON = 300
+_AT_A_TIME = 16  # requests, each of which waits for an object store
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,14 @@ class Storage:
         with _explained(f"cannot read {printable(self._path(name))}"):
             return bytes(self.files.cat_file(self._path(name)))
 
-    def get_if_there(self, name: str) -> bytes | None:
-        """The same; None for a file that is not there."""
+    def get_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The content of many files, some at a time; without those that are gone. Errors as `get`."""
+        workers = 1 if isinstance(self.files, LocalFileSystem) else _AT_A_TIME
+        with ThreadPoolExecutor(workers) as pool:
+            found = dict(zip(names, pool.map(self._get_if_there, names), strict=True))
+        return {name: content for name, content in found.items() if content is not None}
+
+    def _get_if_there(self, name: str) -> bytes | None:
         path = self._path(name)
         with _explained(f"cannot read {printable(path)}"), suppress(FileNotFoundError):
             return bytes(self.files.cat_file(path))

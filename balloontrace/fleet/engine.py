@@ -28,6 +28,8 @@ _SPARK_CONNECT = "sc://"
 # What SparkSession takes as a master.
 _SPARK_MASTER = re.compile(r"spark://.+|local(\[.*\])?|local-cluster\[.+\]|yarn|k8s://.+")
 _LONGEST_REASON = 300
+# What DuckDB would take for a pattern in a file's name.
+_MAGIC = re.compile(r"[\[*?]")
 _ASKED = "what_was_asked"
 
 
@@ -70,8 +72,10 @@ class Engine:
             self.session.read.parquet(*files).createOrReplaceTempView(name)
             return self.connection.table(name)
         # Day and host are in the files, too: names of folders need not be looked at.
-        options = {"hive_partitioning": False} if self.name == DUCKDB else {}
-        return self.connection.read_parquet(list(files), table_name=name, **options)
+        if self.name == DUCKDB:
+            names = [_MAGIC.sub(r"[\g<0>]", file) for file in files]
+            return self.connection.read_parquet(names, table_name=name, hive_partitioning=False)
+        return self.connection.read_parquet(list(files), table_name=name)
 
     def rows(self, asked: ir.Table) -> list[Row]:
         """All rows, by column, of plain values. BalloontraceError for whatever the engine does not like."""

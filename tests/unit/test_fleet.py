@@ -406,6 +406,12 @@ def test_an_object_store_is_read_by_duckdb_too(tmp_path: Path) -> None:
         storage.files.rm("/fleet", recursive=True)
 
 
+def test_a_folder_of_any_name(tmp_path: Path) -> None:
+    data = tmp_path / "a [x] *?%41 \u00f6"
+    archive([EXAMPLES / "after"], open_storage(str(data)))
+    assert len(ask(data, "slowest", Options(limit=3))) == 3
+
+
 def test_bins_hold_every_rate() -> None:
     """What a percentile may be off by: the middle of a bin of 2^(1/32)."""
     widest = np.exp2(0.5 / 32) - 1

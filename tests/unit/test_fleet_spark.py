@@ -171,16 +171,3 @@ def test_both_engines_give_the_same_answers(cluster: Cluster, tmp_path: Path) ->
     # Each worker had a part in it.
     for number in (1, 2):
         assert list((cluster.work / f"work-{number}").glob("app-*/*")), number
-
-
-def test_the_command_line_asks_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    archive([EXAMPLES / "before"], open_storage(str(tmp_path)))
-    words = ["fleet", str(tmp_path), "stalls", "--format", "csv"]
-    shown = [
-        subprocess.run(
-            [sys.executable, "-m", "balloontrace", *words, "--engine", engine],
-            cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True, timeout=1500, check=True,
-        ).stdout
-        for engine in (cluster.url, "duckdb")
-    ]  # fmt: skip
-    assert shown[0] == shown[1]
