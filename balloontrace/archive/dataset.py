@@ -48,11 +48,13 @@ class Batch:
         """The file whose being there makes it visible."""
         return f"{_COMMITS}/{self.folder}/{self.name}.json"
 
-    @property
-    def day(self) -> date | None:
-        """The day on which its recordings began."""
-        value = self.folder.partition("/")[0].removeprefix("day=")
-        return None if value == _NULL else date.fromisoformat(value)
+
+def _day_of(folder: str) -> date | None:
+    """The day in a folder's name; None where it is not known."""
+    try:
+        return date.fromisoformat(folder.removeprefix("day="))
+    except ValueError:
+        return None
 
 
 def name_batch(day: date | None, host: str | None, ranks: Mapping[str, int]) -> Batch:
@@ -114,22 +116,20 @@ class Dataset:
         """Where the rows of a table are: a path or a URL a batch."""
         return [self.storage.locate(batch.file_of(table)) for batch in self.batches]
 
-    def between(self, since: date | None, until: date | None) -> Dataset:
-        """Only what began on these days or between them; what does not know its day is left out then."""
-        if since is None and until is None:
-            return self
-        return Dataset(
-            self.storage, tuple(batch for batch in self.batches if _is_between(batch.day, since, until))
-        )
-
 
 def _is_between(day: date | None, since: date | None, until: date | None) -> bool:
     return day is not None and (since is None or since <= day) and (until is None or day <= until)
 
 
-def read_dataset(storage: Storage) -> Dataset:
-    """What is committed, which may be nothing. BalloontraceError for a dataset of another version."""
-    return Dataset(storage, tuple(_read_commits(storage, storage.find(_COMMITS, ".json"))))
+def read_dataset(storage: Storage, since: date | None = None, until: date | None = None) -> Dataset:
+    """What is committed, which may be nothing; only what began from one day on, or up to another.
+
+    What does not know its day is left out then. BalloontraceError for a dataset of another version.
+    """
+    names = storage.find(_COMMITS, ".json")
+    if since is not None or until is not None:
+        names = [name for name in names if _is_between(_day_of(name.split("/")[1]), since, until)]
+    return Dataset(storage, tuple(_read_commits(storage, names)))
 
 
 def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:

@@ -21,14 +21,12 @@ _SQL = "sql"
 
 def find_dataset(url: str, since: date | None = None, until: date | None = None) -> Dataset:
     """What is in a dataset, perhaps of these days only. UsageError where nothing is."""
-    every = read_dataset(open_storage(url))
-    if not every.batches:
-        raise UsageError(
-            f"{printable(url)} holds no archived recordings: `balloontrace archive` brings them there"
-        )
-    dataset = every.between(since, until)
+    dataset = read_dataset(open_storage(url), since, until)
     if not dataset.batches:
-        raise UsageError(f"{printable(url)} holds no recordings of these days")
+        which = "" if since is None and until is None else " of these days"
+        raise UsageError(
+            f"{printable(url)} holds no archived recordings{which}: `balloontrace archive` brings them there"
+        )
     return dataset
 
 
