@@ -212,7 +212,14 @@ def _draw_memory(drawing: Drawing, line: TimeLine, place: tuple[float, float]) -
     for before, after in itertools.pairwise(dots):
         drawing.line("memory", before, after)
     drawing.line("axis", (0, top_px + height_px), (1, top_px + height_px))
-    drawing.text("label", 0, top_px - 7, _memory_in_words(line))
+    # A phone has room for some 50 letters; the whole sentence is in the picture's description.
+    sizes = [each.size_bytes for each in line.available]
+    drawing.text(
+        "label",
+        0,
+        top_px - 7,
+        f"memory available: {format_bytes(sizes[0])}, least {format_bytes(min(sizes))}",
+    )
 
 
 def _memory_in_words(line: TimeLine) -> str:
