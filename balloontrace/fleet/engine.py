@@ -190,7 +190,7 @@ def explained(engine: str) -> Iterator[None]:
     """Whatever an engine raises, as one sentence; each has errors of its own."""
     try:
         yield
-    except (BalloontraceError, ImportError):
+    except BalloontraceError:
         raise
     except Exception as error:
         words = printable(" ".join(str(error).split())) or type(error).__name__

@@ -435,6 +435,21 @@ def test_an_object_store_is_read_by_duckdb_too(tmp_path: Path) -> None:
         storage.files.rm("/fleet", recursive=True)
 
 
+def test_another_engine_of_ibis(run: Run) -> None:
+    """Which is found by its URL: here the same one, by that way."""
+    asked = ("stalls", "--by", "kernel", "--format", "csv")
+    other = run(*asked, "--engine", "duckdb://")
+    assert (other.status, other.stdout) == (0, run(*asked).stdout)
+
+
+@pytest.mark.parametrize("engine", ["nonsense://x", "postgres://127.0.0.1:1/x"])
+def test_an_engine_that_is_not_there_is_one_sentence(engine: str, run: Run) -> None:
+    done = run("stalls", "--engine", engine)
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"balloontrace: {engine} cannot answer: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_folder_of_any_name(tmp_path: Path) -> None:
     data = tmp_path / "a [x] *?%41 \u00f6"
     archive([EXAMPLES / "after"], open_storage(str(data)))
