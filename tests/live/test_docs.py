@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,8 @@ PAGES = sorted(
     - {MEASURE}
 )
 BUNDLE = "balloontrace.pyz"
+DATASET = "months"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 FROM_A_CHECKOUT = "PYTHONPATH=. python3 -m "
 KPROBES = "/sys/kernel/debug/kprobes/list"
 SHOWN_MIB = 7168
@@ -59,9 +64,11 @@ def test_there_are_commands() -> None:
 
 @pytest.fixture(scope="module")
 def folder(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where commands for "anywhere" run: the examples are there, and a recording fetched from a guest."""
+    """Where commands for "anywhere" run: examples, a dataset of them, a recording fetched from a guest."""
     place = tmp_path_factory.mktemp("anywhere")
     shutil.copytree(ROOT / "examples", place / "examples")
+    (place / "recordings").symlink_to(place / "examples")
+    balloontrace_in(place, f"balloontrace archive recordings/ --to {DATASET}")
     guest.run(
         ["balloontrace", "record", "-f", "-o", "/io/guest.bt", "-d", "1"], timeout_s=ATTACH_S, check=True
     )
@@ -82,9 +89,11 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
     elif words.startswith("apt install "):
         packages = words.removeprefix("apt install ")
         guest.run(shell(f"dpkg -s {packages}"), check=True)
+    elif extra := re.fullmatch(r"pip install 'balloontrace\[(\w+)\]'", words):
+        assert extra[1] in EXTRAS
     elif words == f"scp {BUNDLE} guest:":
         put_bundle(folder, guest)
-    elif "record" in words:
+    elif "record" in words.split():
         if words.startswith(f"./{BUNDLE} "):
             put_bundle(folder, guest)
         run_record(words, guest, SOME_MIB)
@@ -98,6 +107,8 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
         words = words.replace(
             " guest.bt host.bt", " examples/nested-qemu-guest.bt examples/nested-qemu-host.bt"
         )
+        # A folder and an object store that are not here.
+        words = words.replace("/var/lib/balloontrace", "recordings/").replace("s3://bucket/", "stored-")
         assert words.startswith("balloontrace "), f"no test for {command!r}"
         balloontrace_in(folder, words)
 
@@ -155,7 +166,7 @@ def exec_form(words: str) -> str:
 
 
 def balloontrace_in(place: Path, words: str) -> str:
-    done = balloontrace(*words.split()[1:], cwd=place)
+    done = balloontrace(*shlex.split(words.replace("$(hostname)", platform.node()))[1:], cwd=place)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
