@@ -41,7 +41,7 @@ Maintainer: {_MAINTAINER}
 Installed-Size: @KIB@
 Depends: python3 (>= 3.11), python3-click, libbpf1
 Recommends: {", ".join(f"python3-{library}" for library in _LIBRARIES)}
-Suggests: python3-bpfcc
+Suggests: python3-bpfcc, python3-prometheus-client
 Section: utils
 Priority: optional
 Description: show where the time of a live virtio memory balloon goes
@@ -143,9 +143,15 @@ def _of_system(version: str, dated_s: int) -> dict[str, bytes]:
     return {
         f"usr/bin/{NAME}": _SCRIPT.encode(),
         f"usr/share/man/man1/{NAME}.1.gz": _packed((ROOT / f"docs/{NAME}.1").read_bytes()),
+        # Started by whoever wants it: a package that traces does not begin by itself.
+        f"usr/lib/systemd/system/{NAME}.service": (ROOT / f"packages/{NAME}.service").read_bytes(),
         f"usr/share/lintian/overrides/{NAME}": _OVERRIDES.encode(),
         f"{_DOCUMENTS}/copyright": _COPYRIGHT.encode(),
         f"{_DOCUMENTS}/changelog.gz": _packed((ROOT / "CHANGELOG.md").read_bytes()),
+        **{
+            f"{_DOCUMENTS}/examples/{path.name}": path.read_bytes()
+            for path in sorted((ROOT / "examples" / "prometheus").iterdir())
+        },
         f"{_DOCUMENTS}/changelog.Debian.gz": _packed(changelog.encode()),
         **{place: _completion(shell).encode() for shell, place in _COMPLETIONS.items()},
     }

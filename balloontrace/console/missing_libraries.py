@@ -13,7 +13,11 @@ _DEBIAN_PACKAGES = {
     "tabulate": "python3-tabulate",
 }
 # Heavy ones, which only these extras bring; Debian has not all of them.
-_EXTRAS = {**dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow"), "fleet"), "pyspark": "spark"}
+_EXTRAS = {
+    **dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow"), "fleet"),
+    "prometheus_client": "serve",
+    "pyspark": "spark",
+}
 LIBRARIES = frozenset({*_DEBIAN_PACKAGES, *_EXTRAS})
 """The top-level modules of all libraries beside click; pip knows those without an extra by that name."""
 

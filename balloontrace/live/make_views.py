@@ -260,10 +260,14 @@ def _shares(
     )
 
 
+def send_function(live: LiveSums) -> Function:
+    """What a send is: with page bitmaps tell_host is what leads to sends, and no send."""
+    by_bitmap = any(live.buckets[Function.SEND_RESP_DATA])
+    return Function.SEND_RESP_DATA if by_bitmap else Function.TELL_HOST
+
+
 def _send_times(first: LiveSums, before: LiveSums, now: LiveSums) -> Spread:
-    """With page bitmaps tell_host is what leads to sends, and no send."""
-    by_bitmap = any(now.buckets[Function.SEND_RESP_DATA])
-    function = Function.SEND_RESP_DATA if by_bitmap else Function.TELL_HOST
+    function = send_function(now)
     return Spread(
         function.symbol,
         _difference(before.buckets[function], now.buckets[function]),

@@ -134,9 +134,9 @@ def balloontrace(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def report(recording: Path) -> Json:
+def report(recording: Path, *options: str) -> Json:
     """The report of a recording, as JSON."""
-    done = balloontrace("report", "--format", "json", recording)
+    done = balloontrace("report", "--format", "json", recording, *options)
     assert done.returncode == 0, done.stderr
     found: Json = json.loads(done.stdout)
     return found

@@ -55,6 +55,7 @@ def test_it_has_a_place_for_everything(wheel: Path, tmp_path: Path) -> None:
     }
     assert found >= {
         "usr/bin/balloontrace",
+        "usr/lib/systemd/system/balloontrace.service",
         "usr/lib/python3/dist-packages/balloontrace/bpf/objects/x86_64/guest.bpf.o",
         "usr/share/man/man1/balloontrace.1.gz",
         "usr/share/bash-completion/completions/balloontrace",

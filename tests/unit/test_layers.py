@@ -38,8 +38,9 @@ ROOMS: dict[str, str] = {
     "render": "untrusted units format results",
     "make_bundle": "errors",
     "measure": f"{BASE} console system trace",
+    "serve": f"{BASE} live system",
     "commands": f"{BASE} console system trace live results analysis compare export render make_bundle "
-    "archive measure fleet",
+    "archive measure fleet serve",
     "cli": f"{BASE} console trace commands",
     "__main__": "cli",
 }
@@ -50,11 +51,11 @@ APART = (
 )
 NO_NUMPY = frozenset(
     {"errors", "untrusted", "results", "format", "units", "console", "system", "trace", "live", "render"}
-    | {"measure"}
+    | {"measure", "serve"}
 )
 HEAVY = frozenset(
     {"numpy", "pandas", "rich", "scipy", "tabulate", "jinja2", "bcc"}
-    | {"duckdb", "fsspec", "ibis", "pyarrow", "pyspark"}
+    | {"duckdb", "fsspec", "ibis", "prometheus_client", "pyarrow", "pyspark"}
 )
 # Modules that alone import a library, anywhere.
 ALONE = {
@@ -63,6 +64,7 @@ ALONE = {
     "jinja2": "render.html_page",
     "pyarrow": "archive.parquet_files",
     "fsspec": "archive.storage",
+    "prometheus_client": "serve.exposition",
     "libvirt": "measure.libvirt_vm",
 }
 IO_CALLS = frozenset(

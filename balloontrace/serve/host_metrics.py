@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the VMs of a host did for their guests' balloons, from a look at the sums of each.
+
+The only labels are the VM and the kind of call, or what a VM is: there are no more VMs than are traced at
+once. A VM that ended takes its series with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from balloontrace.format.host_counters import CallSums
+from balloontrace.live.make_views import HostLook
+from balloontrace.live.read_all_sums import VmLook
+from balloontrace.serve.families import Family, as_histogram, counter, gauge, histogram, seconds
+
+_CALL_POWERS = tuple(range(8, 33, 2))  # 256 ns to 4 s
+
+
+def host_families(looks: Sequence[VmLook], *, without_room: int = 0) -> Iterator[Family]:
+    """All metrics of a host; sums are since a VM was found."""
+    named = list(zip(vm_labels(looks), (each.look for each in looks), strict=True))
+    yield gauge("vms", "VMs that are traced.", [((), len(looks))])
+    yield counter("vms_not_traced", "VMs for which there was no room.", [((), without_room)])
+    yield gauge(
+        "vm_info", "What is known of a VM; always 1.",
+        (
+            ((vm, str(each.process.pid), each.process.vm_uuid or "", each.process.comm), 1)
+            for (vm, _), each in zip(named, looks, strict=True)
+        ),
+        ("vm", "pid", "uuid", "command"),
+    )  # fmt: skip
+    yield counter(
+        "buffers", "Buffers of page numbers that were served.",
+        (((vm,), look.counters.batches) for vm, look in named), ("vm",),
+    )  # fmt: skip
+
+    def by_call(value: Callable[[CallSums], float]) -> Iterator[tuple[tuple[str, ...], float | None]]:
+        for vm, look in named:
+            for call, sums in look.counters.calls.items():
+                if sums.calls:
+                    yield (vm, call.name.lower()), value(sums)
+
+    for name, text, value in (
+        ("calls", "Calls that give memory back, or take it.", lambda sums: sums.calls),
+        ("call_seconds", "Time inside these calls (stage d).", lambda sums: sums.duration_ns / 1e9),
+        ("call_bytes", "Memory that these calls named.", lambda sums: sums.bytes),
+        ("call_errors", "Calls that failed.", lambda sums: sums.errors),
+        ("calls_without_bytes", "Calls that named no memory.", lambda sums: sums.no_bytes),
+    ):
+        yield counter(f"host_{name}", text, by_call(value), ("vm", "call"))
+    yield from _times(named)
+    yield counter(
+        "host_thp_splits", "Mappings of huge pages that were split.",
+        (((vm,), look.counters.thp_splits) for vm, look in named), ("vm",),
+    )  # fmt: skip
+    yield counter(
+        "host_events_lost", "Calls of which nothing is known.",
+        (((vm,), look.counters.no_state + look.counters.overwritten) for vm, look in named), ("vm",),
+    )  # fmt: skip
+
+
+def vm_labels(looks: Sequence[VmLook]) -> list[str]:
+    """What each is called; of several by one name all have their process's number too."""
+    names = [each.process.name for each in looks]
+    times = Counter(names)
+    return [
+        name if times[name] == 1 else f"{name}-{each.process.pid}"
+        for name, each in zip(names, looks, strict=True)
+    ]
+
+
+def _times(named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
+    stages = (
+        ((vm, stage), seconds(time_ns))
+        for vm, look in named
+        for stage, time_ns in (
+            ("c", look.batches.served_ns - look.batches.calls_ns),
+            ("d", look.batches.calls_ns),
+        )
+        if look.batches.delimited
+    )
+    yield counter(
+        "host_stage_seconds", "Time of buffers from kick to completion: outside of calls (c), inside (d).",
+        stages, ("vm", "stage"),
+    )  # fmt: skip
+    yield counter(
+        "host_buffers_timed", "Buffers of which kick and completion were seen.",
+        (((vm,), look.batches.delimited) for vm, look in named), ("vm",),
+    )  # fmt: skip
+    latencies = []
+    for vm, look in named:
+        sums = [each for each in look.counters.calls.values() if each.calls]
+        if sums:
+            counts = [sum(column) for column in zip(*(each.buckets for each in sums), strict=True)]
+            total_ns = sum(each.duration_ns for each in sums)
+            latencies.append(((vm,), as_histogram(counts, total_ns, _CALL_POWERS)))
+    yield histogram("host_call_duration_seconds", "How long calls took.", latencies, ("vm",))

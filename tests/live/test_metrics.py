@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`balloontrace serve` in a guest: the numbers of a recording made then, and no privilege kept."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hostserve import WARM_UP, Server
+from prometheus import Prometheus, unpack_prometheus
+from prometheus_client.openmetrics import parser
+from tracing import ATTACH_S, FULL_MIB, ROOT, record, report, shell
+
+import lab
+
+LIBRARIES = "/tmp/libraries"
+SERVING = b"/metrics"
+# SIOCSIFFLAGS with IFF_UP: the image has no program that does it.
+LOOPBACK_UP = """
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))
+"""
+NOBODY = 65534
+MIB_PAGES = 256
+Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture(scope="module")
+def libraries(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """prometheus_client, which is Python alone and not in the guest's image; and a loopback that is up."""
+    found = find_spec("prometheus_client")
+    assert found is not None
+    assert found.origin is not None
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        archive.add(Path(found.origin).parent, "prometheus_client")
+    packed = tmp_path_factory.mktemp("libraries") / "libraries.tar.gz"
+    packed.write_bytes(content.getvalue())
+    guest.run(["mkdir", "-p", LIBRARIES], check=True)
+    guest.run(["tar", "-xzf", guest.push(packed), "-C", LIBRARIES], check=True)
+    guest.run(["python3", "-c", LOOPBACK_UP], check=True)
+    yield
+    guest.run(["rm", "-r", LIBRARIES], check=True)
+
+
+@pytest.fixture
+def kvm(guest: lab.Guest) -> Iterator[None]:
+    guest.run(shell("[ -e /dev/kvm ] || { : > /dev/kvm; : > /tmp/made-kvm; }"), check=True)
+    yield
+    guest.run(shell("[ ! -e /tmp/made-kvm ] || rm /dev/kvm /tmp/made-kvm"), check=True)
+
+
+def start(guest: lab.Guest, side: str) -> lab.GuestProcess:
+    words = ["python3", "-P", "-m", "balloontrace", "serve", "--side", side]
+    process = guest.start(words, env={"PYTHONPATH": f"/repo:{LIBRARIES}"})
+    process.wait_for(SERVING, ATTACH_S)
+    return process
+
+
+def read_metrics(guest: lab.Guest, accept: str) -> str:
+    script = (
+        "import urllib.request as u; r = u.Request('http://127.0.0.1:9435/metrics', "
+        f"headers={{'Accept': {accept!r}}}); print(u.urlopen(r).read().decode(), end='')"
+    )
+    return guest.run(["python3", "-c", script], check=True, timeout_s=120).stdout
+
+
+def check_by_promtool(guest: lab.Guest) -> None:
+    """Names, types and units are as Prometheus wants them."""
+    promtool = unpack_prometheus() / "promtool"
+    text = read_metrics(guest, "text/plain")
+    subprocess.run([promtool, "check", "metrics"], input=text, text=True, check=True, timeout=60)
+
+
+def scrape(guest: lab.Guest) -> Values:
+    text = read_metrics(guest, "application/openmetrics-text")
+    families = parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    samples = [sample for family in families for sample in family.samples]
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def one(values: Values, name: str, **labels: str) -> float:
+    return values[f"balloontrace_{name}", frozenset(labels.items())]
+
+
+def test_promtool_takes_the_rules_and_what_they_ask_for() -> None:
+    """On this machine: the rules, and their own tests."""
+    promtool, rules = unpack_prometheus() / "promtool", ROOT / "examples" / "prometheus"
+    for words in (
+        ["check", "rules", "balloontrace.rules.yml"],
+        ["test", "rules", "balloontrace.rules.test.yml"],
+    ):
+        subprocess.run([promtool, *words], cwd=rules, check=True, timeout=60)
+
+
+def all_of(values: Values, name: str) -> list[float]:
+    """Its values, whatever the labels."""
+    return [value for (each, _), value in values.items() if each == f"balloontrace_{name}"]
+
+
+def status_of(guest: lab.Guest, pid: int) -> dict[str, str]:
+    lines = guest.run(["cat", f"/proc/{pid}/status"], check=True).stdout.splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -> None:
+    serving = start(guest, "guest")
+    prometheus = Prometheus(guest)
+    recorder = record(guest, "/root/served.bt")
+    guest.set_balloon(target_mib=FULL_MIB - 509)
+    guest.wait_balloon()
+    values = scrape(guest)
+    while one(values, "work_item_under_way_seconds"):
+        values = scrape(guest)
+    check_by_promtool(guest)
+    recorder.end()
+    found = report(recorder.pull(tmp_path))
+    (inflate,) = found["operations"]
+    moved = 'balloontrace_moved_pages_total{queue="inflate"}'
+    while prometheus.query(moved) != [inflate["pages"]]:
+        assert (prometheus.query(moved) or [0])[0] < inflate["pages"]
+    assert prometheus.query("balloontrace_sends_total") == [inflate["sends"]]
+    assert prometheus.query("up") == [1]
+    prometheus.end()
+    status = status_of(guest, serving.pid)
+    serving.signal(signal.SIGTERM)
+    assert serving.wait(60).status == 0
+    assert one(values, "moved_pages_total", queue="inflate") == inflate["pages"] == 509 * MIB_PAGES
+    assert all_of(values, "actual_bytes") == all_of(values, "target_bytes") == [509 << 20]
+    assert all_of(values, "shortfall_bytes") == [0]
+    assert one(values, "sends_total") == one(values, "send_seconds_count")
+    assert one(values, "events_lost_total") == 0
+    stages = sum(value for (name, _), value in values.items() if name.endswith("stage_seconds_total"))
+    assert stages > 0
+    for name in ("CapEff", "CapPrm", "CapBnd"):
+        assert int(status[name], 16) == 0, status
+    assert set(status["Uid"].split()) == {str(NOBODY)}
+
+
+@pytest.mark.usefixtures("libraries", "kvm", "_hostserve")
+def test_every_vm_of_a_host_is_served(guest: lab.Guest, tmp_path: Path) -> None:
+    servers = {name: Server(guest, name, vm=name) for name in ("served1", "served2")}
+    serving = start(guest, "host")
+    recorder = record(guest, "/root/host.bt", "--side", "host", "--all")
+    for server, calls in zip(servers.values(), (131, 53), strict=True):
+        server.serve(WARM_UP, f"dontneed {calls}", "fail 3")
+    values = scrape(guest)
+    check_by_promtool(guest)
+    late = Server(guest, "late", vm="late")
+    servers["served2"].end()
+    now = scrape(guest)
+    while ("balloontrace_vm_info", "late") not in vms(now) or ("balloontrace_vm_info", "served2") in vms(now):
+        now = scrape(guest)
+    recorder.end()
+    status = status_of(guest, serving.pid)
+    serving.signal(signal.SIGTERM)
+    assert serving.wait(60).status == 0
+    for server in (servers["served1"], late):
+        server.end()
+    path = recorder.pull(tmp_path)
+    for name, calls in (("served1", 131), ("served2", 53)):
+        (recorded,) = (
+            each for each in report(path, "--vm", name)["host"]["calls"] if each["call"] == "madvise_dontneed"
+        )
+        assert (
+            one(values, "host_calls_total", vm=name, call="madvise_dontneed")
+            == recorded["calls"]
+            == calls + 3
+        )
+        assert one(values, "host_call_bytes_total", vm=name, call="madvise_dontneed") == recorded["bytes"]
+        assert (
+            one(values, "host_call_errors_total", vm=name, call="madvise_dontneed") == recorded["errors"] == 3
+        )
+        assert one(values, "buffers_total", vm=name) == 2
+        assert one(values, "host_events_lost_total", vm=name) == 0
+    allowed = 1 << 2 | 1 << 19
+    assert int(status["CapEff"], 16) & ~allowed == 0
+    assert set(status["Uid"].split()) == {str(NOBODY)}
+
+
+def vms(values: Values) -> set[tuple[str, str]]:
+    return {(name, dict(labels)["vm"]) for name, labels in values if "vm" in dict(labels)}
