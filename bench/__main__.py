@@ -20,6 +20,7 @@ from bench import (
     decode_payloads,
     fleet,
     host_overhead,
+    host_vms,
     html_report,
     matching,
     overhead,
@@ -46,6 +47,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *reporting_while_inflating.BENCHMARKS,
     *bitmap_overhead.BENCHMARKS,
     *host_overhead.BENCHMARKS,
+    *host_vms.BENCHMARKS,
     *both_sides_cost.BENCHMARKS,
 )
 

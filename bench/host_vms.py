@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `record --side host --all` costs on a host with many VMs, and whether it loses or keeps anything.
+
+100 processes serve as VMMs do, 10 others do not. The guest's clock counts instructions, a nanosecond each.
+So times of a processor are instructions, the same on every machine. A real one makes several in a nanosecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lab
+from balloontrace.analysis.processes import split_processes
+from balloontrace.format.host_counters import parse_host_counters
+from balloontrace.format.recording import read_recording
+from bench.figures import Benchmark, Figure, say
+
+GUEST_MIB = 4096
+START_S, ORDER_S = 300, 1800
+VMS, OTHERS, ROUNDS = 100, 10, 8
+CALLS = VMS * ROUNDS * 256
+IDLE_S = 60
+COMING, LIVES_MS = 1000, 1500
+MOST_IDLE_PERCENT, MOST_MB = 0.5, 60
+_TICKS_PER_S = 100
+_SOURCE = Path(__file__).with_name("host_vms.c")
+_RECORDING = "/run/all.bt"
+
+
+def measure_host_vms() -> Iterator[Figure]:
+    """Idle, busy, and with VMs that come and go."""
+    with lab.solo(memory_mib=GUEST_MIB, icount=True, balloons=0) as guest:
+        host = _Host(guest)
+        host.order(f"start {VMS} {OTHERS}")
+        words = ["balloontrace", "record", "--side", "host", "--all", "-f", "-o", _RECORDING]
+        recorder = guest.start(words)
+        recorder.wait_for(b"probes attached", START_S)
+        own = _Recorder(guest, recorder.pid)
+        guest.run(["sleep", "5"], check=True)
+        idle = own.busy_s(IDLE_S) / IDLE_S * 100
+        say(f"idle: {idle:.3f} % of a processor, {own.memory_mb():.1f} MB")
+        calls, took_ns = map(int, host.order(f"serve {ROUNDS}").split()[1:])
+        yield Figure("host_vms_idle", idle, "%", at_most=MOST_IDLE_PERCENT)
+        yield Figure("host_vms_calls", calls / took_ns * 1e6, "/ms")
+        host.order(f"churn {COMING // 5} {LIVES_MS}")
+        before = own.memory_mb(), own.descriptors()
+        host.order(f"churn {COMING} {LIVES_MS}")
+        guest.run(["sleep", "3"], check=True)
+        yield Figure("host_vms_memory", own.memory_mb(), "MB", at_most=MOST_MB)
+        yield Figure("host_vms_growth", own.memory_mb() - before[0], "MB", at_most=0.5)
+        yield Figure("host_vms_descriptors_left", own.descriptors() - before[1], "", at_most=0)
+        recorder.signal(2)
+        assert recorder.wait(ORDER_S).status == 0
+        host.order("end")
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "all.bt"
+            path.write_bytes(guest.pull(_RECORDING))
+            parts = split_processes(read_recording(path))
+    counters = [parse_host_counters(part.counters) for part in parts if part.counters]
+    seen = sum(each.all_calls for each in counters[:VMS])
+    yield Figure("host_vms_calls_missing", CALLS - seen, "", at_most=0)
+    yield Figure("host_vms_lost", sum(each.lost + each.no_state for each in counters), "", at_most=0)
+    yield Figure("host_vms_found", len(parts), f"of {VMS + COMING // 5 + COMING}")
+
+
+class _Host:
+    """The processes, obeying orders."""
+
+    def __init__(self, guest: lab.Guest) -> None:
+        source = guest.push(_SOURCE)
+        guest.run(["gcc", "-O2", "-o", "/run/vms", source], timeout_s=START_S, check=True)
+        guest.run(["sh", "-c", ": > /dev/kvm; mkfifo /run/orders"], check=True)
+        self._guest = guest
+        self._process = guest.start(["sh", "-c", "exec /run/vms <> /run/orders"])
+        self._read_bytes = 0
+
+    def order(self, line: str) -> str:
+        """Have it done; what was said of it."""
+        self._guest.run(["sh", "-c", f"echo {line} > /run/orders"], check=True)
+        start = self._read_bytes
+        self._read_bytes = self._process.wait_for(b"\n", ORDER_S, stream="stdout", after=start)
+        said = self._process.read("stdout", start).decode().strip()
+        say(f"{line}: {said}")
+        return said
+
+
+class _Recorder:
+    """The recorder's own process."""
+
+    def __init__(self, guest: lab.Guest, pid: int) -> None:
+        self._guest, self._pid = guest, pid
+
+    def busy_s(self, seconds: int) -> float:
+        """Processor time in the next `seconds`."""
+        script = f"s() {{ cut -d' ' -f14,15 /proc/{self._pid}/stat; }}; s; sleep {seconds}; s"
+        ticks = [int(word) for word in self._run(script, ORDER_S).split()]
+        return (ticks[2] + ticks[3] - ticks[0] - ticks[1]) / _TICKS_PER_S
+
+    def memory_mb(self) -> float:
+        """What it holds, the maps that it shares with the programs included."""
+        return int(self._run(f"grep VmRSS /proc/{self._pid}/status").split()[1]) * 1024 / 1e6
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return int(self._run(f"ls /proc/{self._pid}/fd | wc -l"))
+
+    def _run(self, script: str, timeout_s: float = 60) -> str:
+        return self._guest.run(["sh", "-c", script], check=True, timeout_s=timeout_s).stdout
+
+
+BENCHMARKS = (
+    Benchmark(
+        (
+            *("host_vms_idle", "host_vms_calls", "host_vms_memory", "host_vms_growth"),
+            *("host_vms_descriptors_left", "host_vms_calls_missing", "host_vms_lost", "host_vms_found"),
+        ),
+        measure_host_vms,
+        group="host_vms",
+    ),
+)
