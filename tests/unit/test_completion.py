@@ -44,7 +44,7 @@ def test_options_of_every_verb(verb: str) -> None:
 
 
 def test_choices() -> None:
-    assert [item.value for item in complete("record", "--side", "")] == ["guest", "host", "auto"]
+    assert [item.value for item in complete("record", "--side", "")] == ["guest", "host", "both", "auto"]
 
 
 def test_what_is_written_completes_as_a_file() -> None:
