@@ -215,6 +215,8 @@ def _run(plan: Plan, asked: _Asked) -> ExitCode:
 
     with ExitStack() as stack:
         guest, vm = _open(plan, asked, stack)
+        if guest is not None and guest.kept:
+            stack.callback(_tell, f"left in the guest: {guest.kept}")
         if vm.named.pid is None and not asked.guest_only:
             raise UsageError(f"the process of the VM {vm.named.name} is not known: name it with --pid")
         sides = Sides(

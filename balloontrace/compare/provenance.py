@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from balloontrace.results.comparison import Difference
+from balloontrace.results.measurement import Condition
 from balloontrace.untrusted import printable
 
 # By machine, then by what `measure/facts` calls them. The load differs always, and is told apart.
@@ -26,7 +27,7 @@ _UNKNOWN = "unknown"
 _VMM = "command line of the VMM"
 
 
-def conditions_of(told: Mapping[str, Any]) -> dict[str, str]:
+def conditions_of(told: Mapping[str, Any]) -> tuple[Condition, ...]:
     """What is known of the machines, by what it is called; not the long words of the VMM."""
     found = dict(_of_machines(told, frozenset()))
     found.pop(_VMM, None)
@@ -34,7 +35,7 @@ def conditions_of(told: Mapping[str, Any]) -> dict[str, str]:
         load = _of(told, machine).get("load")
         if load is not None:
             found[f"load of the {machine}"] = str(load)
-    return found
+    return tuple(Condition(name, value) for name, value in found.items())
 
 
 def tell_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[Difference]:
@@ -48,6 +49,10 @@ def tell_differences(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
         for name in names
         if first.get(name, _UNKNOWN) != second.get(name, _UNKNOWN)
     ]
+    states = [str(told.get("state_command") or "none") for told in (before, after)]
+    if states[0] != states[1]:
+        text = f"state: {states[0]} before, {states[1]} after"
+        found.insert(0, Difference("state", states[0], states[1], expected=True, text=text))
     busy = [_busy(told) for told in (before, after)]
     if busy[0] != busy[1]:
         found.append(

@@ -76,7 +76,7 @@ def summarise(recordings: Recordings, first: Recordings | None) -> Measurement:
         warnings=tuple(
             dict.fromkeys(warning for report in recordings.reports for warning in report.warnings)
         ),
-        conditions=tuple(conditions_of(told).items()),
+        conditions=conditions_of(told),
     )
 
 
@@ -91,7 +91,7 @@ def summarise_driven(folder: Path) -> Measurement:
     )
     return Measurement(
         MEASUREMENT_VERSION, str(folder), told.get("vm"), told.get("state_command"), len(rounds), None, moves,
-        (), (), tuple(conditions_of(told).items()),
+        (), (), conditions_of(told),
     )  # fmt: skip
 
 

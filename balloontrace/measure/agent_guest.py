@@ -45,6 +45,11 @@ class AgentGuest(Guest):
             self._bundle = f"{self._folder}/balloontrace.pyz"
             self._agent.write_file(self._bundle, make_bundle())
 
+    @property
+    def kept(self) -> str | None:
+        """As --keep wants it."""
+        return self._bundle if self._keep and self._bundle else None
+
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
         """By the guest's python3."""
         ended = self._agent.run(["python3", "-c", facts_source(), *words], timeout_s)
@@ -65,7 +70,7 @@ class AgentGuest(Guest):
         """Remove what was copied, unless it is to be kept."""
         with suppress(BalloontraceError):
             if self._folder:
-                left = [] if self._keep and self._bundle else [self._folder]
+                left = [] if self.kept else [self._folder]
                 self._agent.run(["rm", "-rf", *left, f"{self._folder}/none"], _QUICK_S)
         self._close()
 

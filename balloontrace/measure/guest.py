@@ -52,6 +52,11 @@ class Guest(abc.ABC):
     def close(self) -> None:
         """Remove what was copied, and leave. Never raises."""
 
+    @property
+    def kept(self) -> str | None:
+        """Where what was copied stays in the guest; None for nothing."""
+        return None
+
     def read_balloon_bytes(self) -> int:
         """How large the balloon is, by the guest's kernel. Raises GuestGone, BalloontraceError."""
         found = self.ask("balloon", timeout_s=60)["balloon_bytes"]

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,9 +56,20 @@ class Recorder(abc.ABC):
 class ChildRecorder(Recorder):
     """A child whose standard output is the recording, and which ends when its standard input does."""
 
-    def __init__(self, whose: str, argv: Sequence[str], path: Path, *, own_session: bool) -> None:
-        """Start it. Unless in a session of its own it may ask for a password, and Ctrl-C is not for it."""
-        self.whose, self.path = whose, path
+    def __init__(
+        self,
+        whose: str,
+        argv: Sequence[str],
+        path: Path,
+        *,
+        own_session: bool,
+        explain: Callable[[int], str | None] = lambda _status: None,
+    ) -> None:
+        """Start it. Unless in a session of its own it may ask for a password, and Ctrl-C is not for it.
+
+        `explain` may know better than its last words what an exit status means.
+        """
+        self.whose, self.path, self._explain = whose, path, explain
         self._said = b""
         with path.open("xb") as output:
             self._process = subprocess.Popen(
@@ -134,7 +145,10 @@ class ChildRecorder(Recorder):
         lines = self._said.decode(errors="replace").strip().splitlines()
         telling = [line for line in lines if line.strip()]
         status = self._process.returncode
-        how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        explained = self._explain(status)
+        if explained is not None:
+            return explained
+        how = f"signal {-status}" if status < 0 else f"status {status}"
         return printable(telling[-1].removeprefix("balloontrace: ")) if telling else how
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure import provenance
-from balloontrace.measure.guest import Guest
+from balloontrace.measure.guest import Guest, GuestGone
 from balloontrace.measure.plan import INCOMPLETE, STATES, Plan, Turn, turns
 from balloontrace.measure.provenance import RoundDone
+from balloontrace.measure.recorder import RecorderFailed
 from balloontrace.measure.shell import run_shell
 from balloontrace.measure.sides import Recorded, Sides, give_path_to_sudo_user
 from balloontrace.measure.vm import Vm
@@ -57,12 +58,16 @@ class Rounds:
         ):
             folder.mkdir(parents=True, exist_ok=True)
             give_path_to_sudo_user(folder)
+        self._say(
+            f"{self._vm.named.name}: {format_bytes(self._plan.take_bytes)} out of {format_bytes(full_bytes)} "
+            f"and back, {format_things(len(self._turns), 'time')}, into {self._plan.out}"
+        )
         described = provenance.describe(self._plan, self._vm.named, self._guest)
         provenance.write(self._plan, described, self.done)
         started_s = time.monotonic()
         try:
             for turn in self._turns:
-                done = self._run_turn(turn, full_bytes, incomplete)
+                done = self._try_turn(turn, full_bytes, incomplete)
                 self._finished += 1
                 if not turn.is_first:
                     self.done.setdefault(turn.folder, []).append(done)
@@ -72,6 +77,14 @@ class Rounds:
             self._put_back(full_bytes)
             with suppress(OSError):
                 incomplete.rmdir()  # unless something is in it
+
+    def _try_turn(self, turn: Turn, full_bytes: int, incomplete: Path) -> RoundDone:
+        """`_run_turn`; where the whole VM is gone, that is the error, and not what it did to a recorder."""
+        try:
+            return self._run_turn(turn, full_bytes, incomplete)
+        except (RecorderFailed, GuestGone):
+            self._vm.read_size_bytes()
+            raise
 
     def _run_turn(self, turn: Turn, full_bytes: int, incomplete: Path) -> RoundDone:
         """One turn; its recordings are in its folder when all of it went well, else in `incomplete`."""

@@ -75,7 +75,7 @@ class SshGuest(Guest):
 
     @property
     def kept(self) -> str | None:
-        """What stays in the guest, None for nothing."""
+        """As --keep wants it."""
         return self._bundle if self._keep and self._bundle else None
 
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
@@ -94,13 +94,23 @@ class SshGuest(Guest):
         sudo = [] if self.facts.is_root else ["sudo", "-n"]
         words = [*sudo, *program, "record", "-o", "-", "--side", "guest", "--until-eof", *options]
         argv = [*self._ssh(), f"exec {shlex.join(words)}"]
-        return ChildRecorder(f"the recorder of {self.name} over ssh", argv, path, own_session=False)
+        if self._is_lost():
+            raise GuestGone(f"the connection to {self.name} is lost")
+        whose = f"the recorder of {self.name} over ssh"
+        return ChildRecorder(whose, argv, path, own_session=False, explain=self._explain)
 
     def close(self) -> None:
         """The keeper removes what was copied when its input ends."""
         if self._keeper is not None:
             _end(self._keeper)
         shutil.rmtree(self._own_folder, ignore_errors=True)
+
+    def _is_lost(self) -> bool:
+        return self._keeper is None or self._keeper.poll() is not None
+
+    def _explain(self, status: int) -> str | None:
+        """What is to be said of a recorder that ended because ssh did."""
+        return "the connection is lost" if status < 0 or status == _FAILED or self._is_lost() else None
 
     def _ssh(self) -> list[str]:
         """The words before the command. Options of the user's come first, and so they count."""

@@ -53,6 +53,14 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """Something of the machines that decides how fast they are."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What rounds of one VM, in one state, have shown."""
 
@@ -65,4 +73,4 @@ class Measurement:
     moves: tuple[Move, ...]
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
-    conditions: tuple[tuple[str, str], ...]
+    conditions: tuple[Condition, ...]

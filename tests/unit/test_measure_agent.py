@@ -66,6 +66,7 @@ def test_a_recording_is_fetched_and_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("agent")
 def test_what_is_to_be_kept_stays(tmp_path: Path) -> None:
     guest = reach(tmp_path, keep=True)
+    assert guest.kept == f"{folder_of(guest)}/balloontrace.pyz"
     guest.close()
     kept = folder_of(guest) / "balloontrace.pyz"
     assert kept.read_bytes() == RECORDER

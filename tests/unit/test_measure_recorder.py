@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from measured_vm import start_recorder
 
-from balloontrace.measure.recorder import RecorderFailed
+from balloontrace.measure.recorder import ChildRecorder, RecorderFailed
 
 FAILS = "import sys; sys.exit('balloontrace: cannot trace here: no BTF')"
 FAILS_LATER = """
@@ -56,3 +57,11 @@ def test_waiting_ends_in_time(tmp_path: Path) -> None:
     recorder = start_recorder(tmp_path / "a.bt", "import time; time.sleep(600)")
     assert not recorder.is_attached(0.01)
     recorder.kill()
+
+
+def test_what_is_known_better_than_its_last_words(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", "import sys; print('debug', file=sys.stderr); sys.exit(255)"]
+    lost = {255: "the connection is lost"}
+    recorder = ChildRecorder("the recorder", argv, tmp_path / "a.bt", own_session=False, explain=lost.get)
+    with pytest.raises(RecorderFailed, match=r"^the recorder ended: the connection is lost$"):
+        recorder.is_attached(30)

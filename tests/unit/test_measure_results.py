@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from html_tree import assert_sound
 from runs import HOST_TIMES, Setup, make_run, make_runs, scatter
+from schemas import hold, validator
 
 from balloontrace.commands.formats import offered
 from balloontrace.compare.inputs import read_side
@@ -97,6 +98,7 @@ def test_where_no_guest_was_recorded(folder: Path) -> None:
         ("deflate", 16 * MIB_PAGES, ()),
     ]
     assert [move.driven.median for move in found.moves if move.driven] == [0.2e9, 0.4e9]
+    hold(validator("measure"), json.loads(show(found, "json")))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,9 @@ def test_every_format(folder: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(show(found, "csv"))))
     assert [row["name"] for row in rows if row["kind"] == "inflate"][:3] == ["rate", "wall", "a"]
     assert float(rows[1]["median"]) == wall.median
-    assert json.loads(show(found, "json"))["moves"][0]["times"][0]["median"] == wall.median
+    described = json.loads(show(found, "json"))
+    hold(validator("measure"), described)
+    assert described["moves"][0]["times"][0]["median"] == wall.median
     assert "| wall " in show(found, "markdown")
     assert_sound(show(found, "html"))
 
@@ -170,6 +174,11 @@ def test_long_command_lines_are_told_by_their_difference() -> None:
     (found,) = tell_differences({"vmm": [*long, "-x"]}, {"vmm": [*long, "-y", "-z"]})
     assert found.text == "command line of the VMM: -x before, -y -z after"
     assert tell_differences({"vmm": long}, None) == tell_differences({"vmm": long}, {"vmm": long}) == []
+
+
+def test_two_states_are_what_is_compared() -> None:
+    (found,) = tell_differences({"state_command": "insmod a.ko"}, {"state_command": "insmod b.ko"})
+    assert (found.text, found.expected) == ("state: insmod a.ko before, insmod b.ko after", True)
 
 
 def test_what_a_folder_says_is_printable(tmp_path: Path) -> None:

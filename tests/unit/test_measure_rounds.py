@@ -51,6 +51,7 @@ def test_each_round_has_a_recording_and_the_first_is_apart(tmp_path: Path) -> No
     told = json.loads((asked.out / "measure.json").read_text())
     assert [each["number"] for each in told["rounds"]] == [1, 2]
     assert (told["vm"], told["guest"], told["touched"]) == ("vm1", {"kernel": "6.12"}, False)
+    assert said.pop(0) == f"vm1: 256 MiB out of 1.00 GiB and back, 3 times, into {asked.out}"
     assert len(said) == 3
     assert said[1].startswith("vm1: round 1 of 2: inflate 0.")
     assert "left" in said[1]
@@ -127,6 +128,22 @@ def test_a_recorder_that_ends_by_itself(tmp_path: Path) -> None:
     with pytest.raises(RecorderFailed, match="the driver is gone"):
         rounds(vm, ScriptGuest(ENDS_EARLY), asked).run()
     assert vm.targets == [FULL_BYTES]  # it had not moved, and is told again where to be
+
+
+def test_a_vm_that_ends_is_told_before_what_it_did_to_a_recorder(tmp_path: Path) -> None:
+    vm = NumberVm()
+    read = vm.read_size_bytes
+
+    def read_once() -> int:
+        vm.read_size_bytes = gone  # type: ignore[method-assign]
+        return read()
+
+    def gone() -> int:
+        raise VmGone("the VM vm1 has ended")
+
+    vm.read_size_bytes = read_once  # type: ignore[method-assign]
+    with pytest.raises(VmGone):
+        rounds(vm, ScriptGuest(ENDS_EARLY), plan(tmp_path / "out", settle_s=30.0)).run()
 
 
 @pytest.mark.parametrize(

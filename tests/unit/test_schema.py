@@ -28,9 +28,9 @@ from balloontrace.commands.compare import compare
 from balloontrace.export.event_rows import BATCH_COLUMNS, PAYLOAD_COLUMNS, SPAN_COLUMNS, described_events
 from balloontrace.render.export.ndjson import render_ndjson
 from balloontrace.render.json import render_json
-from balloontrace.results import comparison, recorder, report
+from balloontrace.results import comparison, measurement, recorder, report
 
-SCHEMAS = ("report", "export", "compare")
+SCHEMAS = ("report", "export", "compare", "measure")
 # A field of one of these names says its unit in its description.
 UNITS = {"_ns": "nanoseconds", "_bytes": "bytes", "_pages": "4 KiB", "_pfn": "4 KiB", "_ppm": "per million"}
 
@@ -224,7 +224,11 @@ def described_types(described: Schema) -> set[str]:
 
 
 # What is written as it is in these classes, by the schema that describes it.
-ROOTS: Mapping[str, type] = {"report": report.Report, "compare": comparison.Comparison}
+ROOTS: Mapping[str, type] = {
+    "report": report.Report,
+    "compare": comparison.Comparison,
+    "measure": measurement.Measurement,
+}
 CLASSES = [(name, each) for name, root in ROOTS.items() for each in dataclasses_of(root).values()]
 
 

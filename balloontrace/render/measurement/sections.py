@@ -20,7 +20,7 @@ def describe_measurement(found: Measurement) -> list[Section]:
         [rate_table(found)] if any(move.rates for move in found.moves) else [],
         *([Title(title(move)), time_table(move), *notes(move)] for move in found.moves if _is_known(move)),
         [Line(f"left out: {each}") for each in found.left_out],
-        [Line(f"{name}: {value}") for name, value in found.conditions],
+        [Line(f"{each.name}: {each.value}") for each in found.conditions],
     ]
 
 
