@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from measuring import assert_nothing_left
 from pairs import SPLIT, booted, report_both, top_stages
-from tracing import ATTACH_S, MIB_PAGES, assert_whole, balloontrace, outcomes, shell
+from tracing import ATTACH_S, MIB_PAGES, assert_whole, balloontrace, outcomes, report, shell
 
 import lab
 from lab import ssh
@@ -80,6 +80,21 @@ def test_both_sides_by_qmp(pair: lab.Nested) -> None:
         assert found["header"]["label"] == f"guest1 round {number} of {ROUNDS}"
         assert found["host"]["process"].startswith(f"{pair.qemu_pid} ")
     assert_nothing_left(pair.guest)
+
+
+def test_the_host_alone(pair: lab.Nested) -> None:
+    """Without a way into the guest: its calls are recorded, and how long moves took is as QEMU tells."""
+    words = ["--host-only", "--qmp", QMP, "--take", f"{TAKEN_MIB}M", "--rounds", "1", "--no-first"]
+    done = pair.host.run(
+        ["balloontrace", "measure", *words, "-o", "/io/alone", "--format", "json"],
+        timeout_s=ATTACH_S, check=True,
+    )  # fmt: skip
+    inflate, deflate = json.loads(done.stdout)["moves"]
+    assert [each["times"] for each in (inflate, deflate)] == [[], []]
+    assert all(each["driven"]["n"] == 1 for each in (inflate, deflate))
+    (recording,) = (pair.host.io / "alone").glob("*.bt")
+    calls = {row["call"]: row["bytes"] for row in report(recording)["host"]["calls"]}
+    assert calls["madvise_dontneed"] >= TAKEN_MIB << 20
 
 
 def test_both_sides_around_a_command(pair: lab.Nested, control: str) -> None:
