@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -112,8 +113,6 @@ class Recorded:
 
 def give_path_to_sudo_user(path: Path) -> None:
     """As recordings that `record` makes belong to who called sudo."""
-    import os
-
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         give_to_sudo_user(fd)
