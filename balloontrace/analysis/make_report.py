@@ -109,7 +109,8 @@ def _examine_one_of(whole: Recording, parts: Sequence[Recording], guest: Recordi
     if guest is None:
         if len(parts) > 1:
             raise RecordingError(
-                f"{whole.label} is of {len(parts)} VMs: choose one with --vm, of {list_vms(parts)}"
+                f"{whole.label} is of {len(parts)} VMs: report and export take --vm for one of "
+                f"{list_vms(parts)}"
             )
         return examine(parts[0])
     found = []

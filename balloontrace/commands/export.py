@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from balloontrace.commands.formats import Format, Pieces, format_option
-from balloontrace.console.option_types import RECORDING
+from balloontrace.console.option_types import RECORDING, recorded_vm_option
 from balloontrace.console.output_file import write_files, write_output
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, UsageError
@@ -38,7 +38,16 @@ _DESCRIPTIONS = (_METADATA, _HOST_METADATA)
     "counters.csv and metadata.json; a .csv file or - holds spans alone, or a host's batches.",
 )
 @click.option("-f", "--force", is_flag=True, help="Let -o replace files; in a folder, all tables.")
-def export(recording: Path, host_recording: Path | None, form: Format, output: str, *, force: bool) -> None:
+@recorded_vm_option
+def export(
+    recording: Path,
+    host_recording: Path | None,
+    form: Format,
+    output: str,
+    *,
+    force: bool,
+    vm: str | None,
+) -> None:
     r"""Write the single events of RECORDING: each traced call of a guest, each buffer a host served.
 
     With a recording of the host made at the same time, each buffer names its send. A time line then shows
@@ -57,7 +66,7 @@ def export(recording: Path, host_recording: Path | None, form: Format, output: s
     if not output:
         raise UsageError("-o takes a name; give - for standard output, or . for this folder")
     sources = read_recordings(recording, host_recording)
-    examined = examine(*sources)
+    examined = examine(*sources, vm=vm)
     if form.tables is not None:
         _write_tables(form, form.tables(sources, examined), sources, Path(output), force=force)
     elif form.export is not None:

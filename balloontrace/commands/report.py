@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from balloontrace.commands.formats import Format, format_option
-from balloontrace.console.option_types import RECORDING, output_options
+from balloontrace.console.option_types import RECORDING, output_options, recorded_vm_option
 from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import note, verbose_option, warn
 from balloontrace.errors import DataLostError, UsageError
@@ -76,11 +76,7 @@ def parse_max_lost(text: str) -> MaxLost:
     help="Exit with 5 if more events, or a larger share of them, were lost while recording. Pages that no "
     "probe saw count as one event for each 256, and as a share of all pages that moved.",
 )
-@click.option(
-    "--vm",
-    metavar="GLOB",
-    help="Of a recording of many VMs (record --all) only those that are called so.",
-)
+@recorded_vm_option
 @verbose_option
 def report(
     recording: Path,

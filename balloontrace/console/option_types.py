@@ -150,6 +150,11 @@ vm_option = click.option(
     help="The process on the host whose VM is called so, e.g. web1 or 'web*', or has this uuid. Names are "
     "those of QEMU, libvirt, Firecracker, cloud-hypervisor or the control group.",
 )
+recorded_vm_option = click.option(
+    "--vm",
+    metavar="GLOB",
+    help="Of a recording of many VMs (record --all) only those that are called so.",
+)
 all_option = click.option(
     "--all",
     "all_vms",

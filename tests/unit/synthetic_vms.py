@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows import Flow
@@ -41,8 +40,13 @@ def pack_process_batch(batch: Batch, number: int) -> bytes:
     return struct.pack("<II", PROCESS_BATCH.size_bytes, 0) + raw + struct.pack("<II", number, 0)
 
 
-def recording_of(*vms: Vm, changes: Mapping[str, object] | None = None) -> Recording:
-    """A whole recording, with the batches of all VMs in the order of their time."""
+def recording_of(*vms: Vm) -> Recording:
+    """A whole recording of them, read."""
+    return read_recording(stream_of(*vms))
+
+
+def stream_of(*vms: Vm) -> io.BytesIO:
+    """A whole file, with the batches of all VMs in the order of their time."""
     found = sorted(
         ((batch, number) for number, vm in enumerate(vms, start=1) for batch in vm.batches),
         key=lambda each: each[0].done_ns,
@@ -61,7 +65,6 @@ def recording_of(*vms: Vm, changes: Mapping[str, object] | None = None) -> Recor
                 "started": started,
                 "batch_layout": dict(PROCESS_BATCH_LAYOUT),
                 "counters_layout": dict(COUNTERS_LAYOUT),
-                **(changes or {}),
             }
         )
         for number, vm in enumerate(vms, start=1):
@@ -81,4 +84,4 @@ def recording_of(*vms: Vm, changes: Mapping[str, object] | None = None) -> Recor
                 )
         writer.write_end({"clean": True, "reason": "interrupted", "ended": {"monotonic_ns": last_ns}})
         stream.seek(0)
-        return read_recording(io.BytesIO(stream.read()))
+        return io.BytesIO(stream.read())

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from c_layout import C_DEFINITIONS, assert_is_c
+from click.testing import CliRunner
 from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import slot
-from synthetic_vms import Vm, recording_of
+from synthetic_vms import Vm, recording_of, stream_of
 
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.processes import choose_parts, split_processes, vm_name
+from balloontrace.cli import cli
 from balloontrace.errors import RecordingError
 from balloontrace.format import process_layout
 from balloontrace.format.host_counters import parse_host_counters
@@ -94,12 +96,24 @@ def test_two_of_the_same_are_told_apart_by_name_alone() -> None:
         analyse(guest_recording(FLOW), twins)
 
 
+def test_commands_choose_by_name(tmp_path: Path) -> None:
+    path, table = tmp_path / "all.bt", tmp_path / "batches.csv"
+    path.write_bytes(stream_of(*VMS).getvalue())
+    runner = CliRunner()
+    done = runner.invoke(cli, ["export", str(path), "--vm", "web2", "-o", str(table)])
+    assert done.exit_code == 0, done.output
+    assert len(table.read_text().splitlines()) == len(VMS[1].batches) + 1
+    shown = runner.invoke(cli, ["report", str(path)]).output
+    assert [shown.count(f"VM web{number})") > 0 for number in (1, 2)] == [True, True]
+    assert "qemu-13" not in runner.invoke(cli, ["report", str(path), "--vm", "web*"]).output
+
+
 def test_choosing() -> None:
     recording = recording_of(*VMS)
     assert [vm_name(part) for part in choose_parts(recording, "web*")] == ["web1", "web2"]
     with pytest.raises(RecordingError, match="has no VM called x: it has db, qemu-13, web1, web2"):
         choose_parts(recording, "x")
-    with pytest.raises(RecordingError, match="is of 4 VMs: choose one with --vm, of db, qemu-13, web1, web2"):
+    with pytest.raises(RecordingError, match="is of 4 VMs: report and export take --vm for one of db, "):
         analyse(recording)
     assert analyse(recording_of(VMS[0])).host is not None
     with pytest.raises(RecordingError, match="has no VM: none ran while it was recorded"):
