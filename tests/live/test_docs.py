@@ -18,6 +18,7 @@ from pages import console_blocks, indented_commands
 from tracing import ATTACH_S, ATTACHED, FULL_MIB, MIB_PAGES, ROOT, balloontrace, shell
 
 import lab
+from balloontrace.commands.serve import DEFAULT_LISTEN
 
 # It is followed by tests of its own, since it needs a way into the guest.
 MEASURE = "docs/measure.md"
@@ -89,6 +90,12 @@ def test_command_runs(command: str, guest: lab.Guest, folder: Path) -> None:
     elif words.startswith("apt install "):
         packages = words.removeprefix("apt install ")
         guest.run(shell(f"dpkg -s {packages}"), check=True)
+    elif words == "balloontrace serve":
+        balloontrace_in(folder, f"{words} --help")  # test_metrics has it serve
+    elif words.startswith("curl "):
+        assert words == f"curl -s http://{DEFAULT_LISTEN}/metrics"
+    elif words.startswith("systemctl "):
+        assert (ROOT / "packages" / f"{words.split()[-1]}.service").is_file()
     elif extra := re.fullmatch(r"pip install 'balloontrace\[(\w+)\]'", words):
         assert extra[1] in EXTRAS
     elif words == f"scp {BUNDLE} guest:":
