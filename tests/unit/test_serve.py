@@ -277,13 +277,3 @@ def test_the_dashboard_is_whole() -> None:
         assert panel["title"]
         assert all(target["expr"].count("(") == target["expr"].count(")") for target in panel["targets"])
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-def test_promtool_takes_them(tmp_path: Path) -> None:
-    rules = EXAMPLES / "balloontrace.rules.test.yml"
-    subprocess.run(["promtool", "test", "rules", rules.name], cwd=EXAMPLES, check=True, timeout=60)
-    for families in (list(guest_families(GUEST)), list(host_families(HOST))):
-        write_textfile(make_registry(lambda found=families: found), tmp_path)  # type: ignore[misc]
-        with (tmp_path / FILE_NAME).open() as text:
-            subprocess.run(["promtool", "check", "metrics"], stdin=text, check=True, timeout=60)
