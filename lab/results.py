@@ -25,7 +25,6 @@ from lab.aging import fragmented
 from lab.boot_retries import retry_lost
 from lab.compare_drivers import BESIDES_MIB, DRIVERS
 from lab.errors import LabError
-from lab.guest import Guest
 from lab.reporting_tables import Swept, draw_sweep, render_sweep
 from lab.results_tables import (
     Run,
@@ -36,7 +35,7 @@ from lab.results_tables import (
     replace_between,
     replace_tables,
 )
-from lab.scenario import BALLOON_S, record_both
+from lab.scenario import BALLOON_S, record_both, touch_memory
 from lab.sizes import parse_size_mib
 from lab.topology_nested import Nested, nested
 from lab.topology_solo import Device
@@ -48,7 +47,6 @@ PICTURE = REPO / "docs/pictures/page-reporting.png"
 SIZE = "1G"
 # A tenth of so much stays when a guest is fragmented; the balloon then takes so much of the rest.
 FILLED, TAKEN = 6 / 7, 4 / 7
-TOUCH_S = 20 * BALLOON_S
 MOVE_S = 20 * BALLOON_S
 LOOK_EVERY_S = 2.0
 BUSY_PER_CPU = 2
@@ -154,12 +152,6 @@ def record_moves_of(pair: Nested, scenario: Scenario, memory_mib: int, taken_mib
         pair, scenario.name, targets_mib, timeout_s=MOVE_S, look_every_s=LOOK_EVERY_S,
         before_move=before_move, say=_say,
     )  # fmt: skip
-
-
-def touch_memory(guest: Guest, mib: int) -> None:
-    """Has the guest use so much, once, and free it again. Raises LabError."""
-    script = f"mount -o remount,size={mib}M /dev/shm && head -c {mib}M /dev/zero > /dev/shm/x; rm /dev/shm/x"
-    guest.run(["sh", "-c", script], timeout_s=TOUCH_S, check=True)
 
 
 @contextmanager

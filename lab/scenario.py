@@ -18,6 +18,7 @@ BALLOON_S = 300
 END_S = 60
 # In a host VM each look takes the host's time: some hundred microseconds.
 LOOK_EVERY_S = 0.02
+TOUCH_S = 20 * BALLOON_S
 
 
 def record_moves(
@@ -69,6 +70,12 @@ def record_both(
             look_every_s=look_every_s, before_move=before_move, say=say,
         )  # fmt: skip
     return of_guest, of_host
+
+
+def touch_memory(guest: Guest, mib: int) -> None:
+    """Has the guest use so much, once, and free it again. Raises LabError."""
+    script = f"mount -o remount,size={mib}M /dev/shm && head -c {mib}M /dev/zero > /dev/shm/x; rm /dev/shm/x"
+    guest.run(["sh", "-c", script], timeout_s=TOUCH_S, check=True)
 
 
 @contextmanager
