@@ -19,7 +19,8 @@ def test_stages_of_either_side_and_of_both() -> None:
     guest, host, both = (parse_stages(read_report(*words)) for words in (EXAMPLE[:1], EXAMPLE[1:], EXAMPLE))
     assert set(guest) == {(Kind.INFLATE, name) for name in ("a", SERVED, "other")}
     assert set(host) == {(Kind.INFLATE, "d")}
-    assert set(both) == {(Kind.INFLATE, name) for name in ("a", "b", "c", "d", SERVED, "other")}
+    of_both = ("a", "b", "c", "d", SERVED, "other", "tracing_c", "tracing_d")
+    assert set(both) == {(Kind.INFLATE, name) for name in of_both}
     assert both[Kind.INFLATE, "d"] == host[Kind.INFLATE, "d"]
     assert both[Kind.INFLATE, SERVED] == guest[Kind.INFLATE, SERVED]
 

@@ -66,7 +66,7 @@ def test_stages_over_time_of_the_examples_add_up_to_the_table(path: Path) -> Non
 
 
 def test_stages_over_time_of_both_sides_add_up_to_the_table() -> None:
-    sides = [read_recording(EXAMPLES / f"nested-qemu-{side}.bt") for side in ("guest", "host")]
+    sides = [read_recording(EXAMPLES / f"nested-stock-{side}.bt") for side in ("guest", "host")]
     report, pictures = analyse_in_pictures(*sides)
     assert_stages_are_those_of_the_table(report, pictures)
     stages = [stage.stage for stage in pictures.time_lines[0].stages]
