@@ -125,8 +125,8 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
     found = report(recorder.pull(tmp_path))
     (inflate,) = found["operations"]
     moved = 'balloontrace_moved_pages_total{queue="inflate"}'
-    while prometheus.query(moved) != [inflate["pages"]]:
-        assert (prometheus.query(moved) or [0])[0] < inflate["pages"]
+    while (scraped := (prometheus.query(moved) or [0])[0]) != inflate["pages"]:
+        assert scraped < inflate["pages"]
     assert prometheus.query("balloontrace_sends_total") == [inflate["sends"]]
     assert prometheus.query("up") == [1]
     prometheus.end()
