@@ -103,7 +103,7 @@ def test_reports_while_the_balloon_inflates(tmp_path: Path) -> None:
     for inflate in found["operations"][::2]:
         started_ns, wall_ns = inflate["started_ns"], inflate["wall_ns"]
         in_time = (spans.int64("start_ns") > started_ns) & (spans.end_ns < started_ns + wall_ns)
-        inside += np.count_nonzero(reported(spans) & in_time)
+        inside += int(np.count_nonzero(reported(spans) & in_time))
     assert inside >= 1
     reporting, others = found["page_reporting"], found["host"]["others"]
     matched = [each for each in others if (each["what"], each["told_by"]) == ("page report", "matching")]
