@@ -159,7 +159,7 @@ def outcomes(found: Json) -> list[tuple[str, str, int]]:
 def assert_whole(found: Json) -> None:
     """A complete recording that lost nothing and agrees with every independent count."""
     assert found["complete"] is True
-    assert found["warnings"] == []
+    assert found["warnings"] == [], found["warnings"]
     assert found["events_lost"] == 0
     assert {check["name"] for check in found["checks"]} >= {"balloon_inflate", "balloon_deflate"}
     disagreeing = [check for check in found["checks"] if check["agrees"] is not True]
