@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import engine_option, missing_probes_option, vm_option
+from balloontrace.console.option_types import attach_option, engine_option, missing_probes_option, vm_option
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.format.vocabulary import Side
@@ -55,13 +55,7 @@ _MOST_PORT = 65535
     help="Write balloontrace.prom there each 15 s, for node_exporter, instead of listening.",
 )
 @missing_probes_option
-@click.option(
-    "--attach",
-    type=click.Choice(["auto", "kprobe"]),
-    default="auto",
-    show_default=True,
-    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
-)
+@attach_option
 @engine_option
 @verbose_option
 def serve(listen: str, folder: Path | None, **asked: Any) -> None:  # noqa: ANN401

@@ -15,6 +15,7 @@ from balloontrace.console.option_types import (
     DURATION,
     Duration,
     all_option,
+    attach_option,
     engine_option,
     missing_probes_option,
     pid_option,
@@ -66,13 +67,7 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
 @click.option("-d", "--duration", "duration_s", type=DURATION, metavar="TIME", help="Stop after so long.")
 @click.option("--plain", is_flag=True, help="Write lines, as when standard output is not a terminal.")
 @missing_probes_option
-@click.option(
-    "--attach",
-    type=click.Choice(["auto", "kprobe"]),
-    default="auto",
-    show_default=True,
-    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
-)
+@attach_option
 @engine_option
 @verbose_option
 def top(interval_s: float, count: int | None, duration_s: float | None, *, plain: bool, **asked: Any) -> None:  # noqa: ANN401

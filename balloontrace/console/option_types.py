@@ -164,6 +164,13 @@ all_option = click.option(
 ssh_option = click.option(
     "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
 )
+attach_option = click.option(
+    "--attach",
+    type=click.Choice(["auto", "kprobe"]),
+    default="auto",
+    show_default=True,
+    help="auto takes fentry where it can, which costs less but keeps the driver's module loaded.",
+)
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "prebuilt", "bcc"]),

@@ -3,21 +3,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import lab
 
 _BALLOON = "/machine/peripheral/balloon0"
 _INTERVAL = {"path": _BALLOON, "property": "guest-stats-polling-interval"}
 
 
-def ask_for_statistics(guest: lab.Guest, polls: int) -> int:
-    """QEMU asks each second, once it has an answer, until it has so many; returns how many it had."""
+@contextmanager
+def asked_for_statistics(guest: lab.Guest) -> Iterator[None]:
+    """QEMU asks meanwhile, each second once it has an answer."""
     guest.qmp("qom-set", **_INTERVAL, value=1)
+    yield
+    guest.qmp("qom-set", **_INTERVAL, value=0)
+
+
+def ask_for_statistics(guest: lab.Guest, polls: int) -> int:
+    """QEMU asks until it has so many answers; returns how many it had."""
     seen: set[int] = set()
 
     def is_answered() -> bool:
         seen.add(guest.qmp("qom-get", path=_BALLOON, property="guest-stats")["last-update"])
         return len(seen - {0}) >= polls
 
-    guest.wait_until(is_answered, 60, what=f"{polls} answers", every_s=0.1)
-    guest.qmp("qom-set", **_INTERVAL, value=0)
+    with asked_for_statistics(guest):
+        guest.wait_until(is_answered, 60, what=f"{polls} answers", every_s=0.1)
     return len(seen - {0})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page reports, a disk that discards and a balloon that moves at once: each apart, on both sides.
+"""Page reports, a disk that discards, statistics and a balloon that moves at once: each apart, on both sides.
 
 So are its queues, those too whose buffers take no call.
 """
@@ -21,7 +21,7 @@ from migrating import (
     without_folders,
 )
 from pairs import MOVE_S, SPLIT, booted, host_calls, report_both, top_stages, top_sum_ns
-from statistics_queue import ask_for_statistics
+from statistics_queue import ask_for_statistics, asked_for_statistics
 from tracing import (
     ATTACH_S,
     MIB_PAGES,
@@ -93,14 +93,15 @@ def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
     user = use_memory(guest, USED_MIB)
     user.wait_for(b"used", ATTACH_S, stream="stdout")
     used_bytes = pair.guest_rss_bytes()
-    user.signal(signal.SIGUSR1)
-    user.wait_for(b"freed", ATTACH_S, stream="stdout")
-    move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
-    guest.run(shell(TRIM), timeout_s=ATTACH_S, check=True)
-    guest.wait_until(
-        lambda: pair.guest_rss_bytes() < used_bytes - (USED_MIB // 2 << 20), MOVE_S, what="reports"
-    )
-    move(guest, GUEST_MIB, MOVE_S)
+    with asked_for_statistics(guest):
+        user.signal(signal.SIGUSR1)
+        user.wait_for(b"freed", ATTACH_S, stream="stdout")
+        move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
+        guest.run(shell(TRIM), timeout_s=ATTACH_S, check=True)
+        guest.wait_until(
+            lambda: pair.guest_rss_bytes() < used_bytes - (USED_MIB // 2 << 20), MOVE_S, what="reports"
+        )
+        move(guest, GUEST_MIB, MOVE_S)
     user.kill()
     in_guest.end()
     in_host.end()
@@ -115,6 +116,8 @@ def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
         assert top_stages(operation) == SPLIT
         assert top_sum_ns(operation) == operation["wall_ns"]
         assert operation["served"]["calls"] == MOVED_MIB * MIB_PAGES
+    (statistics,) = found["statistics"]
+    assert statistics["answers"] > 0
     reporting, others = found["page_reporting"], found["host"]["others"]
     # Besides what the guest may use, KVM has slots for firmware.
     assert 0 <= found["host"]["guest_memory_bytes"] - (GUEST_MIB << 20) < FIRMWARE_BYTES

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balloontrace.render.blocks_text import clip
-from balloontrace.render.live.lines import count_word, join_words, share_words, word
+from balloontrace.render.live.lines import host_words, join_words, word
 from balloontrace.results.live_view import HOST_STAGES, VmView
-from balloontrace.units import format_duration_ns, format_rate, format_things
+from balloontrace.units import format_duration_ns, format_things
 
 _COLUMNS = (
     *(("elapsed", 8), ("vm", 20), ("pid", 8), ("buffers", 8), ("calls", 9), ("rate", 11), ("mean", 7)),
@@ -42,18 +42,5 @@ def all_screen(views: Sequence[VmView], title: str, columns: int, rows: int) -> 
 
 
 def _words(each: VmView) -> list[str]:
-    view = each.view
-    calls_ns = sum((kind.mean_ns or 0) * kind.calls for kind in view.kinds)
-    return [
-        word(format_duration_ns(view.running_ns)),
-        each.name.replace(" ", "_"),
-        str(each.pid),
-        count_word(view.batches),
-        count_word(view.calls),
-        word(format_rate(view.bytes_per_s)),
-        word(format_duration_ns(calls_ns / view.calls if view.calls else None)),
-        *share_words(view.stages, HOST_STAGES),
-        count_word(view.errors),
-        count_word(view.thp_splits),
-        count_word(view.lost),
-    ]
+    elapsed = word(format_duration_ns(each.view.running_ns))
+    return [elapsed, each.name.replace(" ", "_"), str(each.pid), *host_words(each.view)]

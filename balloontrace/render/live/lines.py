@@ -63,9 +63,13 @@ def guest_line(view: GuestView) -> str:
 
 def host_line(view: HostView) -> str:
     """The last interval of the process; elapsed is since the start."""
+    return join_words([word(format_duration_ns(view.running_ns)), *host_words(view)], _HOST)
+
+
+def host_words(view: HostView) -> list[str]:
+    """What a process did in the last interval, a word a column."""
     calls_ns = sum((each.mean_ns or 0) * each.calls for each in view.kinds)
-    words = [
-        word(format_duration_ns(view.running_ns)),
+    return [
         count_word(view.batches),
         count_word(view.calls),
         word(format_rate(view.bytes_per_s)),
@@ -75,7 +79,6 @@ def host_line(view: HostView) -> str:
         count_word(view.thp_splits),
         count_word(view.lost),
     ]
-    return join_words(words, _HOST)
 
 
 def join_words(words: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:

@@ -35,7 +35,6 @@ from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
 _WORD_BYTES = 4
 _CALLS_BYTES = 8
-_SHOWS_SLOTS = "kvm_vm_ioctl"
 
 
 class AllCollector(HostPrograms):
@@ -125,10 +124,7 @@ class AllCollector(HostPrograms):
 
     def read_memory_slots(self, pid: int) -> tuple[MemorySlot, ...] | None:
         """Which memory of a process is its guest's; None where that cannot be known."""
-        can_ask = self.plan.slot_layout and any(probe.name == _SHOWS_SLOTS for probe in self.plan.attachable)
-        if not can_ask or _SHOWS_SLOTS in self.loaded.failures:
-            return None
-        return read_memory_slots(self._memory_slots, pid)
+        return read_memory_slots(self._memory_slots, pid) if self.shows_memory_slots else None
 
     def _read_calls(self, number: int) -> bytes:
         return self._read_array(number, "calls", _CALLS_BYTES)

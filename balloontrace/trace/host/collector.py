@@ -80,6 +80,12 @@ class HostPrograms(AttachedPrograms[HostPlan]):
             for program in self.loaded.programs
         ]
 
+    @property
+    def shows_memory_slots(self) -> bool:
+        """Whether a program can say where the memory of a process's guest is."""
+        reached = {probe.name for probe in self.plan.attachable} - self.loaded.failures.keys()
+        return bool(self.plan.slot_layout) and _SHOWS_SLOTS in reached
+
     def read_missed(self) -> int | None:
         """Calls for which the kernel did not run the programs on entry; None: it does not count them."""
         counts = [
@@ -161,10 +167,7 @@ class HostCollector(HostPrograms):
 
     def read_memory_slots(self) -> tuple[MemorySlot, ...] | None:
         """Which memory of the process is its guest's; None where that cannot be known."""
-        can_ask = self.plan.slot_layout and any(probe.name == _SHOWS_SLOTS for probe in self.plan.attachable)
-        if not can_ask or _SHOWS_SLOTS in self.loaded.failures:
-            return None
-        return read_memory_slots(self._memory_slots, self._pid)
+        return read_memory_slots(self._memory_slots, self._pid) if self.shows_memory_slots else None
 
     def detach(self) -> None:
         """First what delimits buffers: of one whose samples end early less would be known than it seems."""
