@@ -81,7 +81,8 @@ def test_queues_whose_buffers_take_no_call(pair: lab.Nested, tmp_path: Path) -> 
     (statistics,) = found["statistics"]
     assert queues["statistics"]["matched"] == statistics["answers"] >= POLLS
     assert 0 < queues["hint"]["matched"] <= queues["hint"]["kicks"]
-    assert len({each["eventfd"] for each in queues.values()}) == len(found["host"]["queues"])
+    told = [each["queue"] for each in found["host"]["queues"] if each["queue"] is not None]
+    assert len(set(told)) == len(told)
 
 
 def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
@@ -131,7 +132,8 @@ def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
     assert {each["told_by"] for each in others if each["what"] == "page report"} <= {"matching", "eventfd"}
     assert sum(each["bytes"] for each in of_reports) == reporting["pages"] * PAGE_BYTES
     assert sum(each["calls"] for each in of_reports) == reporting["blocks"]
-    assert reporting["host_c_ns"] + reporting["host_d_ns"] < reporting["transport_ns"]
+    # QEMU may read a kick for statistics before it tells that a report is done: then c is not known.
+    assert (reporting["host_c_ns"] or 0) + reporting["host_d_ns"] < reporting["transport_ns"]
     # Nothing else was advised so but what is named apart.
     advised = sum(each["bytes"] for each in others if each["call"] == "madvise_dontneed")
     assert host_calls(found, Call.MADVISE_DONTNEED)["bytes"] == MOVED_MIB * MIB_PAGES * PAGE_BYTES + advised
