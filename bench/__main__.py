@@ -31,6 +31,7 @@ from bench import (
     strangers,
 )
 from bench.figures import Benchmark, Figure
+from lab.script import run
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     *decode_payloads.BENCHMARKS,
@@ -75,4 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

@@ -11,7 +11,6 @@ import math
 import secrets
 import signal
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from bench.overhead import time_move
 from lab.boot_retries import retry_lost
 from lab.results_tables import parse_operation, read_report
 from lab.scenario import END_S, START_S
+from lab.script import run
 
 GUEST_MIB = 1024
 INFLATE_MIB = 512
@@ -209,4 +209,4 @@ BENCHMARKS = (
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

@@ -24,6 +24,7 @@ from lab.errors import LabError, VMFrozen
 from lab.guest import Guest
 from lab.patched_driver import load_patched, load_stock
 from lab.scenario import BALLOON_S, record_both, record_moves
+from lab.script import run
 from lab.sizes import format_size, parse_size_mib
 from lab.topology_nested import nested
 from lab.topology_solo import GuestOptions, solo
@@ -228,4 +229,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from lab.errors import LabError
 from lab.patched_driver import load_patched
 from lab.scenario import START_S, record_moves
+from lab.script import run
 from lab.topology_solo import solo
 
 GUEST_MIB = 8192
@@ -90,4 +91,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

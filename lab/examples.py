@@ -18,6 +18,7 @@ from lab.errors import LabError
 from lab.guest import Guest
 from lab.patched_driver import load_patched
 from lab.scenario import BALLOON_S, record_both, record_moves, touch_memory
+from lab.script import run
 from lab.topology_nested import Nested, nested
 from lab.topology_solo import solo
 
@@ -166,4 +167,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

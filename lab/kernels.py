@@ -72,7 +72,9 @@ IMAGES = {
     ),
     **_by_name("bookworm", ImageSpec("bookworm", ("6.1", "6.1-cloud", "6.12"), FULL, "bookworm-backports")),
     **_by_name("bookworm-bare", _bare("bookworm", ("6.1",))),
+    **_by_name("forky", ImageSpec("forky", ("7.2-cloud",))),
     **_by_name("sid", ImageSpec("sid", ("7.2",))),
     **_by_name("sid-bare", _bare("sid", ("7.2",))),
+    **_by_name("bookworm-arm64-bare", _bare("bookworm", ("6.1",), architecture="arm64")),
     **_by_name("trixie-arm64-bare", _bare("trixie", ("6.12", "6.12-16k"), architecture="arm64")),
 }

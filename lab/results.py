@@ -36,6 +36,7 @@ from lab.results_tables import (
     replace_tables,
 )
 from lab.scenario import BALLOON_S, record_both, touch_memory
+from lab.script import run
 from lab.sizes import parse_size_mib
 from lab.topology_nested import Nested, nested
 from lab.topology_solo import Device
@@ -217,4 +218,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)

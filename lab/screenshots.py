@@ -14,6 +14,7 @@ from PIL import Image
 
 from lab.browser import Page, browser
 from lab.errors import LabError
+from lab.script import run
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -99,4 +100,4 @@ def take(shot: Shot, page: Page, folder: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)
