@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What recorders cost a balloon, on a host that counts instructions: none, either side's, both, both by bcc.
 
+Stage d, less what tracing adds to it, is also held against bpftrace's measure of the same calls.
+
 The guest's stopwatch times every move, whoever records. `python -m bench.both_sides_cost` prints the table of
 docs/overhead.md: the wall time, and each stage that these recorders see.
 """
@@ -21,6 +23,7 @@ from typing import Any
 import lab
 from balloontrace.format.vocabulary import Kind
 from balloontrace.units import format_duration_ns
+from bench.bpftrace_calls import measure_added_ns, timed_calls
 from bench.figures import Benchmark, Figure, say
 from bench.overhead import time_move
 from lab.boot_retries import retry_lost
@@ -44,6 +47,7 @@ KINDS = (Kind.INFLATE, Kind.DEFLATE)
 WALL, SERVED = "wall", "b+c+d"
 COLUMNS = (WALL, "a", SERVED, "b", "c", "d", "other")
 CALLS = {"madvise_dontneed": Kind.INFLATE, "madvise_willneed": Kind.DEFLATE}
+ADVICES = {4: Kind.INFLATE, 3: Kind.DEFLATE}  # MADV_DONTNEED and MADV_WILLNEED, as QEMU's balloon gives them
 
 Json = dict[str, Any]
 # Nanoseconds of each run, by kind and column.
@@ -58,12 +62,14 @@ class Mode:
     sides: Sequence[str] = ()
     engine: str = "prebuilt"
     sampled: bool = False  # the host's calls
+    is_bpftrace: bool = False
 
 
 NONE, GUEST, HOST, BOTH = Mode("none"), Mode("guest", ("guest",)), Mode("host", ("host",)), ("host", "guest")
 SAMPLED, BOTH_SAMPLED = Mode("sampled", HOST.sides, sampled=True), Mode("both, sampled", BOTH, sampled=True)
 BOTH_TRACED = Mode("both", BOTH)
-MODES = (NONE, GUEST, HOST, SAMPLED, BOTH_TRACED, BOTH_SAMPLED, Mode("both, bcc", BOTH, "bcc"))
+BPFTRACE = Mode("bpftrace", is_bpftrace=True)
+MODES = (NONE, GUEST, HOST, SAMPLED, BOTH_TRACED, BOTH_SAMPLED, Mode("both, bcc", BOTH, "bcc"), BPFTRACE)
 
 
 def measure_cost() -> Iterator[Figure]:
@@ -77,17 +83,30 @@ def measure_cost() -> Iterator[Figure]:
     for stage in "cd":
         percent = off_percent(traced, sampled, (Kind.INFLATE, stage))
         yield Figure(f"sampled_{stage}_off", percent, "%", at_most=MOST_PERCENT_OFF)
+    for kind in KINDS:
+        found_ns, wanted_ns = (
+            less_tracing_ns(traced, kind, "d"),
+            statistics.mean(times[BPFTRACE.name][kind, "d"]),
+        )
+        say(f"{kind} d: {found_ns / 1e6:.2f} ms, {wanted_ns / 1e6:.2f} by bpftrace")
+        percent = 100 * abs(found_ns / wanted_ns - 1)
+        yield Figure(f"{kind}_d_off_bpftrace", percent, "%", at_most=MOST_PERCENT_OFF)
 
 
 def off_percent(traced: Times, sampled: Times, what: tuple[Kind, str]) -> float:
     """How far estimates of a stage are off beyond their error, of what was traced less what that added."""
     kind, stage = what
-    wanted_ns = statistics.mean(traced[what]) - statistics.mean(traced[kind, f"tracing_{stage}"])
+    wanted_ns = less_tracing_ns(traced, kind, stage)
     off_ns = statistics.mean(sampled[what]) - wanted_ns
     errors_ns = sampled[kind, f"error_{stage}"]
     error_ns = math.hypot(*errors_ns) / len(errors_ns)
     say(f"{kind} {stage}: {off_ns / 1e6:+.2f} ms of {wanted_ns / 1e6:.1f}, an error of {error_ns / 1e6:.2f}")
     return 100 * max(0.0, abs(off_ns) - error_ns) / wanted_ns
+
+
+def less_tracing_ns(traced: Times, kind: Kind, stage: str) -> float:
+    """A stage less what the report says that tracing added to it, the mean of all runs."""
+    return statistics.mean(traced[kind, stage]) - statistics.mean(traced[kind, f"tracing_{stage}"])
 
 
 def measure_modes() -> Mapping[str, Times]:
@@ -108,6 +127,7 @@ def measure_mode(pair: lab.Nested, mode: Mode) -> dict[tuple[Kind, str], float]:
     name, times = secrets.token_hex(8), {}
     with ExitStack() as stack:
         recordings = [stack.enter_context(_recorder(pair, side, mode, name)) for side in mode.sides]
+        timed = stack.enter_context(timed_calls(pair.host, pair.vmm_pid)) if mode.is_bpftrace else None
         for kind, target_mib in zip(KINDS, (GUEST_MIB - INFLATE_MIB, GUEST_MIB), strict=True):
             seconds = time_move(
                 pair.guest, kind, target_mib, INFLATE_MIB << 20, words=STOPWATCH,
@@ -116,6 +136,10 @@ def measure_mode(pair: lab.Nested, mode: Mode) -> dict[tuple[Kind, str], float]:
             times[kind, WALL] = seconds * 1e9
     if recordings:
         times |= parse_stages(read_report(*reversed(recordings)))
+    if timed is not None:
+        added_ns = measure_added_ns(pair.host)
+        for advice, kind in ADVICES.items():
+            times[kind, "d"] = timed.total_ns[advice] - timed.calls[advice] * added_ns
     return times
 
 
@@ -202,6 +226,7 @@ BENCHMARKS = (
             *(f"{name}_recorder_{kind}_overhead" for name in MOST_PERCENT for kind in KINDS),
             "sampled_c_off",
             "sampled_d_off",
+            *(f"{kind}_d_off_bpftrace" for kind in KINDS),
         ),
         measure_cost,
     ),
