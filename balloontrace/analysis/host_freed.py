@@ -158,7 +158,7 @@ def _weigh(
 ) -> tuple[Verdict, Reason | None]:
     """Where between nothing and all that was asked for the bounds lie."""
     if most <= _PART * bytes_:
-        reason = _why_nothing(asked, beside, resident)
+        reason = _why_nothing(asked, bytes_, beside, resident)
         return (Verdict.UNTOUCHED, None) if reason is None else (Verdict.NOTHING, reason)
     if asked.all_bytes is not None and bytes_ < _WHOLE * asked.all_bytes:
         return Verdict.UNKNOWN, Reason.OTHERS
@@ -268,12 +268,12 @@ def _left_in_huge_pages(split: int, resident: int) -> int:
     return max(0, min(resident, kept * HUGE_BYTES - missing))
 
 
-def _why_nothing(asked: Asked, beside: Beside, resident: int) -> Reason | None:
-    """Why nothing became free; None where there was nothing."""
-    unmapped = resident > beside.off_bytes
-    if beside.kinds == {MemoryKind.PRIVATE_FILE} and not unmapped:
-        return Reason.PRIVATE_FILE if (beside.less("mapped_bytes") or 0) > beside.off_bytes else None
-    if not unmapped:
+def _why_nothing(asked: Asked, bytes_: int, beside: Beside, resident: int) -> Reason | None:
+    """Why nothing became free; None where a tenth of what was asked for, at most, was there."""
+    least = max(beside.off_bytes, _PART * bytes_)
+    if beside.kinds == {MemoryKind.PRIVATE_FILE} and resident <= least:
+        return Reason.PRIVATE_FILE if (beside.less("mapped_bytes") or 0) > least else None
+    if resident <= least:
         return None
     if beside.has_child:
         return Reason.CHILD

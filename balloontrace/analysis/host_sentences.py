@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES
 from balloontrace.results.host_memory import Freed, Reason, TakenBack, Verdict
 from balloontrace.units import (
     format_bytes,
@@ -33,11 +34,26 @@ _UNKNOWN = {
 }
 
 
-def name_what_is_known(freed: Freed | None, taken: TakenBack | None) -> tuple[str, ...]:
-    """What there is to say of an operation's memory on the host, without what the recording does not tell."""
+# Less than so much of an operation's time and pages does not stand out.
+_NOTED_SHARE = 0.01
+
+
+def name_what_is_known(
+    freed: Freed | None, taken: TakenBack | None, wall_ns: int | None, pages: int | None
+) -> tuple[str, ...]:
+    """What stands out of an operation's memory on the host, without what the recording does not tell."""
     known = freed if freed is not None and freed.verdict is not Verdict.UNKNOWN else None
-    sentences = (each.sentence for each in (known, taken) if each is not None)
+    price = taken if taken is not None and _stands_out(taken, wall_ns, pages) else None
+    sentences = (each.sentence for each in (known, price) if each is not None)
     return tuple(sentence for sentence in sentences if sentence is not None)
+
+
+def _stands_out(taken: TakenBack, wall_ns: int | None, pages: int | None) -> bool:
+    """Whether what came back took a part of the operation's time, or is a part of its pages, that counts."""
+    if taken.fault_ns is None and taken.bytes is None:
+        return True
+    least_bytes = _NOTED_SHARE * (pages or 0) * BALLOON_PAGE_BYTES
+    return (taken.fault_ns or 0) >= _NOTED_SHARE * (wall_ns or 0) or (taken.bytes or 0) >= least_bytes
 
 
 def explain_freed(freed: Freed) -> str:
@@ -46,6 +62,10 @@ def explain_freed(freed: Freed) -> str:
     match freed.verdict:
         case Verdict.FREED | Verdict.PART:
             return f"{_range(freed)} of {asked} became free for the host"
+        case Verdict.UNTOUCHED if freed.least_bytes:
+            return (
+                f"{_range(freed)} of {asked} became free for the host: the rest had not been touched before"
+            )
         case Verdict.UNTOUCHED:
             return f"nothing became free for the host: none of {asked} had been touched before"
         case Verdict.LATER:

@@ -256,7 +256,10 @@ def _with_host_memory(
             operation,
             freed=freed,
             taken_back=taken,
-            verdict=(*operation.verdict, *name_what_is_known(freed, taken)),
+            verdict=(
+                *operation.verdict,
+                *name_what_is_known(freed, taken, operation.wall_ns, operation.pages),
+            ),
         )
         for operation, (freed, taken) in zip(shown, found, strict=True)
     )

@@ -105,6 +105,7 @@ def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[di
         (anon(500, 400), (Verdict.FREED, None)),
         (anon(500, 500), (Verdict.UNTOUCHED, None)),
         (anon(500, 460), (Verdict.PART, None)),
+        (anon(500, 493), (Verdict.UNTOUCHED, None)),
         # It took back as much meanwhile, or did not give it back at all.
         (anon(500, 500, faults=PAGES), (Verdict.UNKNOWN, Reason.UNCLEAR)),
         (anon(500, 430, faults=PAGES // 2), (Verdict.FREED, None)),
@@ -191,12 +192,23 @@ def shared(before: int, after: int, mapped: int = 100) -> tuple[dict[str, Any], 
         ((500, 400), REMOVE, (Verdict.FREED, None)),
         ((500, 500), REMOVE, (Verdict.UNTOUCHED, None)),
         ((500, 460), REMOVE, (Verdict.PART, None)),
+        # What little was in use has become free; nobody holds the rest.
+        ((500, 493), REMOVE, (Verdict.UNTOUCHED, None)),
     ],
 )
 def test_shared_memory_is_free_when_its_file_is_smaller(
     sizes: tuple[int, int], calls: Mapping[str, int], expected: tuple[Verdict, Reason | None]
 ) -> None:
     assert verdict(*shared(*sizes), of=FILE, calls=calls) == expected
+
+
+def test_what_little_became_free_is_said() -> None:
+    assert freed_of(*shared(500, 493), of=FILE, calls=REMOVE).sentence == (
+        "7.00 MiB of 100 MiB became free for the host: the rest had not been touched before"
+    )
+    # The group has as much as before, of which a tenth of the call's memory at most was given back.
+    before, after = anon(500, 493)
+    assert verdict(group(before, 500), group(after, 500)) == (Verdict.UNTOUCHED, None)
 
 
 def test_pages_of_hugetlbfs_are_larger_than_what_was_given_back() -> None:
@@ -281,5 +293,16 @@ def test_operations_say_what_is_known_of_their_memory_and_nothing_of_what_is_not
     known = freed_of(*shared(500, 500), of=FILE)
     unknown = Freed(Verdict.UNKNOWN, 1, 0, Reason.NO_READING, sentence="nobody knows")
     taken = TakenBack(0, 9, 5, 7, sentence="7 page faults until 5 ns after it")
-    assert name_what_is_known(known, taken) == (known.sentence, taken.sentence)
-    assert name_what_is_known(unknown, None) == name_what_is_known(None, None) == ()
+    assert name_what_is_known(known, taken, 700, 100) == (known.sentence, taken.sentence)
+    assert name_what_is_known(unknown, None, 700, 100) == name_what_is_known(None, None, 700, 100) == ()
+
+
+@pytest.mark.parametrize(
+    ("fault_ns", "bytes_", "stands_out"),
+    [(9, 99, False), (10, 99, True), (9, 8192, True), (None, 8192, True), (None, None, True)],
+)
+def test_what_hardly_came_back_does_not_stand_out(
+    fault_ns: int | None, bytes_: int | None, stands_out: bool
+) -> None:
+    taken = TakenBack(0, 9, 5, 7, fault_ns=fault_ns, bytes=bytes_, sentence="7 page faults")
+    assert name_what_is_known(None, taken, 1000, 200) == (("7 page faults",) if stands_out else ())

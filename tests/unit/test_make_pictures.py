@@ -70,7 +70,7 @@ def test_stages_over_time_of_both_sides_add_up_to_the_table() -> None:
     report, pictures = analyse_in_pictures(*sides)
     assert_stages_are_those_of_the_table(report, pictures)
     stages = [stage.stage for stage in pictures.time_lines[0].stages]
-    assert stages == ["a", "b.to_host", "b.back", "c", "d", "other"]
+    assert stages == ["a", "b.to_host", "b.interrupt", "b.running", "b.back", "c", "d", "other"]
 
 
 @pytest.mark.parametrize("fill_is_symbol", [False, True])
