@@ -43,6 +43,7 @@ MOST_PERCENT_OFF = 2.0
 MOST_PERCENT_SAMPLED = 0.5
 # One call a page takes 6 100 ns of the host untraced; a pair of empty programs alone makes that 5 % more.
 MOST_PERCENT = {"guest": 2.0, "host": 15.0, "both": 17.0, "sampled": MOST_PERCENT_SAMPLED}
+WANTED_PERCENT = {"guest": 0.5, "host": 3.0, "both": 3.5}
 KINDS = (Kind.INFLATE, Kind.DEFLATE)
 WALL, SERVED = "wall", "b+c+d"
 COLUMNS = (WALL, "a", SERVED, "b", "c", "d", "other")
@@ -78,7 +79,8 @@ def measure_cost() -> Iterator[Figure]:
     for name, most in MOST_PERCENT.items():
         for kind in KINDS:
             percent = longer_percent(times[name][kind, WALL], times[NONE.name][kind, WALL])
-            yield Figure(f"{name}_recorder_{kind}_overhead", percent, "%", at_most=most)
+            wanted = WANTED_PERCENT.get(name)
+            yield Figure(f"{name}_recorder_{kind}_overhead", percent, "%", at_most=most, wanted=wanted)
     traced, sampled = times[BOTH_TRACED.name], times[BOTH_SAMPLED.name]
     for stage in "cd":
         percent = off_percent(traced, sampled, (Kind.INFLATE, stage))
@@ -229,6 +231,7 @@ BENCHMARKS = (
             *(f"{kind}_d_off_bpftrace" for kind in KINDS),
         ),
         measure_cost,
+        group="both_sides_cost",
     ),
 )
 

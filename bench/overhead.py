@@ -25,6 +25,7 @@ GUEST_MIB = 4096
 INFLATE_MIB = 3072
 INFLATE_BYTES = INFLATE_MIB << 20
 BLOCKS = 3
+WANTED_PERCENT = 0.6
 RUNS = 4  # of a block, after the one that does not count
 START_S = 180
 RUN_S = 180
@@ -61,9 +62,11 @@ def measure_guest_overhead() -> Iterator[Figure]:
     yield Figure("inflate_without_recorder", statistics.median(off), "s")
     yield Figure("inflate_with_recorder", statistics.median(on), "s")
     yield Figure("recorder_cpu_share", 100 * cpu_s / moved_s, "%")
-    yield Figure("deflate_overhead", percent_longer(on_deflates, off_deflates), "%", at_most=1.6)
+    yield Figure(
+        "deflate_overhead", percent_longer(on_deflates, off_deflates), "%", at_most=1.8, wanted=WANTED_PERCENT
+    )
     # 1.0 before sends had the times of their interrupts; docs/overhead.md says what that costs.
-    yield Figure("inflate_overhead", percent_longer(on, off), "%", at_most=1.2)
+    yield Figure("inflate_overhead", percent_longer(on, off), "%", at_most=1.2, wanted=WANTED_PERCENT)
 
 
 def measure_top_overhead() -> Iterator[Figure]:
