@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.record_table import span_dtype
+from balloontrace.format.format_version import FORMAT_VERSION
 from balloontrace.format.guest_layout import (
     COUNTERS_LAYOUT,
     PAYLOAD,
@@ -25,7 +26,6 @@ from balloontrace.format.guest_layout import (
     parse_span_layout,
 )
 from balloontrace.format.pieces import MAGIC, SYNC
-from balloontrace.format.recording import FORMAT_VERSION
 from balloontrace.format.vocabulary import Function
 
 PIECE_BYTES = 8 << 20

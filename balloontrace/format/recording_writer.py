@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Mapping
 
 from balloontrace.errors import RecordingError
+from balloontrace.format.format_version import FORMAT_VERSION
 from balloontrace.format.guest_layout import PAYLOAD_LAYOUT, SPAN_LAYOUT
 from balloontrace.format.host_layout import BATCH_LAYOUT
 from balloontrace.format.pieces import MAGIC, MAX_JSON_BYTES, MAX_PAYLOAD_BYTES, PIECE, SYNC
-from balloontrace.format.recording import FORMAT_VERSION, PROCESS_NUMBER
+from balloontrace.format.recording import PROCESS_NUMBER
 
 # With its header: what a torn end can take, or a full disk refuse. Some 56 spans.
 _PIECE_BYTES = 4 << 10

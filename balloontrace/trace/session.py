@@ -24,8 +24,8 @@ from typing import Any, Generic, TypeVar
 
 import balloontrace
 from balloontrace.format.balloon_size import BalloonSize
+from balloontrace.format.format_version import FORMAT_VERSION
 from balloontrace.format.moved_pages import Unseen
-from balloontrace.format.recording import FORMAT_VERSION
 from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.system.machine import read_machine, read_peak_memory_bytes
 from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
