@@ -2,7 +2,7 @@
 """`make bench`: measure every figure, or those named, print a line each, fail when one misses its target.
 
 ONLY=name measures one figure (and whatever is measured with it), or a group; BENCH_JSON=file receives all as
-JSON.
+JSON. ONLY=soak takes half an hour or more, and is made only so.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> int:
     """Run the benchmarks; 0 when every target is met, 1 when one is short, 2 for an unknown name."""
     only = os.environ.get("ONLY", "")
     chosen = [
-        benchmark for benchmark in BENCHMARKS if not only or only in (*benchmark.names, benchmark.group)
+        benchmark
+        for benchmark in BENCHMARKS
+        if (not only and not benchmark.long) or only in (*benchmark.names, benchmark.group)
     ]
     if not chosen:
         names = ", ".join(name for benchmark in BENCHMARKS for name in benchmark.names)

@@ -43,11 +43,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measurement that yields figures; ONLY can ask for one of `names`, or for all as `group`."""
+    """A measurement that yields figures; ONLY can ask for one of `names`, or for all as `group`.
+
+    A `long` one is made only where it is asked for.
+    """
 
     names: tuple[str, ...]
     measure: Callable[[], Iterable[Figure]]
     group: str = ""
+    long: bool = False
 
 
 def say(text: str) -> None:

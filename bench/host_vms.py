@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `record --side host --all` costs on a host with many VMs, and whether it loses or keeps anything.
+"""What `record --side host --all` and `serve` cost on a host with many VMs, and what they lose or keep.
 
 100 processes serve as VMMs do, 10 others do not. The guest's clock counts instructions, a nanosecond each.
 So times of a processor are instructions, the same on every machine. A real one makes several in a nanosecond.
+`ONLY=soak` has both run for 15 minutes of that clock while 1 000 VMs a minute come and go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +18,7 @@ from balloontrace.analysis.processes import split_processes
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.recording import read_recording
 from bench.figures import Benchmark, Figure, say
+from lab.metrics_client import ENVIRONMENT, install_client
 
 GUEST_MIB = 4096
 START_S, ORDER_S = 300, 1800
@@ -23,9 +26,15 @@ VMS, OTHERS, ROUNDS = 100, 10, 8
 CALLS = VMS * ROUNDS * 256
 IDLE_S = 60
 COMING, LIVES_MS = 1000, 1500
+WARM_UP_MINUTES, MINUTES = 3, 15  # of the soak: heaps take their size in the first ones
+SCRAPE_S = 5
 MOST_IDLE_PERCENT, MOST_MB = 0.5, 60
+MOST_GROWTH_MB = 2 * 4096 / 1e6  # two pages
 _TICKS_PER_S = 100
+_CALLS, _LOST = "balloontrace_host_calls_total", "balloontrace_host_events_lost_total"
+_SCRAPE = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9435/metrics').read().decode())"
 _SOURCE = Path(__file__).with_name("host_vms.c")
+_OF_SOAK = ("growth", "memory", "descriptors_left")
 _RECORDING = "/run/all.bt"
 
 
@@ -36,10 +45,8 @@ def measure_host_vms() -> Iterator[Figure]:
         host.order(f"start {VMS} {OTHERS}")
         host.order(f"serve {ROUNDS}")  # memory is touched, code is there
         untraced_ns = host.serve_ns()
-        words = ["balloontrace", "record", "--side", "host", "--all", "-f", "-o", _RECORDING]
-        recorder = guest.start(words)
-        recorder.wait_for(b"probes attached", START_S)
-        own = _Recorder(guest, recorder.pid)
+        recorder = _start_recorder(guest, _RECORDING)
+        own = _Process(guest, recorder.pid)
         guest.run(["sleep", "5"], check=True)
         idle = own.busy_s(IDLE_S) / IDLE_S * 100
         say(f"idle: {idle:.3f} % of a processor, {own.memory_mb():.1f} MB")
@@ -68,6 +75,87 @@ def measure_host_vms() -> Iterator[Figure]:
     yield Figure("host_vms_found", len(parts), f"of {VMS + COMING // 5 + COMING}")
 
 
+def measure_serving() -> Iterator[Figure]:
+    """The same of `serve`: idle, busy, and whether its sums are all calls."""
+    with lab.solo(memory_mib=GUEST_MIB, icount=True, balloons=0) as guest:
+        host, own = _Host(guest), _start_serving(guest)
+        host.order(f"start {VMS} {OTHERS}")
+        host.order(f"serve {ROUNDS}")
+        while _scraped(guest, "balloontrace_vms ") < VMS:
+            guest.run(["sleep", "1"], check=True)
+        before = _scraped(guest, _CALLS)
+        yield Figure("serve_idle", own.busy_s(IDLE_S) / IDLE_S * 100, "%", at_most=MOST_IDLE_PERCENT)
+        with _scraping(guest):
+            busy = own.busy_s(IDLE_S) / IDLE_S * 100
+            yield Figure("serve_scraped", busy, "%")
+            yield Figure("serve_calls", 1e6 / host.serve_ns(), "/ms")
+        yield Figure("serve_memory", own.memory_mb(), "MB", at_most=MOST_MB)
+        yield Figure("serve_calls_missing", CALLS - (_scraped(guest, _CALLS) - before), "", at_most=0)
+        yield Figure("serve_lost", _scraped(guest, _LOST), "", at_most=0)
+        host.order("end")
+
+
+def measure_soak() -> Iterator[Figure]:
+    """Both for hours in short: what they hold after each thousand of VMs."""
+    with lab.solo(memory_mib=GUEST_MIB, icount=True, balloons=0) as guest:
+        host = _Host(guest)
+        host.order(f"start {VMS} {OTHERS}")
+        recorder = _start_recorder(guest, "/dev/null")
+        own = {"record": _Process(guest, recorder.pid), "serve": _start_serving(guest)}
+        sizes: dict[str, list[float]] = {name: [] for name in own}
+        with _scraping(guest):
+            for minute in range(MINUTES):
+                host.order(f"churn {COMING} {LIVES_MS}")
+                guest.run(["sleep", "3"], check=True)
+                for name, process in own.items():
+                    sizes[name].append(process.memory_mb())
+                held = ", ".join(f"{name} {sizes[name][-1]:.3f} MB" for name in own)
+                say(f"{(minute + 1) * COMING} VMs: {held}")
+                if minute == WARM_UP_MINUTES - 1:
+                    descriptors = {name: process.descriptors() for name, process in own.items()}
+        for name, process in own.items():
+            growth = sizes[name][-1] - sizes[name][WARM_UP_MINUTES - 1]
+            yield Figure(f"soak_{name}_growth", growth, "MB", at_most=MOST_GROWTH_MB)
+            yield Figure(f"soak_{name}_memory", sizes[name][-1], "MB", at_most=MOST_MB)
+            left = process.descriptors() - descriptors[name]
+            yield Figure(f"soak_{name}_descriptors_left", left, "", at_most=0)
+        yield Figure("soak_lost", _scraped(guest, _LOST), "", at_most=0)
+        recorder.signal(2)
+        assert recorder.wait(ORDER_S).status == 0
+        host.order("end")
+
+
+def _start_recorder(guest: lab.Guest, path: str) -> lab.GuestProcess:
+    words = ["balloontrace", "record", "--side", "host", "--all", "-f", "-o", path]
+    recorder = guest.start(words)
+    recorder.wait_for(b"probes attached", START_S)
+    return recorder
+
+
+def _start_serving(guest: lab.Guest) -> _Process:
+    install_client(guest)
+    words = ["python3", "-P", "-m", "balloontrace", "serve", "--side", "host"]
+    serving = guest.start(words, env=ENVIRONMENT)
+    serving.wait_for(b"/metrics", START_S)
+    return _Process(guest, serving.pid)
+
+
+def _scraped(guest: lab.Guest, name: str) -> float:
+    """The sum of all samples whose lines begin so."""
+    lines = guest.run(["python3", "-c", _SCRAPE], check=True, timeout_s=ORDER_S).stdout.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+@contextmanager
+def _scraping(guest: lab.Guest) -> Iterator[None]:
+    """Something comes for all metrics again and again, as Prometheus does."""
+    script = f'while sleep {SCRAPE_S}; do python3 -c "$0" > /run/scraped; done'
+    scraper = guest.start(["sh", "-c", script, _SCRAPE])
+    yield
+    scraper.signal(15)
+    scraper.wait(ORDER_S)
+
+
 class _Host:
     """The processes, obeying orders."""
 
@@ -94,8 +182,8 @@ class _Host:
         return took_ns / calls
 
 
-class _Recorder:
-    """The recorder's own process."""
+class _Process:
+    """A process of balloontrace's own."""
 
     def __init__(self, guest: lab.Guest, pid: int) -> None:
         self._guest, self._pid = guest, pid
@@ -126,5 +214,19 @@ BENCHMARKS = (
         ),
         measure_host_vms,
         group="host_vms",
+    ),
+    Benchmark(
+        ("serve_idle", "serve_scraped", "serve_calls", "serve_memory", "serve_calls_missing", "serve_lost"),
+        measure_serving,
+        group="serve",
+    ),
+    Benchmark(
+        (
+            *(f"soak_{name}_{what}" for name in ("record", "serve") for what in _OF_SOAK),
+            "soak_lost",
+        ),
+        measure_soak,
+        group="soak",
+        long=True,
     ),
 )

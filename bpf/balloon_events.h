@@ -134,7 +134,8 @@ struct bt_live_device {
 	bt_u64 entered_ns;    /* the work item under way began, and has read its target; 0: none is under way */
 	bt_u64 left_ns;       /* the last one that moved pages ended away from its target; 0: at its target */
 	bt_u32 target_pages;  /* as last read, by the work item under way too */
-	bt_u32 padding;
+	bt_u16 inflates;      /* that last one did, else it deflated */
+	bt_u16 is_short;      /* it got fewer pages than it asked for */
 };
 
 /*
@@ -155,7 +156,10 @@ struct bt_live {
 	bt_u64 failed_allocations;  /* work items that got fewer pages than they asked for */
 	bt_u64 run_delay_ns;        /* of item_ns: ready to run, and waiting for a processor */
 	bt_u64 run_delay_items;     /* items of which that is known */
-	bt_u64 padding;
+	bt_u64 woken_ns;            /* of sends: from the interrupt that answered to their return */
+	bt_u64 woken_sends;         /* sends of which that is known */
+	bt_u64 oom_pages;           /* of deflated_pages: given back as the guest was out of memory */
+	bt_u64 superseded;          /* operations that another one in the other direction ended */
 	struct bt_live_device devices[BT_DEVICES];
 	bt_u64 buckets[BT_FUNCTIONS][BT_BUCKETS];
 };

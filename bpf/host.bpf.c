@@ -44,7 +44,7 @@ SHARED(struct bt_eventfds, eventfds);
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
-#if MAY_BE(SAMPLED)
+#if MAY_BE(SAMPLED) && !defined(ALL_PROCESSES)
 SHARED(struct bt_vcpus, vcpus);
 #endif
 

@@ -9,13 +9,9 @@
 #ifndef HOST_PROCESSES_H
 #define HOST_PROCESSES_H
 
-/* Samples, what calls free and page faults are of one process only. */
+/* Samples and page faults are of one process only. */
 #undef SAMPLED
 #define SAMPLED 0
-#undef COUNT_FREED
-#define COUNT_FREED 0
-#undef MAY_BE
-#define MAY_BE(constant) 0
 
 SHARED(struct bt_traced_processes, traced);
 TABLE(struct bt_process, processes);

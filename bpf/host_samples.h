@@ -12,7 +12,7 @@
 /* Buffers by one eventfd that are handed over without a sample inside a call; a device has some samples a buffer. */
 #define UNPROVEN_BUFFERS 256
 
-#if MAY_BE(SAMPLED)
+#if MAY_BE(SAMPLED) && !defined(ALL_PROCESSES)
 #define BT_PROVEN 0xffffffff
 
 /*

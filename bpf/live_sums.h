@@ -28,15 +28,22 @@ static __always_inline void count_pages(struct bt_live *sum, struct thread_state
 		ADD(sum->inflated_pages, pages);
 	else
 		ADD(sum->deflated_pages, pages);
+	if (thread->open & 1 << BT_VIRTIO_BALLOON_OOM_NOTIFY)
+		ADD(sum->oom_pages, pages);
 	if (is_of_item(thread)) {
 		thread->item.pages += pages;
 		thread->item.inflates = thread->queue == BT_INFLATE_QUEUE;
 	}
 }
 
-static __always_inline void end_send(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns)
+static __always_inline void end_send(struct bt_live *sum, struct thread_state *thread, u64 now_ns, u64 duration_ns,
+				     u16 flags)
 {
 	ADD(sum->sends, 1);
+	if (flags & BT_HAS_ACK) {
+		ADD(sum->woken_ns, duration_ns - thread->wait_ns);
+		ADD(sum->woken_sends, 1);
+	}
 	if (!is_of_item(thread))
 		return;
 	thread->item.sends = 1;
@@ -67,10 +74,12 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 	u64 config_ns = flags & BT_HAS_CONFIG ? thread->config_ns : 0;
 	u64 build_ns = item->sends ? item->bitmap_ns - item->bitmap_send_ns : 0;
 	u64 body_ns = item->body_ns;
+	u16 inflates = item->sends ? item->inflates : GOAL_PAGES(thread->target_pages) > thread->actual_pages;
 
 	device->entered_ns = 0;
 	if (!item->sends && !item->bodies && !away) {
 		device->left_ns = 0; /* at its target: what follows is rest */
+		device->is_short = 0;
 		return;
 	}
 	if (!item->bodies) {
@@ -84,10 +93,15 @@ static __always_inline void end_item(struct bt_live *sum, struct thread_state *t
 	ADD(sum->allocate_ns, body_ns - item->send_ns - build_ns);
 	ADD(sum->build_ns, build_ns);
 	ADD(sum->send_ns, item->send_ns);
-	if (device->left_ns)
+	if (device->left_ns) {
 		ADD(sum->requeue_ns, thread->entry_ns[BT_UPDATE_BALLOON_SIZE_FUNC] - device->left_ns);
+		if (device->inflates != inflates)
+			ADD(sum->superseded, 1);
+	}
 	device->left_ns = away ? now_ns : 0;
-	if (is_short(thread, flags))
+	device->inflates = inflates;
+	device->is_short = is_short(thread, flags);
+	if (device->is_short)
 		ADD(sum->failed_allocations, 1);
 	if (flags & BT_HAS_RUN_DELAY) {
 		ADD(sum->run_delay_ns, thread->wait_ns);
@@ -119,13 +133,13 @@ static __always_inline void emit(struct bt_counters *unused, struct thread_state
 	case BT_TELL_HOST:
 		if (thread->item.windowed)
 			break;
-		end_send(sum, thread, now_ns, duration_ns);
+		end_send(sum, thread, now_ns, duration_ns, flags);
 		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
 			count_pages(sum, thread, pages, flags);
 		break;
 	case BT_SEND_RESP_DATA:
 		thread->item.windowed = 1;
-		end_send(sum, thread, now_ns, duration_ns);
+		end_send(sum, thread, now_ns, duration_ns, flags);
 		if (!(thread->open & 1 << BT_SET_PAGE_BITMAP))
 			count_pages(sum, thread, 0, 0);
 		break;

@@ -17,8 +17,10 @@ from balloontrace.analysis.host_queues import UNTOLD, find_queues
 from balloontrace.analysis.host_readings import parse_host_readings
 from balloontrace.analysis.host_regions import parse_regions
 from balloontrace.analysis.metadata import (
+    IS_PART,
     End,
     Json,
+    boolean,
     integer,
     mapping,
     parse_end,
@@ -155,7 +157,15 @@ def analyse_host(recording: Recording) -> HostRecording:
         end,
         side,
         tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
-        tuple(_not_measured(header, batches, int(delimited.sum()), _missing_freed(freed, side.calls))),
+        tuple(
+            _not_measured(
+                header,
+                batches,
+                int(delimited.sum()),
+                _missing_freed(freed, side.calls),
+                is_part=boolean(recording.metadata, IS_PART) is True,
+            )
+        ),
         memory,
         guest_memory,
         cost,
@@ -205,7 +215,8 @@ def _process(process: Json) -> str | None:
     pid, comm, vm = integer(process, "pid"), text(process, "comm"), text(process, "vm")
     if pid is None:
         return None
-    return f"{pid} ({comm or 'no name'}{f', VM {vm}' if vm else ''})"
+    of_backend = "" if integer(process, "backend_of") is None else "backend of "
+    return f"{pid} ({comm or 'no name'}{f', {of_backend}VM {vm}' if vm else ''})"
 
 
 def _sums(recording: Recording) -> Mapping[Call, CallSums]:
@@ -314,7 +325,9 @@ def _warnings(
             yield f"host: {format_count(loss.events_lost)} {loss.function} were lost, so counts are too low"
 
 
-def _not_measured(header: Header, batches: Batches, delimited: int, freed: str | None) -> Iterator[str]:
+def _not_measured(
+    header: Header, batches: Batches, delimited: int, freed: str | None, *, is_part: bool
+) -> Iterator[str]:
     if batches.sampled:
         yield "host: calls, how long each took and what it named: record --sample counts none"
     missing = [probe for probe in header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)]
@@ -322,6 +335,11 @@ def _not_measured(header: Header, batches: Batches, delimited: int, freed: str |
         yield f"host: {probe.function}: {probe.status or 'not attached'}"
     if freed is not None:
         yield freed
+    if is_part:
+        yield (
+            "host: page faults, and whether memory became free: record --all does not read what they show; "
+            "record one VM with --vm or -p"
+        )
     if delimited < len(batches):
         yield (
             f"host: when {format_count(len(batches) - delimited)} of {format_things(len(batches), 'buffer')} "

@@ -20,6 +20,9 @@ from balloontrace.results.recording_header import Device, DriverGap, Header, Mac
 Json = Mapping[str, object]
 _T = TypeVar("_T")
 
+IS_PART = "is_part"
+"""Set by `processes`, not by a recorder: this is one VM of a recording of many."""
+
 _MAX_ITEMS = 4096
 _MAX_TEXT_CHARACTERS = 4096
 _MAX_INTEGER = 2**63 - 1

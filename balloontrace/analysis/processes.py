@@ -7,14 +7,16 @@ and what it cost, is that of all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.metadata import Json, boolean, integer, mapping, text
+from balloontrace.analysis.metadata import IS_PART, Json, boolean, integer, mapping, text
 from balloontrace.analysis.record_table import record_table
 from balloontrace.errors import RecordingError
 from balloontrace.format.guest_layout import parse_record_layout
@@ -23,8 +25,9 @@ from balloontrace.format.process_layout import PROCESS_FIELD
 from balloontrace.format.recording import Recording
 
 _OF_ONE = ("process", "memory_slots", "memory", "regions", "files")
-_AT_END = ("memory", "regions", "files", "eventfds", "losses", "reason", "ended")
-_LONGEST_LIST = 12
+_AT_END = ("memory", "regions", "files", "eventfds", "has_hugetlb", "losses", "reason", "ended")
+_LONGEST_LIST, _LONGEST_FILE = 12, 100
+_NOT_IN_FILES = re.compile(r"[^\w.-]+", re.ASCII)
 
 
 def is_of_many(recording: Recording) -> bool:
@@ -51,8 +54,20 @@ def split_processes(recording: Recording) -> tuple[Recording, ...]:
 def vm_name(recording: Recording) -> str:
     """What the VM of a part is called: by its name, else by its process."""
     process = mapping(recording.metadata, "process")
-    pid = integer(process, "pid")
-    return text(process, "vm") or f"{text(process, 'comm') or 'process'}-{'?' if pid is None else pid}"
+    pid, vm, comm = integer(process, "pid"), text(process, "vm"), text(process, "comm") or "process"
+    if vm:
+        return vm if integer(process, "backend_of") is None else f"{vm}/{comm}"
+    return f"{comm}-{'?' if pid is None else pid}"
+
+
+def file_names(parts: Sequence[Recording]) -> list[str]:
+    """A name for the files of each part: that of its VM, without what a stranger should not choose."""
+    found: list[str] = []
+    for part in parts:
+        name = _NOT_IN_FILES.sub("_", vm_name(part))[:_LONGEST_FILE].lstrip(".") or "vm"
+        numbers = (f"{name}-{number}" for number in count(2))
+        found.append(name if name not in found else next(each for each in numbers if each not in found))
+    return found
 
 
 def choose_parts(recording: Recording, vm: str | None) -> tuple[Recording, ...]:
@@ -65,7 +80,9 @@ def choose_parts(recording: Recording, vm: str | None) -> tuple[Recording, ...]:
         if not parts:
             raise RecordingError(f"{recording.label} has no VM: none ran while it was recorded")
         return parts
-    found = tuple(part for part in parts if _is_called(part, vm))
+    # A backend is called after its VM, so that a name alone means the VM itself.
+    found = tuple(part for part in parts if vm_name(part) == vm)
+    found = found or tuple(part for part in parts if _is_called(part, vm))
     if not found:
         raise RecordingError(f"{recording.label} has no VM called {vm}: it has {list_vms(parts)}")
     return found
@@ -117,6 +134,7 @@ def _part(recording: Recording, came: Json, ended: Json | None, batches: bytes) 
     metadata = {
         **{key: value for key, value in recording.metadata.items() if key != "is_of_many"},
         **{key: came[key] for key in _OF_ONE if key in came},
+        IS_PART: True,
         "recording_id": identity and f"{identity}-{number}",
         "started": started or recording.metadata.get("started"),
     }

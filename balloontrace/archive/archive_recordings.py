@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import parse_end
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import Seen, find_hosts, find_paths, look_at, read_whole
+from balloontrace.archive.find_pairs import Reader, Seen, find_hosts, find_paths, look_at
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe
 from balloontrace.archive.schema import TABLES
@@ -49,7 +50,8 @@ def archive(
     dataset = read_dataset(storage)
     pending = _Pending(storage)
     seen = look_at(find_paths(given), result.refused.append, keep_damaged=keep_damaged)
-    for entry in _describe_all(seen, dataset, result, host=host, keep_damaged=keep_damaged):
+    reader = Reader(keep_damaged=keep_damaged)
+    for entry in _describe_all(seen, dataset, result, reader, host=host):
         pending.add(entry)
         result.written += 1
         result.matched += entry.is_of_both
@@ -58,7 +60,7 @@ def archive(
 
 
 def _describe_all(
-    seen: Sequence[Seen], dataset: Dataset, result: Archived, *, host: str | None, keep_damaged: bool
+    seen: Sequence[Seen], dataset: Dataset, result: Archived, reader: Reader, *, host: str | None
 ) -> Iterator[Entry]:
     """The entries of all recordings of which the dataset knows less, or nothing."""
     hosts_of = find_hosts(seen)
@@ -69,7 +71,7 @@ def _describe_all(
             result.known += 1
             continue
         try:
-            entry = _describe_one(each, candidates, host, keep_damaged=keep_damaged)
+            entry = _describe_one(each, candidates, host, reader)
         except BalloontraceError as error:
             result.refused.append(str(error))
             continue
@@ -79,17 +81,24 @@ def _describe_all(
             result.known += 1
 
 
-def _describe_one(seen: Seen, candidates: Sequence[Seen], host: str | None, *, keep_damaged: bool) -> Entry:
+def _describe_one(seen: Seen, candidates: Sequence[Seen], host: str | None, reader: Reader) -> Entry:
     """A recording with the first of the hosts' that it matches, or alone."""
-    recording = read_whole(seen.path, keep_damaged=keep_damaged)
+    recording = reader.read(seen)
     ended_ns = _ended_ns(recording)
-    for each in candidates:
-        try:
-            report = analyse(recording, read_whole(each.path, keep_damaged=keep_damaged))
-        except RecordingError:
-            continue  # of another run
-        return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id))
+    for _, of_one_file in groupby(candidates, key=lambda each: each.path):
+        found = [(each, report) for each in of_one_file if (report := _with(recording, each, reader))]
+        if len(found) == 1:  # where several VMs of a host agree, none is proved
+            each, report = found[0]
+            return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id))
     return describe(_analyse(recording), Origin(seen.recording_id, ended_ns, host))
+
+
+def _with(guest: Recording, host: Seen, reader: Reader) -> Report | None:
+    """The report of both sides; None where they are of different runs."""
+    try:
+        return analyse(guest, reader.read(host))
+    except RecordingError:
+        return None
 
 
 def _analyse(recording: Recording) -> Report:

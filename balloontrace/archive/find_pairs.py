@@ -2,7 +2,7 @@
 """Which recordings there are to archive, and which of a host may belong to which of a guest.
 
 Each is looked at alone, and only what a choice needs is kept, so that thousands take no memory. That two
-recordings do belong together, matching proves later.
+recordings do belong together, matching proves later. One of many VMs is a recording of each of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace.analysis.metadata import is_of_host, parse_header
+from balloontrace.analysis.processes import choose_parts
 from balloontrace.compare.inputs import SUFFIX, bare_name, window_of
 from balloontrace.errors import BalloontraceError, RecordingError, UsageError
 from balloontrace.format.recording import Recording, read_recording
@@ -22,9 +23,13 @@ from balloontrace.untrusted import printable
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a choice needs to know of a recording; `window` are first and last moment by the wall clock."""
+    """What a choice needs to know of a recording; `window` are first and last moment by the wall clock.
+
+    `part` is its place among the VMs of its file.
+    """
 
     path: Path
+    part: int
     recording_id: str
     of_host: bool
     window: tuple[int, int] | None
@@ -56,29 +61,51 @@ def find_paths(given: Sequence[Path]) -> list[Path]:
 def look_at(paths: Sequence[Path], refuse: Callable[[str], None], *, keep_damaged: bool) -> list[Seen]:
     """All that can be archived, each once; `refuse` is told of each other one in a sentence."""
     seen: dict[str, Seen] = {}
+    reader = Reader(keep_damaged=keep_damaged)
     for path in paths:
         try:
-            found = _see(path, read_whole(path, keep_damaged=keep_damaged))
+            found = [_see(path, *each) for each in enumerate(reader.parts(path))]
         except BalloontraceError as error:
             refuse(str(error))
             continue
-        seen.setdefault(found.recording_id, found)
+        for each in found:
+            seen.setdefault(each.recording_id, each)
     return list(seen.values())
 
 
-def read_whole(path: Path, *, keep_damaged: bool) -> Recording:
-    """A recording. RecordingError if it is damaged, unless that is allowed; errors as `read_recording`."""
-    recording = read_recording(path)
-    if recording.damage and not keep_damaged:
-        raise RecordingError(f"{recording.label} is damaged: {recording.damage[0]}")
-    return recording
+class Reader:
+    """Reads recordings, and keeps the last one: the VMs of a file are asked for one after the other."""
+
+    def __init__(self, *, keep_damaged: bool) -> None:
+        self._keep_damaged = keep_damaged
+        self._path: Path | None = None
+        self._parts: tuple[Recording, ...] = ()
+
+    def read(self, seen: Seen) -> Recording:
+        """One that was seen; errors as `parts`."""
+        return self.parts(seen.path)[seen.part]
+
+    def parts(self, path: Path) -> tuple[Recording, ...]:
+        """The recording of each VM of a file, or the one there is.
+
+        RecordingError if it is damaged, unless that is allowed, or of no VM at all; errors as
+        `read_recording`.
+        """
+        if path != self._path:
+            self._path = None
+            recording = read_recording(path)
+            if recording.damage and not self._keep_damaged:
+                raise RecordingError(f"{recording.label} is damaged: {recording.damage[0]}")
+            self._path, self._parts = path, choose_parts(recording, None)
+        return self._parts
 
 
-def _see(path: Path, recording: Recording) -> Seen:
+def _see(path: Path, part: int, recording: Recording) -> Seen:
     header = parse_header(recording)
     return Seen(
         path,
-        header.recording_id or _content_id(path),
+        part,
+        header.recording_id or f"{_content_id(path)}{f'-{part}' if part else ''}",
         is_of_host(recording),
         window_of(recording),
         header.pair,

@@ -52,7 +52,8 @@ def export(
 
     With a recording of the host made at the same time, each buffer names its send. A time line then shows
     both sides on one clock. Names have their units. Times are integers in nanoseconds, in a time line in
-    microseconds. What was not measured is empty or null. docs/export.schema.json describes every field.
+    microseconds. What was not measured is empty or null. docs/export.schema.json describes every field. Of
+    many VMs (record --all) each has a folder of tables, called after it, where -o is a folder.
 
     \b
     Examples:
@@ -60,12 +61,18 @@ def export(
       balloontrace export guest.bt host.bt --format perfetto -o timeline.json
     """
     from balloontrace.analysis.make_report import examine
+    from balloontrace.analysis.processes import choose_parts
     from balloontrace.commands.report import read_recordings
 
     # As a path, nothing would be the current folder.
     if not output:
         raise UsageError("-o takes a name; give - for standard output, or . for this folder")
     sources = read_recordings(recording, host_recording)
+    if form.tables is not None and len(sources) == 1 and _is_folder(form, Path(output)):
+        parts = choose_parts(sources[0], vm)
+        if len(parts) > 1:
+            _write_parts(form, parts, Path(output), force=force)
+            return
     examined = examine(*sources, vm=vm)
     if form.tables is not None:
         _write_tables(form, form.tables(sources, examined), sources, Path(output), force=force)
@@ -74,10 +81,31 @@ def export(
     warn(examined.report.warnings)
 
 
+def _is_folder(form: Format, output: Path) -> bool:
+    return str(output) != "-" and (output.suffix != form.extension or output.is_dir())
+
+
+def _write_parts(form: Format, parts: Sequence[Recording], folder: Path, *, force: bool) -> None:
+    """A folder for each VM, called after it; none where one is there already, unless with `force`."""
+    from balloontrace.analysis.make_report import examine
+    from balloontrace.analysis.processes import file_names
+
+    assert form.tables is not None  # its caller has looked
+    folders = [folder / name for name in file_names(parts)]
+    taken = [each for each in folders if each.exists()]
+    if taken and not force:
+        raise UsageError(f"{taken[0]} exists already; -f replaces the tables in it")
+    _make_folder(folder, form)
+    for each, part in zip(folders, parts, strict=True):
+        examined = examine(part)
+        _write_folder(form, form.tables([part], examined), [part], each, force=force)
+        warn(examined.report.warnings)
+
+
 def _write_tables(
     form: Format, tables: Mapping[str, Pieces], sources: Sequence[Recording], output: Path, *, force: bool
 ) -> None:
-    if str(output) != "-" and (output.suffix != form.extension or output.is_dir()):
+    if _is_folder(form, output):
         _write_folder(form, tables, sources, output, force=force)
         return
     if "spans" in tables and "batches" in tables:
@@ -100,6 +128,14 @@ def _write_folder(
         of_host = is_of_host(source) and len(sources) > 1
         name = _HOST_METADATA if of_host else _METADATA
         files[name] = [json.dumps(described, indent=1) + "\n"]
+    _make_folder(folder, form)
+    write_files({folder / name: pieces for name, pieces in files.items()}, force=force)
+    if force:
+        for name in {*(f"{table}{form.extension}" for table in _TABLES), *_DESCRIPTIONS} - set(files):
+            _remove(folder / name)
+
+
+def _make_folder(folder: Path, form: Format) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(
             f"{folder} is a file: {form.name.upper()} goes into a folder, "
@@ -109,10 +145,6 @@ def _write_folder(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
-    write_files({folder / name: pieces for name, pieces in files.items()}, force=force)
-    if force:
-        for name in {*(f"{table}{form.extension}" for table in _TABLES), *_DESCRIPTIONS} - set(files):
-            _remove(folder / name)
 
 
 def _remove(path: Path) -> None:

@@ -54,6 +54,11 @@ _MOST_PORT = 65535
     metavar="DIR",
     help="Write balloontrace.prom there each 15 s, for node_exporter, instead of listening.",
 )
+@click.option(
+    "--count-freed",
+    is_flag=True,
+    help="On a host, count what calls free. A BPF program then runs for each page that any process frees.",
+)
 @missing_probes_option
 @attach_option
 @engine_option
@@ -149,7 +154,7 @@ class _Served:
 
         source = GuestSource(attached.collector, attached.diagnosis)
         self.source, self._is_host = source, False
-        self._families = lambda: guest_families(source.look())
+        self._families = lambda: guest_families(source.look(), missed=source.missed())
 
     def _begin_host(self, attached: AttachedAll) -> None:
         from balloontrace.live.read_all_sums import AllSource
@@ -159,7 +164,7 @@ class _Served:
         source = AllSource(attached.collector, attached.processes)
         self.source, self._is_host = source, True
         self.duties = (Duty(_FOLLOW_S, self._follow),)
-        self._families = lambda: host_families(source.look(), without_room=source.without_room)
+        self._families = lambda: host_families(source.look(), source.tracing())
 
     def _follow(self) -> None:
         from balloontrace.live.read_all_sums import AllSource

@@ -40,11 +40,14 @@ DEVICE_STATE = lay_out(
     "u32 target_pages", "u32 actual_pages", "u64 operations", "u64 changed_ns", "u32 moving"
 )
 COUNTERS = lay_out(("functions", FUNCTION_COUNTERS, FUNCTIONS), ("devices", DEVICE_STATE, DEVICES))
-LIVE_DEVICE = lay_out("u64 entered_ns", "u64 left_ns", "u32 target_pages")
+LIVE_DEVICE = lay_out(
+    "u64 entered_ns", "u64 left_ns", "u32 target_pages", "u16 inflates", "u16 is_short",
+)  # fmt: skip
 LIVE = lay_out(
     "u64 items", "u64 item_ns", "u64 allocate_ns", "u64 build_ns", "u64 send_ns", "u64 requeue_ns",
     "u64 sends", "u64 inflated_pages", "u64 deflated_pages", "u64 unknown_sends", "u64 failed_allocations",
-    "u64 run_delay_ns", "u64 run_delay_items", "u64 padding",
+    "u64 run_delay_ns", "u64 run_delay_items", "u64 woken_ns", "u64 woken_sends", "u64 oom_pages",
+    "u64 superseded",
     ("devices", LIVE_DEVICE, DEVICES), ("buckets", "u64", FUNCTIONS * BUCKETS),
 )  # fmt: skip
 

@@ -20,6 +20,8 @@ class LiveDevice:
     entered_ns: int
     left_ns: int
     target_pages: int
+    inflates: int = 0
+    is_short: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class LiveSums:
     failed_allocations: int
     run_delay_ns: int
     run_delay_items: int
+    woken_ns: int
+    woken_sends: int
+    oom_pages: int
+    superseded: int
     devices: tuple[LiveDevice, ...]
     buckets: dict[Function, tuple[int, ...]]
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from balloontrace.format.host_counters import HostCounters, parse_host_counters
 from balloontrace.format.live_counters import LiveBatches, parse_live_batches
 from balloontrace.format.process_layout import NO_COUNTERS, added, counting_slots
 from balloontrace.live.make_views import HostLook
+from balloontrace.live.read_sums import estimate_run_time_ns
 from balloontrace.system.vmm import Process
 from balloontrace.trace.host.all_collector import AllCollector
 from balloontrace.trace.host.collector import summarise_host_losses
@@ -19,11 +21,21 @@ from balloontrace.trace.session import Losses
 
 @dataclass(frozen=True)
 class VmLook:
-    """One process at one time; `number` is never another's."""
+    """One process at one time; `number` is never another's. What calls freed may not be counted."""
 
     number: int
     process: Process
     look: HostLook
+    counts_freed: bool = False
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What tracing all processes has cost and missed so far; None: not measured."""
+
+    program_ns: int | None = None
+    missed: int | None = None
+    without_room: int = 0  # processes not traced, as there were too many at once
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,12 @@ class AllSource:
     def look(self) -> tuple[VmLook, ...]:
         """The sums of each process as they are now, in the order in which they came."""
         looks = []
+        freed = self._collector.plan.freed_by(self._collector.loaded.failures) is not None
         for each in self._processes:
             found, time_ns = self._read(each), time.monotonic_ns()
-            looks.append(VmLook(each.number, each.process, HostLook(time_ns, found.counters, found.batches)))
+            look = HostLook(time_ns, found.counters, found.batches)
+            counts_freed = freed and found.calls > 0 and not each.has_hugetlb
+            looks.append(VmLook(each.number, each.process, look, counts_freed))
         return tuple(looks)
 
     @property
@@ -66,10 +81,13 @@ class AllSource:
         """There may always be another one."""
         return None
 
-    @property
-    def without_room(self) -> int:
-        """How many were not traced, as there were too many at once."""
-        return self._processes.without_room
+    def tracing(self) -> Tracing:
+        """What it has cost and missed since the start, processes that ended included."""
+        calls = Counter(self._of_ended.calls_by_system_call)
+        for each in self._processes:
+            calls.update(self._read(each).counters.calls_by_system_call)
+        spent_ns = estimate_run_time_ns(self._collector.read_program_costs(calls))
+        return Tracing(spent_ns, self._collector.read_missed(), self._processes.without_room)
 
     def losses(self) -> Losses:
         """What was missed so far, as a recording has it."""

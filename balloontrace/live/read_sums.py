@@ -49,6 +49,10 @@ class GuestSource:
         spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
         return GuestLook(time.monotonic_ns(), counters, live, balloon_pages, spent_ns, sizes)
 
+    def missed(self) -> int:
+        """Calls so far for which the kernel did not run the programs, as far as it counts them."""
+        return sum(filter(None, self._collector.read_missed().values()))
+
     @property
     def gone(self) -> str | None:
         """Why nothing can happen any more; None while it can."""
@@ -75,7 +79,7 @@ class HostSource:
         raw, raw_live = self._collector.read_counters(), self._collector.read_live()
         counters, batches = parse_host_counters(raw), parse_live_batches(raw_live)
         follow_pace(self._collector, self._timing, counters)
-        spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters))
+        spent_ns = estimate_run_time_ns(self._collector.read_program_costs(counters.calls_by_system_call))
         return HostLook(time.monotonic_ns(), counters, batches, spent_ns)
 
     @property

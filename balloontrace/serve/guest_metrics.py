@@ -18,8 +18,11 @@ _OTHERS = {
 }
 
 
-def guest_families(look: GuestLook) -> Iterator[Family]:
-    """All metrics of a guest; sums are since the programs were attached."""
+def guest_families(look: GuestLook, *, missed: int = 0) -> Iterator[Family]:
+    """All metrics of a guest; sums are since the programs were attached.
+
+    `missed` are calls for which the kernel did not run the programs.
+    """
     live, functions = look.live, look.counters.functions
     moved = {"inflate": live.inflated_pages, "deflate": live.deflated_pages}
     yield counter(
@@ -34,12 +37,14 @@ def guest_families(look: GuestLook) -> Iterator[Family]:
     yield counter(
         "sends_of_unknown_pages", "Sends of which the pages are not known.", [((), live.unknown_sends)]
     )
+    yield from _operations(look)
     yield from _times(look)
-    yield counter(
-        "failed_allocations", "Allocations for the balloon that failed.", [((), live.failed_allocations)]
-    )
     others = (((what,), functions[each].entries) for each, what in _OTHERS.items())
     yield counter("other_work", "Calls of the driver beside its work items.", others, ("what",))
+    yield counter(
+        "out_of_memory_bytes", "Memory that left the balloon as the guest was out of memory.",
+        [((), pages_to_bytes(live.oom_pages))],
+    )  # fmt: skip
     reports, hints = (
         functions[each] for each in (Function.VIRTBALLOON_FREE_PAGE_REPORT, Function.REPORT_FREE_PAGE_FUNC)
     )
@@ -48,12 +53,33 @@ def guest_families(look: GuestLook) -> Iterator[Family]:
     yield counter("hinted_bytes", "Memory hinted as free.", [((), pages_to_bytes(hints.pages))])
     followed = [counts for each, counts in functions.items() if each not in (*COUNTED_ONLY, Function.PAYLOAD)]
     lost = sum(counts.no_state + counts.overwritten for counts in followed)
-    yield counter("events_lost", "Calls of which nothing is known.", [((), lost)])
+    yield counter("events_lost", "Calls of which nothing is known.", [((), lost + missed)])
     yield counter(
         "program_seconds", "Processor time of the BPF programs, by runs that were timed.",
         [((), seconds(look.bpf_ns))],
     )  # fmt: skip
     yield from _sizes(look)
+
+
+def _operations(look: GuestLook) -> Iterator[Family]:
+    """How inflates and deflates ended, and those that have not: of each device there is one at a time."""
+    live, devices = look.live, look.counters.devices
+    outcomes = {"reached": look.counters.operations, "superseded": live.superseded}
+    yield counter(
+        "operations",
+        "Inflates and deflates that ended: at their target, or as the host wanted the opposite.",
+        (((outcome,), number) for outcome, number in outcomes.items()), ("outcome",),
+    )  # fmt: skip
+    yield gauge(
+        "operations_under_way", "Balloons that are away from their target.",
+        [((), sum(device.moving for device in devices))],
+    )  # fmt: skip
+    stalled = sum(bool(device.left_ns and device.is_short) for device in live.devices)
+    yield gauge("operations_stalled", "Of these, those whose last allocation failed.", [((), stalled)])
+    yield counter(
+        "failed_allocations", "Allocations for the balloon that failed; the driver waits after each.",
+        [((), live.failed_allocations)],
+    )  # fmt: skip
 
 
 def _times(look: GuestLook) -> Iterator[Family]:
@@ -74,6 +100,11 @@ def _times(look: GuestLook) -> Iterator[Family]:
         "scheduling_delay_seconds", "Time that work items were ready to run and waited for a processor.",
         [((), seconds(live.run_delay_ns) if live.run_delay_items == live.items else None)],
     )  # fmt: skip
+    yield counter(
+        "send_wakeup_seconds", "Time of sends after the interrupt that answered: waiting for a processor.",
+        [((), seconds(live.woken_ns) if live.woken_sends or not live.sends else None)],
+    )  # fmt: skip
+    yield counter("send_wakeups", "Sends of which that time is known.", [((), live.woken_sends)])
     entered = [device.entered_ns for device in live.devices if device.entered_ns]
     under_way_ns = max((look.time_ns - entered_ns for entered_ns in entered), default=0)
     yield gauge(

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from balloontrace.format.host_counters import CallSums
 from balloontrace.live.make_views import HostLook
-from balloontrace.live.read_all_sums import VmLook
+from balloontrace.live.read_all_sums import Tracing, VmLook
 from balloontrace.serve.families import Family, as_histogram, counter, gauge, histogram, seconds
 
 _CALL_POWERS = tuple(range(8, 33, 2))  # 256 ns to 4 s
 
 
-def host_families(looks: Sequence[VmLook], *, without_room: int = 0) -> Iterator[Family]:
-    """All metrics of a host; sums are since a VM was found."""
+def host_families(looks: Sequence[VmLook], tracing: Tracing) -> Iterator[Family]:
+    """All metrics of a host; sums are since a VM was found, those without one since the start."""
     named = list(zip(vm_labels(looks), (each.look for each in looks), strict=True))
-    yield gauge("vms", "VMs that are traced.", [((), len(looks))])
-    yield counter("vms_not_traced", "VMs for which there was no room.", [((), without_room)])
+    yield gauge("vms", "VMs, and their vhost-user backends, that are traced.", [((), len(looks))])
+    yield counter("vms_not_traced", "VMs for which there was no room.", [((), tracing.without_room)])
     yield gauge(
         "vm_info", "What is known of a VM; always 1.",
         (
@@ -50,6 +50,7 @@ def host_families(looks: Sequence[VmLook], *, without_room: int = 0) -> Iterator
         ("calls_without_bytes", "Calls that named no memory.", lambda sums: sums.no_bytes),
     ):
         yield counter(f"host_{name}", text, by_call(value), ("vm", "call"))
+    yield from _freed(looks, named)
     yield from _times(named)
     yield counter(
         "host_thp_splits", "Mappings of huge pages that were split.",
@@ -59,16 +60,43 @@ def host_families(looks: Sequence[VmLook], *, without_room: int = 0) -> Iterator
         "host_events_lost", "Calls of which nothing is known.",
         (((vm,), look.counters.no_state + look.counters.overwritten) for vm, look in named), ("vm",),
     )  # fmt: skip
+    yield counter(
+        "host_calls_missed", "Calls for which the kernel did not run the programs.", [((), tracing.missed)]
+    )
+    yield counter(
+        "host_program_seconds", "Processor time of the BPF programs of calls, by runs that were timed.",
+        [((), seconds(tracing.program_ns))],
+    )  # fmt: skip
 
 
 def vm_labels(looks: Sequence[VmLook]) -> list[str]:
-    """What each is called; of several by one name all have their process's number too."""
+    """What each is called; of several by one name all have their process's number too.
+
+    Prometheus refuses all where two are the same, and whoever starts a VM chooses its name.
+    """
     names = [each.process.name for each in looks]
+    numbered = [f"{name}-{each.process.pid}" for name, each in zip(names, looks, strict=True)]
     times = Counter(names)
-    return [
-        name if times[name] == 1 else f"{name}-{each.process.pid}"
-        for name, each in zip(names, looks, strict=True)
+    labels = [name if times[name] == 1 else long for name, long in zip(names, numbered, strict=True)]
+    return labels if len(set(labels)) == len(labels) else numbered
+
+
+def _freed(looks: Sequence[VmLook], named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
+    """What calls freed, of the VMs of which that is counted."""
+    counted = [
+        (vm, call.name.lower(), sums)
+        for (vm, look), each in zip(named, looks, strict=True)
+        for call, sums in look.counters.calls.items()
+        if each.counts_freed and sums.calls
     ]
+    yield counter(
+        "host_freed_bytes", "Memory that became free inside calls.",
+        (((vm, call), sums.freed_bytes) for vm, call, sums in counted), ("vm", "call"),
+    )  # fmt: skip
+    yield counter(
+        "host_calls_freed_nothing", "Calls that did not fail and by which no page became free.",
+        (((vm, call), sums.freed_nothing) for vm, call, sums in counted), ("vm", "call"),
+    )  # fmt: skip
 
 
 def _times(named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
@@ -88,6 +116,10 @@ def _times(named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
     yield counter(
         "host_buffers_timed", "Buffers of which kick and completion were seen.",
         (((vm,), look.batches.delimited) for vm, look in named), ("vm",),
+    )  # fmt: skip
+    yield gauge(
+        "host_longest_buffer_seconds", "The longest that a buffer took from kick to completion.",
+        (((vm,), seconds(look.batches.longest_ns)) for vm, look in named if look.batches.delimited), ("vm",),
     )  # fmt: skip
     latencies = []
     for vm, look in named:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from balloontrace.system.kernel import ROOT, read_text
@@ -21,6 +21,7 @@ _SMALLEST_REGION_BYTES = 1 << 20
 # The kernel walks all page tables for /proc/PID/smaps: 280 million instructions for each GiB of small pages.
 _MOST_WALKED_BYTES = 16 << 30
 _MOST_CHILDREN = 32
+_MOST_THREADS = 4096
 _LOOKS_APART = 16
 _SMALL_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # No file system on a disk has blocks so large, nor hugetlbfs smaller ones but on few machines.
@@ -180,8 +181,11 @@ def has_hugetlb_pages(pid: int, root: Path = ROOT) -> bool:
 def read_children(pid: int, root: Path = ROOT) -> dict[str, int | None]:
     """Anonymous memory of the process's children, by their number: a child has all that its parent had."""
     found: dict[str, int | None] = {}
-    for path in islice((root / f"proc/{pid}/task").glob("*/children"), 4096):
-        for child in (read_text(path) or "").split():
+    threads: list[str] = []
+    with suppress(OSError):
+        threads = os.listdir(root / f"proc/{pid}/task")  # noqa: PTH208  (names alone)
+    for thread in threads[:_MOST_THREADS]:
+        for child in (read_text(root / f"proc/{pid}/task/{thread}/children") or "").split():
             if len(found) < _MOST_CHILDREN:
                 found[child] = _kib_to_bytes((read_status(int(child), root) or {}).get("RssAnon"))
     return found
@@ -200,6 +204,12 @@ def _maps_hugetlb(pid: int, root: Path) -> bool:
             return any(line.startswith(b"VmFlags:") and b"ht" in line.split() for line in smaps)
     except OSError:
         return False
+
+
+def read_shared_memory(pid: int, root: Path = ROOT) -> frozenset[str]:
+    """Device and inode of each large file that the process has mapped for sharing, as guest memory may be."""
+    found = _find_shared_files(pid, root)
+    return frozenset(file for file, _, size_bytes, _ in found if size_bytes >= _SMALLEST_REGION_BYTES)
 
 
 class SharedFiles:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process that serves a balloon: found by its open /dev/kvm, or told by its number.
 
-The name of a process says nothing: a VMM is any that has /dev/kvm open. A vhost-user backend has not, so it
-is told by number. `vm_names` says what its VM is called. Everything is read below an injectable root path, as
-in `system/kernel`.
+The name of a process says nothing: a VMM is any that has /dev/kvm open. A vhost-user backend has not: it is
+told by number, or by a VMM's memory that it has mapped. `vm_names` says what its VM is called. Everything is
+read below an injectable root path, as in `system/kernel`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from balloontrace.errors import CannotTraceError, UsageError
 from balloontrace.system.kernel import ROOT
-from balloontrace.system.process_memory import read_status
+from balloontrace.system.process_memory import read_shared_memory, read_status
 from balloontrace.system.vm_names import read_vm_name
 from balloontrace.untrusted import printable
 
@@ -40,16 +40,24 @@ class Process:
     balloons: tuple[str, ...] = ()  # words of its command line, and names of threads, that name a balloon
     vm: str | None = None  # what its VM is called, where that is known
     vm_uuid: str | None = None
+    backend_of: int | None = (
+        None  # the process of the VM that it serves a device of, as vhost-user backends do
+    )
 
     @property
     def name(self) -> str:
-        """E.g. `web1`; of a VM without a name that of the process, with its number."""
-        return self.vm or f"{self.comm}-{self.pid}"
+        """E.g. `web1`, and `web1/virtiofsd` for a backend; without a VM's name that of the process."""
+        own = f"{self.comm}-{self.pid}"
+        if self.vm is None:
+            return own
+        return self.vm if self.backend_of is None else f"{self.vm}/{printable(self.comm)}"
 
     @property
     def description(self) -> str:
         """E.g. `1234 (qemu-system-x86, VM web1): virtio-balloon-pci`."""
         vm = f", VM {self.vm}" if self.vm else ""
+        if self.backend_of is not None:
+            vm = f", backend of {f'VM {self.vm}' if self.vm else f'process {self.backend_of}'}"
         balloons = f": {', '.join(self.balloons)}" if self.balloons else ""
         return f"{self.pid} ({self.comm}{vm}){balloons}"
 
@@ -63,6 +71,15 @@ def find_vmms(root: Path = ROOT) -> tuple[Process, ...]:
 def find_vmm(pid: int, root: Path = ROOT) -> Process | None:
     """The process if it has /dev/kvm open, and may be looked into."""
     return _read_process(pid, root) if _has_open(root / f"proc/{pid}/fd", KVM_DEVICE) else None
+
+
+def find_backend(pid: int, memory: Mapping[str, Process], root: Path = ROOT) -> Process | None:
+    """The process if it has some of `memory` mapped, which has the VMM by a file's device and inode."""
+    owner = next((memory[file] for file in read_shared_memory(pid, root) if file in memory), None)
+    process = _read_process(pid, root) if owner is not None else None
+    if owner is None or process is None:
+        return None
+    return replace(process, vm=owner.vm, vm_uuid=owner.vm_uuid, backend_of=owner.pid)
 
 
 def is_called(process: Process, pattern: str) -> bool:
@@ -177,10 +194,17 @@ def _read_balloons(folder: Path) -> tuple[str, ...]:
     words: list[str] = []
     with suppress(OSError):
         words += (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
-    for path in sorted(folder.glob("task/[0-9]*/comm")):
+    for thread in _threads(folder):
         with suppress(OSError):
-            words.append(path.read_text(errors="replace").strip())
+            words.append((folder / "task" / thread / "comm").read_text(errors="replace").strip())
     return tuple(dict.fromkeys(word for word in words if "balloon" in word.lower()))
+
+
+def _threads(folder: Path) -> list[str]:
+    """Numbers of the process's threads; none of one that has ended: `glob` would raise, in some versions."""
+    with suppress(OSError):
+        return sorted(os.listdir(folder / "task"))  # noqa: PTH208  (names alone)
+    return []
 
 
 def _has_open(folder: Path, target: str) -> bool:

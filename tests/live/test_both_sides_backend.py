@@ -41,6 +41,9 @@ from tracing import (
 )
 
 import lab
+from balloontrace.analysis.metadata import mapping
+from balloontrace.analysis.processes import split_processes, vm_name
+from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call
 from lab.patched_driver import load_patched
 
@@ -54,6 +57,7 @@ class Course:
 
     guest: Path
     host: Path
+    of_all: Path
     longer: Recorder
     device_pid: int
     pages: list[int]
@@ -101,21 +105,41 @@ def course(pair: lab.Nested, tmp_path_factory: pytest.TempPathFactory) -> Course
             start_recording(host, "/root/longer.bt", "-p", device_pid),
         )
     ]
+    of_all = start_recording(host, "/root/all.bt", "--side", "host", "--all", "-v").wait_attached()
+    of_all.process.wait_for(f"tracing {device_pid} (".encode(), 60)
     in_guest = start_recording(guest, "/root/guest.bt", "--capture", "payload").wait_attached()
     before, known = guest.vmstat(), len(device.buffers())
     move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
     move(guest, FULL_MIB, MOVE_S)
     pages = change(before, guest.vmstat(), COUNTERS)
     in_host.end()
+    of_all.end()
     in_guest.end()
     return Course(
         guest=in_guest.pull(folder),
         host=in_host.pull(folder),
+        of_all=of_all.pull(folder),
         longer=longer,
         device_pid=pair.vmm_pid,
         pages=pages,
         buffers=device.buffers()[known:],
     )
+
+
+def test_a_recording_of_all_has_the_backend_beside_its_vm(course: Course) -> None:
+    """It has no /dev/kvm open, but the memory of its VM mapped; and it is the one that served the guest."""
+    parts = split_processes(read_recording(course.of_all))
+    processes = {vm_name(part): mapping(part.metadata, "process") for part in parts}
+    (vmm,) = (name for name, each in processes.items() if each["backend_of"] is None)
+    (backend,) = (name for name in processes if name != vmm)
+    assert processes[backend]["pid"] == course.device_pid
+    assert processes[backend]["backend_of"] == processes[vmm]["pid"]
+    alone, of_all = report(course.host)["host"], report_both(course.guest, course.of_all)["host"]
+    assert of_all["process"].startswith(f"{course.device_pid} (")
+    counts = [
+        [(each["call"], each["calls"], each["bytes"]) for each in side["calls"]] for side in (alone, of_all)
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_driver_device_and_both_recordings_count_the_same(course: Course) -> None:

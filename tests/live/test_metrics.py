@@ -3,51 +3,33 @@
 
 from __future__ import annotations
 
-import io
+import json
 import signal
 import subprocess
-import tarfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hostserve import WARM_UP, Server
-from prometheus import Prometheus, unpack_prometheus
 from prometheus_client.openmetrics import parser
 from tracing import ATTACH_S, FULL_MIB, ROOT, record, report, shell
 
 import lab
+from lab.metrics_client import ENVIRONMENT, install_client, remove_client
+from lab.prometheus import Prometheus, unpack_prometheus
 
-LIBRARIES = "/tmp/libraries"
 SERVING = b"/metrics"
-# SIOCSIFFLAGS with IFF_UP: the image has no program that does it.
-LOOPBACK_UP = """
-import fcntl, socket, struct
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))
-"""
 NOBODY = 65534
 MIB_PAGES = 256
+PAGE_BYTES = 4096
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture(scope="module")
-def libraries(guest: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """prometheus_client, which is Python alone and not in the guest's image; and a loopback that is up."""
-    found = find_spec("prometheus_client")
-    assert found is not None
-    assert found.origin is not None
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        archive.add(Path(found.origin).parent, "prometheus_client")
-    packed = tmp_path_factory.mktemp("libraries") / "libraries.tar.gz"
-    packed.write_bytes(content.getvalue())
-    guest.run(["mkdir", "-p", LIBRARIES], check=True)
-    guest.run(["tar", "-xzf", guest.push(packed), "-C", LIBRARIES], check=True)
-    guest.run(["python3", "-c", LOOPBACK_UP], check=True)
+def libraries(guest: lab.Guest) -> Iterator[None]:
+    install_client(guest)
     yield
-    guest.run(["rm", "-r", LIBRARIES], check=True)
+    remove_client(guest)
 
 
 @pytest.fixture
@@ -57,9 +39,9 @@ def kvm(guest: lab.Guest) -> Iterator[None]:
     guest.run(shell("[ ! -e /tmp/made-kvm ] || rm /dev/kvm /tmp/made-kvm"), check=True)
 
 
-def start(guest: lab.Guest, side: str) -> lab.GuestProcess:
-    words = ["python3", "-P", "-m", "balloontrace", "serve", "--side", side]
-    process = guest.start(words, env={"PYTHONPATH": f"/repo:{LIBRARIES}"})
+def start(guest: lab.Guest, side: str, *options: str) -> lab.GuestProcess:
+    words = ["python3", "-P", "-m", "balloontrace", "serve", "--side", side, *options]
+    process = guest.start(words, env=ENVIRONMENT)
     process.wait_for(SERVING, ATTACH_S)
     return process
 
@@ -100,6 +82,21 @@ def test_promtool_takes_the_rules_and_what_they_ask_for() -> None:
         subprocess.run([promtool, *words], cwd=rules, check=True, timeout=60)
 
 
+def test_promtool_takes_what_the_dashboard_asks(tmp_path: Path) -> None:
+    """Each of its expressions as a rule, with Grafana's variable for a range as it would put it there."""
+    panels = json.loads((ROOT / "examples/prometheus/dashboard.json").read_text())["panels"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    rules = [
+        {"record": f"asked:{place}", "expr": expression.replace("$__rate_interval", "5m")}
+        for place, expression in enumerate(expressions)
+    ]
+    path = tmp_path / "dashboard.rules.yml"
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # which is YAML too
+    words = [str(unpack_prometheus() / "promtool"), "check", "rules", str(path)]
+    done = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True)
+    assert f"{len(rules)} rules found" in done.stdout
+
+
 def all_of(values: Values, name: str) -> list[float]:
     """Its values, whatever the labels."""
     return [value for (each, _), value in values.items() if each == f"balloontrace_{name}"]
@@ -138,6 +135,13 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
     assert all_of(values, "shortfall_bytes") == [0]
     assert one(values, "sends_total") == one(values, "send_seconds_count")
     assert one(values, "events_lost_total") == 0
+    assert one(values, "operations_total", outcome=inflate["outcome"]) == 1
+    for nothing in ("operations_under_way", "operations_stalled", "out_of_memory_bytes_total"):
+        assert one(values, nothing) == 0
+    # Each send was answered by an interrupt, and takes until it runs again.
+    assert 0 < one(values, "send_wakeups_total") <= inflate["sends"]
+    assert 0 < one(values, "send_wakeup_seconds_total") < one(values, "send_seconds_sum")
+    assert one(values, "program_seconds_total") > 0
     stages = sum(value for (name, _), value in values.items() if name.endswith("stage_seconds_total"))
     assert stages > 0
     for name in ("CapEff", "CapPrm", "CapBnd"):
@@ -148,8 +152,8 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
 @pytest.mark.usefixtures("libraries", "kvm", "_hostserve")
 def test_every_vm_of_a_host_is_served(guest: lab.Guest, tmp_path: Path) -> None:
     servers = {name: Server(guest, name, vm=name) for name in ("served1", "served2")}
-    serving = start(guest, "host")
-    recorder = record(guest, "/root/host.bt", "--side", "host", "--all")
+    serving = start(guest, "host", "--count-freed")
+    recorder = record(guest, "/root/host.bt", "--side", "host", "--all", "--count-freed")
     for server, calls in zip(servers.values(), (131, 53), strict=True):
         server.serve(WARM_UP, f"dontneed {calls}", "fail 3")
     values = scrape(guest)
@@ -179,8 +183,14 @@ def test_every_vm_of_a_host_is_served(guest: lab.Guest, tmp_path: Path) -> None:
         assert (
             one(values, "host_call_errors_total", vm=name, call="madvise_dontneed") == recorded["errors"] == 3
         )
+        for metric, what in (("freed_bytes", "freed_bytes"), ("calls_freed_nothing", "freed_nothing")):
+            counted = one(values, f"host_{metric}_total", vm=name, call="madvise_dontneed")
+            assert counted == recorded[what], metric
+        assert recorded["freed_bytes"] == calls * PAGE_BYTES
         assert one(values, "buffers_total", vm=name) == 2
         assert one(values, "host_events_lost_total", vm=name) == 0
+    assert one(values, "host_calls_missed_total") == 0
+    assert one(values, "host_program_seconds_total") > 0
     allowed = 1 << 2 | 1 << 19
     assert int(status["CapEff"], 16) & ~allowed == 0
     assert set(status["Uid"].split()) == {str(NOBODY)}

@@ -121,10 +121,14 @@ def test_a_storm_of_migrations_is_summed_up_and_nothing_lost(tmp_path: Path) -> 
 
 def test_rest_is_no_waiting_and_each_balloon_keeps_its_own_standing(tmp_path: Path) -> None:
     program = build_guest("guest_rest.c", tmp_path)
-    requeue_ns, first_pages, second_pages, *of_other_queue = numbers(program)
+    requeue_ns, first_pages, second_pages, *more = numbers(program)
+    of_other_queue, outcomes = more[:3], more[3:]
     assert requeue_ns < 10_000
     assert (first_pages, second_pages) == (768, 0)
     assert of_other_queue == [0, 0, 1]
+    oom_pages, is_stalled, superseded, is_stalled_after, superseded_after = outcomes
+    assert (oom_pages, is_stalled, superseded) == (256, 1, 0)
+    assert (is_stalled_after, superseded_after) == (0, 1)
 
 
 def test_reports_tell_their_blocks_by_order(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,6 @@ from synthetic_host import CallSums, batch, record, slot
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.console.progress import host_progress_line
 from balloontrace.errors import UsageError
-from balloontrace.format.host_counters import HostCounters
 from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Call
@@ -70,8 +69,8 @@ class ScriptedCollector:
     def read_missed(self) -> int:
         return 11
 
-    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
-        return [{"program": "fexit_madvise", "runs": counters.calls_by_system_call["madvise"]}]
+    def read_program_costs(self, calls: Mapping[str, int]) -> list[dict[str, object]]:
+        return [{"program": "fexit_madvise", "runs": calls["madvise"]}]
 
     def read_memory_slots(self) -> tuple[MemorySlot, ...]:
         return (MemorySlot(1 << 30, 4096, 0),)

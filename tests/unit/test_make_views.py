@@ -45,13 +45,14 @@ def test_waiting_for_a_processor_is_a_share_of_the_work_items() -> None:
 
 def test_bytes_of_the_maps() -> None:
     raw = bytearray(LIVE.size_bytes)
-    struct.pack_into("=13Q", raw, 0, *range(1, 14))
-    struct.pack_into("=QQI", raw, 112 + 4 * 24, 70, 80, 90)
-    struct.pack_into("=Q", raw, 112 + 8 * 24 + (Function.TELL_HOST * BUCKETS + 17) * 8, 5)
+    struct.pack_into("=17Q", raw, 0, *range(1, 18))
+    struct.pack_into("=QQIHH", raw, 136 + 4 * 24, 70, 80, 90, 1, 0)
+    struct.pack_into("=Q", raw, 136 + 8 * 24 + (Function.TELL_HOST * BUCKETS + 17) * 8, 5)
     live = parse_live(bytes(raw))
     assert (live.items, live.item_ns, live.failed_allocations) == (1, 2, 11)
     assert (live.run_delay_ns, live.run_delay_items) == (12, 13)
-    assert live.devices[4] == LiveDevice(70, 80, 90)
+    assert (live.woken_ns, live.woken_sends, live.oom_pages, live.superseded) == (14, 15, 16, 17)
+    assert live.devices[4] == LiveDevice(70, 80, 90, inflates=1)
     assert live.buckets[Function.TELL_HOST][17] == 5
     assert sum(map(sum, live.buckets.values())) == 5
 

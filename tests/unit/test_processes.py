@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from c_layout import C_DEFINITIONS, assert_is_c
 from click.testing import CliRunner
+from synthetic import recording_bytes
 from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import slot
 from synthetic_vms import Vm, recording_of, stream_of
@@ -18,12 +20,16 @@ from synthetic_vms import Vm, recording_of, stream_of
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.processes import choose_parts, split_processes, vm_name
+from balloontrace.archive.archive_recordings import archive
+from balloontrace.archive.storage import open_storage
 from balloontrace.cli import cli
-from balloontrace.errors import RecordingError
+from balloontrace.errors import RecordingError, UsageError
 from balloontrace.format import process_layout
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.host_layout import THREAD, parse_batch_layout
 from balloontrace.format.process_layout import NO_COUNTERS, added, counting_slots
+from balloontrace.trace.host.all_side import AllSide
+from balloontrace.trace.options import TraceOptions
 
 FLOW, OTHER = flow_of(), other_flow()
 VMS = (Vm("web1", OTHER, 11), Vm("web2", FLOW, 12), Vm(None, None, 13), Vm("db", None, 14, has_ended=False))
@@ -69,6 +75,7 @@ def test_each_has_what_is_its_own() -> None:
         assert host is not None
         assert host.batches == len(vm.batches)
         assert host.ended == ("process exited" if vm.has_ended else None)
+        assert any("record one VM with --vm or -p" in each for each in analyse(part).not_measured)
 
 
 def test_a_recording_of_one_is_itself() -> None:
@@ -106,6 +113,49 @@ def test_commands_choose_by_name(tmp_path: Path) -> None:
     shown = runner.invoke(cli, ["report", str(path)]).output
     assert [shown.count(f"VM web{number})") > 0 for number in (1, 2)] == [True, True]
     assert "qemu-13" not in runner.invoke(cli, ["report", str(path), "--vm", "web*"]).output
+
+
+def test_archive_takes_each_vm_by_itself(tmp_path: Path) -> None:
+    """And the guest's recording goes with that of its VM alone."""
+    (tmp_path / "all.bt").write_bytes(stream_of(*VMS).getvalue())
+    guest = tmp_path / "web2.bt"
+    guest.write_bytes(recording_bytes(FLOW))
+    data = open_storage(str(tmp_path / "data"))
+    assert archive([tmp_path / "all.bt"], data).written == len(VMS)
+    found = archive([tmp_path / "all.bt", guest], data)
+    assert (found.written, found.known, found.matched, found.refused) == (1, len(VMS), 1, [])
+    twins = open_storage(str(tmp_path / "twins"))
+    (tmp_path / "all.bt").write_bytes(stream_of(Vm("one", FLOW, 1), Vm("two", FLOW, 2)).getvalue())
+    found = archive([tmp_path], twins)
+    assert (found.written, found.matched) == (3, 0)
+
+
+def test_commands_that_take_one_vm_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "all.bt"
+    path.write_bytes(stream_of(*VMS).getvalue())
+    for words, said in (
+        (["export", str(path)], "is of 4 VMs: report and export take --vm for one of db, qemu-13, web1"),
+        (["report", str(path), "--format", "json"], "is of 4 VMs: report and export take --vm"),
+        (["compare", str(path), str(path)], "the operations are in the guest's; give both as GUEST,HOST"),
+    ):
+        done = CliRunner().invoke(cli, words)
+        assert isinstance(done.exception, RecordingError), words
+        assert said in str(done.exception)
+
+
+def test_export_has_a_folder_for_each_vm(tmp_path: Path) -> None:
+    path, out = tmp_path / "all.bt", tmp_path / "out"
+    odd = (Vm("web1", OTHER, 11), Vm("../a b", FLOW, 12), Vm("web1", None, 13), Vm("..", None, 14))
+    path.write_bytes(stream_of(*odd).getvalue())
+    words = ["export", str(path), "-o", str(out)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert sorted(each.name for each in out.iterdir()) == ["_a_b", "vm", "web1", "web1-2"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["all.bt", "out"]
+    for name, vm in (("web1", odd[0]), ("_a_b", odd[1])):
+        assert len((out / name / "batches.csv").read_text().splitlines()) == len(vm.batches) + 1
+    assert isinstance(CliRunner().invoke(cli, words).exception, UsageError)
+    assert CliRunner().invoke(cli, [*words, "-f", "--vm", "web1"]).exit_code == 0
 
 
 def test_choosing() -> None:
@@ -154,3 +204,22 @@ def test_programs_keep_processes_apart(tmp_path: Path) -> None:
     said = subprocess.run([program], check=True, capture_output=True, text=True, timeout=60).stdout.split()
     # Batches handed over, with the number of the process and the calls of each; then calls by process.
     assert list(map(int, said)) == [2, 7, 3, 9, 5, 3, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"pid": 7}, "-p does not go with --all: leave one of them out"),
+        ({"sample": True}, "--sample does not go with --all: name one VM with --vm or -p in place of --all"),
+        (
+            {"engine": "bcc"},
+            "--engine bcc does not go with --all: leave it out; bcc can trace one VM, with --vm or -p",
+        ),
+        ({"operations": 1}, "--operations is for the guest's side"),
+    ],
+)
+def test_what_does_not_go_with_all_says_what_does(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        AllSide(TraceOptions(all_vms=True, **asked)).check_options()
+    assert caught.value.exit_code == 2
+    AllSide(TraceOptions(all_vms=True, count_freed=True)).check_options()

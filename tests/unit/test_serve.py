@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -16,8 +17,12 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from live_looks import guest_look, host_look, moved
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
@@ -25,12 +30,13 @@ from prometheus_client.openmetrics import parser as openmetrics
 from balloontrace.commands.serve import parse_listen
 from balloontrace.errors import UsageError
 from balloontrace.format.balloon_size import BalloonSize
+from balloontrace.format.live_counters import LiveDevice
 from balloontrace.format.vocabulary import Call
-from balloontrace.live.read_all_sums import VmLook
+from balloontrace.live.read_all_sums import Tracing, VmLook
 from balloontrace.serve.exposition import FILE_NAME, HttpServer, make_registry, write_textfile
 from balloontrace.serve.families import Family, Kind, as_histogram
 from balloontrace.serve.guest_metrics import guest_families
-from balloontrace.serve.host_metrics import host_families
+from balloontrace.serve.host_metrics import host_families, vm_labels
 from balloontrace.serve.notify import ServiceManager
 from balloontrace.serve.serve_loop import Duty, serve_until_end
 from balloontrace.system.vmm import Process
@@ -46,12 +52,13 @@ Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 GUEST = replace(guest_look(2.0, 100, moved(100, 110)), sizes={3: BalloonSize("virtio3", True, 25600, 28160)})
 
 
-def vm(pid: int, name: str | None, calls: int) -> VmLook:
+def vm(pid: int, name: str | None, calls: int, *, counts_freed: bool = False) -> VmLook:
     process = Process(pid, "qemu", "qemu", 7, 3, (), name, None)
-    return VmLook(pid, process, host_look(2.0, calls))
+    return VmLook(pid, process, host_look(2.0, calls), counts_freed)
 
 
-HOST = (vm(11, "web1", 100), vm(12, "web1", 7), vm(13, None, 0))
+HOST = (vm(11, "web1", 100, counts_freed=True), vm(12, "web1", 7), vm(13, None, 0))
+TRACING = Tracing(program_ns=3_000_000, missed=4, without_room=2)
 
 
 def values_of(families: Iterable[object]) -> Values:
@@ -99,6 +106,25 @@ def test_a_guest_over_http() -> None:
     assert one(values, "send_seconds_bucket", le="0.000524288") == 100
     assert one(values, "send_seconds_bucket", le="0.000262144") == 0
     assert one(values, "process_resident_memory_bytes") > MIB
+    assert one(values, "operations_under_way") == 1
+    assert one(values, "events_lost_total") == 0
+
+
+def test_how_operations_of_a_guest_ended() -> None:
+    live = moved(100, 110, superseded=2, oom_pages=256, woken_ns=500_000_000, woken_sends=90)
+    devices = list(live.devices)
+    devices[4] = LiveDevice(0, 5, 28160, inflates=1, is_short=1)
+    look = guest_look(2.0, 100, replace(live, devices=tuple(devices)), lost=1)
+    states = (replace(look.counters.devices[0], operations=3), *look.counters.devices[1:])
+    look = replace(look, counters=replace(look.counters, devices=states))
+    values = values_of(parsed(get(list(guest_families(look, missed=5)), "text/plain")))
+    assert one(values, "operations_total", outcome="reached") == 3
+    assert one(values, "operations_total", outcome="superseded") == 2
+    assert one(values, "operations_stalled") == 1
+    assert one(values, "out_of_memory_bytes_total") == MIB
+    assert one(values, "send_wakeup_seconds_total") == 0.5
+    assert one(values, "send_wakeups_total") == 90
+    assert one(values, "events_lost_total") == 1 + 5
 
 
 def test_what_was_not_measured_is_not_there() -> None:
@@ -111,7 +137,7 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 
 def test_a_host_from_a_file(tmp_path: Path) -> None:
-    registry = make_registry(lambda: host_families(HOST, without_room=2))
+    registry = make_registry(lambda: host_families(HOST, TRACING))
     write_textfile(registry, tmp_path)
     write_textfile(registry, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
@@ -122,18 +148,28 @@ def test_a_host_from_a_file(tmp_path: Path) -> None:
     for name, calls in (("web1-11", 100), ("web1-12", 7)):
         assert one(values, "host_calls_total", vm=name, call="madvise_dontneed") == calls
         assert one(values, "host_call_duration_seconds_count", vm=name) == calls
+    # Of web1-12 what calls free is not counted, which is not the same as nothing.
+    freed = {labels for name, labels in values if name == "balloontrace_host_freed_bytes_total"}
+    assert freed == {frozenset({("vm", "web1-11"), ("call", "madvise_dontneed")})}
+    assert one(values, "host_calls_missed_total") == 4
+    assert one(values, "host_program_seconds_total") == pytest.approx(0.003)
     assert one(values, "vm_info", vm="qemu-13", pid="13", uuid="", command="qemu") == 1
     assert not any(
         ("vm", "qemu-13") in labels for name, labels in values if name.endswith("host_calls_total")
     )
 
 
+def test_no_two_vms_have_the_same_label() -> None:
+    assert vm_labels(HOST) == ["web1-11", "web1-12", "qemu-13"]
+    assert vm_labels((*HOST, vm(14, "web1-11", 0))) == ["web1-11", "web1-12", "qemu-13-13", "web1-11-14"]
+
+
 def test_labels_are_bounded() -> None:
     """By VMs and what the program itself knows: nothing that a guest can make up."""
-    families = [*guest_families(GUEST), *host_families(HOST)]
+    families = [*guest_families(GUEST), *host_families(HOST, TRACING)]
     assert len({family.name for family in families}) == len(families)
     assert {label for family in families for label in family.labels} == {
-        *("queue", "stage", "what", "device", "vm", "call", "pid", "uuid", "command")
+        *("queue", "stage", "what", "outcome", "device", "vm", "call", "pid", "uuid", "command")
     }
     for family in families:
         assert len(family.samples) <= len(HOST) * len(Call), family.name
@@ -264,7 +300,7 @@ def metrics_in(text: str) -> set[str]:
 @pytest.mark.parametrize("name", ["balloontrace.rules.yml", "balloontrace.rules.test.yml", "dashboard.json"])
 def test_examples_ask_for_what_there_is(name: str) -> None:
     text = (EXAMPLES / name).read_text()
-    known = {family.name for family in (*guest_families(GUEST), *host_families(HOST))}
+    known = {family.name for family in (*guest_families(GUEST), *host_families(HOST, TRACING))}
     known |= {"balloontrace_process_cpu_seconds"}
     assert metrics_in(text)
     assert metrics_in(text) <= known
@@ -275,5 +311,30 @@ def test_the_dashboard_is_whole() -> None:
     assert len({panel["id"] for panel in found["panels"]}) == len(found["panels"])
     for panel in found["panels"]:
         assert panel["title"]
-        assert all(target["expr"].count("(") == target["expr"].count(")") for target in panel["targets"])
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+
+
+def as_grafana_reads(dashboard: dict[str, Any]) -> Any:
+    """By the types that Grafana makes of its own schema: what it does not know is not there any more."""
+    register_default_plugins()
+    read = JSONEncoder(sort_keys=True).encode(Dashboard.from_json(copy.deepcopy(dashboard)))
+    return json.loads(read)
+
+
+def is_part_of(small: Any, large: Any) -> bool:
+    """Whether everything in `small` is in `large`, which may have more of what has a default."""
+    if isinstance(small, dict):
+        return isinstance(large, dict) and all(
+            is_part_of(each, large.get(key)) for key, each in small.items()
+        )
+    if isinstance(small, list):
+        return len(small) == len(large) and all(map(is_part_of, small, large))
+    return bool(small == large)
+
+
+def test_grafana_knows_all_that_the_dashboard_says() -> None:
+    found = json.loads((EXAMPLES / "dashboard.json").read_text())
+    assert is_part_of(found, as_grafana_reads(found))
+    odd = copy.deepcopy(found)
+    odd["panels"][0]["titel"] = odd["panels"][0].pop("title")
+    assert not is_part_of(odd, as_grafana_reads(odd))

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from fake_proc import STAT, FakeProc
 
 from balloontrace.errors import BalloontraceError, CannotTraceError, UsageError
-from balloontrace.system.process_memory import has_hugetlb_pages, read_memory
+from balloontrace.system.process_memory import has_hugetlb_pages, read_children, read_memory
 from balloontrace.system.vmm import choose_process, find_vmms, read_open_files
 
 
@@ -40,6 +41,14 @@ def test_threads_tell_of_a_balloon_too(proc: FakeProc) -> None:
     (folder / "task/6").mkdir()
     (folder / "task/6/comm").write_text("__balloon\n")
     assert find_vmms(proc.root)[0].balloons == ("__balloon",)
+
+
+def test_one_that_ends_while_it_is_looked_into(proc: FakeProc) -> None:
+    """Its folders go one after the other: what is gone tells nothing, and is no error."""
+    folder = proc.add(5, opened=("/dev/kvm",))
+    shutil.rmtree(folder / "task")
+    assert [each.balloons for each in find_vmms(proc.root)] == [()]
+    assert read_children(5, proc.root) == {}
 
 
 def test_names_cut_inside_a_character(proc: FakeProc) -> None:

@@ -28,7 +28,12 @@ from balloontrace.trace.attached_programs import attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.request import PROCESSES, LoadRequest
 from balloontrace.trace.host.call_cost import measure_call_cost, time_calls
-from balloontrace.trace.host.collector import HostPrograms, host_definitions, in_order_of_detaching
+from balloontrace.trace.host.collector import (
+    FREED_MAPS,
+    HostPrograms,
+    host_definitions,
+    in_order_of_detaching,
+)
 from balloontrace.trace.host.memory_slots import MemorySlot, read_memory_slots
 from balloontrace.trace.host.probes import HostPlan
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
@@ -140,9 +145,10 @@ def _word(value: int) -> bytes:
 
 def _request(plan: HostPlan, ring_bytes: int, room: int) -> LoadRequest:
     ring = ("batches",) if ring_bytes else ()
+    freed = FREED_MAPS if plan.freed_by({}) else ()
     return LoadRequest(
         "host.bpf.c",
         {**host_definitions(plan, ring_bytes), PROCESSES: room},
         plan.attachments,
-        (*ring, "processes", "traced", "memory_slots"),
+        (*ring, *freed, "processes", "traced", "memory_slots"),
     )

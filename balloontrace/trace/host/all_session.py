@@ -9,7 +9,7 @@ from dataclasses import asdict
 from balloontrace.console.progress import all_progress_line
 from balloontrace.console.stderr import note
 from balloontrace.format.host_counters import HostCounters, describe_eventfds, parse_host_counters
-from balloontrace.format.host_layout import COUNTERS_LAYOUT
+from balloontrace.format.host_layout import COUNTERS_LAYOUT, FREED_COUNTS
 from balloontrace.format.process_layout import (
     NO_COUNTERS,
     PROCESS_BATCH_LAYOUT,
@@ -90,6 +90,7 @@ class AllSession(RecordingSession[HostCounters]):
             calls = self._collector.read_calls(each.number)
             if calls != self._written_calls.get(each.number, 0):
                 self._written_calls[each.number] = calls
+                self._has_hugetlb(each)
                 slots = counting_slots(self._collector.read_slots(each.number))
                 self._writer.write_process_counters(each.number, slots)
 
@@ -114,7 +115,7 @@ class AllSession(RecordingSession[HostCounters]):
         return summarise_host_losses(counters, self._collector.read_missed())
 
     def _program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
-        return self._collector.read_program_costs(counters)
+        return self._collector.read_program_costs(counters.calls_by_system_call)
 
     def _progress_line(self) -> str:
         calls = sum(self._collector.read_calls(each.number) for each in self._processes)
@@ -134,10 +135,14 @@ class AllSession(RecordingSession[HostCounters]):
             "counters_layout": dict(COUNTERS_LAYOUT),
             "boundaries": plan.boundaries(loaded.failures),
             "call_cost": self._collector.call_cost and asdict(self._collector.call_cost),
-            "freed_by": None,
-            "freed_counts": None,
+            "freed_by": plan.freed_by(loaded.failures),
+            "freed_counts": FREED_COUNTS if plan.asks_freed else None,
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
         }
+
+    def _has_hugetlb(self, each: Followed) -> bool:
+        """Whether what its calls freed was not counted right; asked for the first time when it has served."""
+        return self._collector.plan.asks_freed and each.has_hugetlb
 
     def _write_came(self, each: Followed) -> None:
         note(lambda: [f"tracing {each.process.description}"])
@@ -166,6 +171,7 @@ class AllSession(RecordingSession[HostCounters]):
                 "reason": reason,
                 "losses": summarise_host_losses(counters, None),
                 "eventfds": eventfds,
+                "has_hugetlb": self._has_hugetlb(each),
                 **_read_process(each.process.pid),
             }
         )

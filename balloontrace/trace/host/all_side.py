@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from balloontrace.console.stderr import say
 from balloontrace.errors import UsageError
+from balloontrace.system.own_memory import keep_memory_flat, set_objects_aside
 from balloontrace.system.vmm import require_first_pid_namespace
 from balloontrace.trace.host.all_collector import AllCollector
 from balloontrace.trace.host.all_session import AllSession
@@ -44,14 +45,13 @@ class AllSide(HostSide):
         """UsageError for what is of one process only, too."""
         super().check_options()
         options = self.options
-        for option, given in (
-            ("-p", options.pid is not None),
-            ("--count-freed", options.count_freed),
-            ("--sample", options.sample),
-            ("--engine bcc", options.engine == "bcc"),
+        for option, given, instead in (
+            ("-p", options.pid is not None, "leave one of them out"),
+            ("--sample", options.sample, "name one VM with --vm or -p in place of --all"),
+            ("--engine bcc", options.engine == "bcc", "leave it out; bcc can trace one VM, with --vm or -p"),
         ):
             if given:
-                raise UsageError(f"{option} does not go with --all: leave one of them out")
+                raise UsageError(f"{option} does not go with --all: {instead}")
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:  # noqa: ARG002
         """Whoever is there. CannotTraceError where processes have numbers of their own."""
@@ -67,10 +67,12 @@ class AllSide(HostSide):
     ) -> Iterator[AttachedAll]:
         """Attach for all that are there; detached at the end of the context."""
         options, room = self.options, room_for(len(diagnosis.vmms))
+        keep_memory_flat()
         with AllCollector(plan, diagnosis.engines, ring_bytes=options.ring_bytes, room=room) as collector:
             processes = FollowedProcesses(collector, options.vm, say)
             try:
                 processes.come()
+                set_objects_aside()
                 yield AttachedAll(collector, processes)
             finally:
                 processes.close()

@@ -43,6 +43,9 @@ from balloontrace.trace.host.sampling import PROGRAM, ThreadSampler, define_ways
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
+FREED_MAPS = ("waiting", "waiting_pages")
+"""Only where what calls free is counted."""
+
 _PROCESS_BYTES = 8
 _FAULTS = "handle_mm_fault"
 _SHOWS_SLOTS = "kvm_vm_ioctl"
@@ -65,12 +68,12 @@ class HostPrograms(AttachedPrograms[HostPlan]):
         self.set_timing(False)
         return ("madvise",) if timed else ()
 
-    def read_program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
-        """Each program's runs for the traced process, the runs the kernel timed, and their time.
+    def read_program_costs(self, calls: Mapping[str, int]) -> list[dict[str, object]]:
+        """Each program's runs for what is traced, the runs the kernel timed, and their time.
 
-        Timed are also runs for other processes, which are shorter. None: not counted.
+        `calls` are those that were traced, by system call. Timed are also runs for other processes, which are
+        shorter. None: not counted.
         """
-        calls = counters.calls_by_system_call
         return [
             {
                 "program": program,
@@ -229,7 +232,7 @@ def _request(plan: HostPlan, ring_bytes: int) -> LoadRequest:
 
 
 def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, ...]:
-    freed = ("waiting", "waiting_pages") if counts_freed else ()
+    freed = FREED_MAPS if counts_freed else ()
     return (
         "batches" if ring_bytes else "live",
         "threads",

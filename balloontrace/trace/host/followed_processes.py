@@ -7,9 +7,11 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from balloontrace.errors import UsageError
 from balloontrace.system.new_vmms import NewVmms
+from balloontrace.system.process_memory import has_hugetlb_pages
 from balloontrace.system.vmm import Process, is_called
 from balloontrace.trace.host.all_collector import AllCollector
 from balloontrace.trace.host.process_watch import ProcessWatch
@@ -30,6 +32,11 @@ class Followed:
     process: Process
     number: int  # the collector's
     watch: ProcessWatch
+
+    @cached_property
+    def has_hugetlb(self) -> bool:
+        """Whether some of its memory is of hugetlbfs: to be asked once it serves, for it is there then."""
+        return has_hugetlb_pages(self.process.pid)
 
 
 class FollowedProcesses:

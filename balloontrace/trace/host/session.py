@@ -108,7 +108,7 @@ class HostSession(RecordingSession[HostCounters]):
         return summarise_host_losses(counters, self._collector.read_missed())
 
     def _program_costs(self, counters: HostCounters) -> list[dict[str, object]]:
-        return self._collector.read_program_costs(counters)
+        return self._collector.read_program_costs(counters.calls_by_system_call)
 
     def _write_unfinished(self) -> None:
         self._write_records(unfinished_batches(self._counters))

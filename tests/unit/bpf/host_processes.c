@@ -12,6 +12,7 @@
 #define TABLE(type, name) static type name[4]
 #define TABLE_LOOKUP(name, key) (*(key) < 4 ? &name[*(key)] : 0)
 #define FILE_PRIVATE_DATA 0
+#define COUNT_FREED 0
 #define KVM_MEMSLOTS 0
 #define KVM_MEMSLOTS_NODE_IDX 0
 #define KVM_MEMSLOTS_ID_HASH 0
