@@ -82,11 +82,11 @@ _keep_lines(cli)
 
 def _show_version(ctx: click.Context) -> None:
     """Three lines; bcc's version is read from its files, for importing it takes a second."""
+    click.echo(f"balloontrace {balloontrace.__version__}")  # `measure` waits for no more
     from balloontrace.trace.machine_checks import find_bcc
 
     bcc = find_bcc()
     version = ".".join(map(str, bcc.version)) or "of an unknown version"
-    click.echo(f"balloontrace {balloontrace.__version__}")
     click.echo(f"bcc {version}" if bcc.found else "bcc is not installed for this Python")
     click.echo(f"Python {platform.python_version()}, {platform.system()} {platform.release()}")
     ctx.exit()

@@ -31,6 +31,8 @@ main()
 """
 _MODE = 0o100644 << 16  # where ZIP keeps what Unix has of a file
 _UNIX = 3
+# Where a statement has others in it: imports are statements, and most of a tree are expressions.
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def make_bundle(bpf_files: Mapping[str, bytes]) -> bytes:
@@ -96,7 +98,7 @@ def _find_imports(source: bytes, home: str) -> Iterator[str]:
         elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             pending.extend(node.orelse)
         else:
-            pending.extend(ast.iter_child_nodes(node))
+            pending.extend(child for name in _BLOCKS for child in getattr(node, name, ()))
 
 
 def _licence(name: str) -> Iterator[bytes]:

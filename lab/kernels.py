@@ -78,3 +78,7 @@ IMAGES = {
     **_by_name("bookworm-arm64-bare", _bare("bookworm", ("6.1",), architecture="arm64")),
     **_by_name("trixie-arm64-bare", _bare("trixie", ("6.12", "6.12-16k"), architecture="arm64")),
 }
+# A host VM whose guest is libvirt's. Nothing of it starts by itself.
+HOST_OF_DOMAINS = ImageSpec(
+    packages=(*FULL, "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt")
+)

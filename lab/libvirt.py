@@ -12,20 +12,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from lab import folders
-from lab.agent import AGENT_PORTS
 from lab.errors import LabError
 from lab.folders import VmState
 from lab.guest import Guest
 from lab.identity import own_identity, read_identity
 from lab.image import Image, using_image
 from lab.kernels import ImageSpec
+from lab.libvirt_domain import QEMU_CONF, URI, DomainPlaces, describe_domain
 from lab.packages import TO_RUN, Requirement, ensure_packages
-from lab.tsc import clock_arguments
+from lab.qemu import TCG, VmConfig
 from lab.vm import Vm
-from lab.vm_processes import DIES_WITH_US, REPO
+from lab.vm_processes import DIES_WITH_US
 
 _MODULES = "/usr/lib/python3/dist-packages"
 _NEEDED = (
@@ -38,9 +37,7 @@ _NEEDED = (
     Requirement("libvirt-clients", "virsh"),
     Requirement("python3-libvirt", f"{_MODULES}/libvirt.py"),
     Requirement("python3-click", f"{_MODULES}/click/__init__.py"),
-    Requirement("qemu-utils", "qemu-img"),
 )
-URI = "qemu:///system"
 SYSTEM_PYTHON = "/usr/bin/python3"  # for which distributions have libvirt's module
 # The driver looks for a user who is there where libvirt-daemon-system was installed.
 _PREPARE = """
@@ -49,8 +46,7 @@ for folder in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt 
     mkdir -p $folder
     mount -t tmpfs none $folder
 done
-printf '%s\\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' 'dynamic_ownership = 0' \\
-    'stdio_handler = "file"' > /etc/libvirt/qemu.conf
+printf %s "$2" > /etc/libvirt/qemu.conf
 cd "$1"
 for file in passwd group; do
     cp /etc/$file $file
@@ -72,7 +68,7 @@ class Libvirt:
         self._folder = folder
         with (folder / "libvirtd.log").open("ab") as log:
             self._mounts = subprocess.Popen(
-                [*DIES_WITH_US, "unshare", "--mount", "sh", "-c", _PREPARE, "sh", str(folder)],
+                [*DIES_WITH_US, "unshare", "--mount", "sh", "-c", _PREPARE, "sh", str(folder), QEMU_CONF],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -136,7 +132,8 @@ def domain(
         libvirt = Libvirt(folder)
         try:
             libvirt.start()
-            guest = _boot(libvirt, folder, image, name, memory_mib, arguments)
+            config = VmConfig(memory_mib, cpus=1, domain=name, extra_args=tuple(arguments))
+            guest = _boot(libvirt, config, image, DomainPlaces(folder, folder, image.root))
             try:
                 yield libvirt, guest
             finally:
@@ -148,53 +145,17 @@ def domain(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _boot(
-    libvirt: Libvirt, folder: Path, image: Image, name: str, memory_mib: int, arguments: Sequence[str]
-) -> Guest:
-    disk = folder / "disk.qcow2"
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.root), "-F", "raw", str(disk)], check=True
-    )
+def _boot(libvirt: Libvirt, config: VmConfig, image: Image, places: DomainPlaces) -> Guest:
+    folder = places.folder
     xml = folder / "domain.xml"
-    xml.write_text(describe(folder, image, name, memory_mib, arguments))
+    xml.write_text(describe_domain(config, image, places, accelerator=TCG))
     libvirt.virsh("define", str(xml))
-    libvirt.virsh("start", name)
-    pid = int(subprocess.check_output(libvirt.words(["cat", f"/run/libvirt/qemu/{name}.pid"])))
+    libvirt.virsh("start", config.domain)
+    pid = int(subprocess.check_output(libvirt.words(["cat", f"/run/libvirt/qemu/{config.domain}.pid"])))
     identity = read_identity(pid)
     if identity is None:
-        raise LabError(f"The domain {name} has ended.")
-    folders.write_state(folder, VmState(identity, own_identity(), memory_mib, 1, accelerator="tcg"))
+        raise LabError(f"The domain {config.domain} has ended.")
+    folders.write_state(
+        folder, VmState(identity, own_identity(), config.memory_mib, config.cpus, accelerator="tcg")
+    )
     return Guest(Vm(folder, identity), boot_timeout_s=_BOOTS_S)
-
-
-def describe(folder: Path, image: Image, name: str, memory_mib: int, arguments: Sequence[str]) -> str:
-    """The domain in libvirt's XML: what lab/qemu.py gives a guest, and a channel for the guest's agent."""
-    kernel = f"console=ttyS0 quiet panic=-1 oops=panic init_on_alloc=0 {' '.join(clock_arguments())}"
-    ports = "".join(
-        f"<channel type='unix'><source mode='bind' path={quoteattr(str(folder / f'agent{number}'))}/>"
-        f"<target type='virtio' name='lab.{number}'/></channel>"
-        for number in range(AGENT_PORTS)
-    )
-    shares = "".join(
-        f"<filesystem type='mount' accessmode='squash'><source dir={quoteattr(str(path))}/>"
-        f"<target dir='{tag}'/>{'<readonly/>' if tag == 'repo' else ''}</filesystem>"
-        for tag, path in (("repo", REPO), ("io", folder / "io"))
-    )
-    words = "".join(f"<qemu:arg value={quoteattr(word)}/>" for word in arguments)
-    return f"""\
-<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-  <name>{name}</name><memory unit='MiB'>{memory_mib}</memory><vcpu>1</vcpu><cpu mode='maximum'/>
-  <os><type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>{image.kernel}</kernel><initrd>{image.initrd}</initrd><cmdline>{kernel}</cmdline></os>
-  <on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
-  <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe'/>
-      <source file={quoteattr(str(folder / "disk.qcow2"))}/><target dev='vda' bus='virtio'/></disk>
-    {shares}{ports}
-    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <serial type='file'><source path={quoteattr(str(folder / "console.log"))}/><target port='0'/></serial>
-    <memballoon model='virtio'/>
-  </devices>
-  <qemu:commandline>{words}</qemu:commandline>
-</domain>
-"""

@@ -109,5 +109,6 @@ def open_trunk(ports: Path) -> FileIO:
 
 def inner_command(config: VmConfig, kernel: str) -> list[str]:
     """The program that is the inner end, to be run in the repository of a host VM."""
-    start = "from lab.nested_inner_vm import main; main()"
+    module = "nested_inner_domain" if config.domain else "nested_inner_vm"
+    start = f"from lab.{module} import main; main()"
     return ["python3", "-c", start, json.dumps(asdict(config)), kernel]

@@ -54,6 +54,7 @@ class VmConfig:
     extra_args: tuple[str, ...] = ()
     machine: Literal["pc", "microvm"] = "pc"  # a microvm has no PCI: its devices are virtio-mmio
     hosting: Hosting | None = None
+    domain: str = ""  # its name in libvirt, which starts it then
 
     @property
     def backend_queues(self) -> int:
@@ -68,6 +69,8 @@ class VmConfig:
             raise LabError("A guest whose time counts instructions has one CPU.")
         if self.machine == "microvm" and (self.backend or self.hosting):
             raise LabError("A microvm has QEMU's own balloon, and no VM in it.")
+        if self.domain and (self.backend or self.hosting):
+            raise LabError("A domain of libvirt's has QEMU's own balloon, and no VM in it.")
         if len(self.balloons) > 1:
             raise LabError("QEMU has one balloon of its own per VM; attach another one through extra_args.")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab.guest import Guest
 from lab.packages import Requirement, ensure_packages
+from lab.process import GuestProcess
 
 _CLIENT = (Requirement("openssh-client", "ssh"),)
 _STARTS_S = 120
@@ -67,7 +68,11 @@ def make_key(folder: Path) -> Path:
     return key
 
 
-def start_sshd(guest: Guest, public_key: bytes) -> None:
-    """Have a guest that was booted with `network_arguments` let this key in as root. Raises LabError."""
+def start_sshd(guest: Guest, public_key: bytes) -> GuestProcess:
+    """Have a guest that was booted with `network_arguments` let this key in as root. Raises LabError.
+
+    What the daemon writes to its standard error is its log.
+    """
     daemon = guest.start(["sh", "-c", _START], stdin=public_key)
     daemon.wait_for(b"Server listening", _STARTS_S)
+    return daemon

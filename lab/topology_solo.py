@@ -25,7 +25,7 @@ class GuestOptions(TypedDict, total=False):
 
     The lab's own takes `page_bitmap`, `dump`, `sanitize`, `backend_args` and `extra` (`BackendOptions`).
     `balloons` are QEMU's: 0 or 1, or the properties of each, `[{"deflate-on-oom": "on"}]`; the default is 1,
-    with `device="backend"` 0. `extra_args` go to QEMU.
+    with `device="backend"` 0. `extra_args` go to QEMU. In a host VM libvirt starts it if it is a `domain`.
     """
 
     memory_mib: int
@@ -41,6 +41,7 @@ class GuestOptions(TypedDict, total=False):
     init_on_alloc: bool
     extra_args: Sequence[str]
     machine: Literal["pc", "microvm"]
+    domain: str
 
 
 @contextmanager
@@ -87,4 +88,5 @@ def guest_config(*, memory_mib: int, cpus: int, options: GuestOptions) -> VmConf
         init_on_alloc=options.get("init_on_alloc", False),
         extra_args=tuple(options.get("extra_args", ())),
         machine=options.get("machine", "pc"),
+        domain=options.get("domain", ""),
     )

@@ -22,6 +22,7 @@ from balloontrace.console.stderr import say, warn
 from balloontrace.errors import BalloontraceError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from balloontrace.measure.getting_ready import GettingReady
     from balloontrace.measure.guest import Guest
     from balloontrace.measure.plan import Plan
     from balloontrace.measure.rounds import Rounds
@@ -159,8 +160,11 @@ def measure(
       sudo balloontrace measure --vm vm1 --guest root@vm1 --take 7G -o before/
       sudo balloontrace measure --qmp qmp.sock --host-only --take 1G -o host/
     """
+    from balloontrace.measure.getting_ready import begin
     from balloontrace.measure.plan import Plan
 
+    ready = begin()
+    ready.done("start")
     plan = Plan(
         out=output,
         take_bytes=take,
@@ -176,7 +180,7 @@ def measure(
     wanted = _Asked(**asked)
     check(plan, wanted)
     with _ends_in_order():
-        status = _run(plan, wanted)
+        status = _run(plan, wanted, ready)
     if status is ExitCode.OK:
         _show(plan, form, html=html, with_guest=not wanted.host_only)
     return status
@@ -204,17 +208,17 @@ def check(plan: Plan, asked: _Asked) -> None:
         raise UsageError("--set-target needs --pid: the process that serves the balloon, or --guest-only")
     if plan.take_bytes % _MIB_BYTES:
         raise UsageError("--take needs whole MiB, such as 512M or 7G")
-    if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
-        raise UsageError(f"{plan.out} is not an empty folder: name another with -o, or remove it")
 
 
-def _run(plan: Plan, asked: _Asked) -> ExitCode:
+def _run(plan: Plan, asked: _Asked, ready: GettingReady) -> ExitCode:
     """Measure; BalloontraceError when it did not go as asked, having told what is kept."""
+    from balloontrace.measure.folders import made_folders
     from balloontrace.measure.rounds import Rounds
     from balloontrace.measure.sides import Sides
 
     with ExitStack() as stack:
-        guest, vm = _open(plan, asked, stack)
+        stack.enter_context(made_folders(plan))
+        guest, vm = _open(plan, asked, stack, ready)
         if guest is not None and guest.kept:
             stack.callback(_tell, f"left in the guest: {guest.kept}")
         if vm.named.pid is None and not asked.guest_only:
@@ -225,7 +229,7 @@ def _run(plan: Plan, asked: _Asked) -> ExitCode:
             plan.host_options,
             plan.guest_options,
         )
-        rounds = Rounds(vm, guest, plan, sides, _tell)
+        rounds = Rounds(vm, guest, plan, sides, _tell, ready)
         try:
             rounds.run()
         except UsageError:
@@ -235,34 +239,39 @@ def _run(plan: Plan, asked: _Asked) -> ExitCode:
             return ExitCode.INTERRUPTED
         except BalloontraceError as error:
             raise BalloontraceError(f"{error}; {_kept(plan, rounds)}") from error
+        except OSError as error:
+            said = f"cannot write into {plan.out}: {error.strerror}"
+            raise BalloontraceError(f"{said}; {_kept(plan, rounds)}") from error
     return ExitCode.OK
 
 
-def _open(plan: Plan, asked: _Asked, stack: ExitStack) -> tuple[Guest | None, Vm]:
+def _open(plan: Plan, asked: _Asked, stack: ExitStack, ready: GettingReady) -> tuple[Guest | None, Vm]:
     """Both, to be closed with `stack`. The guest is first where it tells how the VM is called."""
     if asked.guest_agent == LIBVIRT:
         vm = _open_vm(asked, None)
         stack.callback(vm.close)
-        guest = _open_agent(plan, asked, vm)
+        ready.done("vm")
+        guest = _open_agent(plan, asked, vm, ready)
         stack.callback(guest.close)
         return guest, vm
-    reached = _open_guest(plan, asked)
+    reached = _open_guest(plan, asked, ready)
     if reached is not None:
         stack.callback(reached.close)
     vm = _open_vm(asked, reached)
     stack.callback(vm.close)
+    ready.done("vm")
     return reached, vm
 
 
-def _open_guest(plan: Plan, asked: _Asked) -> Guest | None:
+def _open_guest(plan: Plan, asked: _Asked, ready: GettingReady) -> Guest | None:
     if asked.guest is None:
-        return None if asked.guest_agent is None else _open_agent(plan, asked, None)
+        return None if asked.guest_agent is None else _open_agent(plan, asked, None, ready)
     from balloontrace.measure.ssh_guest import open_ssh
 
-    return open_ssh(asked.guest, asked.ssh, _make_bundle, keep=asked.keep)
+    return open_ssh(asked.guest, asked.ssh, _make_bundle, keep=asked.keep, done=ready.done)
 
 
-def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None) -> Guest:
+def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None, ready: GettingReady) -> Guest:
     """By libvirt's way where there is a VM."""
     from balloontrace.measure.agent_guest import AgentGuest, open_agent
     from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
@@ -279,7 +288,7 @@ def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None) -> Guest:
         connection = AgentSocket(Path(asked.guest_agent or ""))
         agent = GuestAgent(connection.exchange)
         guest = AgentGuest("the guest", agent, connection.close, longest_s=longest_s, keep=asked.keep)
-    return open_agent(guest, _make_bundle)
+    return open_agent(guest, _make_bundle, ready.done)
 
 
 def _make_bundle() -> bytes:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from balloontrace.errors import BalloontraceError
-from balloontrace.measure.guest import Guest, facts_source, parse_answer, parse_facts
+from balloontrace.measure.guest import (
+    BUNDLE,
+    Guest,
+    facts_source,
+    made_meanwhile,
+    parse_answer,
+    parse_facts,
+)
 from balloontrace.measure.guest_agent import GuestAgent
 from balloontrace.measure.recorder import ATTACHED, END_S, Recorder, RecorderFailed
 from balloontrace.untrusted import printable
@@ -34,16 +41,21 @@ class AgentGuest(Guest):
         self._folder = ""
         self._bundle = ""
 
-    def open(self, make_bundle: Callable[[], bytes]) -> None:
-        """Ask what the guest has, and copy what it lacks. GuestGone, BalloontraceError."""
-        self.facts = parse_facts(self.ask("facts", timeout_s=_FACTS_S))
-        made = self._agent.run(["mktemp", "-d", "/var/tmp/balloontrace-XXXXXX"], _QUICK_S)  # noqa: S108
-        if made.status:
-            raise BalloontraceError(f"no folder can be made in the guest: {printable(made.stderr.strip())}")
-        self._folder = made.stdout.strip()
-        if not self.facts.has_balloontrace:
-            self._bundle = f"{self._folder}/balloontrace.pyz"
-            self._agent.write_file(self._bundle, make_bundle())
+    def open(self, make_bundle: Callable[[], bytes], done: Callable[[str], None]) -> None:
+        """Ask what the guest has, and copy what it lacks; steps are `done`. GuestGone, BalloontraceError."""
+        with made_meanwhile(make_bundle) as bundle:
+            self.facts = parse_facts(self.ask("facts", timeout_s=_FACTS_S))
+            made = self._agent.run(["mktemp", "-d", "/var/tmp/balloontrace-XXXXXX"], _QUICK_S)  # noqa: S108
+            if made.status:
+                raise BalloontraceError(
+                    f"no folder can be made in the guest: {printable(made.stderr.strip())}"
+                )
+            self._folder = made.stdout.strip()
+            done("connect")
+            if not self.facts.has_balloontrace:
+                self._bundle = f"{self._folder}/{BUNDLE}"
+                self._agent.write_file(self._bundle, bundle())
+                done("copy")
 
     @property
     def kept(self) -> str | None:
@@ -144,10 +156,12 @@ class AgentRecorder(Recorder):
         return printable(lines[-1].removeprefix("balloontrace: ")) if lines else f"status {self._status}"
 
 
-def open_agent(guest: AgentGuest, make_bundle: Callable[[], bytes]) -> AgentGuest:
+def open_agent(
+    guest: AgentGuest, make_bundle: Callable[[], bytes], done: Callable[[str], None] = lambda _step: None
+) -> AgentGuest:
     """A guest with all it needs. Errors as `AgentGuest.open`; nothing is left after one."""
     try:
-        guest.open(make_bundle)
+        guest.open(make_bundle, done)
     except BaseException:
         guest.close()
         raise

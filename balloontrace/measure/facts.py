@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is asked of a machine: of this one directly, of a guest by sending it this text.
 
-So it needs Python's own library alone. `python3 -c TEXT facts` prints one JSON object.
+So it needs Python's own library alone. `python3 -c TEXT facts` prints one JSON object. With `serve` in its
+place it answers each line of standard input until that ends.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import mmap
 import os
 import platform
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _CPU = "/sys/devices/system/cpu"
@@ -68,13 +73,28 @@ def read_balloon_bytes() -> int | None:
 def find_balloontrace() -> str | None:
     """The version of an installed balloontrace, None where there is none that runs."""
     try:
-        done = subprocess.run(
-            ["balloontrace", "--version"], capture_output=True, text=True, timeout=_ANSWERS_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        asked = subprocess.Popen(
+            ["balloontrace", "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError:
         return None
-    first = (done.stdout.splitlines() or [""])[0].split()
-    return first[1] if done.returncode == 0 and len(first) == 2 else None
+    with asked:
+        assert asked.stdout is not None
+        first = asked.stdout.readline().decode(errors="replace").split()
+        asked.kill()  # what more it would say takes as long again
+    return first[1] if len(first) == 2 and first[0] == "balloontrace" else None
+
+
+def may_trace() -> bool:
+    """Whether this user is root, or becomes it without a password."""
+    if os.getuid() == 0:
+        return True
+    try:
+        done = subprocess.run(["sudo", "-n", "true"], capture_output=True, timeout=_ANSWERS_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def show_facts() -> dict[str, object]:
@@ -82,6 +102,7 @@ def show_facts() -> dict[str, object]:
     return {
         "hostname": platform.node(),
         "uid": os.getuid(),
+        "may_trace": may_trace(),
         "python": list(sys.version_info[:2]),
         "balloontrace": find_balloontrace(),
         "available_bytes": read_meminfo_bytes("MemAvailable"),
@@ -98,15 +119,73 @@ def touch(size_bytes: int) -> dict[str, object]:
         return {"touched_ns": time.monotonic_ns() - started_ns}
 
 
-def main(words: list[str]) -> None:
-    """Print what is asked for."""
+def answer(words: list[str]) -> dict[str, object]:
+    """What is asked for."""
     if words[0] == "touch":
-        found = touch(int(words[1]))
-    elif words[0] == "balloon":
-        found = {"balloon_bytes": read_balloon_bytes()}
+        return touch(int(words[1]))
+    if words[0] == "balloon":
+        return {"balloon_bytes": read_balloon_bytes()}
+    return show_facts()
+
+
+class Ended(Exception):  # noqa: N818
+    """A signal told us to end."""
+
+
+def end(*_: object) -> None:
+    """As a handler of signals."""
+    raise Ended
+
+
+def serve(*, keep: bool) -> None:
+    """Answer until standard input ends, however it does. Then what was copied goes, unless it is to be kept.
+
+    The first answer is the name of a folder, unasked. `["copy", NAME, SIZE]` is followed by so many bytes.
+    """
+    os.umask(0o077)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    folder = Path(tempfile.mkdtemp(prefix="balloontrace-"))
+    try:
+        say({"folder": str(folder)})
+        for line in iter(sys.stdin.buffer.readline, b""):
+            words = json.loads(line)
+            if words[0] == "copy":
+                say_of(copy, folder / words[1], sys.stdin.buffer.read(words[2]))
+            else:
+                say_of(answer, words)
+    except Ended:
+        pass
+    finally:
+        if not keep or not any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy(path: Path, content: bytes) -> dict[str, object]:
+    """A file with this in it."""
+    return {"copied_bytes": path.write_bytes(content)}
+
+
+def say_of(do: Callable[..., dict[str, object]], *words: object) -> None:
+    """Say what is found, or what is wrong: the next question may go better."""
+    try:
+        found = do(*words)
+    except (OSError, ValueError, MemoryError) as error:
+        found = {"error": str(error) or type(error).__name__}
+    say(found)
+
+
+def say(found: dict[str, object]) -> None:
+    """One line."""
+    print(json.dumps(found), flush=True)
+
+
+def main(words: list[str]) -> None:
+    """`serve`, `serve keep`, or one answer."""
+    if words[0] == "serve":
+        serve(keep="keep" in words)
     else:
-        found = show_facts()
-    print(json.dumps(found))
+        say(answer(words))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from __future__ import annotations
 import abc
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from typing import Any
 import balloontrace
 from balloontrace.errors import BalloontraceError
 from balloontrace.measure.recorder import Recorder
-from balloontrace.untrusted import made_printable
+from balloontrace.untrusted import made_printable, printable
 
 OLDEST_PYTHON = [3, 11]
+BUNDLE = "balloontrace.pyz"
 
 
 class GuestGone(BalloontraceError):  # noqa: N818
@@ -29,6 +32,7 @@ class GuestFacts:
 
     hostname: str
     is_root: bool
+    may_trace: bool  # being root, or by sudo
     has_balloontrace: bool  # of this version
     available_bytes: int | None
     conditions: dict[str, Any]
@@ -77,14 +81,23 @@ def facts_source() -> str:
 
 
 def parse_answer(text: str) -> dict[str, Any]:
-    """What `measure/facts` printed last. BalloontraceError when that is something else."""
+    """What `measure/facts` printed last. BalloontraceError when that is something else, or an error."""
     try:
         found = json.loads(text.strip().splitlines()[-1])
     except (ValueError, IndexError):
         found = None
     if not isinstance(found, dict):
         raise BalloontraceError("the guest answers, but not as python3 there should")
+    if "error" in found:
+        raise BalloontraceError(f"the guest could not do it: {printable(str(found['error']))}")
     return made_printable(found)
+
+
+@contextmanager
+def made_meanwhile(make: Callable[[], bytes]) -> Iterator[Callable[[], bytes]]:
+    """What `make` makes beside what is done here; calling it waits until that is made."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(make).result
 
 
 def parse_facts(found: dict[str, Any]) -> GuestFacts:
@@ -98,6 +111,7 @@ def parse_facts(found: dict[str, Any]) -> GuestFacts:
     return GuestFacts(
         hostname=str(found.get("hostname") or "guest"),
         is_root=found.get("uid") == 0,
+        may_trace=found.get("may_trace") is True,
         has_balloontrace=found.get("balloontrace") == balloontrace.__version__,
         available_bytes=available if isinstance(available, int) else None,
         conditions=conditions if isinstance(conditions, dict) else {},

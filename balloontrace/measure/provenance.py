@@ -15,9 +15,9 @@ from typing import Any
 import balloontrace
 from balloontrace.format.provenance import NAME, VERSION
 from balloontrace.measure.facts import read_conditions
+from balloontrace.measure.folders import give_path_to_sudo_user
 from balloontrace.measure.guest import Guest
 from balloontrace.measure.plan import STATES, Plan
-from balloontrace.measure.sides import give_path_to_sudo_user
 from balloontrace.measure.vm import VmName
 from balloontrace.system.kernel import ROOT
 
@@ -58,9 +58,13 @@ def write(plan: Plan, described: dict[str, Any], rounds: dict[Path, list[RoundDo
         own = {"state": STATES[state], "state_command": plan.alternate[state]} if plan.alternate else {}
         content = {**described, **own, "rounds": [asdict(each) for each in rounds.get(folder, [])]}
         partial = folder / f".{NAME}.part"
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        give_path_to_sudo_user(partial)
-        partial.replace(folder / NAME)
+        try:
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+            give_path_to_sudo_user(partial)
+            partial.replace(folder / NAME)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def read_command_line(pid: int | None, root: Path = ROOT) -> list[str] | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure import provenance
+from balloontrace.measure.folders import try_writing
+from balloontrace.measure.getting_ready import GettingReady
 from balloontrace.measure.guest import Guest, GuestGone
 from balloontrace.measure.plan import INCOMPLETE, STATES, Plan, Turn, turns
 from balloontrace.measure.provenance import RoundDone
 from balloontrace.measure.recorder import RecorderFailed
 from balloontrace.measure.shell import run_shell
-from balloontrace.measure.sides import Recorded, Sides, give_path_to_sudo_user
+from balloontrace.measure.sides import Recorded, Sides
 from balloontrace.measure.vm import Vm
 from balloontrace.units import format_bytes, format_things
 
@@ -34,9 +35,16 @@ class Rounds:
     """Rounds of one VM; `done` has those that are complete, by their folder."""
 
     def __init__(
-        self, vm: Vm, guest: Guest | None, plan: Plan, sides: Sides, say: Callable[[str], None]
+        self,
+        vm: Vm,
+        guest: Guest | None,
+        plan: Plan,
+        sides: Sides,
+        say: Callable[[str], None],
+        ready: GettingReady,
     ) -> None:
         self._vm, self._guest, self._plan, self._sides, self._say = vm, guest, plan, sides, say
+        self._ready: GettingReady | None = ready  # until the first inflate
         self._state: int | None = None
         self._is_touched = False
         self.done: dict[Path, list[RoundDone]] = {}
@@ -49,21 +57,22 @@ class Rounds:
         return sum(map(len, self.done.values()))
 
     def run(self) -> None:
-        """All rounds. The balloon is where it was afterwards, whatever happens. Raises BalloontraceError."""
+        """All rounds, into folders that are there. The balloon is where it was afterwards, whatever happens.
+
+        Raises BalloontraceError, and OSError where nothing can be written any more.
+        """
         full_bytes = self._vm.read_size_bytes()
         check_memory(full_bytes, self._plan.take_bytes, self._guest)
         incomplete = self._plan.out / INCOMPLETE
-        for folder in dict.fromkeys(
-            [*self._plan.folders, *(turn.folder for turn in self._turns), incomplete]
-        ):
-            folder.mkdir(parents=True, exist_ok=True)
-            give_path_to_sudo_user(folder)
         self._say(
             f"{self._vm.named.name}: {format_bytes(self._plan.take_bytes)} out of {format_bytes(full_bytes)} "
             f"and back, {format_things(len(self._turns), 'time')}, into {self._plan.out}"
         )
         described = provenance.describe(self._plan, self._vm.named, self._guest)
+        if self._ready is not None:
+            described["ready_s"] = self._ready.steps_s  # told with the first round
         provenance.write(self._plan, described, self.done)
+        self._step("note")
         started_s = time.monotonic()
         try:
             for turn in self._turns:
@@ -75,27 +84,31 @@ class Rounds:
                 self._tell(turn, done, time.monotonic() - started_s)
         finally:
             self._put_back(full_bytes)
-            with suppress(OSError):
-                incomplete.rmdir()  # unless something is in it
 
     def _try_turn(self, turn: Turn, full_bytes: int, incomplete: Path) -> RoundDone:
-        """`_run_turn`; where the whole VM is gone, that is the error, and not what it did to a recorder."""
+        """`_run_turn`; where the VM is gone, or the disk is full, that is the error, and not what it did."""
         try:
             return self._run_turn(turn, full_bytes, incomplete)
         except (RecorderFailed, GuestGone):
             self._vm.read_size_bytes()
+            try_writing(incomplete)
             raise
 
     def _run_turn(self, turn: Turn, full_bytes: int, incomplete: Path) -> RoundDone:
         """One turn; its recordings are in its folder when all of it went well, else in `incomplete`."""
         self._enter_state(turn.state)
+        self._step("state")
         if self._plan.touched and not self._is_touched:
             self._touch()
+        self._step("touch")
         recorded = Recorded(self._sides)
         label = f"{self._vm.named.name} {turn.describe(self._plan.rounds)}"
         recorded.start(incomplete, f"{turn.folder.name}-{turn.name}", label)
+        self._step("attach")
         try:
             self._settle(recorded)
+            self._step("settle")
+            self._tell_ready()
             inflate_s = self._move(full_bytes - self._plan.take_bytes, recorded)
             self._settle(recorded)
             deflate_s = self._move(full_bytes, recorded)
@@ -107,6 +120,15 @@ class Rounds:
         for path in recorded.paths:
             path.replace(turn.folder / path.name.removeprefix(f"{turn.folder.name}-"))
         return RoundDone(turn.number, inflate_s, deflate_s, self._touch() if self._plan.touched else None)
+
+    def _step(self, step: str) -> None:
+        if self._ready is not None:
+            self._ready.done(step)
+
+    def _tell_ready(self) -> None:
+        if self._ready is not None:
+            self._say(f"{self._vm.named.name}: {self._ready.describe()}")
+            self._ready = None
 
     def _settle(self, recorded: Recorded) -> None:
         deadline_s = time.monotonic() + self._plan.settle_s

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from balloontrace.console.output_file import give_to_sudo_user
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
+from balloontrace.measure.folders import give_path_to_sudo_user
 from balloontrace.measure.guest import Guest
 from balloontrace.measure.recorder import Recorder, RecorderFailed, start_host_recorder
 
@@ -109,12 +108,3 @@ class Recorded:
                 raise BalloontraceError(
                     f"{waiting[0].whose} has not attached its probes within {ATTACH_S:.0f} s"
                 )
-
-
-def give_path_to_sudo_user(path: Path) -> None:
-    """As recordings that `record` makes belong to who called sudo."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        give_to_sudo_user(fd)
-    finally:
-        os.close(fd)

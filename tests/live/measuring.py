@@ -16,11 +16,17 @@ from tracing import ROOT, shell
 
 import lab
 from lab import ssh
+from lab.cache import run_folder
+from lab.folders import read_state
 from lab.kernels import ImageSpec
 
 MEASURE_S = 600
-# A recorder, what was copied, and the shell that keeps it.
-_LEFT = "pgrep -af '[b]alloontrace'; ls -d /tmp/[b]alloontrace-* /var/tmp/[b]alloontrace-* 2>/dev/null; true"
+# A recorder, what was copied and what keeps it, and whatever is attached.
+_LEFT = """
+pgrep -af '[b]alloontrace'
+ls -d /tmp/[b]alloontrace-* /var/tmp/[b]alloontrace-* 2>/dev/null
+cat /sys/kernel/debug/kprobes/list /sys/kernel/tracing/enabled_functions
+"""
 SECOND_QMP, AGENT = "measure.qmp", "agent"
 AGENT_PORT = "org.qemu.guest_agent.0"
 # Without udev a port has no name in /dev.
@@ -37,6 +43,7 @@ class Reached:
     """A guest whose sshd answers this machine, and the socket through which `measure` drives it."""
 
     guest: lab.Guest
+    sshd: lab.GuestProcess
     way: ssh.Way
     qmp: Path
     agent: Path
@@ -44,6 +51,16 @@ class Reached:
     def words(self) -> list[str]:
         """How `measure` reaches both."""
         return ["--qmp", str(self.qmp), *self.words_of_guest()]
+
+    def pid(self) -> int:
+        """The process that serves the balloon."""
+        state = read_state(run_folder() / self.guest.name)
+        assert state is not None
+        return state.qemu.pid
+
+    def connections(self) -> int:
+        """How often somebody has logged in."""
+        return self.sshd.read("stderr").count(b"Accepted publickey")
 
     def words_of_guest(self) -> list[str]:
         return ["--guest", ssh.DESTINATION, "--ssh", self.way.command]
@@ -62,9 +79,9 @@ def reached(folder: Path, memory_mib: int, spec: ImageSpec) -> Iterator[Reached]
         *("-device", f"virtserialport,chardev=ga,name={AGENT_PORT}"),
     )
     with lab.solo(memory_mib=memory_mib, cpus=1, spec=spec, extra_args=options) as guest:
-        ssh.start_sshd(guest, way.key.with_suffix(".pub").read_bytes())
+        sshd = ssh.start_sshd(guest, way.key.with_suffix(".pub").read_bytes())
         guest.start(shell(START_AGENT))
-        yield Reached(guest, way, qmp, agent)
+        yield Reached(guest, sshd, way, qmp, agent)
 
 
 class Measuring:
@@ -102,7 +119,7 @@ class Measuring:
 
 
 def assert_nothing_left(guest: lab.Guest) -> None:
-    """No recorder runs in the guest, and nothing copied is there."""
+    """No recorder runs in the guest, nothing is attached, and nothing copied is there."""
 
     def is_clean() -> bool:
         return not guest.run(shell(_LEFT), check=True).stdout

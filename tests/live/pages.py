@@ -17,6 +17,11 @@ def console_blocks(page: str) -> Iterator[tuple[str, list[str]]]:
             yield command, shown
 
 
+def shell_blocks(page: str) -> list[str]:
+    """The page's blocks of shell, each of them one command."""
+    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
 def indented_commands(page: str) -> Iterator[str]:
     """The lines of a page's indented code, without the remarks behind them."""
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)

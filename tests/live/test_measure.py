@@ -8,15 +8,21 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from measuring import Measuring, Reached, assert_nothing_left, reached
-from pages import indented_commands
-from tracing import MIB_PAGES, balloontrace, change, outcomes, report, shell
+from pages import indented_commands, shell_blocks
+from tracing import MIB_PAGES, ROOT, balloontrace, change, outcomes, report, shell
+from vmm_stand_in import standing_in
 
 from lab.kernels import IMAGES
+from lab.packages import Requirement, ensure_packages
+from lab.ssh import DESTINATION
 
 MEMORY_MIB = 512
 TAKEN_MIB = 67
@@ -42,13 +48,14 @@ def _left_as_found(bare: Reached, request: pytest.FixtureRequest) -> Iterator[No
 
 def test_rounds_on_a_guest_with_python_and_libbpf_only(bare: Reached, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    before = bare.guest.vmstat()
+    before, connections = bare.guest.vmstat(), bare.connections()
     measuring = Measuring(
         *bare.words(), *QUICK, "--take", f"{TAKEN_MIB}M", "--rounds", "2", "--touched",
         "-o", out, "--format", "json", "--html",
     )  # fmt: skip
     status, output = measuring.wait()
     assert status == 0, measuring.said
+    assert bare.connections() - connections == 1
     assert change(before, bare.guest.vmstat(), COUNTERS) == [3 * TAKEN_MIB * MIB_PAGES] * 2
     rounds = sorted(path.name for path in out.glob("*.bt"))
     assert rounds == ["round-001-guest.bt", "round-002-guest.bt"]
@@ -70,6 +77,10 @@ def test_rounds_on_a_guest_with_python_and_libbpf_only(bare: Reached, tmp_path: 
     told = json.loads((out / "measure.json").read_text())
     assert str(bare.qmp) in " ".join(told["vmm"])  # so it is the right QEMU
     assert told["guest"]["kernel"].split()[0] == bare.guest.run(["uname", "-r"]).stdout.strip()
+    ready_s = told["ready_s"]
+    beside_s = sum(ready_s.values()) - ready_s["attach"] - ready_s["touch"]
+    assert ready_s["settle"] < beside_s < ready_s["attach"]
+    assert "lab: ready after " in measuring.said
     assert "<h1>lab: 2 rounds" in (out / "report.html").read_text()
 
 
@@ -78,10 +89,13 @@ def test_a_guest_reached_by_its_agent(bare: Reached, tmp_path: Path) -> None:
     out = tmp_path / "out"
     measuring = Measuring(
         "--qmp", bare.qmp, "--guest-agent", bare.agent, *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M",
-        "--rounds", "1", "-o", out,
+        "--rounds", "1", "--keep", "-o", out,
     )  # fmt: skip
     status, output = measuring.wait()
     assert status == 0, measuring.said
+    (kept,) = re.findall(r"left in the guest: (\S+)", measuring.said)
+    assert bare.guest.run(["python3", kept, "--version"]).stdout.startswith("balloontrace ")
+    bare.guest.run(["rm", "-r", str(Path(kept).parent)], check=True)
     assert "reclaim untouched" in output
     assert [each[:2] for each in outcomes(report(out / "round-001-guest.bt"))] == [
         ("inflate", "reached"),
@@ -115,17 +129,95 @@ def test_the_page_is_followed(bare: Reached, tmp_path: Path) -> None:
     assert followed == ["measure", "measure", "compare", "report"]
 
 
-def test_interrupted_in_the_middle(bare: Reached, tmp_path: Path) -> None:
+def test_recipes_of_other_vmms(bare: Reached, tmp_path: Path) -> None:
+    """As the page has them, against what stands for their API sockets; not against the real programs."""
+    ensure_packages((Requirement("curl", "curl"), Requirement("jq", "jq")))
+    asked: list[set[str]] = []
+    for number, recipe in enumerate(shell_blocks("docs/measure.md")):
+        socket, out = tmp_path / f"{number}.sock", tmp_path / f"{number}"
+        replaced = (
+            (r"-o before/", shlex.join(["-o", str(out), *QUICK, "--no-first", "--rounds", "1"])),
+            (r"^sudo balloontrace", f"{sys.executable} -m balloontrace"),
+            (r"/run/\S+\.sock\b", str(socket)),
+            (r"\$\(pidof \S+\)", str(bare.pid())),
+            (r"--guest \S+", shlex.join(bare.words_of_guest())),
+            (r"--memory \S+", f"--memory {MEMORY_MIB}M"),
+            (r"--take \S+", f"--take {TAKEN_MIB}M"),
+        )
+        for pattern, words in replaced:
+            recipe, count = re.subn(pattern, words.replace("\\", r"\\"), recipe)
+            assert count, pattern
+        with standing_in(socket, bare.guest, MEMORY_MIB) as requests:
+            done = subprocess.run(["sh", "-c", recipe], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [each[:2] for each in outcomes(report(out / "round-001-guest.bt"))] == [
+            ("inflate", "reached"),
+            ("deflate", "reached"),
+        ]
+        asked.append(set(requests))
+    firecracker, cloud_hypervisor = asked
+    assert firecracker == {"PATCH /balloon", "GET /balloon/statistics"}
+    assert cloud_hypervisor == {"PUT /api/v1/vm.resize"}
+
+
+def test_a_parameter_in_turn_interrupted_in_the_middle(bare: Reached, tmp_path: Path) -> None:
+    """Both states come about in the guest; one Ctrl-C ends it."""
     out = tmp_path / "out"
+    thp = "/sys/kernel/mm/transparent_hugepage/enabled"
+    states = [
+        shlex.join([*shlex.split(bare.way.command), DESTINATION, f"echo {value} > {thp}"])
+        for value in ("always", "never")
+    ]
     measuring = Measuring(
-        *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out
-    )
-    measuring.wait_for("round 1 of 9: inflate")
+        *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out,
+        "--alternate", *states,
+    )  # fmt: skip
+    measuring.wait_for("round 1 of 9, state a: inflate")
+    assert "[always]" in bare.guest.run(["cat", thp]).stdout
+    measuring.wait_for("round 1 of 9, state b: inflate")
     measuring.interrupt()
+    assert "[never]" in bare.guest.run(["cat", thp]).stdout
     status, output = measuring.wait()
     assert (status, output) == (130, "")
-    assert f"interrupted; 1 round complete, kept in {out}" in measuring.said
-    assert outcomes(report(out / "round-001-guest.bt"))[0][:2] == ("inflate", "reached")
+    assert f"interrupted; 2 rounds complete, kept in {out}" in measuring.said
+    for state, command in zip("ab", states, strict=True):
+        found = report(out / state / "round-001-guest.bt")
+        assert outcomes(found)[0][:2] == ("inflate", "reached")
+        assert json.loads((out / state / "measure.json").read_text())["state_command"] == command
+
+
+def test_a_disk_that_fills_up(bare: Reached, tmp_path: Path) -> None:
+    """In round 2. What was complete is kept, and one sentence says what is wrong."""
+    with mounted_tmpfs(tmp_path / "small", "1m") as small:
+        out = small / "out"
+        measuring = Measuring(
+            *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out
+        )
+        measuring.wait_for("round 1 of 9: inflate")
+        fill(small)
+        assert measuring.wait() == (1, "")
+        last = measuring.said.splitlines()[-1]
+        sentence = f"cannot write into {out}: No space left on device; 1 round complete, kept in {out}"
+        assert last == f"balloontrace: {sentence}"
+        assert [path.name for path in out.glob("*.bt")] == ["round-001-guest.bt"]
+        assert outcomes(report(out / "round-001-guest.bt"))[0][:2] == ("inflate", "reached")
+        assert json.loads((out / "measure.json").read_text())["rounds"][0]["number"] == 1
+
+
+def fill(folder: Path) -> None:
+    with suppress(OSError), (folder / "other").open("wb", 0) as other:
+        while True:
+            other.write(bytes(4096))
+
+
+@contextmanager
+def mounted_tmpfs(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_ssh_is_killed(bare: Reached, tmp_path: Path) -> None:

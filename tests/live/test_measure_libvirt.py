@@ -13,7 +13,8 @@ from tracing import MIB_PAGES, ROOT, change, outcomes, report, shell
 import lab
 from lab import ssh
 from lab.kernels import IMAGES
-from lab.libvirt import SYSTEM_PYTHON, URI, Libvirt, domain
+from lab.libvirt import SYSTEM_PYTHON, Libvirt, domain
+from lab.libvirt_domain import URI
 
 NAME = "guest1"
 MEMORY_MIB, TAKEN_MIB = 512, 67

@@ -61,7 +61,7 @@ class ScriptGuest(Guest):
 
     def __init__(self, script: str | None = None, available_bytes: int | None = None) -> None:
         self.name = "root@vm1"
-        self.facts = GuestFacts("vm1", True, True, available_bytes, {"kernel": "6.12"})
+        self.facts = GuestFacts("vm1", True, True, True, available_bytes, {"kernel": "6.12"})
         self.options: list[Sequence[str]] = []
         self.touches = 0
         self._script = script
