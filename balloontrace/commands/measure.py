@@ -266,14 +266,14 @@ def _open(plan: Plan, asked: _Asked, stack: ExitStack, ready: GettingReady) -> t
 def _open_guest(plan: Plan, asked: _Asked, ready: GettingReady) -> Guest | None:
     if asked.guest is None:
         return None if asked.guest_agent is None else _open_agent(plan, asked, None, ready)
-    from balloontrace.measure.ssh_guest import open_ssh
+    from balloontrace.measure.ssh_guest import SshGuest
 
-    return open_ssh(asked.guest, asked.ssh, _make_bundle, keep=asked.keep, done=ready.done)
+    return SshGuest(asked.guest, asked.ssh, keep=asked.keep).open(_make_bundle, ready.done)
 
 
 def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None, ready: GettingReady) -> Guest:
     """By libvirt's way where there is a VM."""
-    from balloontrace.measure.agent_guest import AgentGuest, open_agent
+    from balloontrace.measure.agent_guest import AgentGuest
     from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
     from balloontrace.measure.libvirt_vm import LibvirtVm
     from balloontrace.measure.sides import ATTACH_S
@@ -288,7 +288,7 @@ def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None, ready: GettingReady) -
         connection = AgentSocket(Path(asked.guest_agent or ""))
         agent = GuestAgent(connection.exchange)
         guest = AgentGuest("the guest", agent, connection.close, longest_s=longest_s, keep=asked.keep)
-    return open_agent(guest, _make_bundle, ready.done)
+    return guest.open(_make_bundle, ready.done)
 
 
 def _make_bundle() -> bytes:

@@ -215,7 +215,7 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
     from balloontrace.make_bundle import make_bundle
     from balloontrace.measure.record_both import record_both, refuse_taken_names
     from balloontrace.measure.sides import Sides
-    from balloontrace.measure.ssh_guest import open_ssh
+    from balloontrace.measure.ssh_guest import SshGuest
     from balloontrace.system.vmm import choose_process, find_vmms
     from balloontrace.trace.engines.shipped import read_all
 
@@ -225,7 +225,7 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    with closing(open_ssh(guest, ssh, lambda: make_bundle(read_all()), keep=False)) as reached:
+    with closing(SshGuest(guest, ssh).open(lambda: make_bundle(read_all()))) as reached:
         sides = Sides(process.pid, reached, _given(_OF_HOST), _given(_OF_GUEST))
         status = record_both(
             sides, path, asked["label"] or path.stem, asked["command"], asked["duration_s"],

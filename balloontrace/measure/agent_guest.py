@@ -11,56 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from balloontrace.errors import BalloontraceError
-from balloontrace.measure.guest import (
-    BUNDLE,
-    Guest,
-    facts_source,
-    made_meanwhile,
-    parse_answer,
-    parse_facts,
-)
+from balloontrace.measure.guest import Guest, facts_source, parse_answer
 from balloontrace.measure.guest_agent import GuestAgent
 from balloontrace.measure.recorder import ATTACHED, END_S, Recorder, RecorderFailed
 from balloontrace.untrusted import printable
 
-_FACTS_S = 120.0
 _QUICK_S = 60.0
 _LOOK_EVERY_S = 0.2
 
 
 class AgentGuest(Guest):
-    """`open_agent` makes one."""
+    """It needs no network."""
 
     def __init__(
         self, name: str, agent: GuestAgent, close: Callable[[], None], *, longest_s: float, keep: bool
     ) -> None:
         """Nothing is done yet. No recorder runs longer than `longest_s`: nobody tells it that we are gone."""
-        self.name = printable(name)
-        self._agent, self._close = agent, close
-        self._longest_s, self._keep = longest_s, keep
-        self._folder = ""
-        self._bundle = ""
+        super().__init__(name, keep=keep)
+        self._agent, self._close, self._longest_s = agent, close, longest_s
 
-    def open(self, make_bundle: Callable[[], bytes], done: Callable[[str], None]) -> None:
-        """Ask what the guest has, and copy what it lacks; steps are `done`. GuestGone, BalloontraceError."""
-        with made_meanwhile(make_bundle) as bundle:
-            self.facts = parse_facts(self.ask("facts", timeout_s=_FACTS_S))
-            made = self._agent.run(["mktemp", "-d", "/var/tmp/balloontrace-XXXXXX"], _QUICK_S)  # noqa: S108
-            if made.status:
-                raise BalloontraceError(
-                    f"no folder can be made in the guest: {printable(made.stderr.strip())}"
-                )
-            self._folder = made.stdout.strip()
-            done("connect")
-            if not self.facts.has_balloontrace:
-                self._bundle = f"{self._folder}/{BUNDLE}"
-                self._agent.write_file(self._bundle, bundle())
-                done("copy")
+    def _reach(self) -> str:
+        made = self._agent.run(["mktemp", "-d", "/var/tmp/balloontrace-XXXXXX"], _QUICK_S)  # noqa: S108
+        if made.status:
+            raise BalloontraceError(f"no folder can be made in the guest: {printable(made.stderr.strip())}")
+        return made.stdout.strip()
 
-    @property
-    def kept(self) -> str | None:
-        """As --keep wants it."""
-        return self._bundle if self._keep and self._bundle else None
+    def _copy(self, bundle: bytes) -> None:
+        self._agent.write_file(self._bundle, bundle)
 
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
         """By the guest's python3."""
@@ -72,9 +49,18 @@ class AgentGuest(Guest):
 
     def start_recorder(self, options: Sequence[str], path: Path) -> AgentRecorder:
         """It writes into a file of the guest's, and ends by a signal."""
-        program = ["python3", self._bundle] if self._bundle else ["balloontrace"]
         inside = f"{self._folder}/{path.name}"
-        words = [*program, "record", "-f", "-o", inside, "--side", "guest", "-d", f"{self._longest_s:.0f}"]
+        words = [
+            *self.program(),
+            "record",
+            "-f",
+            "-o",
+            inside,
+            "--side",
+            "guest",
+            "-d",
+            f"{self._longest_s:.0f}",
+        ]
         command = f"exec {shlex.join([*words, *options])} </dev/null >/dev/null 2>{shlex.quote(inside)}.log"
         return AgentRecorder(self._agent, self._agent.start(["sh", "-c", command]), inside, path)
 
@@ -154,15 +140,3 @@ class AgentRecorder(Recorder):
     def _last_words(self) -> str:
         lines = [line for line in self._said().splitlines() if line.strip()]
         return printable(lines[-1].removeprefix("balloontrace: ")) if lines else f"status {self._status}"
-
-
-def open_agent(
-    guest: AgentGuest, make_bundle: Callable[[], bytes], done: Callable[[str], None] = lambda _step: None
-) -> AgentGuest:
-    """A guest with all it needs. Errors as `AgentGuest.open`; nothing is left after one."""
-    try:
-        guest.open(make_bundle, done)
-    except BaseException:
-        guest.close()
-        raise
-    return guest

@@ -32,6 +32,7 @@ class GettingReady:
 
     def done(self, step: str) -> None:
         """One of `STEPS` is done."""
+        assert step in STEPS
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.steps_s[step] = self.steps_s.get(step, 0.0) + now_s - self._last_s
         self._last_s = now_s

@@ -11,15 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import balloontrace
-from balloontrace.errors import BalloontraceError
+from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure.recorder import Recorder
 from balloontrace.untrusted import made_printable, printable
 
 OLDEST_PYTHON = [3, 11]
+QUICK_S = 120.0
 BUNDLE = "balloontrace.pyz"
+
+
+def _nobody(_step: str) -> None:
+    """Is told of steps, and does nothing."""
 
 
 class GuestGone(BalloontraceError):  # noqa: N818
@@ -39,10 +44,48 @@ class GuestFacts:
 
 
 class Guest(abc.ABC):
-    """A way into a guest, open until `close`."""
+    """A way into a guest, open from `open` until `close`."""
 
     name: str
     facts: GuestFacts
+
+    def __init__(self, name: str, *, keep: bool = False) -> None:
+        """Nothing is done yet. With `keep` what is copied there stays."""
+        self.name = printable(name)
+        self._keep = keep
+        self._folder = self._bundle = ""  # in the guest
+
+    def open(self, make_bundle: Callable[[], bytes], done: Callable[[str], None] = _nobody) -> Self:
+        """Reach it, ask what it has, copy the recorder if it has none; `done` is told of steps of `STEPS`.
+
+        Raises GuestGone, UsageError, BalloontraceError; nothing is left then.
+        """
+        try:
+            with made_meanwhile(make_bundle) as bundle:
+                self._folder = self._reach()
+                self.facts = parse_facts(self.ask("facts", timeout_s=QUICK_S))
+                if not self.facts.may_trace:
+                    raise UsageError(
+                        f"{self.name}: that user may not trace, and sudo there wants a password: "
+                        "connect as root"
+                    )
+                done("connect")
+                if not self.facts.has_balloontrace:
+                    self._bundle = f"{self._folder}/{BUNDLE}"
+                    self._copy(bundle())
+                    done("copy")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    @abc.abstractmethod
+    def _reach(self) -> str:
+        """Make a folder in the guest, for what is copied and recorded there."""
+
+    @abc.abstractmethod
+    def _copy(self, bundle: bytes) -> None:
+        """Write `self._bundle`, in that folder."""
 
     @abc.abstractmethod
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
@@ -59,7 +102,11 @@ class Guest(abc.ABC):
     @property
     def kept(self) -> str | None:
         """Where what was copied stays in the guest; None for nothing."""
-        return None
+        return self._bundle if self._keep and self._bundle else None
+
+    def program(self) -> list[str]:
+        """The words that run balloontrace in the guest."""
+        return ["python3", self._bundle] if self._bundle else ["balloontrace"]
 
     def read_balloon_bytes(self) -> int:
         """How large the balloon is, by the guest's kernel. Raises GuestGone, BalloontraceError."""

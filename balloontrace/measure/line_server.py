@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from balloontrace.measure.recorder import ignore_interrupts
+from balloontrace.measure.shell import deaf_to_interrupts
 from balloontrace.untrusted import printable
 
 _LEAVE_S = 10.0
@@ -32,9 +32,8 @@ class LineServer:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=ignore_interrupts,
-        )  # fmt: skip
+            deaf_to_interrupts(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         pipes = self._process.stdin, self._process.stdout, self._process.stderr
         assert pipes[0] is not None and pipes[1] is not None and pipes[2] is not None  # noqa: PT018
         self._pipes = [pipe for pipe in pipes if pipe is not None]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import abc
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from balloontrace.errors import BalloontraceError
+from balloontrace.measure.shell import deaf_to_interrupts
 from balloontrace.untrusted import printable
 
 ATTACHED = "probes attached"
@@ -73,8 +73,8 @@ class ChildRecorder(Recorder):
         self._said = b""
         with path.open("xb") as output:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE,
-                start_new_session=own_session, preexec_fn=None if own_session else ignore_interrupts,
+                argv if own_session else deaf_to_interrupts(argv), stdin=subprocess.PIPE, stdout=output,
+                stderr=subprocess.PIPE, start_new_session=own_session,
             )  # fmt: skip
         assert self._process.stderr is not None
         os.set_blocking(self._process.stderr.fileno(), False)
@@ -150,11 +150,6 @@ class ChildRecorder(Recorder):
             return explained
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return printable(telling[-1].removeprefix("balloontrace: ")) if telling else how
-
-
-def ignore_interrupts() -> None:
-    """Run in a child: Ctrl-C in the terminal is for its parent, which ends it in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def start_host_recorder(pid: int, options: Sequence[str], path: Path) -> ChildRecorder:

@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that the user gave, run by the shell."""
+"""What the shell does: commands that the user gave, and children that Ctrl-C is not for."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 
 from balloontrace.errors import BalloontraceError
 from balloontrace.untrusted import printable
+
+_DEAF = "trap '' INT; exec \"$@\""
+
+
+def deaf_to_interrupts(argv: Sequence[str]) -> list[str]:
+    """A command that Ctrl-C in the terminal does not end: its parent does, in order.
+
+    A function run in the child (`preexec_fn`) would do. But then hooks of fork(2) run here, such as that of
+    logging, and Python ignores a KeyboardInterrupt that comes while they do.
+    """
+    return ["sh", "-c", _DEAF, "sh", *argv]
 
 
 def run_shell(command: str, what: str, timeout_s: float) -> str:

@@ -11,71 +11,50 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from balloontrace.errors import UsageError
-from balloontrace.measure.guest import (
-    BUNDLE,
-    Guest,
-    GuestGone,
-    facts_source,
-    made_meanwhile,
-    parse_answer,
-    parse_facts,
-)
+from balloontrace.measure.guest import BUNDLE, QUICK_S, Guest, GuestGone, facts_source, parse_answer
 from balloontrace.measure.line_server import LineServer, ServerGone
 from balloontrace.measure.recorder import ChildRecorder
 from balloontrace.untrusted import printable
 
 _CONNECT_S = 15
-_QUICK_S = 120.0
 _NO_COMMAND = 127
 _FAILED = 255  # ssh's own status, ssh(1)
 
 
 class SshGuest(Guest):
-    """`open_ssh` makes one."""
+    """Everything in it is done as the user whom ssh logs in, but recorders, which are root's."""
 
-    def __init__(self, destination: str, ssh: str, *, keep: bool) -> None:
+    def __init__(self, destination: str, ssh: str, *, keep: bool = False) -> None:
         """Nothing is done yet. UsageError for an ssh that cannot be run."""
-        self.name = printable(destination)
+        super().__init__(destination, keep=keep)
         self._destination = destination
         self._words = shlex.split(ssh)
         if not self._words or shutil.which(self._words[0]) is None:
             raise UsageError(f"cannot run {printable(ssh)}: no such program; --ssh names another")
         if destination.startswith("-"):
             raise UsageError(f"--guest {printable(destination)}: that is an option of ssh, not a guest")
-        self._keep = keep
         self._own_folder = tempfile.mkdtemp(prefix="balloontrace-")
         self._server: LineServer | None = None
-        self._folder = ""  # in the guest
-        self._bundle = ""
 
-    def open(self, make_bundle: Callable[[], bytes], done: Callable[[str], None]) -> None:
-        """Connect, ask what the guest has, copy what it lacks; steps are `done`.
+    def _reach(self) -> str:
+        """Begin the session that lasts. UsageError where there is none."""
+        serve = ["python3", "-c", facts_source(), "serve", *(["keep"] if self._keep else [])]
+        self._server = LineServer([*self._ssh(), f"exec {shlex.join(serve)}"])
+        try:
+            # It takes as long as ssh, and who types a password, let it.
+            return str(parse_answer(self._server.read_line(None))["folder"])
+        except ServerGone as gone:
+            if gone.status == _NO_COMMAND:
+                raise UsageError(f"{self.name} has no python3, which the recorder needs") from None
+            raise UsageError(f"cannot reach the guest {self.name} by ssh: {gone}") from None
 
-        Raises GuestGone, UsageError, BalloontraceError.
-        """
-        with made_meanwhile(make_bundle) as bundle:
-            self._folder = self._connect()
-            self.facts = parse_facts(self.ask("facts", timeout_s=_QUICK_S))
-            if not self.facts.may_trace:
-                raise UsageError(
-                    f"{self.name}: that user may not trace, and sudo there wants a password: connect as root"
-                )
-            done("connect")
-            if not self.facts.has_balloontrace:
-                content = bundle()
-                self._ask(["copy", BUNDLE, len(content)], _QUICK_S, content)
-                self._bundle = f"{self._folder}/{BUNDLE}"
-                done("copy")
-
-    @property
-    def kept(self) -> str | None:
-        """As --keep wants it."""
-        return self._bundle if self._keep and self._bundle else None
+    def _copy(self, bundle: bytes) -> None:
+        self._ask(["copy", BUNDLE, len(bundle)], QUICK_S, bundle)
 
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
         """By the session that lasts."""
@@ -83,9 +62,8 @@ class SshGuest(Guest):
 
     def start_recorder(self, options: Sequence[str], path: Path) -> ChildRecorder:
         """It ends when ssh closes its input, or is gone."""
-        program = ["python3", self._bundle] if self._bundle else ["balloontrace"]
         sudo = [] if self.facts.is_root else ["sudo", "-n"]
-        words = [*sudo, *program, "record", "-o", "-", "--side", "guest", "--until-eof", *options]
+        words = [*sudo, *self.program(), "record", "-o", "-", "--side", "guest", "--until-eof", *options]
         argv = [*self._ssh(), f"exec {shlex.join(words)}"]
         if self._is_lost():
             raise GuestGone(f"the connection to {self.name} is lost")
@@ -114,18 +92,6 @@ class SshGuest(Guest):
             options = ["-T", *(word for option in (*shared, *lively) for word in ("-o", option))]
         return [*self._words, *options, self._destination]
 
-    def _connect(self) -> str:
-        """Begin the session that lasts; its folder in the guest. UsageError where there is none."""
-        serve = ["python3", "-c", facts_source(), "serve", *(["keep"] if self._keep else [])]
-        # A connection takes as long as ssh, and who types a password, let it.
-        self._server = LineServer([*self._ssh(), f"exec {shlex.join(serve)}"])
-        try:
-            return str(parse_answer(self._server.read_line(None))["folder"])
-        except ServerGone as gone:
-            if gone.status == _NO_COMMAND:
-                raise UsageError(f"{self.name} has no python3, which the recorder needs") from None
-            raise UsageError(f"cannot reach the guest {self.name} by ssh: {gone}") from None
-
     def _ask(self, words: list[Any], timeout_s: float, content: bytes = b"") -> dict[str, Any]:
         assert self._server is not None  # `open` was called
         try:
@@ -134,21 +100,3 @@ class SshGuest(Guest):
             if gone.status is None:
                 raise GuestGone(f"{self.name} does not answer: {gone}") from None
             raise GuestGone(f"the connection to {self.name} is lost") from None
-
-
-def open_ssh(
-    destination: str,
-    ssh: str,
-    make_bundle: Callable[[], bytes],
-    *,
-    keep: bool,
-    done: Callable[[str], None] = lambda _step: None,
-) -> SshGuest:
-    """A guest, connected, with all it needs. Errors as `SshGuest.open`; nothing is left after one."""
-    guest = SshGuest(destination, ssh, keep=keep)
-    try:
-        guest.open(make_bundle, done)
-    except BaseException:
-        guest.close()
-        raise
-    return guest

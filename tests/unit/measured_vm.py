@@ -52,19 +52,25 @@ class NumberVm(Vm):
             raise VmGone("the VM vm1 has ended")
 
 
-def start_recorder(path: Path, script: str = _RECORDS) -> ChildRecorder:
-    return ChildRecorder("the recorder", [sys.executable, "-c", script], path, own_session=True)
+def start_recorder(path: Path, script: str = _RECORDS, *, own_session: bool = True) -> ChildRecorder:
+    return ChildRecorder("the recorder", [sys.executable, "-c", script], path, own_session=own_session)
 
 
 class ScriptGuest(Guest):
     """A guest whose recorder is a script here; touching takes so long."""
 
     def __init__(self, script: str | None = None, available_bytes: int | None = None) -> None:
-        self.name = "root@vm1"
+        super().__init__("root@vm1")
         self.facts = GuestFacts("vm1", True, True, True, available_bytes, {"kernel": "6.12"})
         self.options: list[Sequence[str]] = []
         self.touches = 0
         self._script = script
+
+    def _reach(self) -> str:
+        raise NotImplementedError
+
+    def _copy(self, bundle: bytes) -> None:
+        raise NotImplementedError
 
     def ask(self, *words: str, timeout_s: float) -> dict[str, Any]:
         assert words == ("touch", str(TAKE))

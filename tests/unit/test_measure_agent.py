@@ -11,7 +11,7 @@ import pytest
 from fake_guest_agent import FakeAgent
 
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.measure.agent_guest import AgentGuest, open_agent
+from balloontrace.measure.agent_guest import AgentGuest
 from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
 from balloontrace.measure.recorder import RecorderFailed
@@ -40,7 +40,7 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
 def reach(tmp_path: Path, *, keep: bool = False) -> AgentGuest:
     connection = AgentSocket(tmp_path / "qga")
     guest = AgentGuest("vm1", GuestAgent(connection.exchange), connection.close, longest_s=77, keep=keep)
-    return open_agent(guest, lambda: RECORDER)
+    return guest.open(lambda: RECORDER)
 
 
 def folder_of(guest: AgentGuest) -> Path:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,3 +68,17 @@ def test_what_is_known_better_than_its_last_words(tmp_path: Path) -> None:
     recorder = ChildRecorder("the recorder", argv, tmp_path / "a.bt", own_session=False, explain=lost.get)
     with pytest.raises(RecorderFailed, match=r"^the recorder ended: the connection is lost$"):
         recorder.is_attached(30)
+
+
+def test_an_interrupt_is_not_for_children_and_no_hook_of_fork_runs_here(tmp_path: Path) -> None:
+    """What such a hook is interrupted by is lost: CPython only prints it."""
+    hooks: list[str] = []
+    os.register_at_fork(before=lambda: hooks.append("before"))
+    recorder = start_recorder(tmp_path / "a.bt", own_session=False)
+    assert recorder.is_attached(30)
+    assert hooks == []
+    recorder._process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        recorder._process.wait(0.2)
+    recorder.wait_ended()
+    assert recorder.path.read_bytes().endswith(b"end")

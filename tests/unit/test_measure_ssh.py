@@ -13,7 +13,7 @@ import balloontrace
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.recorder import RecorderFailed
-from balloontrace.measure.ssh_guest import SshGuest, open_ssh
+from balloontrace.measure.ssh_guest import SshGuest
 
 BUNDLE = b"""
 import sys
@@ -47,7 +47,7 @@ def write_script(path: Path, text: str) -> None:
 
 def reach(ssh: str, *, keep: bool = False, steps: list[str] | None = None) -> SshGuest:
     done = (steps if steps is not None else []).append
-    return open_ssh("root@vm1", ssh, lambda: BUNDLE, keep=keep, done=done)
+    return SshGuest("root@vm1", ssh, keep=keep).open(lambda: BUNDLE, done)
 
 
 def left(folder: Path) -> list[Path]:
@@ -128,7 +128,7 @@ def test_no_way_in(ssh: str, tmp_path: Path, script: str, sentence: str) -> None
 
 def test_who_may_not_trace(ssh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = SimpleNamespace(may_trace=False)
-    monkeypatch.setattr("balloontrace.measure.ssh_guest.parse_facts", lambda _found: facts)
+    monkeypatch.setattr("balloontrace.measure.guest.parse_facts", lambda _found: facts)
     with pytest.raises(UsageError, match="that user may not trace, and sudo there wants a password"):
         reach(ssh)
     assert left(tmp_path) == []
