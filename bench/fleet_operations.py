@@ -59,10 +59,11 @@ class _Made:
     def files(self) -> dict[str, bytes]:
         """A file a table."""
         rng, count = self._rng, OPERATIONS_A_BATCH
-        vm = rng.integers(0, _VMS, count)
+        vm = np.sort(rng.integers(0, _VMS, count))  # as recordings are archived, one after the other
         size_bytes = rng.choice(np.array([1, 64, 256, 1024]) << 20, count)
         wall_ns = (size_bytes * rng.lognormal(0, 0.5, count)).astype(np.int64)
-        started_ns = _FIRST_NS + self._number // _HOSTS * DAY_NS + np.sort(rng.integers(0, DAY_NS, count))
+        started_ns = _FIRST_NS + self._number // _HOSTS * DAY_NS
+        started_ns = started_ns + np.sort(vm * DAY_NS + rng.integers(0, DAY_NS, count)) - vm * DAY_NS
         kind, outcome = rng.integers(0, 2, count), rng.integers(0, len(_OUTCOMES), count)
         short = np.where(outcome >= 4, size_bytes // 4, 0)
         verdict = rng.integers(0, len(_VERDICTS), count)

@@ -18,7 +18,12 @@ _TYPES = {
     Type.BOOLEAN: pa.bool_(),
     Type.DAY: pa.date32(),
 }
-COMPRESSION = "zstd"
+# Snappy takes a third more room and half the time to read: so columns that stock questions sum up have it.
+_OFTEN_READ = frozenset(
+    {"kernel_release", "driver_kind", "vm", "kind", "outcome", "bytes", "stage", "part_of", "total_ns", "wall_ns"}
+)
+# Sizes repeat, as targets and numbers of pages do.
+_REPEATED = frozenset({"bytes", "count"})
 # Engines take a row group at a time, and pass over one whose least and largest values tell enough.
 _ROW_GROUP_ROWS = 1 << 17
 
@@ -63,9 +68,17 @@ def merge_files(
 
 
 def encode(table: str, rows: pa.Table) -> bytes:
-    """The rows of one table as a file; words are stored once a row group, numbers are not looked up."""
-    texts = [column.name for column in TABLES[table] if column.type is not Type.INTEGER]
+    """The rows of one table as a file; words are stored once a row group, and so are numbers that repeat."""
+    columns = TABLES[table]
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression=COMPRESSION, use_dictionary=texts, row_group_size=_ROW_GROUP_ROWS)
+    pq.write_table(
+        rows,
+        sink,
+        compression={each.name: "snappy" if each.name in _OFTEN_READ else "zstd" for each in columns},
+        use_dictionary=[
+            each.name for each in columns if each.type is not Type.INTEGER or each.name in _REPEATED
+        ],
+        row_group_size=_ROW_GROUP_ROWS,
+    )
     content: bytes = sink.getvalue().to_pybytes()
     return content

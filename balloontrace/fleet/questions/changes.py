@@ -54,7 +54,8 @@ def _sides(options: Options) -> tuple[SideFilter, SideFilter]:
 def _ask(tables: Mapping[str, ir.Table], options: Options) -> ir.Table:
     stages, operations = tables["stages"], tables["operations"]
     whole = stages.filter(stages.part_of.isnull())
-    walls = operations.mutate(stage=_literal(WALL), total_ns=operations.wall_ns)
+    asked = operations.filter(operations.kind.isin([*map(str, Kind)]))
+    walls = asked.mutate(stage=_literal(WALL), total_ns=asked.wall_ns)
     return _sums(whole, options).union(_sums(walls, options))
 
 
@@ -72,8 +73,6 @@ def _sums(table: ir.Table, options: Options) -> ir.Table:
         & (table.outcome == REACHED)
         & (table.bytes > 0)
         & table.total_ns.notnull()
-        & table.vm.notnull()
-        & table.kind.isin([*map(str, Kind)])
     )
     told = counted.select(
         "vm",
@@ -113,7 +112,8 @@ def _finish(rows: Sequence[Row], options: Options) -> Found:
 def _values_of(rows: Sequence[Row]) -> dict[tuple[str, str, str], _Values]:
     """By side, kind and stage."""
     sums: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: str(row["vm"])):
+    named = (row for row in rows if row["vm"] is not None)
+    for row in sorted(named, key=lambda row: str(row["vm"])):
         for side in ("before", "after"):
             if row[side]:
                 of_vms = sums[side, row["kind"], row["stage"]]
