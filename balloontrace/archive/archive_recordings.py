@@ -35,6 +35,7 @@ class Archived:
     known: int = 0
     matched: int = 0
     refused: list[str] = field(default_factory=list)
+    taken: list[Path] = field(default_factory=list)  # the files of those that the dataset has now
 
 
 def archive(
@@ -69,12 +70,14 @@ def _describe_all(
         known = dataset.ranks.get(each.recording_id, -1)
         if known >= best_rank(is_pair=bool(candidates)):
             result.known += 1
+            result.taken.append(each.path)
             continue
         try:
             entry = _describe_one(each, candidates, host, reader)
         except BalloontraceError as error:
             result.refused.append(str(error))
             continue
+        result.taken.append(each.path)
         if entry.rank > known:
             yield entry
         else:
@@ -131,7 +134,9 @@ class _Pending:
 
     def flush(self) -> None:
         """Write and commit all, a batch for each day and host."""
-        for (day, host), entries in self._entries.items():
+        for (day, host), found in self._entries.items():
+            # In an order of their own: others who archive the same write the same bytes.
+            entries = sorted(found, key=lambda each: each.recording_id)
             batch = name_batch(day, host, {entry.recording_id: entry.rank for entry in entries})
             files = {
                 table: to_parquet(table, batch.name, (row for entry in entries for row in entry.rows[table]))

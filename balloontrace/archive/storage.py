@@ -69,6 +69,7 @@ class Storage:
     def find(self, folder: str, ending: str) -> list[str]:
         """The names of all files below a folder that end so, in order; none where there is no folder."""
         with _explained(f"cannot read {printable(self._path(folder))}"):
+            self.files.invalidate_cache()  # of listings: others write, too
             found = self.files.find(self._path(folder))
         start = len(self.root.rstrip("/")) + 1
         return sorted(path[start:] for path in found if path.endswith(ending))

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from balloontrace.console.open_files import is_open_for_writing
 from balloontrace.console.option_types import RECORDING
 from balloontrace.console.stderr import say, warn
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.untrusted import printable
 
 
 @click.command("archive", short_help="Bring recordings into a dataset that fleet asks questions of.")
@@ -19,9 +22,20 @@ from balloontrace.errors import BalloontraceError, UsageError
 @click.option(
     "--keep-damaged", is_flag=True, help="Archive damaged recordings too, as far as they are whole."
 )
+@click.option(
+    "--remove",
+    is_flag=True,
+    help="Remove recordings that are in DATASET then, but for those that are still being written.",
+)
 @click.option("--merge", is_flag=True, help="Afterwards, make one batch of each day and host.")
 def archive(
-    recordings: tuple[Path, ...], dataset: str, host: str | None, *, keep_damaged: bool, merge: bool
+    recordings: tuple[Path, ...],
+    dataset: str,
+    host: str | None,
+    *,
+    keep_damaged: bool,
+    remove: bool,
+    merge: bool,
 ) -> None:
     r"""Bring RECORDINGS, and all that are below folders, into DATASET as Parquet files.
 
@@ -49,6 +63,8 @@ def archive(
         matched = f", {format_count(found.matched)} of them with their host's" if found.matched else ""
         known = f"; {format_things(found.known, 'is', 'are')} there already" if found.known else ""
         say(f"balloontrace: {format_things(found.written, 'recording')} archived{matched}{known}\n")
+    if remove:
+        _remove(found.taken)
     if merge:
         before, after = merge_batches(storage)
         say(f"balloontrace: {format_things(before, 'batch', 'batches')} merged into {format_count(after)}\n")
@@ -57,3 +73,15 @@ def archive(
             f"{format_things(len(found.refused), 'recording was', 'recordings were')} not archived; "
             "--keep-damaged takes what is whole of a damaged one"
         )
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files of recordings; another one may have done so. BalloontraceError where that is refused."""
+    for path in paths:
+        try:
+            if not is_open_for_writing(path):
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BalloontraceError(f"cannot remove {printable(str(path))}: {error.strerror}") from error

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from balloontrace.trace.session import SessionResult
 
 DEFAULT_OUTPUT = "balloon.bt"
+DEFAULT_FOLDER = "balloontrace-waiting"
 
 _BOTH = "both"
 # Options of one side that --side both passes on; all others that are given go to both.
@@ -150,6 +151,17 @@ _MOST_BUFFER_BYTES = 256 << 20
     "then, whatever the clocks say. Use each name once, e.g. a date and a number.",
 )
 @click.option("--label", metavar="TEXT", help="A name for this recording, shown in reports.")
+@click.option(
+    "--archive-every",
+    "every_s",
+    type=DURATION,
+    metavar="TIME",
+    help="Begin a new recording so often, without a gap. Each is archived in --to when it has ended; until "
+    "then it is in the folder -o.",
+)
+@click.option(
+    "--to", "dataset", metavar="DATASET", help="With --archive-every: a folder, or an object store's URL."
+)
 @verbose_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
 def record(
@@ -160,6 +172,8 @@ def record(
     force: bool,
     capture: str,
     layout: str | None,
+    every_s: float | None,
+    dataset: str | None,
     **asked: Any,  # noqa: ANN401
 ) -> None:
     r"""Trace the balloon of this guest, or a process that serves one, until Ctrl-C or the given end.
@@ -169,9 +183,14 @@ def record(
       sudo balloontrace record -o inflate.bt --operations 1
       ssh guest sudo balloontrace record -o - -d 60 > guest.bt
       sudo balloontrace record --side host --all -o host.bt
+      sudo balloontrace record --archive-every 1h --to months
     """  # fmt: skip
     started_ns = time.monotonic_ns()
+    if (every_s is None) != (dataset is None):
+        raise UsageError("--archive-every TIME and --to DATASET go together")
     if guest is not None or asked["side"] == _BOTH:
+        if every_s is not None:
+            raise UsageError("--archive-every is for one side: have both sides record by themselves")
         _record_both(output, guest, ssh, force=force, **asked)
         return
     _check_ring_bytes(asked["ring_bytes"])
@@ -196,6 +215,9 @@ def record(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, signal.default_int_handler)
+    if every_s is not None and dataset is not None:
+        _record_in_pieces(side, output, every_s, dataset)
+        return
     with _open_destination(output, force=force) as (output_fd, file):
         result = _record(side, output_fd, file)
     _tell(result, output)
@@ -270,6 +292,32 @@ def _record(side: AnySide, output_fd: int, file: OutputFile | None) -> SessionRe
             if file is not None:
                 file.discard()
             raise
+
+
+def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str) -> None:
+    """Record into a dataset. BalloontraceError, too, for what could not be archived in the end."""
+    from balloontrace.trace.archiver import Archiver
+    from balloontrace.trace.attach import attach, attached_line
+    from balloontrace.trace.pieces import Pieces, record_in_pieces
+    from balloontrace.trace.session import protect_from_oom_killer
+
+    if side.options.command:
+        raise UsageError("--archive-every takes no command: a recording ends before it, and another begins")
+    if every_s < 1:
+        raise UsageError("--archive-every takes a second or more, such as 1h")
+    if folder == "-":
+        raise UsageError("--archive-every keeps recordings in a folder: name it with -o")
+    folder = DEFAULT_FOLDER if folder == DEFAULT_OUTPUT else folder
+    pieces = Pieces(Path(folder), every_s, Archiver(Path(folder), dataset))
+    pieces.prepare()
+    protect_from_oom_killer()
+    with attach(side) as attached:
+        greeting = f"balloontrace: {attached_line(attached)}; archiving to {dataset}\n"
+        result = record_in_pieces(attached, side.options, pieces, greeting)
+    try:
+        _tell(result, folder)
+    finally:
+        pieces.archiver.finish()
 
 
 @contextmanager

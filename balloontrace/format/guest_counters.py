@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from balloontrace.format.guest_layout import COUNTERS, DEVICE_STATE, FUNCTION_COUNTERS
+from balloontrace.format.struct_layout import sums_since
 from balloontrace.format.vocabulary import Function
 
 
@@ -58,6 +59,12 @@ def raw_returns(raw: bytes, functions: Iterable[Function]) -> list[bytes]:
     """How often these functions had returned, not decoded: to see whether they have since."""
     starts = (function * FUNCTION_COUNTERS.size_bytes + _RETURNS_BYTES for function in functions)
     return [raw[start : start + 8] for start in starts]
+
+
+def counters_since(raw: bytes, before: bytes) -> bytes:
+    """`struct bt_counters` with the sums that came after an earlier look; devices stand as they do."""
+    at = COUNTERS.offsets["devices"]
+    return sums_since(raw[:at], before[:at]) + raw[at:]
 
 
 def parse_counters(raw: bytes) -> Counters:

@@ -17,7 +17,7 @@ from balloontrace.format.host_layout import (
     SumsLayout,
     parse_sums_layout,
 )
-from balloontrace.format.struct_layout import TYPE_CODES
+from balloontrace.format.struct_layout import TYPE_CODES, sums_since
 from balloontrace.format.vocabulary import BatchFlag, Call
 
 MOST_SLOTS = 4096
@@ -80,6 +80,18 @@ def used_slots(raw: bytes) -> bytes:
     size_bytes = THREAD.size_bytes
     used = (at for at in range(0, len(raw), size_bytes) if raw[at : at + _ID_BYTES] != _NOBODY)
     return b"".join(raw[at : at + size_bytes] for at in used)
+
+
+def slots_since(raw: bytes, before: bytes) -> bytes:
+    """All slots with the sums that came after an earlier look at them; what is under way in them stays."""
+    counts, sums = slice(THREAD.offsets["batches"], THREAD.offsets["freed_bytes"]), THREAD.offsets["sums"]
+    found = []
+    for slot, earlier in zip(_slots(raw, THREAD.size_bytes), _slots(before, THREAD.size_bytes), strict=True):
+        if any(earlier):
+            since = sums_since(slot[counts], earlier[counts]), sums_since(slot[sums:], earlier[sums:])
+            slot = slot[: counts.start] + since[0] + slot[counts.stop : sums] + since[1]
+        found.append(slot)
+    return b"".join(found)
 
 
 def moved_sums(raw: bytes) -> bytes:

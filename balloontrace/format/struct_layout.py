@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -31,6 +32,16 @@ class Struct:
         """The numbers of each struct in an array of them, in this machine's byte order."""
         names = [name for name, _, _ in self.fields]
         return (dict(zip(names, row, strict=True)) for row in self.decoder.iter_unpack(raw))
+
+
+def sums_since(raw: bytes, before: bytes) -> bytes:
+    """A struct of sums less an earlier look at it.
+
+    None has become less, so that subtracting all of it as one number subtracts each.
+    """
+    order = sys.byteorder
+    whole = int.from_bytes(raw, order) - int.from_bytes(before, order)
+    return (whole % (1 << 8 * len(raw))).to_bytes(len(raw), order)
 
 
 Member: TypeAlias = str | tuple[str, "str | Struct", int]

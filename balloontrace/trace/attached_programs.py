@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,9 @@ class AttachedPrograms(Generic[_Plan]):
         self._stats_fd: int | None = None
         self._ever_timed = False
         self._timed: dict[str, dict[str, int]] = {}
+        self._last_counters = self._end_counters = self._counters_before = b""
+        self._fdinfo_before: dict[str, dict[str, int]] = {}
+        self.cpu_ns_before = 0  # of this process, for recordings that have ended
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +76,17 @@ class AttachedPrograms(Generic[_Plan]):
         for fd in links:
             os.close(fd)
 
+    def end_counts(self) -> None:
+        """What is counted after the last look at the counters is for the next recording."""
+        self._end_counters = self._last_counters
+
+    def begin_anew(self) -> None:
+        """Count for the next recording, from `end_counts` on; records that are in the ring are of it too."""
+        self._counters_before = self._end_counters
+        self._fdinfo_before = {program: self._read_fdinfo(program) for program in self.loaded.programs}
+        self._timed.clear()
+        self.cpu_ns_before = time.process_time_ns()
+
     def add_links(self, links: Iterable[int]) -> None:
         """Have these detached too, before those that were there."""
         self._links = (*links, *self._links)
@@ -91,8 +106,13 @@ class AttachedPrograms(Generic[_Plan]):
         return self._ring.drain(take) if self._ring is not None else 0
 
     def read_counters(self) -> bytes:
-        """The counters as they stand, as in the map."""
-        return self._counters.read()
+        """The counters as in the map, with the sums of the recording in progress."""
+        raw = self._last_counters = self._counters.read()
+        return self._since(raw, self._counters_before) if self._counters_before else raw
+
+    def _since(self, raw: bytes, before: bytes) -> bytes:
+        """Counters less those of an earlier look. A collector whose recordings follow each other says how."""
+        raise NotImplementedError
 
     def read_live(self) -> bytes:
         """The sums that stand in for records, as in the map; empty where there is a ring."""
@@ -124,7 +144,11 @@ class AttachedPrograms(Generic[_Plan]):
         return {"timed_runs": found.get("run_cnt"), "run_time_ns": found.get("run_time_ns")}
 
     def read_fdinfo(self, program: str) -> dict[str, int]:
-        """The kernel's own counts of a program; empty for one that was not attached."""
+        """The kernel's own counts of a program in this recording; empty for one that was not attached."""
+        before = self._fdinfo_before.get(program, {})
+        return {name: count - before.get(name, 0) for name, count in self._read_fdinfo(program).items()}
+
+    def _read_fdinfo(self, program: str) -> dict[str, int]:
         with suppress(OSError, KeyError):
             return parse_fdinfo(Path(f"/proc/self/fdinfo/{self.loaded.programs[program]}").read_text())
         return {}

@@ -22,14 +22,14 @@ class Readings:
         self._unwritten: State | None = None
         self._activity: object = None
         self._is_first = True
-        self._moving = self._was_moving = False
+        self.moving = self._was_moving = False  # at the last look
 
     def follow(self, activity: object) -> bool:
         """Whether something is moving: `activity` differs from the last one if something moved since."""
-        self._was_moving = self._moving
-        self._moving = not self._is_first and activity != self._activity
+        self._was_moving = self.moving
+        self.moving = not self._is_first and activity != self._activity
         self._is_first, self._activity = False, activity
-        return self._moving
+        return self.moving
 
     def take(self, state: State) -> None:
         """Take the reading that goes with the last activity. Nothing is kept of an empty one.
@@ -39,7 +39,7 @@ class Readings:
         if not state:
             return
         reading = {"monotonic_ns": time.monotonic_ns(), **state}
-        if not self._moving and not self._was_moving:
+        if not self.moving and not self._was_moving:
             self._unwritten = reading
             return
         if self._unwritten is not None:

@@ -16,11 +16,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import balloontrace
 from balloontrace.format.balloon_size import BalloonSize
@@ -36,6 +36,7 @@ from balloontrace.trace.workload import Workload
 
 _WAKE_UP_S = 1.0
 _WAKE_UP_WATCHED_S = 0.25  # somebody looks on, or waits for a number of operations
+_MOST_LATE_S = 60.0  # what still moves then is cut: a balloon may never rest
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _INPUT_BYTES = 4096
 _ID_BYTES = 16
@@ -53,6 +54,7 @@ class Ending(enum.StrEnum):
     TERMINATED = "terminated"
     DURATION = "duration reached"
     OPERATIONS = "operations completed"
+    NEXT = "the next recording goes on"
     COMMAND = "command ended"
     INPUT_ENDED = "input ended"
     OUTPUT_CLOSED = "output closed"
@@ -120,6 +122,8 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._pace = DrainPace()
         self._readings = Readings(self._writer.write_reading)
         self._progress: tuple[int, _Counters] | None = None
+        self._is_followed = False  # by another recording of the same programs
+        self._started = self._ended = clocks()
         self._wakeups = 0
         self._records = 0
         collector.set_timing(timing.at_start)
@@ -179,26 +183,35 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         """A descriptor that becomes readable when the side has a reason to end."""
         return None
 
+    def follow(self, before: Self) -> None:
+        """Begin where another recording of the same programs ended, with what it saw last."""
+        self._started = before._ended
+
     def write_start(self) -> None:
         """Write the metadata: the recording now says what it is. Raises OSError."""
         self._writer.write_metadata({**self._common_metadata(), **self._metadata()})
 
-    def run(self, greeting: str = "") -> SessionResult:
+    def run(
+        self, greeting: str = "", *, signals: EndSignals | None = None, next_s: float | None = None
+    ) -> SessionResult:
         """Say `greeting`, record until something ends it, then write what is left.
 
         Whoever waits for the greeting may send a signal at once: from then on one ends the recording in
-        order. Does not raise for output that fails.
+        order; `signals` are those of the caller, if it has any. From the moment `next_s` (monotonic) on it
+        ends as soon as nothing moves, and leaves the programs attached for the next recording. Does not raise
+        for output that fails.
         """
         result = SessionResult(Ending.INTERRUPTED)
         try:
-            with _Signals() as signals:
+            with nullcontext(signals) if signals else EndSignals() as signals:
                 self._take_reading(self._collector.read_counters())
                 if greeting:
                     self._say(greeting)
-                result.ending = self._record_until_end(result, signals)
-            ended = clocks()  # before probes are detached one by one: all was seen until then
+                result.ending = self._record_until_end(result, signals, next_s)
+            self._is_followed = result.ending is Ending.NEXT
+            self._ended = clocks()  # before probes are detached one by one: all was seen until then
             rest = self._finish(result)
-            self._writer.write_end({**self._common_end(result), "ended": ended, **rest})
+            self._writer.write_end({**self._common_end(result), "ended": self._ended, **rest})
         except OSError as error:
             closed = isinstance(error, BrokenPipeError)
             result.ending, result.error = Ending.OUTPUT_CLOSED if closed else Ending.OUTPUT_FAILED, error
@@ -237,10 +250,16 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
 
     def _finish(self, result: SessionResult) -> dict[str, object]:
         """Detach, write what is left, fill in the losses; returns the rest of the end record."""
+        if self._is_followed:
+            self._drain()  # what ends from now on is of the next recording
         last = self._last_look(result)
         self._counters = self._collector.read_counters()
-        self._drain()
-        self._write_unfinished()
+        if self._is_followed:
+            self._collector.end_counts()
+            self._writer.write_counters(self._counters)
+        else:
+            self._drain()
+            self._write_unfinished()
         activity = self._activity(self._counters)
         self._readings.finish(self._read_state(moving=False), activity)
         counters = self._parse(self._counters)
@@ -254,7 +273,12 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._progress = now_ns, now
         return self._progress_line_of(before, now, now_ns - before_ns)
 
-    def _record_until_end(self, result: SessionResult, signals: _Signals) -> Ending:
+    def _detach(self) -> None:
+        """Take the probes off, unless another recording follows."""
+        if not self._is_followed:
+            self._collector.detach()
+
+    def _record_until_end(self, result: SessionResult, signals: EndSignals, next_s: float | None) -> Ending:
         options = self._options
         deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
         # What the command writes to standard output is no part of a recording that goes there.
@@ -281,9 +305,15 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
                 ending = self._ending(signals, workload, deadline, ready)
                 if ending is not None:
                     return self._final_ending(ending)
+                if next_s is not None and self._may_be_followed(time.monotonic() - next_s):
+                    return Ending.NEXT
+
+    def _may_be_followed(self, late_s: float) -> bool:
+        """Whether to end for the next recording, so long after it was due: an operation is not cut gladly."""
+        return late_s >= 0 and (not self._readings.moving or late_s >= _MOST_LATE_S)
 
     def _ending(
-        self, signals: _Signals, workload: Workload, deadline: float | None, ready: dict[int, int]
+        self, signals: EndSignals, workload: Workload, deadline: float | None, ready: dict[int, int]
     ) -> Ending | None:
         if signals.received is not None:
             return Ending.INTERRUPTED if signals.received == signal.SIGINT else Ending.TERMINATED
@@ -310,7 +340,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             "pair": self._options.pair,
             "command_line": sys.argv,
             "clock": "CLOCK_MONOTONIC",
-            "started": clocks(),
+            "started": self._started,
             "machine": read_machine(),
             "probes": plan.describe(loaded.failures),
             "bcc_version": loaded.bcc_version,
@@ -328,26 +358,27 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
 
     def _own_cost(self, programs: list[dict[str, object]]) -> dict[str, object]:
         loaded = self._collector.loaded
+        is_first = not self._collector.cpu_ns_before  # which alone had to attach
         return {
             "bpf": programs,
-            "cpu_ns": time.process_time_ns(),
+            "cpu_ns": time.process_time_ns() - self._collector.cpu_ns_before,
             "peak_memory_bytes": read_peak_memory_bytes(),
-            "setup_cpu_ns": loaded.setup_cpu_ns,
+            "setup_cpu_ns": loaded.setup_cpu_ns if is_first else None,
             "setup_peak_memory_bytes": loaded.setup_peak_memory_bytes,
             "wakeups": self._wakeups,
             "bytes_written": self._writer.bytes_written,
-            "attach_s": (self._attached_ns - self._options.started_ns) / 1e9,
+            "attach_s": (self._attached_ns - self._options.started_ns) / 1e9 if is_first else None,
         }
 
 
-class _Signals:
+class EndSignals:
     """SIGINT, SIGTERM and SIGHUP end a recording; a second SIGINT raises KeyboardInterrupt and drops it."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> EndSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it

@@ -55,6 +55,7 @@ class ScriptedCollector:
 
     timing = False
     filled = 0.0
+    cpu_ns_before = 0
     captures = False
 
     def set_timing(self, on: bool) -> None:

@@ -38,6 +38,7 @@ class ScriptedCollector:
     """Has one batch to drain, and one under way."""
 
     filled = 0.0
+    cpu_ns_before = 0
     timing = False
     call_cost = CallCost(500.0, 200.0)
     timed: tuple[str, ...] = ()

@@ -69,10 +69,7 @@ def _sums(table: ir.Table, options: Options) -> ir.Table:
     """By VM, kind and stage, and by the sides it is on: a side may be a part of the other."""
     before, after = (side.holds(table) for side in _sides(options))
     counted = table.filter(
-        (before | after)
-        & (table.outcome == REACHED)
-        & (table.bytes > 0)
-        & table.total_ns.notnull()
+        (before | after) & (table.outcome == REACHED) & (table.bytes > 0) & table.total_ns.notnull()
     )
     told = counted.select(
         "vm",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from balloontrace.format.balloon_size import kernel_page_in_pages
-from balloontrace.format.guest_counters import Counters, FunctionCounts
+from balloontrace.format.guest_counters import Counters, FunctionCounts, counters_since
 from balloontrace.format.guest_layout import COUNTERS, LIVE, PAYLOAD, RING_HEADER_BYTES, SPAN
 from balloontrace.format.vocabulary import COUNTED_ONLY, Function, Status
 from balloontrace.system.attach_kprobe import attach_kprobe
@@ -105,6 +105,9 @@ class GuestCollector(AttachedPrograms[GuestPlan]):
             raise
         self.plan = plan
         self.add_links(links)
+
+    def _since(self, raw: bytes, before: bytes) -> bytes:
+        return counters_since(raw, before)
 
     @property
     def filled(self) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 from balloontrace.console.progress import progress_line
 from balloontrace.errors import MissingProbeError
@@ -80,8 +81,10 @@ class GuestSession(RecordingSession[Counters]):
         self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
         self._oom_kills = OomKills()
         self._before_detaching: _LastLook | None = None
-        self._started_vmstat = kernel.read_vmstat()  # with probes attached: what moves from now on is seen
-        self._started_balloons = _read_balloons()
+        self._started_vmstat: Mapping[str, int] = (
+            kernel.read_vmstat()
+        )  # with probes attached: what moves from now on is seen
+        self._started_balloons = self._ended_balloons = _read_balloons()
 
     @property
     def _is_watched(self) -> bool:
@@ -89,10 +92,27 @@ class GuestSession(RecordingSession[Counters]):
         # The sooner a driver's return is noticed, the less it has moved unseen.
         return self._options.operations is not None or self._collector.captures or self._driver_away
 
+    def follow(self, before: Self) -> None:
+        """Also with the sums of the kernel, and the sizes of the balloons."""
+        super().follow(before)
+        if before._before_detaching is not None:
+            self._started_vmstat = before._before_detaching.vmstat
+        self._started_balloons = before._ended_balloons
+
+    def _finish(self, result: SessionResult) -> dict[str, object]:
+        if self._is_followed:  # this takes long, and nothing is to move between what follows
+            self._ended_balloons = self._read_balloons_now()
+        return super()._finish(result)
+
+    def _read_balloons_now(self) -> tuple[BalloonSize, ...]:
+        return _read_balloons(device.name for device in self._diagnosis.devices)
+
     def _last_look(self, result: SessionResult) -> dict[str, object]:
-        vmstat = self._detach()
+        vmstat = self._end_tracing()
         result.unseen, result.reattached = self._find_unseen(), self._reattached
-        result.balloons = _read_balloons(device.name for device in self._diagnosis.devices)
+        if not self._is_followed:
+            self._ended_balloons = self._read_balloons_now()
+        result.balloons = self._ended_balloons
         return {
             "vmstat": vmstat,
             "balloons": [asdict(each) for each in result.balloons],
@@ -117,11 +137,12 @@ class GuestSession(RecordingSession[Counters]):
     def _program_costs(self, counters: Counters) -> list[dict[str, object]]:
         return self._collector.read_program_costs(counters)
 
-    def _detach(self) -> Mapping[str, int]:
+    def _end_tracing(self) -> Mapping[str, int]:
         """Take the probes off, with a last look before; returns /proc/vmstat right after."""
         traced, counters = kernel.read_vmstat(), parse_counters(self._collector.read_counters())
-        self._collector.detach()
-        vmstat = kernel.read_vmstat()  # at once: a balloon that still moves is no longer traced
+        self._detach()
+        # At once: a balloon that still moves is no longer traced.
+        vmstat = traced if self._is_followed else kernel.read_vmstat()
         moved = moved_between(self._started_vmstat, traced, UNIT_PAGES)
         self._before_detaching = _LastLook(traced, counters, moved, moving=vmstat != traced)
         return vmstat
@@ -143,7 +164,7 @@ class GuestSession(RecordingSession[Counters]):
 
     def _give_up(self, result: SessionResult) -> None:
         if self._before_detaching is None:
-            self._detach()
+            self._end_tracing()
         unwritten_pages: list[int] = []
         first = self._writer.refused_spans_from_byte
         self._collector.drain(lambda raw: unwritten_pages.append(pages_of_spans(raw[first:])))
@@ -156,6 +177,9 @@ class GuestSession(RecordingSession[Counters]):
         if wanted is not None and parse_counters(self._counters).operations >= wanted:
             return Ending.OPERATIONS
         return None
+
+    def _may_be_followed(self, late_s: float) -> bool:
+        return not self._driver_away and super()._may_be_followed(late_s)
 
     def _final_ending(self, ending: Ending) -> Ending:
         """A driver that never came back is the end, whatever ended the waiting for it."""
@@ -249,7 +273,7 @@ class GuestSession(RecordingSession[Counters]):
                 "offsets_bytes": diagnosis.layout.offsets,
                 "problem": diagnosis.layout.problem,
             },
-            "vmstat": self._started_vmstat,
+            "vmstat": dict(self._started_vmstat),
             "balloons": [asdict(each) for each in self._started_balloons],
         }
 

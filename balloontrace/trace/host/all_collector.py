@@ -14,6 +14,7 @@ from types import TracebackType
 
 from balloontrace.errors import CannotTraceError
 from balloontrace.format.guest_layout import RING_HEADER_BYTES
+from balloontrace.format.host_counters import slots_since
 from balloontrace.format.host_layout import LIVE_BATCHES, MEMORY_SLOTS, THREAD
 from balloontrace.format.process_layout import (
     PROCESS,
@@ -67,6 +68,8 @@ class AllCollector(HostPrograms):
         self._free = list(range(room - 1, -1, -1))
         self._places: dict[int, tuple[int, int]] = {}  # by number: place in the map, and in the table
         self._last_number = 0
+        self._slots_before: dict[int, bytes] = {}
+        self._end_slots: dict[int, bytes] = {}
         own = self.add(os.getpid())
         assert own is not None  # nobody else is there
         slot = threading.get_native_id() % PROCESS_SLOTS * THREAD.size_bytes
@@ -103,6 +106,7 @@ class AllCollector(HostPrograms):
     def remove(self, number: int) -> None:
         """Trace a process no longer, and forget what was counted of it."""
         place, entry = self._places.pop(number)
+        self._slots_before.pop(number, None)
         self._traced.write(bytes(TRACED_PROCESS.size_bytes), entry * TRACED_PROCESS.size_bytes)
         self._all.write(bytes(PROCESS.size_bytes), place * PROCESS.size_bytes)
         self._free.append(place)
@@ -115,9 +119,24 @@ class AllCollector(HostPrograms):
         """How many calls a process has made."""
         return int.from_bytes(self._read_calls(number), sys.byteorder)
 
-    def read_slots(self, number: int) -> bytes:
-        """The slots of a process's threads, used or not."""
-        return self._read_array(number, "slots", PROCESS_SLOTS * THREAD.size_bytes)
+    def read_slots(self, number: int, *, ends_counts: bool = False) -> bytes:
+        """The slots of a process's threads, used or not, with the sums of the recording in progress.
+
+        With `ends_counts` what is counted after this look is for the next recording.
+        """
+        raw = self._read_array(number, "slots", PROCESS_SLOTS * THREAD.size_bytes)
+        if ends_counts:
+            self._end_slots[number] = raw
+        before = self._slots_before.get(number)
+        return slots_since(raw, before) if before else raw
+
+    def begin_anew(self) -> None:
+        """As for others; each process has sums of its own."""
+        super().begin_anew()
+        self._slots_before, self._end_slots = self._end_slots, {}
+
+    def _since(self, raw: bytes, before: bytes) -> bytes:  # noqa: ARG002
+        return raw  # tells whether anything moved, and is no sum
 
     def read_live_of(self, number: int) -> bytes:
         """The sums that stand in for batches where there is no ring."""

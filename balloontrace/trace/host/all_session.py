@@ -105,7 +105,7 @@ class AllSession(RecordingSession[HostCounters]):
         return {**last, "own_cost": self._own_cost(self._program_costs(counters))}
 
     def _last_look(self, result: SessionResult) -> dict[str, object]:  # noqa: ARG002
-        self._collector.detach()
+        self._detach()
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             "without_room": self._processes.without_room,
@@ -159,10 +159,11 @@ class AllSession(RecordingSession[HostCounters]):
 
     def _write_ended(self, each: Followed, reason: str) -> HostCounters:
         """Its last sums, batches cut short, losses; returns the sums. Its last batches have been written."""
-        slots = counting_slots(self._collector.read_slots(each.number))
+        slots = counting_slots(self._collector.read_slots(each.number, ends_counts=self._is_followed))
         counters = parse_host_counters(slots)
         self._writer.write_process_counters(each.number, slots)
-        self._writer.write_batches(unfinished_of_process(slots, each.number))
+        if not self._is_followed:
+            self._writer.write_batches(unfinished_of_process(slots, each.number))
         eventfds = describe_eventfds(self._collector.read_eventfds(each.number), PROCESS_EVENTFDS)
         self._writer.write_process(
             {

@@ -18,6 +18,7 @@ from balloontrace.format.host_counters import (
     SYSTEM_CALLS,
     HostCounters,
     describe_eventfds,
+    slots_since,
     sum_faults,
     used_slots,
 )
@@ -180,8 +181,11 @@ class HostCollector(HostPrograms):
             self._sampler = None
 
     def read_counters(self) -> bytes:
-        """The slots in use as they stand."""
+        """The slots in use, with the sums of the recording in progress."""
         return used_slots(super().read_counters())
+
+    def _since(self, raw: bytes, before: bytes) -> bytes:
+        return slots_since(raw, before)
 
 
 def in_order_of_detaching(loaded: Loaded) -> list[int]:

@@ -95,7 +95,7 @@ class HostSession(RecordingSession[HostCounters]):
 
     def _last_look(self, result: SessionResult) -> dict[str, object]:  # noqa: ARG002
         slots = self._read_slots()
-        self._collector.detach()
+        self._detach()
         return {
             "vmstat": kernel.read_vmstat(prefix="thp_split"),
             **slots,
