@@ -183,7 +183,6 @@ def record(
       sudo balloontrace record -o inflate.bt --operations 1
       ssh guest sudo balloontrace record -o - -d 60 > guest.bt
       sudo balloontrace record --side host --all -o host.bt
-      sudo balloontrace record --archive-every 1h --to months
     """  # fmt: skip
     started_ns = time.monotonic_ns()
     if (every_s is None) != (dataset is None):

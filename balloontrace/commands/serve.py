@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from balloontrace.serve.serve_loop import Duty
     from balloontrace.trace.guest.side import AttachedGuest
     from balloontrace.trace.host.all_side import AttachedAll
+    from balloontrace.trace.options import TraceOptions
 
 DEFAULT_LISTEN = "127.0.0.1:9435"
 
 _FOLLOW_S = 1.0
 _TEXTFILE_S = 15.0
+_RECORDER_S = 5.0
 _MOST_PORT = 65535
 
 
@@ -59,11 +61,26 @@ _MOST_PORT = 65535
     is_flag=True,
     help="On a host, count what calls free. A BPF program then runs for each page that any process frees.",
 )
+@click.option(
+    "--archive-every",
+    "every",
+    metavar="TIME",
+    help="Run record --archive-every beside it, with probes of its own.",
+)
+@click.option("--to", "dataset", metavar="DATASET", help="With --archive-every: where to archive.")
+@click.option("-o", "waiting", metavar="DIR", help="With --archive-every: where recordings wait for that.")
 @missing_probes_option
 @attach_option
 @engine_option
 @verbose_option
-def serve(listen: str, folder: Path | None, **asked: Any) -> None:  # noqa: ANN401
+def serve(
+    listen: str,
+    folder: Path | None,
+    every: str | None,
+    dataset: str | None,
+    waiting: str | None,
+    **asked: Any,  # noqa: ANN401
+) -> None:
     r"""Serve metrics until SIGTERM: of this guest's balloon, or of every VM of this host.
 
     Needs prometheus_client: pip install 'balloontrace[serve]'. docs/serve.md lists the metrics.
@@ -78,6 +95,7 @@ def serve(listen: str, folder: Path | None, **asked: Any) -> None:  # noqa: ANN4
 
     from balloontrace.serve.exposition import HttpServer, make_registry, write_textfile
     from balloontrace.serve.notify import ServiceManager
+    from balloontrace.serve.recorder_child import RecorderChild
     from balloontrace.serve.serve_loop import Duty, serve_until_end
     from balloontrace.trace.attach import attach, attached_line, choose_side, side_of
     from balloontrace.trace.host.side import AttachedHost
@@ -90,12 +108,16 @@ def serve(listen: str, folder: Path | None, **asked: Any) -> None:  # noqa: ANN4
     options = TraceOptions(**asked, ring_bytes=0)
     is_host = side_of(options.side, None, options.vm) == Side.HOST
     side = choose_side(replace(options, all_vms=is_host))
+    recorder_words = _words_of_recorder(every, dataset, waiting, options, is_host=is_host)
     protect_from_oom_killer()
     with attach(side) as attached, ExitStack() as stack:
         assert not isinstance(attached, AttachedHost)  # which is of one process
         served = _Served(attached)
         registry = make_registry(served.families)
         duties: list[Duty] = [*served.duties]
+        if recorder_words:  # while there are the privileges that it needs
+            recorder = stack.enter_context(RecorderChild(recorder_words, say))
+            duties.append(Duty(_RECORDER_S, recorder.look))
         if folder is not None:
             to = folder
             duties.append(Duty(_TEXTFILE_S, lambda: _try_to_write(lambda: write_textfile(registry, to))))
@@ -111,6 +133,22 @@ def serve(listen: str, folder: Path | None, **asked: Any) -> None:  # noqa: ANN4
         say(f"balloontrace: {ending}\n")
     if served.source.gone == ending:
         raise BalloontraceError(f"nothing is left to serve: {ending}")
+
+
+def _words_of_recorder(
+    every: str | None, dataset: str | None, waiting: str | None, options: TraceOptions, *, is_host: bool
+) -> list[str]:
+    """What the recorder beside the server is told; none without --archive-every. UsageError for a part."""
+    if every is None or dataset is None:
+        if (every, dataset, waiting) != (None, None, None):
+            raise UsageError("--archive-every TIME and --to DATASET go together")
+        return []
+    side = ["--side", "host", "--all"] if is_host else ["--side", "guest"]
+    named = ["--vm", options.vm] if options.vm is not None else []
+    named += ["--count-freed"] if options.count_freed else []
+    kept = ["-o", waiting] if waiting is not None else []
+    how = ["--missing-probes", options.missing_probes, "--attach", options.attach, "--engine", options.engine]
+    return [*side, *named, *how, *kept, "--archive-every", every, "--to", dataset]
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -28,9 +28,13 @@ _SPARK_CONNECT = "sc://"
 # What SparkSession takes as a master.
 _SPARK_MASTER = re.compile(r"spark://.+|local(\[.*\])?|local-cluster\[.+\]|yarn|k8s://.+")
 _LONGEST_REASON = 300
-# What DuckDB would take for a pattern in a file's name.
-_MAGIC = re.compile(r"[\[*?]")
+# What DuckDB would take for a pattern in a file's name, or for its end.
+_MAGIC = re.compile(r"[\[*?']")
 _ASKED = "what_was_asked"
+
+
+def _literally(found: re.Match[str]) -> str:
+    return "''" if found[0] == "'" else f"[{found[0]}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,14 @@ class Engine:
         if self.session is not None:
             self.session.read.parquet(*files).createOrReplaceTempView(name)
             return self.connection.table(name)
-        # Day and host are in the files, too: names of folders need not be looked at.
         if self.name == DUCKDB:
-            names = [_MAGIC.sub(r"[\g<0>]", file) for file in files]
-            return self.connection.read_parquet(names, table_name=name, hive_partitioning=False)
+            # Day and host are in the files, too: names of folders need not be looked at. ibis.read_parquet
+            # would have an extension of DuckDB downloaded for an object store, which fsspec reads as well.
+            names = ", ".join(f"'{_MAGIC.sub(_literally, file)}'" for file in files)
+            what = f"read_parquet([{names}], hive_partitioning=false)"
+            view = f"CREATE OR REPLACE TEMPORARY VIEW {name} AS SELECT * FROM {what}"  # noqa: S608 - quoted
+            self.connection.raw_sql(view)
+            return self.connection.table(name)
         return self.connection.read_parquet(list(files), table_name=name)
 
     def rows(self, asked: ir.Table) -> list[Row]:

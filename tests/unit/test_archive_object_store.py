@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A dataset in an object store, a server of S3 in its own process: writers that are killed, and a question."""
+"""A dataset in an object store, a server of S3 in its own process: writers that are killed; a question."""
 
 from __future__ import annotations
 

@@ -20,12 +20,15 @@ from synthetic_host import CallSums, slot
 
 from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.storage import open_storage
+from balloontrace.commands.record import record as record_command
+from balloontrace.commands.serve import _words_of_recorder
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.format.guest_counters import counters_since, parse_counters
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS
 from balloontrace.format.host_counters import parse_host_counters, slots_since
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call, Function
+from balloontrace.serve.recorder_child import RecorderChild
 from balloontrace.trace.archiver import Archiver
 from balloontrace.trace.guest.collector import GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis
@@ -205,3 +208,21 @@ def test_missing_libraries_are_said_before_recording(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("balloontrace.trace.archiver.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"pip install 'balloontrace\[fleet\]' brings it"):
         Archiver(tmp_path, "data")
+
+
+def test_serve_runs_a_recorder_beside_it() -> None:
+    """Without a balloon it ends at once, which is said once; as its input ends it would end, too."""
+    words = _words_of_recorder("1h", "data", "waiting", TraceOptions(vm="web*"), is_host=True)
+    assert words[:5] == ["--side", "host", "--all", "--vm", "web*"]
+    assert words[-6:] == ["-o", "waiting", "--archive-every", "1h", "--to", "data"]
+    context = record_command.make_context("record", ["--until-eof", *words])
+    assert (context.params["every_s"], context.params["all_vms"]) == (3600, True)
+    assert _words_of_recorder(None, None, None, TraceOptions(), is_host=True) == []
+    with pytest.raises(UsageError, match="go together"):
+        _words_of_recorder("1h", None, None, TraceOptions(), is_host=False)
+    said: list[str] = []
+    with RecorderChild(["--archive-every", "1h"], said.append) as child:
+        child._process.wait()
+        child.look()
+        child.look()
+    assert said == ["balloontrace: warning: the recorder has ended, and nothing is archived any more\n"]
