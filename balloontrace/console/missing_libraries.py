@@ -16,7 +16,7 @@ _DEBIAN_PACKAGES = {
 _EXTRAS = {
     **dict.fromkeys(("duckdb", "fsspec", "ibis", "pyarrow"), "fleet"),
     "prometheus_client": "serve",
-    "pyspark": "spark",
+    **dict.fromkeys(("google", "grpc", "grpc_status", "pyspark", "zstandard"), "spark"),
 }
 LIBRARIES = frozenset({*_DEBIAN_PACKAGES, *_EXTRAS})
 """The top-level modules of all libraries beside click; pip knows those without an extra by that name."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ DUCKDB = "duckdb"
 _SPARK_CONNECT = "sc://"
 # What SparkSession takes as a master.
 _SPARK_MASTER = re.compile(r"spark://.+|local(\[.*\])?|local-cluster\[.+\]|yarn|k8s://.+")
+_CONNECT_PORT = "15002"
+_REACHED_S = 20.0
 _LONGEST_REASON = 300
 # What DuckDB would take for a pattern in a file's name, or for its end.
 _MAGIC = re.compile(r"[\[*?']")
@@ -161,6 +164,7 @@ def open_engine(name: str, dataset: Dataset) -> Iterator[Engine]:
 @contextmanager
 def _spark_session(master: str) -> Iterator[Any]:
     """A session of Spark; where it is started here it is stopped here."""
+    _require_reachable(master)
     if not master.startswith(_SPARK_CONNECT):
         _require_java()
     with warnings.catch_warnings():
@@ -182,6 +186,23 @@ def _spark_session(master: str) -> Iterator[Any]:
         finally:
             with suppress(Exception):  # it may be gone already, and nothing depends on it any more
                 session.stop()
+
+
+def _require_reachable(master: str) -> None:
+    """Spark itself would try for minutes. BalloontraceError where nobody listens at any address given."""
+    scheme, _, rest = master.partition("://")
+    if scheme not in ("spark", "sc"):
+        return
+    reasons = []
+    for place in rest.partition("/")[0].split(","):
+        host, _, port = place.rpartition(":") if ":" in place else (place, "", _CONNECT_PORT)
+        try:
+            socket.create_connection((host, int(port)), _REACHED_S).close()
+        except (OSError, ValueError) as error:
+            reasons.append(f"{place}: {getattr(error, 'strerror', None) or error}")
+        else:
+            return
+    raise BalloontraceError(f"no Spark is reached at {printable('; '.join(reasons))}")
 
 
 def _require_java() -> None:

@@ -11,10 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from fleets import EXAMPLES, ROOT, add_unusual, dataset_of
@@ -22,12 +21,15 @@ from fleets import EXAMPLES, ROOT, add_unusual, dataset_of
 from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.storage import open_storage
 from balloontrace.fleet.ask import answer, answer_sql
-from balloontrace.fleet.question import Options
+from balloontrace.fleet.question import Options, Question
 from balloontrace.fleet.questions import questions
+from balloontrace.results.fleet_answer import Answer
 from bench.fleet_recordings import KERNELS, write_fleet
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
+PORT = "spark.connect.grpc.binding.port=0"
+Found = dict[str, list[list[Any]]]
 SIDES = {"before": KERNELS[0], "after": KERNELS[1]}
 QUERY = "SELECT kind, stage, sum(total_ns) AS total_ns FROM stages GROUP BY kind, stage ORDER BY kind, stage"
 # A percentile may be in the next bin where the engines' logarithms differ in the last digit.
@@ -66,6 +68,7 @@ print(json.dumps(found))
 
 class Cluster(NamedTuple):
     url: str
+    connect_url: str  # of Spark Connect, which runs on it
     environment: dict[str, str]
     work: Path
 
@@ -136,10 +139,40 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             asked = (f"{deploy}.worker.Worker", *place, "--cores", "1", "--memory", "600M", url)
             worker = stack.enter_context(spark_process(*asked, environment=environment))
             wait_for(worker, "Successfully registered with master")
-        yield Cluster(url, environment, folder)
+        server = "org.apache.spark.sql.connect.service.SparkConnectServer"
+        submit = (f"{deploy}.SparkSubmit", "--class", server, "--master", "local[1]", "--conf", PORT)
+        connect = stack.enter_context(spark_process(*submit, environment=environment))
+        port = wait_for(connect, r"Spark Connect server started at: .*:(\d+)")[1]
+        yield Cluster(url, f"sc://127.0.0.1:{port}", environment, folder)
 
 
-def test_both_engines_give_the_same_answers(cluster: Cluster, tmp_path: Path) -> None:
+def options_of(question: Question) -> Options:
+    return Options(limit=1000, **SIDES) if question.sides else Options(limit=1000)  # type: ignore[arg-type]
+
+
+def ask_spark(url: str, cluster: Cluster, data: Path) -> Found:
+    """Rows by question; `sql` are those of QUERY."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, url, data, json.dumps(SIDES), QUERY],
+        cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True, timeout=1500, check=True,
+    )  # fmt: skip
+    found: Found = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def assert_same(found: Found, expected: dict[str, Answer]) -> None:
+    for name, wanted in expected.items():
+        assert len(wanted.rows) > 0
+        assert len(found[name]) == len(wanted.rows)
+        binned = [column.name.startswith("p") and column.name[1:3].isdecimal() for column in wanted.columns]
+        for one, other in zip(found[name], wanted.rows, strict=True):
+            for cell, right, by_bin in zip(one, other, binned, strict=True):
+                assert cell == right or (by_bin and 1 / BIN <= cell / right * 1.0000001 <= BIN * 1.000001), (
+                    name
+                )
+
+
+def test_all_engines_give_the_same_answers(cluster: Cluster, tmp_path: Path) -> None:
     write_fleet(tmp_path / "recordings", 40, 2, 2)
     storage = open_storage(str(tmp_path / "data"))
     archive([tmp_path / "recordings"], storage)
@@ -149,25 +182,15 @@ def test_both_engines_give_the_same_answers(cluster: Cluster, tmp_path: Path) ->
     add_unusual(tmp_path / "data")
     dataset = dataset_of(tmp_path / "data")
     assert dataset.hidden
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, cluster.url, tmp_path / "data", json.dumps(SIDES), QUERY],
-        cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True, timeout=1500, check=True,
-    )  # fmt: skip
-    found = json.loads(done.stdout.splitlines()[-1])
-    for name, question in questions().items():
-        options = Options(limit=1000)
-        if question.sides:
-            options = replace(options, before=KERNELS[0], after=KERNELS[1])
-        expected = answer(dataset, name, question, options, "duckdb")
-        assert len(expected.rows) > 0
-        assert len(found[name]) == len(expected.rows)
-        binned = [column.name.startswith("p") and column.name[1:3].isdecimal() for column in expected.columns]
-        for one, other in zip(found[name], expected.rows, strict=True):
-            for cell, wanted, by_bin in zip(one, other, binned, strict=True):
-                assert cell == wanted or (
-                    by_bin and 1 / BIN <= cell / wanted * 1.0000001 <= BIN * 1.000001
-                ), name
-    assert found["sql"] == [list(row) for row in answer_sql(dataset, QUERY, "duckdb").rows]
+    expected = {
+        name: answer(dataset, name, question, options_of(question), "duckdb")
+        for name, question in questions().items()
+    }
+    for url in (cluster.url, cluster.connect_url):
+        found = ask_spark(url, cluster, tmp_path / "data")
+        sql = found.pop("sql")
+        assert_same(found, expected)
+        assert sql == [list(row) for row in answer_sql(dataset, QUERY, "duckdb").rows]
     # Each worker had a part in it.
     for number in (1, 2):
         assert list((cluster.work / f"work-{number}").glob("app-*/*")), number
