@@ -62,8 +62,8 @@ class _Made:
         vm = np.sort(rng.integers(0, _VMS, count))  # as recordings are archived, one after the other
         size_bytes = rng.choice(np.array([1, 64, 256, 1024]) << 20, count)
         wall_ns = (size_bytes * rng.lognormal(0, 0.5, count)).astype(np.int64)
-        started_ns = _FIRST_NS + self._number // _HOSTS * DAY_NS
-        started_ns = started_ns + np.sort(vm * DAY_NS + rng.integers(0, DAY_NS, count)) - vm * DAY_NS
+        of_day_ns = np.sort(vm * DAY_NS + rng.integers(0, DAY_NS, count)) - vm * DAY_NS
+        started_ns = _FIRST_NS + self._number // _HOSTS * DAY_NS + of_day_ns
         kind, outcome = rng.integers(0, 2, count), rng.integers(0, len(_OUTCOMES), count)
         short = np.where(outcome >= 4, size_bytes // 4, 0)
         verdict = rng.integers(0, len(_VERDICTS), count)

@@ -141,7 +141,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             wait_for(worker, "Successfully registered with master")
         server = "org.apache.spark.sql.connect.service.SparkConnectServer"
         submit = (f"{deploy}.SparkSubmit", "--class", server, "--master", "local[1]", "--conf", PORT)
-        connect = stack.enter_context(spark_process(*submit, environment=environment))
+        roomy = {**environment, "SPARK_DAEMON_MEMORY": "512m"}
+        connect = stack.enter_context(spark_process(*submit, environment=roomy))
         port = wait_for(connect, r"Spark Connect server started at: .*:(\d+)")[1]
         yield Cluster(url, f"sc://127.0.0.1:{port}", environment, folder)
 
