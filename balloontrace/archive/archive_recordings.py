@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import groupby
 from pathlib import Path
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.analysis.metadata import parse_end
+from balloontrace.analysis.metadata import mapping, parse_end, text
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import Reader, Seen, find_hosts, find_paths, look_at
+from balloontrace.archive.find_pairs import Reader, Refuse, Seen, find_hosts, find_paths, look_at
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe
 from balloontrace.archive.schema import TABLES
@@ -35,7 +35,7 @@ class Archived:
     known: int = 0
     matched: int = 0
     refused: list[str] = field(default_factory=list)
-    taken: list[Path] = field(default_factory=list)  # the files of those that the dataset has now
+    taken: list[Path] = field(default_factory=list)  # files of which the dataset has all now
 
 
 def archive(
@@ -50,18 +50,32 @@ def archive(
     result = Archived()
     dataset = read_dataset(storage)
     pending = _Pending(storage)
-    seen = look_at(find_paths(given), result.refused.append, keep_damaged=keep_damaged)
+    left: set[Path] = set()
+
+    def refuse(path: Path, error: BalloontraceError) -> None:
+        left.add(path)
+        result.refused.append(str(error))
+
+    paths = find_paths(given)
+    seen = look_at(paths, refuse, keep_damaged=keep_damaged)
     reader = Reader(keep_damaged=keep_damaged)
-    for entry in _describe_all(seen, dataset, result, reader, host=host):
+    for entry in _describe_all(seen, dataset, result, reader, refuse, host=host):
         pending.add(entry)
         result.written += 1
         result.matched += entry.is_of_both
     pending.flush()
+    result.taken = [path for path in paths if path not in left]
     return result
 
 
 def _describe_all(
-    seen: Sequence[Seen], dataset: Dataset, result: Archived, reader: Reader, *, host: str | None
+    seen: Sequence[Seen],
+    dataset: Dataset,
+    result: Archived,
+    reader: Reader,
+    refuse: Refuse,
+    *,
+    host: str | None,
 ) -> Iterator[Entry]:
     """The entries of all recordings of which the dataset knows less, or nothing."""
     hosts_of = find_hosts(seen)
@@ -70,14 +84,12 @@ def _describe_all(
         known = dataset.ranks.get(each.recording_id, -1)
         if known >= best_rank(is_pair=bool(candidates)):
             result.known += 1
-            result.taken.append(each.path)
             continue
         try:
             entry = _describe_one(each, candidates, host, reader)
         except BalloontraceError as error:
-            result.refused.append(str(error))
+            refuse(each.path, error)
             continue
-        result.taken.append(each.path)
         if entry.rank > known:
             yield entry
         else:
@@ -92,8 +104,17 @@ def _describe_one(seen: Seen, candidates: Sequence[Seen], host: str | None, read
         found = [(each, report) for each in of_one_file if (report := _with(recording, each, reader))]
         if len(found) == 1:  # where several VMs of a host agree, none is proved
             each, report = found[0]
-            return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id))
-    return describe(_analyse(recording), Origin(seen.recording_id, ended_ns, host))
+            vm = _vm_of(reader.read(each))
+            return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id, vm))
+    report = _analyse(recording)
+    if seen.part:  # the recorder of many VMs took what it took once
+        report = replace(report, own_cost=None)
+    return describe(report, Origin(seen.recording_id, ended_ns, host, vm=_vm_of(recording)))
+
+
+def _vm_of(host: Recording) -> str | None:
+    """What a host's recording calls its VM."""
+    return text(mapping(host.metadata, "process"), "vm")
 
 
 def _with(guest: Recording, host: Seen, reader: Reader) -> Report | None:

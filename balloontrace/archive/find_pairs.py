@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balloontrace.analysis.metadata import is_of_host, parse_header
-from balloontrace.analysis.processes import choose_parts
+from balloontrace.analysis.processes import split_processes
 from balloontrace.compare.inputs import SUFFIX, bare_name, window_of
 from balloontrace.errors import BalloontraceError, RecordingError, UsageError
 from balloontrace.format.recording import Recording, read_recording
@@ -58,15 +58,19 @@ def find_paths(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def look_at(paths: Sequence[Path], refuse: Callable[[str], None], *, keep_damaged: bool) -> list[Seen]:
-    """All that can be archived, each once; `refuse` is told of each other one in a sentence."""
+Refuse = Callable[[Path, BalloontraceError], None]
+"""Is told of a file that cannot be archived, and why."""
+
+
+def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> list[Seen]:
+    """All that can be archived, each once; a recording of a host where no VM ran has nothing."""
     seen: dict[str, Seen] = {}
     reader = Reader(keep_damaged=keep_damaged)
     for path in paths:
         try:
             found = [_see(path, *each) for each in enumerate(reader.parts(path))]
         except BalloontraceError as error:
-            refuse(str(error))
+            refuse(path, error)
             continue
         for each in found:
             seen.setdefault(each.recording_id, each)
@@ -88,15 +92,14 @@ class Reader:
     def parts(self, path: Path) -> tuple[Recording, ...]:
         """The recording of each VM of a file, or the one there is.
 
-        RecordingError if it is damaged, unless that is allowed, or of no VM at all; errors as
-        `read_recording`.
+        RecordingError if it is damaged, unless that is allowed; errors as `read_recording`.
         """
         if path != self._path:
             self._path = None
             recording = read_recording(path)
             if recording.damage and not self._keep_damaged:
                 raise RecordingError(f"{recording.label} is damaged: {recording.damage[0]}")
-            self._path, self._parts = path, choose_parts(recording, None)
+            self._path, self._parts = path, split_processes(recording)
         return self._parts
 
 

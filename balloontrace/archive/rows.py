@@ -30,12 +30,16 @@ _OF_BOTH, _TO_ITS_END = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a report does not say of its recording: its id, when it ended, and where its machine runs."""
+    """What a report does not say of its recording: its id, when it ended, and where its machine runs.
+
+    `vm` is what the host calls the VM, where that is known.
+    """
 
     recording_id: str
     ended_monotonic_ns: int | None = None
     host: str | None = None
     host_recording_id: str | None = None
+    vm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def describe(report: Report, origin: Origin) -> Entry:
         "recording_id": origin.recording_id,
         "day": _day(header.started_realtime_ns),
         "host": name,
-        "vm": None if header.is_of_host else header.machine.hostname,
+        "vm": origin.vm or (None if header.is_of_host else header.machine.hostname),
         "kernel_release": header.machine.kernel_release,
         "driver_kind": header.driver_kind,
         "started_at_ns": header.started_realtime_ns,

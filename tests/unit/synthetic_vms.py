@@ -82,6 +82,7 @@ def stream_of(*vms: Vm) -> io.BytesIO:
                 writer.write_process(
                     {"number": number, "ended": ended, "reason": "process exited", "losses": losses}
                 )
-        writer.write_end({"clean": True, "reason": "interrupted", "ended": {"monotonic_ns": last_ns}})
+        end = {"clean": True, "reason": "interrupted", "ended": {"monotonic_ns": last_ns}}
+        writer.write_end({**end, "own_cost": {"cpu_ns": 1234}})
         stream.seek(0)
         return io.BytesIO(stream.read())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from c_layout import C_DEFINITIONS, assert_is_c
 from click.testing import CliRunner
+from fleets import table_of
 from synthetic import recording_bytes
 from synthetic_both import flow_of, guest_recording, other_flow
 from synthetic_host import slot
@@ -124,6 +125,16 @@ def test_archive_takes_each_vm_by_itself(tmp_path: Path) -> None:
     assert archive([tmp_path / "all.bt"], data).written == len(VMS)
     found = archive([tmp_path / "all.bt", guest], data)
     assert (found.written, found.known, found.matched, found.refused) == (1, len(VMS), 1, [])
+    assert found.taken == [tmp_path / "all.bt", guest]
+    machines, operations = (table_of(tmp_path / "data", table) for table in ("machines", "operations"))
+    assert sorted(machines["vm"].fillna("")) == ["", "db", "web1", "web2", "web2"]
+    assert set(operations["vm"]) == {"web2"}  # as the host calls it
+    of_host = machines[machines["side"] == "host"]
+    assert of_host["cpu_ns"].notna().sum() == 1  # one recorder was all that ran
+    (tmp_path / "none.bt").write_bytes(stream_of().getvalue())
+    found = archive([tmp_path / "none.bt"], data)
+    assert (found.written, found.refused, found.taken) == (0, [], [tmp_path / "none.bt"])
+    (tmp_path / "none.bt").unlink()
     twins = open_storage(str(tmp_path / "twins"))
     (tmp_path / "all.bt").write_bytes(stream_of(Vm("one", FLOW, 1), Vm("two", FLOW, 2)).getvalue())
     found = archive([tmp_path], twins)
