@@ -26,6 +26,7 @@ FULL = (
 )
 NATIVE = "amd64"
 BARE = (*_SYSTEM, *_COMPILER, "libbpf1", "iproute2", "openssh-server", "qemu-guest-agent")
+SERVICE = (*_SYSTEM, *_COMPILER, "libbpf1", "systemd", "python3-click", "python3-prometheus-client")
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,5 @@ IMAGES = {
 HOST_OF_DOMAINS = ImageSpec(
     packages=(*FULL, "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt")
 )
+# For the service alone: a real systemd can be started in it.
+SYSTEMD = ImageSpec(packages=SERVICE, headers=False, purged=_COMPILER)
