@@ -17,11 +17,14 @@ from balloontrace.trace.host.all_collector import AllCollector
 from balloontrace.trace.host.process_watch import ProcessWatch
 
 MOST_PROCESSES = 1024
-_LEAST_ROOM, _ROOM_FOR_EACH = 64, 2
+_LEAST_ROOM, _ROOM_FOR_EACH = 256, 2
 
 
 def room_for(vmms: int) -> int:
-    """How many processes to make room for, on a host that has so many now: 60 KiB of memory each."""
+    """How many processes to make room for, on a host that has so many now: 60 KiB of memory each.
+
+    A service is started with its host, when no VM is there yet.
+    """
     return min(max(_LEAST_ROOM, _ROOM_FOR_EACH * vmms), MOST_PROCESSES)
 
 
