@@ -24,6 +24,7 @@ from PIL import Image
 import lab
 from lab.metrics_client import ENVIRONMENT, install_client
 from lab.prometheus import TARGET, Prometheus
+from lab.script import run
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "serve.png"
@@ -143,4 +144,4 @@ def _draw_panel(axes: Axes, panel: Mapping[str, Any], found: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, __doc__)
