@@ -251,7 +251,9 @@ def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:
     held = beside.pinned_bytes
     if beside.kinds & _OWN:
         held += beside.after.child_bytes + sum(region.shared_bytes or 0 for region in beside.regions)
-        held += _left_in_huge_pages(asked.huge_pages_split or 0, resident)
+        held += min(
+            _left_in_huge_pages(asked.huge_pages_split or 0, resident), _partly_mapped(beside, resident)
+        )
     return min(max(resident, 0), held)
 
 
@@ -266,6 +268,16 @@ def _left_in_huge_pages(split: int, resident: int) -> int:
         return 0
     kept = min(split, missing // PAGE_BYTES + 1)
     return max(0, min(resident, kept * HUGE_BYTES - missing))
+
+
+def _partly_mapped(beside: Beside, resident: int) -> int:
+    """What huge pages keep of which some part is in use, at the most: all that there are on the machine.
+
+    Those that are being swapped are not counted among them.
+    """
+    mapped = beside.after.partly_mapped_bytes
+    swaps = any(each.swap_bytes != 0 for each in (beside.before, beside.after))
+    return resident if mapped is None or mapped < 0 or swaps else min(mapped, resident)
 
 
 def _why_nothing(asked: Asked, bytes_: int, beside: Beside, resident: int) -> Reason | None:

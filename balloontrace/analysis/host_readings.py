@@ -21,7 +21,7 @@ class HostReading:
 
     `allocated_bytes` is by file. `charged_bytes` is what the control group is charged for memory of processes
     and for memory files; None where a process is in the group that is no child of this one. `child_bytes` is
-    the most that a child holds.
+    the most that a child holds. `partly_mapped_bytes` are the machine's huge pages of which a part is in use.
     """
 
     began_ns: int
@@ -40,6 +40,7 @@ class HostReading:
     traced_faults: int | None
     huge_faults: int | None
     fault_ns: int | None
+    partly_mapped_bytes: int | None
 
 
 class HostReadings:
@@ -97,6 +98,7 @@ def _parse(row: Json) -> HostReading | None:
         traced_faults=integer(traced, "faults"),
         huge_faults=integer(traced, "huge"),
         fault_ns=integer(traced, "fault_ns"),
+        partly_mapped_bytes=integer(row, "partly_mapped_bytes"),
     )
 
 

@@ -30,4 +30,5 @@ from __future__ import annotations
 #        often as `pages` says; they have the work item's start
 #   1.6  `parts_of_a`: the kinds of operations of which such parts are all that there were
 #   1.6  host: PROC, PCTR, batch field `process`; `is_of_many` of its metadata, which has no `process` then
+#   1.6  READ, host: `partly_mapped_bytes`
 FORMAT_VERSION = (1, 6)

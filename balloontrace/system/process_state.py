@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from balloontrace.system.cgroup import read_cgroup_memory
+from balloontrace.system.huge_pages import read_partly_mapped_bytes
 from balloontrace.system.kernel import ROOT
 from balloontrace.system.process_memory import SharedFiles, read_children, read_fault_counts, read_memory
 
@@ -34,5 +35,6 @@ class ProcessState:
             "cgroup": read_cgroup_memory(pid, root),
             "children": read_children(pid, root),
             "faults": read_fault_counts(pid, root),
+            "partly_mapped_bytes": read_partly_mapped_bytes(root),
         }
         return {"began_ns": began_ns, "monotonic_ns": time.monotonic_ns(), **state}

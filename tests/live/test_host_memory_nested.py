@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest of QEMU's with shared memory (memfd): the host gets it back, and what taking it again costs."""
+"""Whether the host gets a guest's memory back, shared (memfd) or in huge pages, and what taking it costs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pairs import FULL_MIB, MOVE_S, MOVED_MIB, SLACK_MIB, TOUCHED_MIB, booted, report_both, touch_memory
-from tracing import MIB_PAGES, move, start_recording
+from tracing import MIB_PAGES, balloontrace, move, start_recording
 
 import lab
 
@@ -60,3 +61,34 @@ def test_shared_memory_of_a_guest_is_freed_and_taken_back(pair: lab.Nested, tmp_
     assert taken["bytes"] <= TOUCHED_MIB + SLACK_MIB << 20
     assert taken["fault_ns"] > 0
     assert deflate["pages"] == MOVED_MIB * MIB_PAGES
+
+
+def test_memory_in_huge_pages_is_known_to_be_free(tmp_path: Path) -> None:
+    """Page by page, out of huge pages, without a control group: the kernel says how many are left in part."""
+    with booted() as pair:
+        guest, host = pair.guest, pair.host
+        touch_memory(guest)
+        # Free pages that a processor keeps for itself do not count as free.
+        keep_none = "echo 1000000 > /proc/sys/vm/percpu_pagelist_high_fraction"
+        host.run(["sh", "-c", keep_none], check=True)
+        recorder = start_recording(host, "/root/host.bt", "-p", str(pair.vmm_pid)).wait_attached()
+        host.run(["sleep", "3"], check=True)
+        before_bytes = free_bytes(host)
+        move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
+        host.run(["sleep", "3"], check=True)
+        more_bytes = free_bytes(host) - before_bytes
+        recorder.end()
+        recording = recorder.pull(tmp_path)
+    found = json.loads(balloontrace("report", "--format", "json", recording).stdout)
+    freed = found["host"]["periods"][0]["freed"]
+    print(freed, more_bytes)
+    assert freed["huge_pages_split"] > 0
+    assert (freed["verdict"], freed["reason"], freed["memory"]) == ("freed", None, "anonymous")
+    assert abs(freed["resident_bytes"] - more_bytes) <= SLACK_MIB << 20
+    assert 0.9 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
+
+
+def free_bytes(machine: lab.Guest) -> int:
+    """The machine's free memory."""
+    words = machine.run(["cat", "/proc/meminfo"], check=True).stdout.split()
+    return int(words[words.index("MemFree:") + 1]) * 1024

@@ -150,6 +150,29 @@ def test_huge_pages_are_free_once_no_part_is_in_use(
     assert verdict(*anon(500, 400), calls=calls, of={"huge_bytes": 200 * MIB}) == expected
 
 
+@pytest.mark.parametrize(
+    ("partly_mapped_mib", "swapped", "expected"),
+    [
+        (0, 0, (Verdict.FREED, None)),
+        (2, 0, (Verdict.FREED, None)),
+        (60, 0, (Verdict.UNKNOWN, Reason.HUGE_IN_USE)),
+        (2, 4096, (Verdict.UNKNOWN, Reason.HUGE_IN_USE)),
+        (None, 0, (Verdict.UNKNOWN, Reason.HUGE_IN_USE)),
+        (-1, 0, (Verdict.UNKNOWN, Reason.HUGE_IN_USE)),
+    ],
+)
+def test_no_more_is_kept_than_huge_pages_are_partly_mapped(
+    partly_mapped_mib: int | None, swapped: int, expected: tuple[Verdict, Reason | None]
+) -> None:
+    before, after = anon(500, 400, swap_bytes=swapped)
+    if partly_mapped_mib is not None:
+        after["partly_mapped_bytes"] = partly_mapped_mib * MIB
+    freed = freed_of(before, after, calls={**DONTNEED, "thp_splits": 100}, of={"huge_bytes": 200 * MIB})
+    assert (freed.verdict, freed.reason) == expected
+    if partly_mapped_mib == 2 and not swapped:
+        assert freed.least_bytes == 98 * MIB
+
+
 def group(at: dict[str, Any], charged: int, *others: int) -> dict[str, Any]:
     stat = {"file": 900 * MIB, "shmem": 100 * MIB, "kernel": 9 * MIB, "sock": 0}
     current = charged * MIB + 800 * MIB + 9 * MIB

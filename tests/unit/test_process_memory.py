@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from balloontrace.system.cgroup import read_cgroup_memory
+from balloontrace.system.huge_pages import read_partly_mapped_bytes
 from balloontrace.system.process_memory import (
     Region,
     SharedFiles,
@@ -99,6 +100,16 @@ def test_a_reading_has_its_times_and_is_empty_without_a_process(tmp_path: Path) 
     assert ProcessState(5, tmp_path).read() == {}
     assert read_regions(5, tmp_path) == ()
     assert read_children(5, tmp_path) == read_fault_counts(5, tmp_path) == {}
+
+
+def test_huge_pages_partly_mapped_are_those_of_all_sizes(tmp_path: Path) -> None:
+    assert read_partly_mapped_bytes(tmp_path) is None
+    for size, count in (("2048", "3\n"), ("64", "5\n"), ("1024", "")):
+        stats = tmp_path / f"sys/kernel/mm/transparent_hugepage/hugepages-{size}kB/stats"
+        stats.mkdir(parents=True)
+        if count:
+            (stats / "nr_anon_partially_mapped").write_text(count)
+    assert read_partly_mapped_bytes(tmp_path) == 3 * (2 << 20) + 5 * (64 << 10)
 
 
 @pytest.mark.parametrize(
