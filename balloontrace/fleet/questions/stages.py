@@ -43,7 +43,7 @@ def _ask(tables: Mapping[str, ir.Table], _options: Options) -> ir.Table:
     whole = every.filter(every.part_of.isnull() & every.total_ns.notnull())
     rate = whole.bytes.cast("float64") * 1e9 / whole.total_ns.nullif(0)
     # A stage that took no time, or moved nothing, has no rate.
-    rate_bin = (rate.nullif(0).ln() * (_BINS_A_DOUBLING / math.log(2))).floor().cast("int64")
+    rate_bin = (rate.nullif(0).ln() * (_BINS_A_DOUBLING / math.log(2))).floor().cast("int16")
     binned = whole.select(*_GROUP, "stage", "total_ns", "bytes", rate_bin=rate_bin)
     return binned.group_by([*_GROUP, "stage", "rate_bin"]).aggregate(
         operations=binned.count(), total_ns=binned.total_ns.sum(), bytes=binned.bytes.sum()
