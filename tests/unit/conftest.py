@@ -34,3 +34,11 @@ def signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of a small fleet; tests only read it."""
+    from fleets import write_varied  # here alone: pandas takes a while
+
+    return write_varied(tmp_path_factory.mktemp("fleet"))

@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Datasets of the examples, and what is in them as pandas reads it."""
+"""Datasets of the examples, what is in them as pandas reads it, and what DuckDB answers."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from balloontrace.analysis.make_report import analyse
+from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Origin, describe
 from balloontrace.archive.schema import TABLES
 from balloontrace.archive.storage import open_storage
+from balloontrace.fleet.ask import answer
+from balloontrace.fleet.question import Options
+from balloontrace.fleet.questions import questions
 from balloontrace.format.recording import read_recording
+from balloontrace.results.fleet_answer import Answer
 from balloontrace.results.host_memory import Freed, Reason, Verdict
 from balloontrace.results.operation import STALLED
+from bench.fleet_recordings import KERNELS, write_fleet
 
+DAYS, HOSTS = 10, 4
+MANY = Options(limit=1000)
+SIDES = Options(before=KERNELS[0], after="6.12.107*")
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
@@ -76,3 +89,42 @@ def add_unusual(folder: Path) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of a dataset by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_varied(folder: Path) -> Path:
+    """200 recordings of 4 hosts, and what the examples have not: stalls, what was freed, losses."""
+    write_fleet(folder / "recordings", 200, HOSTS, DAYS)
+    cases = EXAMPLES.parent / "tests" / "data" / "cases"
+    for name in ("m2-shared-dontneed-counted.bt", "n2-guest.bt", "n2-host.bt", "e1-deflate-on-oom.bt"):
+        shutil.copy(cases / name, folder / "recordings")
+    assert not archive([folder / "recordings"], open_storage(str(folder / "data")), keep_damaged=True).refused
+    add_unusual(folder / "data")
+    return folder / "data"
+
+
+rows_of = cache(table_of)  # which no test changes
+
+
+def ask(data: Path, name: str, options: Options = MANY) -> list[dict[str, Any]]:
+    found = answer(dataset_of(data), name, questions()[name], options, "duckdb")
+    return as_dicts(found)
+
+
+def as_dicts(found: Answer) -> list[dict[str, Any]]:
+    names = [column.name for column in found.columns]
+    return [dict(zip(names, row, strict=True)) for row in found.rows]
+
+
+def is_none(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def summed(rows: pd.DataFrame, column: str) -> int | None:
+    """The sum of what was measured; None where nothing was."""
+    known = [int(value) for value in rows[column] if not is_none(value)]
+    return sum(known) if known else None
+
+
+def groups(rows: pd.DataFrame, *keys: str) -> dict[tuple[Any, ...], pd.DataFrame]:
+    found = rows.groupby(list(keys), dropna=False, sort=False)
+    return {tuple(None if is_none(each) else each for each in key): group for key, group in found}
