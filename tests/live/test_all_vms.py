@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hostserve import WARM_UP, Server
-from tracing import ATTACH_S, balloontrace, shell, start_recording
+from tracing import ATTACH_S, PieceRecorder, balloontrace, shell, start_recording
 
 import lab
 from balloontrace.analysis.columns import decode_batches
@@ -70,6 +70,36 @@ def test_each_vm_has_its_own(guest: lab.Guest, server: Server, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("kvm", "_hostserve")
+def test_pieces_have_each_call_once(guest: lab.Guest, tmp_path: Path) -> None:
+    """Of all VMs, and of one."""
+    servers = {name: Server(guest, name, vm=name) for name in ("web1", "web2")}
+    of_one = ("--side", "host", "-p", str(servers["web1"].pid))
+    recorders = [
+        PieceRecorder(guest, f"/root/{name}", *options)
+        for name, options in (("of-all", ("--side", "host", "--all")), ("of-one", of_one))
+    ]
+    for recorder in recorders:
+        recorder.wait_attached()
+    for server in servers.values():
+        server.serve(WARM_UP)
+    for turn in range(3):
+        for name, server in servers.items():
+            if turn < len(ORDERS[name]):
+                server.serve(ORDERS[name][turn][0])
+        for recorder in recorders:
+            recorder.wait_for_next()
+    of_all, of_one_alone = (
+        [part for path in recorder.pull_all(tmp_path) for part in parts_of(path)] for recorder in recorders
+    )
+    for each in servers.values():
+        each.end()
+    assert len(of_one_alone) > 3
+    check_pieces(of_one_alone, "web1")
+    for name in servers:
+        check_pieces([part for part in of_all if vm_name(part) == name], name)
+
+
+@pytest.mark.usefixtures("kvm", "_hostserve")
 def test_top_shows_each_vm(guest: lab.Guest) -> None:
     servers = [Server(guest, name, vm=name) for name in ("top1", "top2")]
     top = guest.start(["balloontrace", "top", "--side", "host", "--plain", "-i", "500ms"])
@@ -87,6 +117,26 @@ def test_top_shows_each_vm(guest: lab.Guest) -> None:
     for row in rows:
         seen[row["vm"], int(row["pid"])] += int(row["calls"])
     assert seen == {("top1", servers[0].pid): 131, ("top2", servers[1].pid): 53}
+
+
+def parts_of(path: Path) -> tuple[Recording, ...]:
+    recording = read_recording(path)
+    assert recording.complete
+    return split_processes(recording)
+
+
+def check_pieces(parts: list[Recording], name: str) -> None:
+    """All batches and all sums, each in one of them."""
+    dontneed = sum(calls for _, calls, _ in ORDERS[name])
+    punched = sum(calls for _, _, calls in ORDERS[name])
+    sums = [parse_host_counters(part.counters or b"") for part in parts]
+    assert sum(each.calls[Call.MADVISE_DONTNEED].calls for each in sums) == dontneed
+    assert sum(each.all_calls for each in sums) == dontneed + punched
+    assert sum(each.batches for each in sums) == len(ORDERS[name])
+    assert sum(each.lost + each.no_state + each.unmatched_returns for each in sums) == 0
+    hosts = [examine(part).report.host for part in parts]
+    assert sum(host.delimited for host in hosts if host) == len(ORDERS[name])
+    assert sum(host.batches for host in hosts if host) == len(ORDERS[name])
 
 
 def check_part(part: Recording, name: str) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tracing import (
     MIB_PAGES,
     PAGE_BYTES,
     Json,
-    Recorder,
+    PieceRecorder,
     assert_sums,
     assert_whole,
     balloontrace,
@@ -248,30 +247,16 @@ def test_what_is_there_is_not_replaced_by_accident(guest: lab.Guest) -> None:
 
 
 def test_pieces_follow_each_other_without_a_gap(guest: lab.Guest, tmp_path: Path) -> None:
-    """The guest has no pyarrow: what archives fails each time, and recording goes on."""
-    guest.run(shell("mkdir /root/none; touch /root/none/pyarrow.py /root/none/fsspec.py"), check=True)
-    words = ["record", "-o", "/root/pieces", "--archive-every", "2s", "--to", "/root/data"]
-    environment = {"PYTHONPATH": "/repo:/root/none"}
-    process = guest.start(["python3", "-P", "-m", "balloontrace", *words], env=environment)
-    recorder = Recorder(guest, "/root/pieces", process).wait_attached()
-
-    def pieces() -> int:
-        return guest.run(["ls", "/root/pieces"], check=True).stdout.count(".bt\n")
-
+    recorder = PieceRecorder(guest, "/root/pieces")
+    recorder.wait_attached()
     before = guest.vmstat()
     for number in range(PRIME_OPERATIONS):
         move(guest, FULL_MIB - PRIME_MIB * ((number + 1) % 2))
-        guest.wait_until(partial(lambda least: pieces() > least, number), 120, what="the next piece")
+        recorder.wait_for_next()
     move(guest, FULL_MIB)
     moved = change(before, guest.vmstat(), COUNTERS)
-    recorder.process.signal(signal.SIGTERM)
-    done = recorder.wait(120)
-    assert done.status == 1, done.describe()
-    assert "recordings in /root/pieces could not be archived; they are tried again" in done.stderr
-    assert "--to /root/data --remove" in done.stderr.splitlines()[-1]
-    names = guest.run(["ls", "-A", "/root/pieces"], check=True).stdout.split()
-    assert len(names) > PRIME_OPERATIONS
-    found = [report(pull(guest, f"/root/pieces/{name}", tmp_path)) for name in names]
+    found = [report(path) for path in recorder.pull_all(tmp_path)]
+    assert len(found) > PRIME_OPERATIONS
     for each in found:
         assert_whole(each)
         assert not any(row["lost"] or row["no_state"] for row in each["losses"])

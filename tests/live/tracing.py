@@ -88,6 +88,36 @@ def record(guest: lab.Guest, path: str, *options: str, env: Mapping[str, str] | 
     return start_recording(guest, path, *options, env=env).wait_attached()
 
 
+class PieceRecorder(Recorder):
+    """`record --archive-every 2s`; the guest has no pyarrow, so that archiving fails and all pieces stay."""
+
+    def __init__(self, guest: lab.Guest, folder: str, *options: str) -> None:
+        guest.run(shell("mkdir -p /root/none; touch /root/none/pyarrow.py /root/none/fsspec.py"), check=True)
+        words = ["record", "-o", folder, "--archive-every", "2s", "--to", "/root/data", *options]
+        environment = {"PYTHONPATH": "/repo:/root/none"}
+        super().__init__(
+            guest, folder, guest.start(["python3", "-P", "-m", "balloontrace", *words], env=environment)
+        )
+
+    def wait_for_next(self) -> None:
+        """Until the piece that is being recorded has ended."""
+        before = self._ended()
+        self.guest.wait_until(lambda: self._ended() > before, 120, what="the next piece")
+
+    def pull_all(self, folder: Path) -> list[Path]:
+        """Ends it, and takes its pieces in their order."""
+        self.process.signal(signal.SIGTERM)
+        done = self.wait(120)
+        assert done.status == 1, done.describe()
+        assert f"recordings in {self.path} could not be archived; they are tried again" in done.stderr
+        assert done.stderr.splitlines()[-1].endswith("--to /root/data --remove")
+        names = self.guest.run(["ls", "-A", self.path], check=True).stdout.split()
+        return [pull(self.guest, f"{self.path}/{name}", folder) for name in sorted(names)]
+
+    def _ended(self) -> int:
+        return self.guest.run(["ls", self.path], check=True).stdout.count(".bt\n")
+
+
 # Python and its modules take seconds to start under emulation: once for all, then a process forked for each.
 _IN_TURN = """
 import json, os, sys
