@@ -127,8 +127,8 @@ def measure_soak() -> Iterator[Figure]:
 
 
 def _start_recorder(guest: lab.Guest, path: str) -> lab.GuestProcess:
-    words = ["balloontrace", "record", "--side", "host", "--all", "-f", "-o", path]
-    recorder = guest.start(words)
+    command = f"exec balloontrace record --side host --all -o - > {path}"  # which may be no file
+    recorder = guest.start(["sh", "-c", command])
     recorder.wait_for(b"probes attached", START_S)
     return recorder
 

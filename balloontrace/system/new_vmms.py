@@ -18,6 +18,7 @@ from balloontrace.system.process_memory import read_shared_memory
 from balloontrace.system.vmm import Process, find_backend, find_vmm
 
 _FIRST_S, _LONGEST_S = 0.5, 60.0
+_MEMORY_S = 8.0  # a VMM that has mapped no shared memory by then, 15 s after it was found, does not share it
 _LATER = 2.0  # each look at a process that is no VMM is so many times as far from the last
 
 
@@ -49,6 +50,8 @@ class NewVmms:
             if waiting is not None and now_s < waiting.due_s:
                 continue
             process = self._look_into(pid)
+            if waiting is not None and waiting.pause_s >= _MEMORY_S and self._without_memory.pop(pid, None):
+                self._settled.add(pid)
             if pid not in self._settled:
                 pause_s = _FIRST_S if waiting is None else min(waiting.pause_s * _LATER, _LONGEST_S)
                 self._waiting[pid] = _Waiting(now_s + pause_s, pause_s)

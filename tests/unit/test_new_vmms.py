@@ -65,3 +65,16 @@ def test_backends_have_the_memory_of_their_vm_mapped(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / f"proc/{pid}")
     (proc.add(7, "late") / "maps").write_text(maps("00:01 77"))
     assert not list(new.find(200.0))
+
+
+def test_a_vmm_that_shares_no_memory_is_not_looked_into_for_ever(tmp_path: Path) -> None:
+    proc, new = FakeProc(tmp_path), NewVmms(tmp_path)
+    folder = proc.add(3, opened=("/dev/kvm",))
+    now_s = 0.0
+    assert [each.pid for each in new.find(now_s)] == [3]
+    for pause_s in (0.5, 1, 2, 4, 8):
+        now_s += pause_s
+        assert not list(new.find(now_s))
+    (folder / "maps").write_text(maps("00:01 77"))
+    (proc.add(4, "device") / "maps").write_text(maps("00:01 77"))
+    assert not [each for second in range(200) for each in new.find(now_s + second)]
