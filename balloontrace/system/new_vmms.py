@@ -50,7 +50,8 @@ class NewVmms:
             if waiting is not None and now_s < waiting.due_s:
                 continue
             process = self._look_into(pid)
-            if waiting is not None and waiting.pause_s >= _MEMORY_S and self._without_memory.pop(pid, None):
+            if pid in self._without_memory and waiting is not None and waiting.pause_s >= _MEMORY_S:
+                del self._without_memory[pid]
                 self._settled.add(pid)
             if pid not in self._settled:
                 pause_s = _FIRST_S if waiting is None else min(waiting.pause_s * _LATER, _LONGEST_S)
