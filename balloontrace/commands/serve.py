@@ -97,6 +97,7 @@ def serve(
     from balloontrace.serve.notify import ServiceManager
     from balloontrace.serve.recorder_child import RecorderChild
     from balloontrace.serve.serve_loop import Duty, serve_until_end
+    from balloontrace.system.own_memory import keep_memory_flat
     from balloontrace.trace.attach import attach, attached_line, choose_side, side_of
     from balloontrace.trace.host.side import AttachedHost
     from balloontrace.trace.options import TraceOptions
@@ -110,6 +111,7 @@ def serve(
     side = choose_side(replace(options, all_vms=is_host))
     recorder_words = _words_of_recorder(every, dataset, waiting, options, is_host=is_host)
     protect_from_oom_killer()
+    keep_memory_flat()
     with attach(side) as attached, ExitStack() as stack:
         assert not isinstance(attached, AttachedHost)  # which is of one process
         served = _Served(attached)

@@ -220,12 +220,12 @@ def test_programs_keep_processes_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"pid": 7}, "-p does not go with --all: leave one of them out"),
-        ({"sample": True}, "--sample does not go with --all: name one VM with --vm or -p in place of --all"),
+        ({"pid": 7}, "-p names one process, and --all means every VM: leave one of them out"),
         (
-            {"engine": "bcc"},
-            "--engine bcc does not go with --all: leave it out; bcc can trace one VM, with --vm or -p",
+            {"sample": True},
+            "--sample cannot trace all VMs at once: leave it out, or record one VM with --vm or",
         ),
+        ({"engine": "bcc"}, "--engine bcc cannot trace all VMs at once: leave it out, or record one VM with"),
         ({"operations": 1}, "--operations is for the guest's side"),
     ],
 )

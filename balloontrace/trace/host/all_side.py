@@ -45,13 +45,13 @@ class AllSide(HostSide):
         """UsageError for what is of one process only, too."""
         super().check_options()
         options = self.options
-        for option, given, instead in (
-            ("-p", options.pid is not None, "leave one of them out"),
-            ("--sample", options.sample, "name one VM with --vm or -p in place of --all"),
-            ("--engine bcc", options.engine == "bcc", "leave it out; bcc can trace one VM, with --vm or -p"),
-        ):
+        if options.pid is not None:
+            raise UsageError("-p names one process, and --all means every VM: leave one of them out")
+        for option, given in (("--sample", options.sample), ("--engine bcc", options.engine == "bcc")):
             if given:
-                raise UsageError(f"{option} does not go with --all: {instead}")
+                raise UsageError(
+                    f"{option} cannot trace all VMs at once: leave it out, or record one VM with --vm or -p"
+                )
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:  # noqa: ARG002
         """Whoever is there. CannotTraceError where processes have numbers of their own."""
