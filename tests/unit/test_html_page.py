@@ -27,6 +27,7 @@ from balloontrace.render.report.html import LISTED_OPERATIONS, render_html
 from balloontrace.render.report.page_pictures import DRAWN_OPERATIONS
 from balloontrace.units import format_duration_ns
 from bench.html_report import write_patched, write_stock
+from lab.dashboard_picture import PICTURE as OF_DASHBOARD
 from lab.results import PICTURE as OF_RESULTS
 from lab.screenshots import PICTURES, SHOTS
 
@@ -276,7 +277,7 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
 
 def test_the_pictures_of_the_readme_are_there_and_small() -> None:
     pictures = {path.stem: path.read_bytes() for path in PICTURES.glob("*.png")}
-    assert set(pictures) == {*(shot.name for shot in SHOTS), OF_RESULTS.stem}
+    assert set(pictures) == {*(shot.name for shot in SHOTS), OF_RESULTS.stem, OF_DASHBOARD.stem}
     for name, png in pictures.items():
         assert png.startswith(b"\x89PNG\r\n"), name
         assert len(png) < 200_000, name
