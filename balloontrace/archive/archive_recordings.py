@@ -36,6 +36,7 @@ class Archived:
     matched: int = 0
     refused: list[str] = field(default_factory=list)
     taken: list[Path] = field(default_factory=list)  # files of which the dataset has all now
+    unended: set[Path] = field(default_factory=set)  # those of them that may still be written to
 
 
 def archive(
@@ -56,15 +57,16 @@ def archive(
         left.add(path)
         result.refused.append(str(error))
 
-    paths = find_paths(given)
-    seen = look_at(paths, refuse, keep_damaged=keep_damaged)
+    seen, empty = look_at(find_paths(given), refuse, keep_damaged=keep_damaged)
     reader = Reader(keep_damaged=keep_damaged)
     for entry in _describe_all(seen, dataset, result, reader, refuse, host=host):
         pending.add(entry)
         result.written += 1
         result.matched += entry.is_of_both
     pending.flush()
-    result.taken = [path for path in paths if path not in left]
+    taken = dict.fromkeys((*empty, *(each.path for each in seen)))
+    result.taken = [path for path in taken if path not in left]
+    result.unended = {each.path for each in seen if not each.has_ended}
     return result
 
 

@@ -32,6 +32,7 @@ class Seen:
     part: int
     recording_id: str
     of_host: bool
+    has_ended: bool
     window: tuple[int, int] | None
     pair: str | None
     bare_name: str
@@ -62,9 +63,10 @@ Refuse = Callable[[Path, BalloontraceError], None]
 """Is told of a file that cannot be archived, and why."""
 
 
-def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> list[Seen]:
-    """All that can be archived, each once; a recording of a host where no VM ran has nothing."""
+def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> tuple[list[Seen], list[Path]]:
+    """All that can be archived, each once; and files that hold nothing, of hosts where no VM ran."""
     seen: dict[str, Seen] = {}
+    empty: list[Path] = []
     reader = Reader(keep_damaged=keep_damaged)
     for path in paths:
         try:
@@ -74,7 +76,9 @@ def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> lis
             continue
         for each in found:
             seen.setdefault(each.recording_id, each)
-    return list(seen.values())
+        if not found:
+            empty.append(path)
+    return list(seen.values()), empty
 
 
 class Reader:
@@ -110,6 +114,7 @@ def _see(path: Path, part: int, recording: Recording) -> Seen:
         part,
         header.recording_id or f"{_content_id(path)}{f'-{part}' if part else ''}",
         is_of_host(recording),
+        recording.end is not None,
         window_of(recording),
         header.pair,
         bare_name(recording),

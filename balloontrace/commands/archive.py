@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import click
@@ -64,7 +64,7 @@ def archive(
         known = f"; {format_things(found.known, 'is', 'are')} there already" if found.known else ""
         say(f"balloontrace: {format_things(found.written, 'recording')} archived{matched}{known}\n")
     if remove:
-        _remove(found.taken)
+        _remove(found.taken, found.unended)
     if merge:
         before, after = merge_batches(storage)
         say(f"balloontrace: {format_things(before, 'batch', 'batches')} merged into {format_count(after)}\n")
@@ -75,11 +75,14 @@ def archive(
         )
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    """Remove files of recordings; another one may have done so. BalloontraceError where that is refused."""
+def _remove(paths: Iterable[Path], unended: Collection[Path]) -> None:
+    """Remove files of recordings; another one may have done so. BalloontraceError where that is refused.
+
+    One of `unended` stays unless it is known that nobody writes to it.
+    """
     for path in paths:
         try:
-            if not is_open_for_writing(path):
+            if path not in unended or is_open_for_writing(path) is False:
                 path.unlink()
         except FileNotFoundError:
             continue

@@ -42,7 +42,7 @@ class Pieces:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in sorted(self.folder.glob(f"*{_UNFINISHED}")):
-                if not is_open_for_writing(left):
+                if is_open_for_writing(left) is False:
                     left.rename(left.with_name(left.name.removesuffix(_UNFINISHED) + _ENDED))
         except OSError as error:
             raise UsageError(f"cannot keep recordings in {self.folder}: {error.strerror}") from error

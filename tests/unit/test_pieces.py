@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from click.testing import CliRunner
 from fleets import EXAMPLES, contents, dataset_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from synthetic_host import CallSums, slot
 
 from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.storage import open_storage
+from balloontrace.cli import cli
 from balloontrace.commands.record import record as record_command
 from balloontrace.commands.serve import _words_of_recorder
 from balloontrace.errors import BalloontraceError, UsageError
@@ -226,3 +228,12 @@ def test_serve_runs_a_recorder_beside_it() -> None:
         child.look()
         child.look()
     assert said == ["balloontrace: warning: the recorder has ended, and nothing is archived any more\n"]
+
+
+def test_what_is_being_written_is_not_removed(waiting: Path, tmp_path: Path) -> None:
+    words = ["archive", str(waiting), "--to", str(tmp_path / "data"), "--keep-damaged", "--remove"]
+    with (waiting / "cut.bt").open("ab"):
+        assert CliRunner().invoke(cli, words).exit_code == 0
+    assert [path.name for path in waiting.iterdir()] == ["cut.bt"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert not list(waiting.iterdir())
