@@ -13,7 +13,7 @@ from pathlib import Path
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import mapping, parse_end, text
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import Reader, Refuse, Seen, find_hosts, find_paths, look_at
+from balloontrace.archive.find_pairs import Reader, Seen, find_hosts, find_paths, look_at
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe
 from balloontrace.archive.schema import TABLES
@@ -48,83 +48,78 @@ def archive(
     archived. UsageError for a path that is not there; BalloontraceError where the dataset cannot be written:
     what was committed stays, and the rest can be archived later.
     """
-    result = Archived()
-    dataset = read_dataset(storage)
-    pending = _Pending(storage)
-    left: set[Path] = set()
-
-    def refuse(path: Path, error: BalloontraceError) -> None:
-        left.add(path)
-        result.refused.append(str(error))
-
-    seen, empty = look_at(find_paths(given), refuse, keep_damaged=keep_damaged)
-    reader = Reader(keep_damaged=keep_damaged)
-    for entry in _describe_all(seen, dataset, result, reader, refuse, host=host):
+    archiving = _Archiving(read_dataset(storage), host, Reader(keep_damaged=keep_damaged))
+    result, pending = archiving.result, _Pending(storage)
+    seen, empty = look_at(find_paths(given), archiving.refuse, keep_damaged=keep_damaged)
+    for entry in archiving.describe_all(seen):
         pending.add(entry)
         result.written += 1
         result.matched += entry.is_of_both
     pending.flush()
     taken = dict.fromkeys((*empty, *(each.path for each in seen)))
-    result.taken = [path for path in taken if path not in left]
+    result.taken = [path for path in taken if path not in archiving.left]
     result.unended = {each.path for each in seen if not each.has_ended}
     return result
 
 
-def _describe_all(
-    seen: Sequence[Seen],
-    dataset: Dataset,
-    result: Archived,
-    reader: Reader,
-    refuse: Refuse,
-    *,
-    host: str | None,
-) -> Iterator[Entry]:
-    """The entries of all recordings of which the dataset knows less, or nothing."""
-    hosts_of = find_hosts(seen)
-    for each in seen:
-        candidates = [] if each.of_host else list(hosts_of(each))
-        known = dataset.ranks.get(each.recording_id, -1)
-        if known >= best_rank(is_pair=bool(candidates)):
-            result.known += 1
-            continue
+class _Archiving:
+    """One run of `archive`: what the dataset had before, and what becomes of each recording."""
+
+    def __init__(self, dataset: Dataset, host: str | None, reader: Reader) -> None:
+        self.result = Archived()
+        self.left: set[Path] = set()
+        self._dataset, self._host, self._reader = dataset, host, reader
+
+    def refuse(self, path: Path, error: BalloontraceError) -> None:
+        """Leave a file out, and say why."""
+        self.left.add(path)
+        self.result.refused.append(str(error))
+
+    def describe_all(self, seen: Sequence[Seen]) -> Iterator[Entry]:
+        """The entries of all recordings of which the dataset knows less, or nothing."""
+        hosts_of = find_hosts(seen)
+        for each in seen:
+            candidates = [] if each.of_host else list(hosts_of(each))
+            known = self._dataset.ranks.get(each.recording_id, -1)
+            if known >= best_rank(is_pair=bool(candidates)):
+                self.result.known += 1
+                continue
+            try:
+                entry = self._describe_one(each, candidates)
+            except BalloontraceError as error:
+                self.refuse(each.path, error)
+                continue
+            if entry.rank > known:
+                yield entry
+            else:
+                self.result.known += 1
+
+    def _describe_one(self, seen: Seen, candidates: Sequence[Seen]) -> Entry:
+        """A recording with the first of the hosts' that it matches, or alone."""
+        recording = self._reader.read(seen)
+        origin = Origin(seen.recording_id, _ended_ns(recording), self._host)
+        for _, of_one_file in groupby(candidates, key=lambda each: each.path):
+            found = [(each, report) for each in of_one_file if (report := self._with(recording, each))]
+            if len(found) == 1:  # where several VMs of a host agree, none is proved
+                each, report = found[0]
+                vm = _vm_of(self._reader.read(each))
+                return describe(report, replace(origin, host_recording_id=each.recording_id, vm=vm))
+        report = _analyse(recording)
+        if seen.part:  # the recorder of many VMs took what it took once
+            report = replace(report, own_cost=None)
+        return describe(report, replace(origin, vm=_vm_of(recording)))
+
+    def _with(self, guest: Recording, host: Seen) -> Report | None:
+        """The report of both sides; None where they are of different runs."""
         try:
-            entry = _describe_one(each, candidates, host, reader)
-        except BalloontraceError as error:
-            refuse(each.path, error)
-            continue
-        if entry.rank > known:
-            yield entry
-        else:
-            result.known += 1
-
-
-def _describe_one(seen: Seen, candidates: Sequence[Seen], host: str | None, reader: Reader) -> Entry:
-    """A recording with the first of the hosts' that it matches, or alone."""
-    recording = reader.read(seen)
-    ended_ns = _ended_ns(recording)
-    for _, of_one_file in groupby(candidates, key=lambda each: each.path):
-        found = [(each, report) for each in of_one_file if (report := _with(recording, each, reader))]
-        if len(found) == 1:  # where several VMs of a host agree, none is proved
-            each, report = found[0]
-            vm = _vm_of(reader.read(each))
-            return describe(report, Origin(seen.recording_id, ended_ns, host, each.recording_id, vm))
-    report = _analyse(recording)
-    if seen.part:  # the recorder of many VMs took what it took once
-        report = replace(report, own_cost=None)
-    return describe(report, Origin(seen.recording_id, ended_ns, host, vm=_vm_of(recording)))
+            return analyse(guest, self._reader.read(host))
+        except RecordingError:
+            return None
 
 
 def _vm_of(host: Recording) -> str | None:
     """What a host's recording calls its VM."""
     return text(mapping(host.metadata, "process"), "vm")
-
-
-def _with(guest: Recording, host: Seen, reader: Reader) -> Report | None:
-    """The report of both sides; None where they are of different runs."""
-    try:
-        return analyse(guest, reader.read(host))
-    except RecordingError:
-        return None
 
 
 def _analyse(recording: Recording) -> Report:

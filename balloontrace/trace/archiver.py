@@ -18,6 +18,7 @@ from balloontrace.console.missing_libraries import explain_import_error
 from balloontrace.console.stderr import say
 from balloontrace.errors import BalloontraceError, UsageError
 
+_COMMAND = "balloontrace.commands.archive"
 _NEEDED = ("pyarrow", "fsspec")
 _NICENESS = 10
 _ENDS_S = 60.0
@@ -28,9 +29,11 @@ class Archiver:
     """Archives a folder's recordings into a dataset, one child at a time."""
 
     def __init__(self, folder: Path, dataset: str) -> None:
-        """UsageError where the libraries for it are missing."""
+        """UsageError where the libraries for it are missing, or in a bundle, which only traces."""
         self._folder, self._dataset = folder, dataset
         self._child: subprocess.Popen[bytes] | None = None
+        if find_spec(_COMMAND) is None:
+            raise UsageError("a bundle does not archive: record into a file, and archive that elsewhere")
         for name in _NEEDED:
             if find_spec(name) is None:
                 raise UsageError(explain_import_error(ModuleNotFoundError(name=name)) or name)

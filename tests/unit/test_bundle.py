@@ -163,3 +163,11 @@ def test_a_bundle_is_an_archive_for_others_too(bundle: Path) -> None:
         assert archive.namelist() == sorted(archive.namelist())
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {"balloontrace/LICENSE", "click/core.py"} <= set(archive.namelist())
+
+
+def test_it_does_not_archive(bundle: Path) -> None:
+    done = run(bundle, "record", "--side", "host", "--all", "--archive-every", "1h", "--to", "data")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "balloontrace: a bundle does not archive: record into a file, and archive that elsewhere\n",
+    )

@@ -162,6 +162,13 @@ def test_an_engine_that_is_not_there_is_one_sentence(engine: str, run: Run) -> N
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("engine", ["spark://127.0.0.1:1,127.0.0.1:2", "sc://127.0.0.1:1"])
+def test_a_spark_that_is_not_reached_is_said_at_once(engine: str, run: Run) -> None:
+    done = run("stalls", "--engine", engine)
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.startswith("balloontrace: no Spark is reached at 127.0.0.1:1: Connection refused")
+
+
 def test_a_folder_of_any_name(tmp_path: Path) -> None:
     data = tmp_path / "a [x] *?%41 'b' \u00f6"
     archive([EXAMPLES / "after"], open_storage(str(data)))

@@ -207,7 +207,8 @@ def test_an_archiver_that_fails_leaves_all_where_it_is(
 
 
 def test_missing_libraries_are_said_before_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("balloontrace.trace.archiver.find_spec", lambda _name: None)
+    found = {"pyarrow": None}
+    monkeypatch.setattr("balloontrace.trace.archiver.find_spec", lambda name: found.get(name, name))
     with pytest.raises(UsageError, match=r"pip install 'balloontrace\[fleet\]' brings it"):
         Archiver(tmp_path, "data")
 
