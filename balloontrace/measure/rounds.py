@@ -165,19 +165,21 @@ class Rounds:
         self._state = state
 
     def _put_back(self, full_bytes: int) -> None:
-        """The balloon to where it was. A VM that is gone has none; anything else is told."""
+        """The balloon to where it was, where the last round has not left it there. What fails is told."""
+        if self._finished == len(self._turns):
+            return
         deadline_s = time.monotonic() + _PUT_BACK_S
+        failed = "the balloon could not be set back"
         try:
-            if self._vm.read_size_bytes() == full_bytes and self._finished == len(self._turns):
-                return
             self._vm.set_size_bytes(full_bytes)
+            failed = "the balloon was set back, and whether it went there is not known"
             while self._vm.read_size_bytes() != full_bytes:
                 if time.monotonic() > deadline_s:
                     self._say(f"the balloon has not gone back yet: told to leave {format_bytes(full_bytes)}")
                     return
                 time.sleep(_LOOK_EVERY_S)
         except BalloontraceError as error:
-            self._say(f"the balloon could not be set back: {error}")
+            self._say(f"{failed}: {error}")
 
     def _tell(self, turn: Turn, done: RoundDone, elapsed_s: float) -> None:
         left = len(self._turns) - self._finished

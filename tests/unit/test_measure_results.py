@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import math
+import os
+import platform
 import random
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from schemas import hold, validator
 from balloontrace.commands.formats import offered
 from balloontrace.compare.inputs import read_side
 from balloontrace.compare.make_comparison import compare
-from balloontrace.compare.provenance import tell_differences
+from balloontrace.compare.provenance import _NAMES, tell_differences
 from balloontrace.compare.summarise import bound_median, summarise_driven, summarise_folder
 from balloontrace.format.provenance import FIRST, NAME, read_provenance
+from balloontrace.measure.facts import read_conditions
 from balloontrace.results.measurement import Measurement
 
 MIB_PAGES = 256
@@ -187,3 +190,10 @@ def test_what_a_folder_says_is_printable(tmp_path: Path) -> None:
     assert told is not None
     assert told["vm"] == "vm?[31m"
     assert read_provenance(tmp_path / "no") is None
+
+
+def test_compare_has_a_name_for_every_condition() -> None:
+    found = read_conditions()
+    assert set(found) == {*_NAMES, "load"}
+    assert str(found["kernel"]).startswith(f"{platform.release()} ")
+    assert found["cpus"] == os.cpu_count()

@@ -19,6 +19,7 @@ from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure import rounds as rounds_module
 from balloontrace.measure.folders import made_folders
 from balloontrace.measure.getting_ready import GettingReady, begin
+from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.plan import Plan, turns
 from balloontrace.measure.recorder import ChildRecorder, RecorderFailed
 from balloontrace.measure.rounds import LEAST_LEFT_BYTES, NotReached, Rounds, check_memory, format_seconds
@@ -149,6 +150,24 @@ def test_a_vm_that_ends(tmp_path: Path) -> None:
         run(measured, asked)
     assert measured.complete == 1
     assert said[-1] == "the balloon could not be set back: the VM vm1 has ended"
+
+
+def test_a_balloon_is_set_back_though_nobody_can_tell_where_it_is(tmp_path: Path) -> None:
+    """As where the guest is asked, and the way to it is lost: the VMM may well do as it is told."""
+    vm, said = NumberVm(), list[str]()
+    read = vm.read_size_bytes
+
+    def read_until_inflated() -> int:
+        if vm.targets:
+            raise GuestGone("the connection to vm1 is lost")
+        return read()
+
+    vm.read_size_bytes = read_until_inflated  # type: ignore[method-assign]
+    asked = plan(tmp_path / "out")
+    with pytest.raises(GuestGone):
+        run(rounds(vm, ScriptGuest(), asked, said), asked)
+    assert vm.targets == [LOW, FULL_BYTES]
+    assert said[-1].endswith("whether it went there is not known: the connection to vm1 is lost")
 
 
 def test_a_recorder_that_ends_by_itself(tmp_path: Path) -> None:
