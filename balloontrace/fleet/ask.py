@@ -10,7 +10,8 @@ from datetime import date
 from balloontrace.archive.dataset import Dataset, read_dataset
 from balloontrace.archive.storage import open_storage
 from balloontrace.errors import UsageError
-from balloontrace.fleet.engine import Engine, open_engine
+from balloontrace.fleet.engine import Engine
+from balloontrace.fleet.open_engine import open_engine
 from balloontrace.fleet.question import Options, Question, Row
 from balloontrace.fleet.side_filter import parse_side
 from balloontrace.results.fleet_answer import Answer, AnswerColumn, Unit

@@ -50,7 +50,7 @@ appender.console.layout.pattern = %m%n
 ASK = """
 import json, sys
 from balloontrace.fleet.ask import answer_on, find_dataset
-from balloontrace.fleet.engine import open_engine
+from balloontrace.fleet.open_engine import open_engine
 from balloontrace.fleet.question import Options
 from balloontrace.fleet.questions import questions
 dataset = find_dataset(sys.argv[2])
