@@ -140,7 +140,8 @@ def end(*_: object) -> None:
 def serve(*, keep: bool) -> None:
     """Answer until standard input ends, however it does. Then what was copied goes, unless it is to be kept.
 
-    The first answer is the name of a folder, unasked. `["copy", NAME, SIZE]` is followed by so many bytes.
+    The first answer is the name of a folder, unasked. A question is a number, which its answer has too, and
+    words. `[NUMBER, "copy", NAME, SIZE]` is followed by so many bytes.
     """
     os.umask(0o077)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -149,11 +150,12 @@ def serve(*, keep: bool) -> None:
     try:
         say({"folder": str(folder)})
         for line in iter(sys.stdin.buffer.readline, b""):
-            words = json.loads(line)
+            number, *words = json.loads(line)
             if words[0] == "copy":
-                say_of(copy, folder / words[1], sys.stdin.buffer.read(words[2]))
+                found = try_to(copy, folder / words[1], sys.stdin.buffer.read(words[2]))
             else:
-                say_of(answer, words)
+                found = try_to(answer, words)
+            say({**found, "number": number})
     except Ended:
         pass
     finally:
@@ -166,13 +168,12 @@ def copy(path: Path, content: bytes) -> dict[str, object]:
     return {"copied_bytes": path.write_bytes(content)}
 
 
-def say_of(do: Callable[..., dict[str, object]], *words: object) -> None:
-    """Say what is found, or what is wrong: the next question may go better."""
+def try_to(do: Callable[..., dict[str, object]], *words: object) -> dict[str, object]:
+    """What is found, or what is wrong: the next question may go better."""
     try:
-        found = do(*words)
+        return do(*words)
     except (OSError, ValueError, MemoryError) as error:
-        found = {"error": str(error) or type(error).__name__}
-    say(found)
+        return {"error": str(error) or type(error).__name__}
 
 
 def say(found: dict[str, object]) -> None:

@@ -42,14 +42,23 @@ class LineServer:
         for descriptor in (self._input, self._output, errors):
             os.set_blocking(descriptor, False)
         self._received = self._said = b""
+        self._asked = 0
 
     def has_ended(self) -> bool:
         """Whether nobody answers any more."""
         return self._process.poll() is not None
 
     def ask(self, words: list[Any], content: bytes, timeout_s: float) -> str:
-        """A question in JSON with what follows it, and the answer. Raises ServerGone."""
-        return self._exchange(json.dumps(words).encode() + b"\n" + content, timeout_s)
+        """A question in JSON with what follows it, and the answer. Raises ServerGone.
+
+        Answers to questions that nobody waited for, as after a Ctrl-C, are thrown away.
+        """
+        self._asked += 1
+        unsent = json.dumps([self._asked, *words]).encode() + b"\n" + content
+        while True:
+            line, unsent = self._exchange(unsent, timeout_s), b""
+            if _number_of(line) in (None, self._asked):
+                return line
 
     def read_line(self, timeout_s: float | None) -> str:
         """What it says unasked. Raises ServerGone."""
@@ -112,3 +121,12 @@ class LineServer:
         return ServerGone(
             printable(lines[-1].strip()) if lines else "it does not say why", self._process.poll()
         )
+
+
+def _number_of(line: str) -> int | None:
+    """Of the question that this answers; None where it is no such answer."""
+    try:
+        number = json.loads(line)["number"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return number if isinstance(number, int) else None

@@ -106,7 +106,8 @@ def test_a_connection_that_is_lost(ssh: str, tmp_path: Path) -> None:
 def test_a_guest_that_does_not_answer(ssh: str) -> None:
     guest = reach(ssh)
     with pytest.raises(GuestGone, match=r"^root@vm1 does not answer: no answer within 0 s$"):
-        guest.ask("balloon", timeout_s=0)
+        guest.ask("touch", str(256 << 20), timeout_s=0.01)
+    assert "balloon_bytes" in guest.ask("balloon", timeout_s=60)  # and not the answer that came too late
     guest.close()
 
 
