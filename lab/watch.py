@@ -29,7 +29,9 @@ _LOOK_EVERY_S = 1.0
 # Of so many looks. A few find the kernel of a host that still answers while the guest in it stands still.
 _STILL_LOOKS, _LOOKS = 20, 24
 # Executed by QEMU in a second of processor time. At work it is 14 (polling a device) to 440 million, else 5.
+# On a fast machine it is up to 35 million else: but then one loop, which leaves all registers as they are.
 _SLOW_PER_S = 10e6
+_REGISTER = re.compile(r"\b[RE][A-Z0-9]{1,2} ?=([0-9a-f]+)")
 _NS = 1e-9
 
 
@@ -41,6 +43,7 @@ class Look:
     cpu_s: float
     is_halted: bool
     address: str
+    registers: tuple[str, ...] = ()  # for numbers and addresses, in their order
 
 
 def watch_command(folder: Path, qemu: ProcessIdentity) -> list[str]:
@@ -59,14 +62,18 @@ def read_frozen(folder: Path) -> str:
 
 def parse_look(instructions: int, cpu_s: float, registers: str) -> Look:
     """A look from the counts and from what QEMU's `info registers` prints."""
-    address = re.search(r"\b[RE]IP=([0-9a-f]+)", registers)
-    return Look(instructions, cpu_s, "HLT=1" in registers, address[1] if address else "?")
+    before, _, after = registers.partition("IP=")
+    address = re.match(r"[0-9a-f]+", after)
+    values = tuple(_REGISTER.findall(before))
+    return Look(instructions, cpu_s, "HLT=1" in registers, address[0] if address else "?", values)
 
 
 def is_slow(before: Look, after: Look) -> bool:
-    """Whether little was executed between two looks, though the processor is not halted."""
+    """Whether hardly anything was executed between two looks, or nothing came of it, and nobody rests."""
     possible = _SLOW_PER_S * (after.cpu_s - before.cpu_s)
-    return not after.is_halted and after.instructions - before.instructions <= possible
+    few = after.instructions - before.instructions <= possible
+    in_vain = bool(after.registers) and after.registers == before.registers
+    return not after.is_halted and (few or in_vain)
 
 
 def wait_still(look: Callable[[], Look], pause: Callable[[], None]) -> tuple[Look, Look]:

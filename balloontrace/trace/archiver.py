@@ -55,10 +55,11 @@ class Archiver:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C ends the recorder, which waits for this
-                preexec_fn=_be_modest,
             )
         except OSError as error:
             say(f"balloontrace: warning: {self._what_is_left()}: {error.strerror}\n")
+        else:
+            _be_modest(self._child.pid)
 
     def finish(self) -> None:
         """Archive the rest, and wait for it. BalloontraceError where something is left."""
@@ -83,7 +84,8 @@ class Archiver:
         return f"recordings in {self._folder} could not be archived"
 
 
-def _be_modest() -> None:
+def _be_modest(pid: int) -> None:
+    """Other work comes first. Done from here: what a signal raises while a child forks would be lost."""
     with suppress(OSError):
-        os.nice(_NICENESS)
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+        os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(_OOM_SCORE)

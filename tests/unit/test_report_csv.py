@@ -59,13 +59,15 @@ def rows(table: pd.DataFrame, level: str, **where: object) -> list[dict[str, Any
 
 
 def numbers(described: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in JSON, and the way to it: an entry of a list by its first field, else its place."""
+    """Every number in JSON, and the way to it: entries of a list by their first field if that differs."""
     if isinstance(described, dict):
         for name, value in described.items():
             yield from numbers(value, f"{place}.{name}" if place else name)
     elif isinstance(described, list):
-        for index, value in enumerate(described):
-            key = next(iter(value.values())) if isinstance(value, dict) else index
+        keys: list[Any] = [next(iter(each.values())) for each in described if isinstance(each, dict)]
+        if len(set(keys)) < len(described):
+            keys = list(range(len(described)))
+        for key, value in zip(keys, described, strict=True):
             yield from numbers(value, f"{place}.{key}")
     elif isinstance(described, int | float) and not isinstance(described, bool):
         yield place, described

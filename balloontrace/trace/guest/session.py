@@ -81,9 +81,8 @@ class GuestSession(RecordingSession[Counters]):
         self._srcversion = kernel.read_module_srcversion(collector.plan.driver_module)
         self._oom_kills = OomKills()
         self._before_detaching: _LastLook | None = None
-        self._started_vmstat: Mapping[str, int] = (
-            kernel.read_vmstat()
-        )  # with probes attached: what moves from now on is seen
+        # With probes attached: what moves from now on is seen.
+        self._started_vmstat: Mapping[str, int] = kernel.read_vmstat()
         self._started_balloons = self._ended_balloons = _read_balloons()
 
     @property

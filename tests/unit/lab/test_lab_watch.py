@@ -24,6 +24,7 @@ from lab.watch import _FROZEN, _LOOKS, _STILL_LOOKS, Look, parse_look, wait_stil
 REGISTERS = """
 CPU#0
 RAX=0000000000000000 RBX=0000000000000001
+R8 =0000000000000002 R10=000000000000000a
 RIP=ffffffff81e0e2fb RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT={halted}
 """
 COUNTING = VmConfig(icount=True, cpus=1, hosting=Hosting(Path("/vm")))
@@ -35,8 +36,9 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_look_is_parsed() -> None:
-    assert parse_look(17, 1.5, REGISTERS.format(halted=1)) == Look(17, 1.5, True, "ffffffff81e0e2fb")
-    assert parse_look(17, 1.5, REGISTERS.format(halted=0)) == Look(17, 1.5, False, "ffffffff81e0e2fb")
+    values = tuple(f"{value:016x}" for value in (0, 1, 2, 10))
+    assert parse_look(17, 1.5, REGISTERS.format(halted=1)) == Look(17, 1.5, True, "ffffffff81e0e2fb", values)
+    assert parse_look(17, 1.5, REGISTERS.format(halted=0)) == Look(17, 1.5, False, "ffffffff81e0e2fb", values)
     assert parse_look(17, 1.5, "EIP=0000fff0 EFL=00000002 HLT=0").address == "0000fff0"
 
 
@@ -55,6 +57,15 @@ def test_still_is_neither_idle_nor_slow_nor_busy_in_one_place() -> None:
         seen = [*idle, *busy, *polling, *end]
         assert wait_still(partial(seen.pop, 0), lambda: None)[1] in end[-2:]
         assert len(seen) <= 1
+
+
+def test_a_loop_that_leaves_registers_as_they_are_is_still() -> None:
+    copying = [replace(each, registers=(str(number),)) for number, each in enumerate(looks(*[32] * 60))]
+    spinning = [replace(each, registers=("1", "fca4")) for each in looks(*[32] * (_STILL_LOOKS + 1))]
+    halted = [replace(each, is_halted=True) for each in spinning * 3]
+    seen = [*copying, *halted, *copying, *spinning]
+    assert wait_still(partial(seen.pop, 0), lambda: None)[1] in spinning[-2:]
+    assert len(seen) <= 1
 
 
 def test_a_host_that_answers_now_and_then_is_still_still() -> None:
