@@ -19,8 +19,9 @@ from balloontrace.console.open_files import is_open_for_writing
 from balloontrace.console.output_file import OutputFile, open_output
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.trace.archiver import Archiver
+from balloontrace.trace.end_signals import EndSignals
 from balloontrace.trace.options import TraceOptions
-from balloontrace.trace.session import Ending, EndSignals, SessionResult
+from balloontrace.trace.session import Ending, SessionResult
 from balloontrace.trace.side import Attached
 
 _ENDED, _UNFINISHED = ".bt", ".bt.part"

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Generic, Self, TypeVar
 
 import balloontrace
@@ -29,6 +28,7 @@ from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording_writer import RecordingWriter
 from balloontrace.system.machine import read_machine, read_peak_memory_bytes
 from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
+from balloontrace.trace.end_signals import EndSignals
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import DrainPace, Pace
 from balloontrace.trace.readings import Readings
@@ -369,34 +369,6 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
             "bytes_written": self._writer.bytes_written,
             "attach_s": (self._attached_ns - self._options.started_ns) / 1e9 if is_first else None,
         }
-
-
-class EndSignals:
-    """SIGINT, SIGTERM and SIGHUP end a recording; a second SIGINT raises KeyboardInterrupt and drops it."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def __enter__(self) -> EndSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(signal.SIGHUP, self._on_signal)
-        signal.set_wakeup_fd(self._write_fd)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # The handlers stay: writing the end must not be torn by the signal that asked for it.
-        signal.set_wakeup_fd(-1)
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.received == signal.SIGINT and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # dropping it must not be torn by a third
-            raise KeyboardInterrupt
-        self.received = number
 
 
 def clocks() -> dict[str, int]:
