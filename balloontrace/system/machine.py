@@ -125,9 +125,3 @@ def _chosen(text: str | None) -> str | None:
     """The word in brackets, which is how the kernel shows what is chosen of a list."""
     found = re.search(r"\[([\w+]+)\]", text or "")
     return found[1] if found else None
-
-
-def read_peak_memory_bytes() -> int | None:
-    """VmHWM; ru_maxrss would count the process that started this one, before it became ours."""
-    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else None

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Keeps the memory of this process from growing over days, where it does the same again and again."""
+"""The memory of this process: its peak, and how to keep it from growing over days of the same work."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import re
 from contextlib import suppress
+from pathlib import Path
 
 # mallopt(3), in malloc.h of the GNU C library; others have no such function.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -28,3 +30,9 @@ def set_objects_aside() -> None:
     """What is there now stays: the collector looks at the rest alone, and so more often."""
     gc.collect()
     gc.freeze()
+
+
+def read_peak_memory_bytes() -> int | None:
+    """VmHWM; ru_maxrss would count the process that started this one, before it became ours."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None

@@ -19,7 +19,7 @@ from balloontrace.trace.machine_checks import Diagnosis, State, check_firing
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.plan import Plan, PlannedProbe, Point
 from balloontrace.trace.side import Attached, TracedSide
-from balloontrace.units import format_standing, format_things, off_target_pages
+from balloontrace.units import format_bytes, format_standing, format_things, off_target_pages
 
 _LOST = ("lost", "no_state", "overwritten", "missed")  # what a report calls lost events
 
@@ -144,7 +144,7 @@ def _describe_attached(collector: AttachedPrograms[Any]) -> Iterator[str]:
     yield (
         f"attached by {loaded.engine} ({loaded.engine_version}) in {loaded.setup_wall_ns / 1e9:.1f} s, "
         f"{loaded.setup_cpu_ns / 1e9:.1f} s of it processor time, "
-        f"{loaded.setup_peak_memory_bytes >> 20} MiB at the peak"
+        f"{format_bytes(loaded.setup_peak_memory_bytes)} at the peak"
     )
 
 

@@ -26,7 +26,8 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.format_version import FORMAT_VERSION
 from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording_writer import RecordingWriter
-from balloontrace.system.machine import read_machine, read_peak_memory_bytes
+from balloontrace.system.machine import read_machine
+from balloontrace.system.own_memory import read_peak_memory_bytes
 from balloontrace.trace.attached_programs import AttachedPrograms, follow_pace
 from balloontrace.trace.end_signals import EndSignals
 from balloontrace.trace.options import TraceOptions

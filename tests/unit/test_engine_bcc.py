@@ -130,6 +130,7 @@ def test_cost_of_setting_up_is_the_childs(request_of_two: LoadRequest) -> None:
     loaded = load(request_of_two)
     close(loaded)
     assert 0 < loaded.setup_cpu_ns < 60_000_000_000
+    assert loaded.setup_peak_memory_bytes is not None
     assert 1 << 20 < loaded.setup_peak_memory_bytes < 1 << 30
     assert 0 < loaded.setup_wall_ns < 60_000_000_000
 

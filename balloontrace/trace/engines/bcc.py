@@ -117,6 +117,6 @@ def _loaded(
         engine="bcc",
         engine_version=reply["bcc_version"],
         setup_cpu_ns=int((usage.ru_utime + usage.ru_stime) * 1e9),
-        setup_peak_memory_bytes=usage.ru_maxrss * 1024,
+        setup_peak_memory_bytes=reply["peak_memory_bytes"],
         setup_wall_ns=reply["wall_ns"],
     )

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from balloontrace.system.own_memory import read_peak_memory_bytes
 from balloontrace.trace.engines.library_pages import forget_library_pages
 
 REQUEST_BYTES = 1 << 20
@@ -190,6 +191,7 @@ def serve(end: socket.socket) -> int:
             "failures": attacher.failures,
             "bcc_version": attacher.version,
             "wall_ns": time.monotonic_ns() - started_ns,
+            "peak_memory_bytes": read_peak_memory_bytes(),
         }
         socket.send_fds(end, [json.dumps(reply).encode()], attacher.fds())
     except Exception as error:  # bcc raises nothing more specific, and nobody but the parent can be told

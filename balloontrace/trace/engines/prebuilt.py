@@ -19,7 +19,7 @@ from balloontrace.errors import CannotTraceError
 from balloontrace.system.attach_kprobe import attach_kprobe
 from balloontrace.system.kernel import ROOT, is_confidential
 from balloontrace.system.libbpf import BtfError, open_btf
-from balloontrace.system.machine import read_peak_memory_bytes
+from balloontrace.system.own_memory import read_peak_memory_bytes
 from balloontrace.trace.engines.causes import failure
 from balloontrace.trace.engines.libbpf import BpfObject, BpfObjectError
 from balloontrace.trace.engines.library_pages import forget_library_pages
@@ -226,7 +226,7 @@ def _attach(
         engine=NAME,
         engine_version=f"libbpf {program_object.version}",
         setup_cpu_ns=time.process_time_ns() - started_cpu_ns,
-        setup_peak_memory_bytes=read_peak_memory_bytes() or 0,
+        setup_peak_memory_bytes=read_peak_memory_bytes(),
         setup_wall_ns=time.monotonic_ns() - started_ns,
     )
 

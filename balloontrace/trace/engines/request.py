@@ -52,7 +52,7 @@ class Loaded:
     engine: str  # "bcc" or "prebuilt"
     engine_version: str
     setup_cpu_ns: int
-    setup_peak_memory_bytes: int
+    setup_peak_memory_bytes: int | None
     setup_wall_ns: int
 
     @property
