@@ -120,7 +120,7 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
 
 
 def test_samples_find_the_time_inside_calls(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
-    """No call is traced; what the process itself says that it spent inside calls lies in the interval."""
+    """No call is traced; what the process itself says that it spent inside calls is what samples say."""
     recorder = start_recording(
         guest, "/root/host-sampled.bt", "-p", str(server.pid), "--sample"
     ).wait_attached()
@@ -137,7 +137,8 @@ def test_samples_find_the_time_inside_calls(guest: lab.Guest, server: Server, tm
     share = inside_ns / (inside_ns + between_ns)
     found, error = (host[name] / host["served_ns"] for name in ("calls_ns", "calls_error_ns"))
     print(f"inside calls {share:.4f}, by {host['samples']} samples {found:.4f} within {error:.4f}")
-    assert abs(found - share) <= error + NEAR
+    # One run in 20 lies outside of the interval that is shown, one in 10 000 outside of twice that.
+    assert abs(found - share) <= 2 * error + NEAR
     probes = {row["function"]: row["status"] for row in recording.metadata["probes"]}  # type: ignore[attr-defined]
     assert (probes["madvise"], probes["eventfd_read"]) == ("not needed", "attached")
 
