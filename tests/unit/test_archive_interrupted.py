@@ -210,6 +210,7 @@ def test_merged_batches_hold_the_same(
     assert archive(GIVEN, open_storage(str(tmp_path))).written == 0
 
 
+@pytest.mark.thorough
 def test_merging_may_be_interrupted_anywhere(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,9 @@ from balloontrace.archive.merge_batches import merge
 from balloontrace.archive.schema import TABLES
 from balloontrace.archive.storage import open_storage
 
+# They start a server, and `make check` has to be quick.
+pytestmark = pytest.mark.thorough
+
 # Two batches: of a day and host each.
 GIVEN = [
     EXAMPLES / "after" / f"after-00{number}-{side}.bt" for number in (1, 2) for side in ("guest", "host")
