@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.bpftrace import bpftraced
 from lab.guest import Guest
 from lab.process import GuestProcess
 from lab.scenario import END_S, START_S
@@ -47,16 +47,10 @@ class TimedCalls:
 def timed_calls(host: Guest, tid: int) -> Iterator[TimedCalls]:
     """What a thread of the host calls meanwhile. Raises LabError."""
     timed = TimedCalls()
-    tracer = host.start(["bpftrace", "-f", "json", "-e", PROGRAM.format(tid=tid)])
-    tracer.wait_for(b"counting", START_S, stream="stdout")
-    yield timed
-    tracer.signal(signal.SIGINT)
-    for line in filter(None, tracer.wait(END_S, check=True).stdout.splitlines()):
-        message = json.loads(line)
-        if message["type"] == "map":
-            data = message["data"]
-            timed.calls |= {int(advice): count for advice, count in data.get("@calls", {}).items()}
-            timed.total_ns |= {int(advice): ns for advice, ns in data.get("@ns", {}).items()}
+    with bpftraced(host, PROGRAM.format(tid=tid)) as maps:
+        yield timed
+    timed.calls = {int(advice): count for advice, count in maps.get("@calls", {}).items()}
+    timed.total_ns = {int(advice): ns for advice, ns in maps.get("@ns", {}).items()}
 
 
 def measure_added_ns(host: Guest) -> float:

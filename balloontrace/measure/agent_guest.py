@@ -50,18 +50,9 @@ class AgentGuest(Guest):
     def start_recorder(self, options: Sequence[str], path: Path) -> AgentRecorder:
         """It writes into a file of the guest's, and ends by a signal."""
         inside = f"{self._folder}/{path.name}"
-        words = [
-            *self.program(),
-            "record",
-            "-f",
-            "-o",
-            inside,
-            "--side",
-            "guest",
-            "-d",
-            f"{self._longest_s:.0f}",
-        ]
-        command = f"exec {shlex.join([*words, *options])} </dev/null >/dev/null 2>{shlex.quote(inside)}.log"
+        words = [*self.program(), "record", "-f", "-o", inside, "--side", "guest"]
+        words += ["-d", f"{self._longest_s:.0f}", *options]
+        command = f"exec {shlex.join(words)} </dev/null >/dev/null 2>{shlex.quote(inside)}.log"
         return AgentRecorder(self._agent, self._agent.start(["sh", "-c", command]), inside, path)
 
     def close(self) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from balloontrace.system.kernel import ROOT, read_text
@@ -19,8 +21,21 @@ def read_partly_mapped_bytes(root: Path = ROOT) -> int | None:
     anonymous memory by size, from Linux 6.12 on (Documentation/admin-guide/mm/transhuge.rst); None elsewhere.
     """
     total_bytes = None
-    for folder in (root / _SIZES).glob("hugepages-*kB"):
-        size, count = _SIZE.fullmatch(folder.name), read_text(folder / "stats/nr_anon_partially_mapped")
-        if size and count and count.strip().isdecimal():
-            total_bytes = (total_bytes or 0) + (int(size[1]) << 10) * int(count)
+    for size_bytes, file in _counts(root):
+        count = (read_text(file) or "").strip()
+        if count.isdecimal():
+            total_bytes = (total_bytes or 0) + size_bytes * int(count)
     return total_bytes
+
+
+@cache
+def _counts(root: Path) -> tuple[tuple[int, Path], ...]:
+    """Sizes and the files with their counts: a kernel has the same ones as long as it runs."""
+    return tuple(_find_counts(root))
+
+
+def _find_counts(root: Path) -> Iterator[tuple[int, Path]]:
+    for folder in (root / _SIZES).glob("hugepages-*kB"):
+        size, file = _SIZE.fullmatch(folder.name), folder / "stats/nr_anon_partially_mapped"
+        if size and file.exists():
+            yield int(size[1]) << 10, file

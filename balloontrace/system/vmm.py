@@ -40,9 +40,7 @@ class Process:
     balloons: tuple[str, ...] = ()  # words of its command line, and names of threads, that name a balloon
     vm: str | None = None  # what its VM is called, where that is known
     vm_uuid: str | None = None
-    backend_of: int | None = (
-        None  # the process of the VM that it serves a device of, as vhost-user backends do
-    )
+    backend_of: int | None = None  # the VM's process, of which a vhost-user backend serves a device
 
     @property
     def name(self) -> str:

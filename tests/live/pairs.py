@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from balloontrace.analysis.columns import Batches, decode_batches
 from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call
+from lab.bpftrace import bpftraced
 from lab.cache import run_folder
 from lab.folders import read_state
 
@@ -56,26 +56,6 @@ def touch_memory(guest: lab.Guest) -> None:
     guest.run(
         shell(f"head -c {TOUCHED_MIB}M /dev/zero > /dev/shm/x; rm /dev/shm/x"), timeout_s=300, check=True
     )
-
-
-def start_bpftrace(host: lab.Guest, program: str, *options: str) -> lab.GuestProcess:
-    """A program under way that prints `counting` when it does."""
-    tracer = host.start(["bpftrace", "-f", "json", *options, "-e", program])
-    tracer.wait_for(b"counting", 300, stream="stdout")
-    return tracer
-
-
-@contextmanager
-def bpftraced(host: lab.Guest, program: str) -> Iterator[dict[str, Any]]:
-    """The maps of a program that prints `counting` when it does; there when the block has ended."""
-    maps: dict[str, Any] = {}
-    counter = start_bpftrace(host, program)
-    yield maps
-    counter.signal(signal.SIGINT)
-    lines = counter.wait(60, check=True).stdout.splitlines()
-    for message in [json.loads(line) for line in lines if line]:
-        if message["type"] == "map":
-            maps |= message["data"]
 
 
 @contextmanager

@@ -21,11 +21,9 @@ from pairs import (
     UNSPLIT,
     assert_refused,
     booted,
-    bpftraced,
     host_calls,
     read_batches,
     report_both,
-    start_bpftrace,
     top_stages,
     top_sum_ns,
     touch_memory,
@@ -52,6 +50,7 @@ from tracing import (
 import lab
 from balloontrace.format.vocabulary import Call
 from balloontrace.units import format_count
+from lab.bpftrace import bpftraced, start_bpftrace
 
 FULL_MIB = 1536
 WHOLE_MIB = 521

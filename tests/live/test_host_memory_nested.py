@@ -57,7 +57,7 @@ def test_shared_memory_of_a_guest_is_freed_and_taken_back(pair: lab.Nested, tmp_
     assert deflate["freed"] is None
     # Counted twice, and read one after the other while the process goes on: 7 of 6 345 apart were seen.
     assert abs(taken["faults"] - taken["traced_faults"]) <= taken["faults"] // 50
-    assert taken["traced_faults"] >= taken["bytes"] // 4096 > 0
+    assert taken["traced_faults"] + taken["faults"] // 50 >= taken["bytes"] // 4096 > 0
     assert taken["bytes"] <= TOUCHED_MIB + SLACK_MIB << 20
     assert taken["fault_ns"] > 0
     assert deflate["pages"] == MOVED_MIB * MIB_PAGES

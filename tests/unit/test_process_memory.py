@@ -103,7 +103,7 @@ def test_a_reading_has_its_times_and_is_empty_without_a_process(tmp_path: Path) 
 
 
 def test_huge_pages_partly_mapped_are_those_of_all_sizes(tmp_path: Path) -> None:
-    assert read_partly_mapped_bytes(tmp_path) is None
+    assert read_partly_mapped_bytes(tmp_path / "older") is None
     for size, count in (("2048", "3\n"), ("64", "5\n"), ("1024", "")):
         stats = tmp_path / f"sys/kernel/mm/transparent_hugepage/hugepages-{size}kB/stats"
         stats.mkdir(parents=True)
