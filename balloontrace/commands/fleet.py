@@ -89,7 +89,7 @@ def fleet(
     days = (_day(since), _day(until))
     found = (
         _ask_sql(dataset, sql, days, engine, options)
-        if sql
+        if sql is not None
         else _ask(dataset, question or "", days, engine, options)
     )
     write_output(form.fleet(found), output, force=force, for_people=form.for_people)
