@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from itertools import groupby
 from pathlib import Path
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import mapping, parse_end, text
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import Reader, Seen, find_hosts, find_paths, look_at
+from balloontrace.archive.find_pairs import Likely, Reader, Seen, find_hosts, find_paths, look_at
+from balloontrace.archive.match_pieces import Match, match_run
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe
 from balloontrace.archive.schema import TABLES
@@ -21,10 +21,12 @@ from balloontrace.archive.storage import Storage
 from balloontrace.errors import BalloontraceError, RecordingError
 from balloontrace.format.recording import Recording
 from balloontrace.results.report import Report
+from balloontrace.untrusted import printable
 
 # So many recordings, or rows, are written at a time: more make fewer files, and take more memory.
 _MOST_PENDING = 4096
 _MOST_ROWS = 1_000_000
+_NONE = Likely(())
 
 
 @dataclass(slots=True)
@@ -50,14 +52,15 @@ def archive(
     """
     archiving = _Archiving(read_dataset(storage), host, Reader(keep_damaged=keep_damaged))
     result, pending = archiving.result, _Pending(storage)
-    seen, empty = look_at(find_paths(given), archiving.refuse, keep_damaged=keep_damaged)
+    looked = look_at(find_paths(given), archiving.refuse, keep_damaged=keep_damaged)
+    seen = list(looked.seen.values())
     for entry in archiving.describe_all(seen):
         pending.add(entry)
         result.written += 1
         result.matched += entry.is_of_both
     pending.flush()
-    taken = dict.fromkeys((*empty, *(each.path for each in seen)))
-    result.taken = [path for path in taken if path not in archiving.left]
+    taken = dict.fromkeys((*looked.spare, *(each.path for each in seen)))
+    result.taken = [path for path in taken if looked.stands_for(path) not in archiving.left]
     result.unended = {each.path for each in seen if not each.has_ended}
     return result
 
@@ -79,13 +82,15 @@ class _Archiving:
         """The entries of all recordings of which the dataset knows less, or nothing."""
         hosts_of = find_hosts(seen)
         for each in seen:
-            candidates = [] if each.of_host else list(hosts_of(each))
+            likely = _NONE if each.of_host else hosts_of(each)
+            if self._is_another(each):
+                continue
             known = self._dataset.ranks.get(each.recording_id, -1)
-            if known >= best_rank(is_pair=bool(candidates)):
+            if known >= best_rank(is_pair=bool(likely.of_recorders)):
                 self.result.known += 1
                 continue
             try:
-                entry = self._describe_one(each, candidates)
+                entry = self._describe_one(each, likely)
             except BalloontraceError as error:
                 self.refuse(each.path, error)
                 continue
@@ -94,27 +99,45 @@ class _Archiving:
             else:
                 self.result.known += 1
 
-    def _describe_one(self, seen: Seen, candidates: Sequence[Seen]) -> Entry:
-        """A recording with the first of the hosts' that it matches, or alone."""
+    def _is_another(self, seen: Seen) -> bool:
+        """Refuse a recording whose id is that of another one, as a clone of a VM may make it."""
+        known = self._dataset.contents.get(seen.recording_id)
+        if None in (known, seen.content) or known == seen.content:
+            return False
+        path, url = printable(str(seen.path)), printable(self._dataset.storage.url)
+        why = "an id stands for one recording, so it was left out"
+        self.refuse(
+            seen.path, RecordingError(f"{path} has the id of a recording in {url} and other contents: {why}")
+        )
+        return True
+
+    def _describe_one(self, seen: Seen, likely: Likely) -> Entry:
+        """A recording with the host's that it matches, or alone."""
         recording = self._reader.read(seen)
-        origin = Origin(seen.recording_id, _ended_ns(recording), self._host)
-        for _, of_one_file in groupby(candidates, key=lambda each: each.path):
-            found = [(each, report) for each in of_one_file if (report := self._with(recording, each))]
-            if len(found) == 1:  # where several VMs of a host agree, none is proved
-                each, report = found[0]
-                vm = _vm_of(self._reader.read(each))
-                return describe(report, replace(origin, host_recording_id=each.recording_id, vm=vm))
+        origin = Origin(seen.recording_id, _ended_ns(recording), self._host, content=seen.content)
+        if match := self._find_match(seen, recording, likely):
+            first = match.run[0]
+            vm = _vm_of(self._reader.read(first))
+            return describe(
+                match.report,
+                replace(origin, host_recording_id=first.recording_id, vm=vm, host_is_all=match.is_whole),
+            )
         report = _analyse(recording)
         if seen.part:  # the recorder of many VMs took what it took once
             report = replace(report, own_cost=None)
         return describe(report, replace(origin, vm=_vm_of(recording)))
 
-    def _with(self, guest: Recording, host: Seen) -> Report | None:
-        """The report of both sides; None where they are of different runs."""
-        try:
-            return analyse(guest, self._reader.read(host))
-        except RecordingError:
-            return None
+    def _find_match(self, seen: Seen, guest: Recording, likely: Likely) -> Match | None:
+        """The host's recording that a guest's matches; where several VMs' do, none is proved."""
+        found: list[Match] = []
+        for of_vms in likely.of_recorders:
+            matches = [match for run in of_vms if (match := match_run(seen, guest, run, self._reader))]
+            if likely.are_named and len(matches) == 1:
+                return matches[0]
+            found += [] if likely.are_named else matches
+        # One VM may be recorded twice, or with a piece missing in between.
+        of_one = len({match.run[0].process for match in found}) == 1
+        return max(found, key=lambda match: match.pairs) if of_one else None
 
 
 def _vm_of(host: Recording) -> str | None:
@@ -155,7 +178,9 @@ class _Pending:
         for (day, host), found in self._entries.items():
             # In an order of their own: others who archive the same write the same bytes.
             entries = sorted(found, key=lambda each: each.recording_id)
-            batch = name_batch(day, host, {entry.recording_id: entry.rank for entry in entries})
+            ranks = {entry.recording_id: entry.rank for entry in entries}
+            contents = {entry.recording_id: entry.content for entry in entries if entry.content}
+            batch = name_batch(day, host, ranks, contents)
             files = {
                 table: to_parquet(table, batch.name, (row for entry in entries for row in entry.rows[table]))
                 for table in TABLES

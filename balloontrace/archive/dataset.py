@@ -6,8 +6,8 @@
 
 A batch holds recordings of one day and host. Its name is made of what is in it, so that two writers of the
 same recordings write the same files. Where two batches hold the same recording, the one that knows more of it
-counts, or the first by name: readers agree on that without asking anybody. So there is no lock, and nothing
-is ever changed.
+counts, or the first by folder and name: readers agree on that without asking anybody. So there is no lock,
+and nothing is ever changed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from urllib.parse import quote, unquote
 
-from balloontrace.archive.schema import SCHEMA_VERSION, TABLES
+from balloontrace.archive.schema import LEVEL_BITS, SCHEMA_VERSION, TABLES
 from balloontrace.archive.storage import Storage
 from balloontrace.errors import BalloontraceError
 from balloontrace.untrusted import printable
@@ -33,11 +33,15 @@ _LONGEST_HOST = 64  # of Linux (HOST_NAME_MAX)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Recordings that were committed together, with what is known of each; `folder` tells day and host."""
+    """Recordings that were committed together, with what is known of each; `folder` tells day and host.
+
+    `contents` tells recordings of the same id apart: hashes of whole ones, where they are known.
+    """
 
     name: str
     folder: str
     ranks: Mapping[str, int]
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def file_of(self, table: str) -> str:
         """The file that has this batch's rows of a table."""
@@ -57,20 +61,28 @@ def _day_of(folder: str) -> date | None:
         return None
 
 
-def name_batch(day: date | None, host: str | None, ranks: Mapping[str, int]) -> Batch:
+def name_batch(
+    day: date | None, host: str | None, ranks: Mapping[str, int], contents: Mapping[str, str] | None = None
+) -> Batch:
     """The batch of these recordings."""
-    return _batch_in(f"day={day or _NULL}/host={_quoted(host)}", ranks)
+    return _batch_in(f"day={day or _NULL}/host={_quoted(host)}", ranks, contents or {})
 
 
-def merged_batch(one: Batch, ranks: Mapping[str, int]) -> Batch:
-    """The batch of these recordings, of the same day and host as another one."""
-    return _batch_in(one.folder, ranks)
+def merged_batch(batches: Sequence[Batch], ranks: Mapping[str, int]) -> Batch:
+    """The batch of these recordings, all of which are in some batches of one day and host."""
+    contents = {
+        recording: content
+        for batch in batches
+        for recording, content in batch.contents.items()
+        if ranks.get(recording) == batch.ranks[recording]
+    }
+    return _batch_in(batches[0].folder, ranks, contents)
 
 
-def _batch_in(folder: str, ranks: Mapping[str, int]) -> Batch:
+def _batch_in(folder: str, ranks: Mapping[str, int], contents: Mapping[str, str]) -> Batch:
     version = ".".join(map(str, SCHEMA_VERSION))
-    inside = json.dumps([version, folder, sorted(ranks.items())])
-    return Batch(hashlib.sha256(inside.encode()).hexdigest()[:32], folder, dict(ranks))
+    inside = json.dumps([version, folder, sorted(ranks.items()), sorted(contents.items())])
+    return Batch(hashlib.sha256(inside.encode()).hexdigest()[:32], folder, dict(ranks), dict(contents))
 
 
 def _quoted(host: str | None) -> str:
@@ -98,23 +110,55 @@ class Dataset:
         return best
 
     @cached_property
+    def contents(self) -> dict[str, str]:
+        """Hashes of those recordings that are whole, where they are known."""
+        return {key: content for batch in self.batches for key, content in batch.contents.items()}
+
+    @cached_property
     def hidden(self) -> tuple[tuple[str, str], ...]:
         """Batches and recordings in them that another batch stands for."""
-        best: dict[str, tuple[int, str]] = {}
-        for batch in sorted(self.batches, key=lambda each: each.name, reverse=True):
+        best: dict[str, Batch] = {}
+        for batch in self.batches:
             for recording, rank in batch.ranks.items():
-                if rank >= best.get(recording, (rank, ""))[0]:
-                    best[recording] = rank, batch.name
+                known = best.get(recording)
+                if known is None or _precedence(batch, rank) < _precedence(known, known.ranks[recording]):
+                    best[recording] = batch
         return tuple(
             (batch.name, recording)
             for batch in self.batches
             for recording in batch.ranks
-            if best[recording][1] != batch.name
+            if best[recording] is not batch
         )
 
     def files_of(self, table: str) -> list[str]:
-        """Where the rows of a table are: a path or a URL a batch."""
-        return [self.storage.locate(batch.file_of(table)) for batch in self.batches]
+        """Where the rows of a table are: a path or a URL a batch, but for those with nothing that counts."""
+        hidden = frozenset(self.hidden)
+        return [
+            self.storage.locate(batch.file_of(table))
+            for batch in self.batches
+            if not all((batch.name, recording) in hidden for recording in batch.ranks)
+        ]
+
+
+def _precedence(batch: Batch, rank: int) -> tuple[int, str, str]:
+    """Which of two batches counts, the lower one.
+
+    The folder comes before the name, which merging changes: else two that merge at once could each drop what
+    the other one has dropped.
+    """
+    return -rank, batch.folder, batch.name
+
+
+def explain_broken(dataset: Dataset, words: str) -> str | None:
+    """What to do about a file that an error names, by the words of the error; None where it names none."""
+    for batch in dataset.batches:
+        if batch.name in words:
+            url, commit = printable(dataset.storage.url), printable(batch.commit)
+            return (
+                f"a file of {url} is damaged or gone; if asking again does not help, remove {commit} there "
+                "and archive its recordings again"
+            )
+    return None
 
 
 def _is_between(day: date | None, since: date | None, until: date | None) -> bool:
@@ -138,10 +182,10 @@ def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
         folder, _, file = name.removeprefix(f"{_COMMITS}/").rpartition("/")
         try:
             commit = json.loads(content)
-            major, ranks = (
-                int(commit["schema"][0]),
-                {str(key): int(rank) for key, rank in commit["recordings"].items()},
-            )
+            major, minor = (int(commit["schema"][part]) for part in (0, 1))
+            shift = LEVEL_BITS if minor == 0 else 0
+            ranks = {str(key): int(rank) << shift for key, rank in commit["recordings"].items()}
+            contents = {str(key): str(content) for key, content in commit.get("contents", {}).items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise BalloontraceError(
                 f"{printable(name)} of {printable(storage.url)} is no commit of a dataset; remove it, and "
@@ -152,7 +196,7 @@ def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
                 f"{printable(storage.url)} has schema {major}, this version reads {SCHEMA_VERSION[0]}; "
                 "use the balloontrace that wrote it"
             )
-        yield Batch(file.removesuffix(".json"), folder, ranks)
+        yield Batch(file.removesuffix(".json"), folder, ranks, contents)
 
 
 def commit_batch(storage: Storage, batch: Batch, files: Mapping[str, bytes]) -> None:
@@ -160,7 +204,12 @@ def commit_batch(storage: Storage, batch: Batch, files: Mapping[str, bytes]) -> 
     assert set(files) == set(TABLES)
     for table, content in files.items():
         storage.put(batch.file_of(table), content)
-    commit = {"schema": list(SCHEMA_VERSION), "host": _host_of(batch), "recordings": dict(batch.ranks)}
+    commit = {
+        "schema": list(SCHEMA_VERSION),
+        "host": _host_of(batch),
+        "recordings": dict(batch.ranks),
+        "contents": dict(batch.contents),
+    }
     storage.put(batch.commit, json.dumps(commit, indent=1).encode())
 
 

@@ -3,29 +3,42 @@
 
 Each is looked at alone, and only what a choice needs is kept, so that thousands take no memory. That two
 recordings do belong together, matching proves later. One of many VMs is a recording of each of them.
+
+A recorder with --archive-every makes pieces, and a guest's are not cut where its host's are. So those of a
+host that follow each other are a run, which is held against a guest's as one recording.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from balloontrace.analysis.metadata import is_of_host, parse_header
+from balloontrace.analysis.join_pieces import join_pieces
+from balloontrace.analysis.metadata import Json, integer, is_of_host, mapping, parse_header
 from balloontrace.analysis.processes import split_processes
 from balloontrace.compare.inputs import SUFFIX, bare_name, window_of
 from balloontrace.errors import BalloontraceError, RecordingError, UsageError
 from balloontrace.format.recording import Recording, read_recording
+from balloontrace.results.recording_header import Header
 from balloontrace.untrusted import printable
+
+_CUTS = "--archive-every"  # what makes pieces
+_MOST_KEPT = 4  # a guest's piece, and of its host those around it
+
+Moment = tuple[str | None, int, int]
+"""A boot, and both clocks: where one piece ends in the very moment another begins, that one follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a choice needs to know of a recording; `window` are first and last moment by the wall clock.
 
-    `part` is its place among the VMs of its file.
+    `part` is its place among the VMs of its file; `process` is a boot, and the process recorded in it. A
+    piece `began` and `ended` with its file; None where it is no piece, or does not say. `content` is a hash
+    of its file, if that is whole.
     """
 
     path: Path
@@ -36,6 +49,26 @@ class Seen:
     window: tuple[int, int] | None
     pair: str | None
     bare_name: str
+    is_piece: bool = False
+    process: tuple[str, int | None] = ("", None)
+    began: Moment | None = None
+    ended: Moment | None = None
+    content: str | None = None
+
+
+Run = tuple[Seen, ...]
+"""What a host's recorder has of one VM: pieces that follow each other, or one recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """Hosts' recordings that may belong to a guest's, by recorder, the likeliest first.
+
+    `are_named`: the pair's name or the file's says that they do, so that the first which matches is the one.
+    """
+
+    of_recorders: Sequence[Sequence[Run]]
+    are_named: bool = False
 
 
 def find_paths(given: Sequence[Path]) -> list[Path]:
@@ -63,79 +96,145 @@ Refuse = Callable[[Path, BalloontraceError], None]
 """Is told of a file that cannot be archived, and why."""
 
 
-def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> tuple[list[Seen], list[Path]]:
-    """All that can be archived, each once; and files that hold nothing, of hosts where no VM ran."""
-    seen: dict[str, Seen] = {}
-    empty: list[Path] = []
+@dataclass(slots=True)
+class Looked:
+    """What was found: all that can be archived, each once; `spare` files, and what stands for each of them.
+
+    A file is spare that holds nothing, of a host where no VM ran (None); or a copy, whole or torn off.
+    """
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    spare: dict[Path, Path | None] = field(default_factory=dict)
+
+    def stands_for(self, path: Path) -> Path:
+        """The file that is taken where this one is given."""
+        while (other := self.spare.get(path)) is not None:
+            path = other
+        return path
+
+
+def look_at(paths: Sequence[Path], refuse: Refuse, *, keep_damaged: bool) -> Looked:
+    """Look at files. Of two with one id the longer is taken; the other is refused if it is no part of it."""
+    looked = Looked()
     reader = Reader(keep_damaged=keep_damaged)
     for path in paths:
         try:
-            found = [_see(path, *each) for each in enumerate(reader.parts(path))]
+            found = [_see(path, part, recording, reader) for part, recording in enumerate(reader.parts(path))]
         except BalloontraceError as error:
             refuse(path, error)
             continue
-        for each in found:
-            seen.setdefault(each.recording_id, each)
         if not found:
-            empty.append(path)
-    return list(seen.values()), empty
+            looked.spare[path] = None
+        others = {other.path for each in found if (other := looked.seen.get(each.recording_id))}
+        try:
+            is_spare = [_is_spare(path, other, refuse, looked) for other in sorted(others)]
+        except OSError as error:
+            refuse(path, UsageError(f"cannot read {printable(str(path))}: {error.strerror}"))
+            continue
+        if not any(is_spare):
+            looked.seen.update((each.recording_id, each) for each in found)
+    return looked
+
+
+def _is_spare(path: Path, other: Path, refuse: Refuse, looked: Looked) -> bool:
+    """Whether another file of the same recording is taken rather than this one. Raises OSError."""
+    this_bytes, other_bytes = path.read_bytes(), other.read_bytes()
+    is_spare = len(this_bytes) <= len(other_bytes)
+    less, more = (path, other) if is_spare else (other, path)
+    if not max(this_bytes, other_bytes, key=len).startswith(min(this_bytes, other_bytes, key=len)):
+        words = f"{printable(str(less))} has the id of {printable(str(more))} and other contents"
+        refuse(less, RecordingError(f"{words}: a recording is archived once, so only the other one was"))
+    else:
+        looked.spare[less] = more
+    for each in [each for each in looked.seen.values() if each.path == less]:
+        del looked.seen[each.recording_id]
+    return is_spare
 
 
 class Reader:
-    """Reads recordings, and keeps the last one: the VMs of a file are asked for one after the other."""
+    """Reads recordings, and keeps the last few: the VMs of a file are asked for one after the other."""
 
     def __init__(self, *, keep_damaged: bool) -> None:
         self._keep_damaged = keep_damaged
-        self._path: Path | None = None
-        self._parts: tuple[Recording, ...] = ()
+        self._kept: dict[Path, tuple[Recording, tuple[Recording, ...]]] = {}
+        self._content: tuple[Path, str] | None = None
 
     def read(self, seen: Seen) -> Recording:
         """One that was seen; errors as `parts`."""
         return self.parts(seen.path)[seen.part]
+
+    def read_run(self, run: Run) -> Recording:
+        """What a recorder has of a VM, as one recording; errors as `parts`."""
+        return join_pieces([self.read(each) for each in run])
+
+    def whole(self, path: Path) -> Recording:
+        """A file, with all of its VMs; errors as `parts`."""
+        self.parts(path)
+        return self._kept[path][0]
+
+    def content(self, path: Path) -> str:
+        """A hash of what is in a file. UsageError where it cannot be read."""
+        if self._content is None or self._content[0] != path:
+            try:
+                self._content = path, hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+            except OSError as error:
+                raise UsageError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+        return self._content[1]
 
     def parts(self, path: Path) -> tuple[Recording, ...]:
         """The recording of each VM of a file, or the one there is.
 
         RecordingError if it is damaged, unless that is allowed; errors as `read_recording`.
         """
-        if path != self._path:
-            self._path = None
+        if path not in self._kept:
             recording = read_recording(path)
             if recording.damage and not self._keep_damaged:
                 raise RecordingError(f"{recording.label} is damaged: {recording.damage[0]}")
-            self._path, self._parts = path, split_processes(recording)
-        return self._parts
+            while len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[path] = recording, split_processes(recording)
+        return self._kept[path][1]
 
 
-def _see(path: Path, part: int, recording: Recording) -> Seen:
-    header = parse_header(recording)
+def _see(path: Path, part: int, recording: Recording, reader: Reader) -> Seen:
+    header, content = parse_header(recording), reader.content(path)
+    whole = reader.whole(path)
+    is_piece = any(word.split("=")[0] == _CUTS for word in header.command_line)
     return Seen(
         path,
         part,
-        header.recording_id or f"{_content_id(path)}{f'-{part}' if part else ''}",
+        header.recording_id or f"sha256-{content}{f'-{part}' if part else ''}",
         is_of_host(recording),
         recording.end is not None,
         window_of(recording),
         header.pair,
         bare_name(recording),
+        is_piece,
+        (header.machine.boot_id or str(path), integer(mapping(recording.metadata, "process"), "pid")),
+        _moment(header, whole.metadata, "started") if is_piece else None,
+        _moment(header, whole.end or {}, "ended") if is_piece else None,
+        content if whole.complete else None,
     )
 
 
-def _content_id(path: Path) -> str:
-    """For a recording that does not know who it is: what is in it."""
-    try:
-        return f"sha256-{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"
-    except OSError as error:
-        raise UsageError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+def _moment(header: Header, table: Json, key: str) -> Moment | None:
+    clocks = mapping(table, key)
+    monotonic_ns, realtime_ns = integer(clocks, "monotonic_ns"), integer(clocks, "realtime_ns")
+    return (
+        None
+        if monotonic_ns is None or realtime_ns is None
+        else (header.machine.boot_id, monotonic_ns, realtime_ns)
+    )
 
 
-def find_hosts(seen: Sequence[Seen]) -> Callable[[Seen], Iterator[Seen]]:
-    """A function that gives the hosts' recordings that may belong to a guest's, the likeliest first.
+def find_hosts(seen: Sequence[Seen]) -> Callable[[Seen], Likely]:
+    """A function that gives the hosts' recordings that may belong to a guest's.
 
     Those of the same pair; else those of the same name beside it, but for the words guest and host; else
-    those made at the same time.
+    those made at the same time. Pieces of a pair are many: of them, too, those made at the same time.
     """
     hosts = [each for each in seen if each.of_host]
+    recorders = _recorders(hosts)
     pairs: dict[str, list[Seen]] = defaultdict(list)
     names: dict[tuple[Path, str], list[Seen]] = defaultdict(list)
     days: dict[int, list[Seen]] = defaultdict(list)
@@ -143,34 +242,65 @@ def find_hosts(seen: Sequence[Seen]) -> Callable[[Seen], Iterator[Seen]]:
         if host.pair is not None:
             pairs[host.pair].append(host)
         names[host.path.parent, host.bare_name].append(host)
-        for day in _days(host.window):
+        for day in _days(host):
             days[day].append(host)
 
-    def candidates(guest: Seen) -> Iterator[Seen]:
+    def likely(guest: Seen) -> Likely:
         if guest.pair is not None and guest.pair in pairs:
-            yield from pairs[guest.pair]
-            return
+            found = pairs[guest.pair]
+            if not guest.is_piece and not any(host.is_piece for host in found):
+                return Likely(_runs(found, recorders), are_named=True)
+            return Likely(_runs([host for host in found if _overlap(guest, host)], recorders))
         named = names.get((guest.path.parent, guest.bare_name))
         if named:
-            yield from named
-            return
-        near = {host.recording_id: host for day in _days(guest.window) for host in days[day]}
-        yield from (host for host in near.values() if _overlap(guest.window, host.window))
+            return Likely(_runs(named, recorders), are_named=True)
+        near = {host.recording_id: host for day in _days(guest) for host in days[day]}
+        return Likely(_runs([host for host in near.values() if _overlap(guest, host)], recorders))
 
-    return candidates
+    return likely
+
+
+def _recorders(hosts: Sequence[Seen]) -> dict[str, str]:
+    """The first piece of the recorder that made each recording: both by id."""
+    by_end = {host.ended: host for host in hosts if host.ended is not None}
+    first: dict[Path, str] = {}
+    for host in sorted(hosts, key=lambda each: (each.began or ("", 0, 0))[1:]):
+        before = by_end.get(host.began) if host.began is not None else None
+        known = first.get(before.path) if before is not None else None
+        first.setdefault(host.path, known or host.recording_id)
+    return {host.recording_id: first[host.path] for host in hosts}
+
+
+def _runs(hosts: Sequence[Seen], recorders: Mapping[str, str]) -> list[list[Run]]:
+    """Recordings by recorder, each recorder's by VM, in the order in which they are given."""
+    found: dict[str, dict[object, list[Seen]]] = defaultdict(lambda: defaultdict(list))
+    for host in hosts:
+        vm = host.process[1] if host.is_piece else host.recording_id
+        found[recorders[host.recording_id]][vm].append(host)
+    return [
+        [tuple(sorted(pieces, key=lambda each: (each.began or ("", 0, 0))[1])) for pieces in of_vms.values()]
+        for of_vms in found.values()
+    ]
 
 
 _DAY_NS = 86_400 * 10**9
 _MOST_DAYS = 400  # a recording that says it is longer has a wrong clock
+# By so much the clocks of both sides may differ where few sends are matched (`analysis/matching`).
+_CLOCKS_APART_NS = 60 * 10**9
 
 
-def _days(window: tuple[int, int] | None) -> range:
+def _days(seen: Seen) -> range:
     """The days that a recording touches, by number."""
-    if window is None:
+    if seen.window is None:
         return range(0)
-    first, last = window[0] // _DAY_NS, window[1] // _DAY_NS
+    slack_ns = _CLOCKS_APART_NS if seen.is_piece else 0
+    first, last = (seen.window[0] - slack_ns) // _DAY_NS, (seen.window[1] + slack_ns) // _DAY_NS
     return range(first, min(last, first + _MOST_DAYS) + 1)
 
 
-def _overlap(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
-    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+def _overlap(one: Seen, other: Seen) -> bool:
+    """Whether both were made at the same time; what is beside a piece may have what its end cut off."""
+    if one.window is None or other.window is None:
+        return False
+    slack_ns = _CLOCKS_APART_NS if one.is_piece or other.is_piece else 0
+    return one.window[0] <= other.window[1] + slack_ns and other.window[0] <= one.window[1] + slack_ns

@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from balloontrace.archive.dataset import Batch, commit_batch, merged_batch, read_dataset, remove_batch
-from balloontrace.archive.parquet_files import merge_files
+from balloontrace.archive.dataset import (
+    Batch,
+    Dataset,
+    commit_batch,
+    explain_broken,
+    merged_batch,
+    read_dataset,
+    remove_batch,
+)
+from balloontrace.archive.parquet_files import merge_files, read_rows
 from balloontrace.archive.schema import TABLES
 from balloontrace.archive.storage import Storage
+from balloontrace.errors import BalloontraceError
 
 
 def merge(storage: Storage) -> tuple[int, int]:
@@ -26,11 +35,11 @@ def merge(storage: Storage) -> tuple[int, int]:
     for batch in dataset.batches:
         folders[batch.folder].append(batch)
     hidden = frozenset(dataset.hidden)
-    left = sum(_merge_folder(storage, hidden, batches) for batches in folders.values())
+    left = sum(_merge_folder(dataset, hidden, batches) for batches in folders.values())
     return len(dataset.batches), left
 
 
-def _merge_folder(storage: Storage, hidden: Collection[tuple[str, str]], batches: Sequence[Batch]) -> int:
+def _merge_folder(dataset: Dataset, hidden: Collection[tuple[str, str]], batches: Sequence[Batch]) -> int:
     """How many batches are left: one, or none where others stand for all their recordings."""
     ranks = {
         recording: rank
@@ -38,24 +47,27 @@ def _merge_folder(storage: Storage, hidden: Collection[tuple[str, str]], batches
         for recording, rank in batch.ranks.items()
         if (batch.name, recording) not in hidden
     }
-    merged = merged_batch(batches[0], ranks)
+    merged = merged_batch(batches, ranks)
     if [merged.name] == [batch.name for batch in batches]:
         return 1
     if ranks:
-        _write(storage, merged, batches, hidden)
+        _write(dataset, merged, batches, hidden)
     for batch in batches:
         if batch.name != merged.name:
-            remove_batch(storage, batch)
+            remove_batch(dataset.storage, batch)
     return int(bool(ranks))
 
 
 def _write(
-    storage: Storage, merged: Batch, batches: Sequence[Batch], hidden: Collection[tuple[str, str]]
+    dataset: Dataset, merged: Batch, batches: Sequence[Batch], hidden: Collection[tuple[str, str]]
 ) -> None:
-    files = {
-        table: merge_files(
-            table, merged.name, {batch.name: storage.get(batch.file_of(table)) for batch in batches}, hidden
-        )
-        for table in TABLES
-    }
-    commit_batch(storage, merged, files)
+    files = {}
+    for table in TABLES:
+        found = {}
+        for batch in batches:
+            try:
+                found[batch.name] = read_rows(table, dataset.storage.get(batch.file_of(table)))
+            except BalloontraceError as error:
+                raise BalloontraceError(f"{explain_broken(dataset, batch.name)}: {error}") from error
+        files[table] = merge_files(table, merged.name, found, hidden)
+    commit_batch(dataset.storage, merged, files)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from balloontrace.archive.rows import Cells
 from balloontrace.archive.schema import SCHEMA_VERSION, TABLES, Column, Type
+from balloontrace.errors import BalloontraceError
 
 _TYPES = {
     Type.TEXT: pa.string(),
@@ -60,13 +61,20 @@ def to_parquet(table: str, batch: str, rows: Iterable[Cells]) -> bytes:
     return encode(table, pa.Table.from_pylist(ordered, schema=SCHEMAS[table]))
 
 
+def read_rows(table: str, content: bytes) -> pa.Table:
+    """What is in a file of a table. BalloontraceError for one that is damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table])
+    except (pa.ArrowException, OSError) as error:
+        raise BalloontraceError(" ".join(str(error).split())) from error
+
+
 def merge_files(
-    table: str, batch: str, files: Mapping[str, bytes], hidden: Collection[tuple[str, str]]
+    table: str, batch: str, files: Mapping[str, pa.Table], hidden: Collection[tuple[str, str]]
 ) -> bytes:
     """The rows of some batches, by name, as one file of `batch`; without `hidden` recordings of batches."""
     parts = []
-    for name, content in files.items():
-        rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table])
+    for name, rows in files.items():
         shown = [(name, each) not in hidden for each in rows["recording_id"].to_pylist()]
         parts.append(rows.filter(pa.array(shown, type=pa.bool_())))
     every = pa.concat_tables(parts)

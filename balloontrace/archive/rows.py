@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
+from balloontrace.archive.schema import LEVEL_BITS
 from balloontrace.format.vocabulary import Side
 from balloontrace.results.host_side import HostSide
 from balloontrace.results.operation import Operation
@@ -24,15 +25,17 @@ from balloontrace.units import NS_PER_S, pages_to_bytes
 Cells = dict[str, object]
 # What 64 bits hold. A stranger's recording may say more: then it was not measured.
 _MOST = (1 << 63) - 1
-# What a rank is the sum of.
+# What a level is the sum of.
 _OF_BOTH, _TO_ITS_END = 2, 1
+_MOST_EVENTS = (1 << LEVEL_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What a report does not say of its recording: its id, when it ended, and where its machine runs.
 
-    `vm` is what the host calls the VM, where that is known.
+    `vm` is what the host calls the VM, where that is known. `host_is_all`: the host's recording has a buffer
+    for each send, or no other piece of it can have any. `content` is a hash of its file, where that is whole.
     """
 
     recording_id: str
@@ -40,13 +43,16 @@ class Origin:
     host: str | None = None
     host_recording_id: str | None = None
     vm: str | None = None
+    host_is_all: bool = True
+    content: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """All rows of one recording, by table; a row has cells by column, but for those not measured.
 
-    `rank` is higher where more is known of the same recording: from both sides, and to its end.
+    `rank` is higher where more is known of the same recording: from both sides, to the end of both, and else
+    of more events.
     """
 
     recording_id: str
@@ -54,16 +60,27 @@ class Entry:
     day: date | None
     host: str | None
     rows: dict[str, list[Cells]] = field(default_factory=dict)
+    content: str | None = None
 
     @property
     def is_of_both(self) -> bool:
         """Whether the host's side of it is known."""
-        return self.rank >= _OF_BOTH
+        return self.rank >= _OF_BOTH << LEVEL_BITS
 
 
 def best_rank(*, is_pair: bool) -> int:
     """The most that can come to be known of a recording."""
-    return (_OF_BOTH if is_pair else 0) + _TO_ITS_END
+    return (_OF_BOTH if is_pair else 0) + _TO_ITS_END << LEVEL_BITS
+
+
+def _rank(report: Report, origin: Origin) -> int:
+    """How much is known; what is known to its end is that once and for all."""
+    pairing = report.host.pairing if report.host and not report.header.is_of_host else None
+    level = 0 if pairing is None else _OF_BOTH
+    if report.complete and report.ended is not None and origin.host_is_all:
+        return level + _TO_ITS_END << LEVEL_BITS
+    events = report.spans + (pairing.pairs if pairing else report.host.batches if report.host else 0)
+    return (level << LEVEL_BITS) + min(events, _MOST_EVENTS)
 
 
 def describe(report: Report, origin: Origin) -> Entry:
@@ -91,10 +108,8 @@ def describe(report: Report, origin: Origin) -> Entry:
         "losses": [_loss(loss, header) for loss in _losses(report)],
     }
     rows = {table: [_bounded({**common, **row}) for row in each] for table, each in found.items()}
-    is_pair = host is not None and not header.is_of_host
-    is_whole = report.complete and report.ended is not None
-    rank = (_OF_BOTH if is_pair else 0) + (_TO_ITS_END if is_whole else 0)
-    return Entry(origin.recording_id, rank, _day(header.started_realtime_ns), name, rows)
+    day = _day(header.started_realtime_ns)
+    return Entry(origin.recording_id, _rank(report, origin), day, name, rows, origin.content)
 
 
 def _losses(report: Report) -> tuple[Loss, ...]:

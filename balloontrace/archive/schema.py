@@ -13,7 +13,9 @@ from enum import StrEnum
 # History of the schema. A reader takes a batch of any minor version of its own major one: columns may be
 # added, and are null in older batches.
 #   1.0  machines, operations, stages, calls, losses
-SCHEMA_VERSION = (1, 0)
+#   1.1  ranks in commits: above these bits a level, as they were before; below them how many events are known
+SCHEMA_VERSION = (1, 1)
+LEVEL_BITS = 40
 
 
 class Type(StrEnum):

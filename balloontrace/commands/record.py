@@ -156,8 +156,8 @@ _MOST_BUFFER_BYTES = 256 << 20
     "every_s",
     type=DURATION,
     metavar="TIME",
-    help="Begin a new recording so often, without a gap. Each is archived in --to when it has ended; until "
-    "then it is in the folder -o.",
+    help="Begin a new recording so often, without a gap, in the folder -o. With --to each is archived when "
+    "it has ended, and removed from there.",
 )
 @click.option(
     "--to", "dataset", metavar="DATASET", help="With --archive-every: a folder, or an object store's URL."
@@ -185,8 +185,8 @@ def record(
       sudo balloontrace record --side host --all -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
-    if (every_s is None) != (dataset is None):
-        raise UsageError("--archive-every TIME and --to DATASET go together")
+    if every_s is None and dataset is not None:
+        raise UsageError("--to DATASET goes with --archive-every TIME")
     if guest is not None or asked["side"] == _BOTH:
         if every_s is not None:
             raise UsageError("--archive-every is for one side: have both sides record by themselves")
@@ -214,7 +214,7 @@ def record(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, signal.default_int_handler)
-    if every_s is not None and dataset is not None:
+    if every_s is not None:
         _record_in_pieces(side, output, every_s, dataset)
         return
     with _open_destination(output, force=force) as (output_fd, file):
@@ -293,8 +293,8 @@ def _record(side: AnySide, output_fd: int, file: OutputFile | None) -> SessionRe
             raise
 
 
-def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str) -> None:
-    """Record into a dataset. BalloontraceError, too, for what could not be archived in the end."""
+def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str | None) -> None:
+    """Record into a folder, or a dataset. BalloontraceError, too, for what was not archived in the end."""
     from balloontrace.trace.archiver import Archiver
     from balloontrace.trace.attach import attach, attached_line
     from balloontrace.trace.pieces import Pieces, record_in_pieces
@@ -307,16 +307,18 @@ def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str) 
     if folder == "-":
         raise UsageError("--archive-every keeps recordings in a folder: name it with -o")
     folder = DEFAULT_FOLDER if folder == DEFAULT_OUTPUT else folder
-    pieces = Pieces(Path(folder), every_s, Archiver(Path(folder), dataset))
+    pieces = Pieces(Path(folder), every_s, Archiver(Path(folder), dataset) if dataset else None)
     pieces.prepare()
     protect_from_oom_killer()
     with attach(side) as attached:
-        greeting = f"balloontrace: {attached_line(attached)}; archiving to {dataset}\n"
+        doing = f"archiving to {dataset}" if dataset else f"recording into {folder}"
+        greeting = f"balloontrace: {attached_line(attached)}; {doing}\n"
         result = record_in_pieces(attached, side.options, pieces, greeting)
     try:
         _tell(result, folder)
     finally:
-        pieces.archiver.finish()
+        if pieces.archiver is not None:
+            pieces.archiver.finish()
 
 
 @contextmanager

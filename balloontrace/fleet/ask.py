@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 
-from balloontrace.archive.dataset import Dataset, read_dataset
+from balloontrace.archive.dataset import Dataset, explain_broken, read_dataset
 from balloontrace.archive.storage import open_storage
-from balloontrace.errors import UsageError
+from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.fleet.engine import Engine
 from balloontrace.fleet.open_engine import open_engine
 from balloontrace.fleet.question import Options, Question, Row
@@ -34,7 +35,7 @@ def find_dataset(url: str, since: date | None = None, until: date | None = None)
 def answer(dataset: Dataset, name: str, question: Question, options: Options, engine: str) -> Answer:
     """The answer to a stock question. UsageError for options that it does not take."""
     _fitting(name, question, options)
-    with open_engine(engine, dataset) as opened:
+    with _explained_files(dataset), open_engine(engine, dataset) as opened:
         return answer_on(opened, dataset, name, question, options)
 
 
@@ -56,6 +57,20 @@ def answer_on(engine: Engine, dataset: Dataset, name: str, question: Question, o
     )
 
 
+@contextmanager
+def _explained_files(dataset: Dataset) -> Iterator[None]:
+    """What an engine says of a file of the dataset, with what to do about it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except BalloontraceError as error:
+        advice = explain_broken(dataset, f"{error} {error.__cause__}")
+        if advice is None:
+            raise
+        raise BalloontraceError(f"{advice}: {error}") from error
+
+
 def _fitting(name: str, question: Question, options: Options) -> Options:
     """The options with the question's own where a person said nothing."""
     if options.by is not None and question.by is None:
@@ -73,7 +88,7 @@ def _fitting(name: str, question: Question, options: Options) -> Options:
 
 def answer_sql(dataset: Dataset, text: str, engine: str) -> Answer:
     """The answer to a query of the tables, in the engine's own SQL."""
-    with open_engine(engine, dataset) as opened:
+    with _explained_files(dataset), open_engine(engine, dataset) as opened:
         opened.open_tables(dataset)
         names, rows = opened.ask_sql(text)
     return Answer(

@@ -23,6 +23,12 @@ class DuckDbEngine(Engine):
     function that DuckDB 2 has no more.
     """
 
+    def _is_one_query(self, text: str) -> bool:
+        import duckdb
+
+        found = self.connection.con.extract_statements(text)
+        return len(found) == 1 and found[0].type == duckdb.StatementType.SELECT
+
     def _read(self, files: Sequence[str], name: str) -> ir.Table:
         # Day and host are in the files, too: names of folders need not be looked at.
         names = ", ".join(f"'{_MAGIC.sub(_literally, file)}'" for file in files)

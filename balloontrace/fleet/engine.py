@@ -6,7 +6,6 @@ This one does as any backend of ibis; `duckdb_engine` and `spark_engine` say wha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from balloontrace.archive.dataset import Dataset
 from balloontrace.archive.schema import TABLES
-from balloontrace.errors import BalloontraceError
+from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.fleet.question import Row
 from balloontrace.results.fleet_answer import Cell
 from balloontrace.untrusted import printable
@@ -57,10 +56,26 @@ class Engine:
             return [{name: _plain(value) for name, value in row.items()} for row in self._rows(asked)]
 
     def ask_sql(self, text: str) -> tuple[list[str], list[Row]]:
-        """Columns and rows of a query in the engine's own SQL. Errors as `rows`."""
+        """Columns and rows of a query in the engine's own SQL.
+
+        Errors as `rows`; UsageError for anything but one query, since a statement may write.
+        """
         with explained(self.name):
+            if not self._is_one_query(text):
+                raise UsageError(
+                    "--sql takes one query and no other statement: it begins with SELECT or WITH"
+                )
             asked = self._name_sql(_ASKED, text)
             return list(asked.columns), self.rows(asked)
+
+    def _is_one_query(self, text: str) -> bool:
+        """Whether a text is that and nothing else; raises as a parser does for what it cannot read."""
+        import sqlglot
+
+        found = sqlglot.parse(text, read=self.connection.dialect)
+        while found and found[-1] is None:  # behind the last semicolon
+            found.pop()
+        return len(found) == 1 and isinstance(found[0], sqlglot.exp.Query)
 
     def _read(self, files: Sequence[str], name: str) -> ir.Table:
         """Parquet files as one table of this name."""
@@ -112,8 +127,8 @@ def explained(engine: str) -> Iterator[None]:
 
 def _plain(value: object) -> Cell:
     """A value as JSON has it. Sums may come as decimals; what is no number stays out."""
-    if isinstance(value, Decimal) and value.is_finite():
+    if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and value != value:
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

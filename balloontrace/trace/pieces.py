@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A recording in pieces that follow each other without a gap, each archived once it has ended.
+"""A recording in pieces that follow each other without a gap; each can be archived once it has ended.
 
 A piece is a recording of its own. Programs stay attached between two, and what they count is divided at one
 look: each event and each count is in one piece. A piece is called `*.bt.part` while it is written, and `*.bt`
-after that, until a child has archived it (`trace/archiver`).
+after that, until a child has archived it (`trace/archiver`) or somebody else does.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ENDED, _UNFINISHED = ".bt", ".bt.part"
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Where pieces lie, when one ends (each `every_s` of the wall clock), and what archives them."""
+    """Where pieces lie, when one ends (each `every_s` of the wall clock), and what archives them, if any."""
 
     folder: Path
     every_s: float
-    archiver: Archiver
+    archiver: Archiver | None
 
     def prepare(self) -> None:
         """Make the folder. What a recorder that was killed has left there is a piece that has ended.
@@ -70,11 +70,12 @@ def record_in_pieces(
 ) -> SessionResult:
     """Record until something ends it; returns how all pieces went together.
 
-    Those but the last are given to the archiver meanwhile. Errors as `open_output`.
+    Those but the last are given to the archiver meanwhile, if there is one. Errors as `open_output`.
     """
     deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
     result, session = SessionResult(Ending.NEXT), None
-    pieces.archiver.start()  # what an earlier recorder has left
+    if pieces.archiver is not None:
+        pieces.archiver.start()  # what an earlier recorder has left
     with EndSignals() as signals:
         while result.ending is Ending.NEXT:
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -94,7 +95,8 @@ def record_in_pieces(
                     raise
             result = _joined(result, piece)
             if result.ending is Ending.NEXT:
-                pieces.archiver.start()
+                if pieces.archiver is not None:
+                    pieces.archiver.start()
                 attached.collector.begin_anew()
                 greeting = ""
     return result

@@ -49,9 +49,8 @@ def table_of(folder: Path, table: str) -> pd.DataFrame:
     ]
     rows = pd.concat(frames, ignore_index=True)
     hidden = set(dataset.hidden)
-    visible: pd.DataFrame = rows[
-        [key not in hidden for key in zip(rows["batch"], rows["recording_id"], strict=True)]
-    ]
+    shown = [key not in hidden for key in zip(rows["batch"], rows["recording_id"], strict=True)]
+    visible: pd.DataFrame = rows[pd.Series(shown, dtype=bool)]
     return visible
 
 

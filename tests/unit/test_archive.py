@@ -206,3 +206,36 @@ def test_nothing_to_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
         main(["archive", "--to", str(tmp_path)])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "balloontrace: give recordings to archive, or --merge\n"
+
+
+def test_of_two_files_with_one_id_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy, a part of it, and what a clone of the VM went on to record under the same id."""
+    found = read_recording(GUEST)
+    for name in ("a.bt", "copy.bt"):
+        shutil.copy(GUEST, tmp_path / name)
+    (tmp_path / "torn.bt").write_bytes(GUEST.read_bytes()[:-500])
+    words = ["archive", str(tmp_path), "--to", str(tmp_path / "data"), "--keep-damaged", "--remove"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    assert not list(tmp_path.glob("*.bt"))
+    assert table_of(tmp_path / "data", "machines")["complete"].tolist() == [True]
+    flow = Flow()
+    flow.resize(512)
+    shutil.copy(GUEST, tmp_path / "a.bt")
+    changes = {"recording_id": found.metadata["recording_id"]}
+    (tmp_path / "clone.bt").write_bytes(recording_bytes(flow, changes=changes))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "clone.bt has the id of" in said
+    assert [path.name for path in tmp_path.glob("*.bt")] == ["clone.bt"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--merge"])
+    assert ended.value.code == 1
+    assert (
+        f"clone.bt has the id of a recording in {tmp_path}/data and other contents" in capsys.readouterr().err
+    )
+    assert (tmp_path / "clone.bt").exists()

@@ -78,20 +78,13 @@ class ScriptedGuest:
         return GuestSession(collector, self.diagnosis, output_fd, options, say=lambda _: None)
 
 
-class NoArchiver:
-    """Leaves all where it is."""
-
-    def start(self) -> None:
-        pass
-
-
 class AlwaysDue(Pieces):
     def next_s(self) -> float:
         return time.monotonic()
 
 
 def pieces_in(folder: Path) -> Pieces:
-    return AlwaysDue(folder, 3600, cast(Archiver, NoArchiver()))
+    return AlwaysDue(folder, 3600, None)
 
 
 def record(

@@ -20,8 +20,7 @@ def describe_hinting(hinting: PageHinting | None) -> Section:
 
 def _lines(hinting: PageHinting) -> Iterator[Line | Item]:
     if not hinting.operations:
-        calls = words(" in {}", numbers.things(hinting.calls, "call")) if hinting.calls else ""
-        yield Line(words("Page hinting: none{}", calls))
+        yield Line(words("Page hinting: none in {}", numbers.things(hinting.calls, "call")))
     for operation in hinting.operations[:_LISTED]:
         yield Line(
             words(
