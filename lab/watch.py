@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,15 +101,23 @@ def main() -> None:
     """Watches until QEMU ends, or ends it and leaves a note why."""
     folder = Path(sys.argv[1])
     qemu = ProcessIdentity(int(sys.argv[2]), int(sys.argv[3]))
-    try:
-        qmp = QmpClient(folders.connect(folder, WATCH_SOCKET))
-        first, last = wait_still(lambda: look_at(qmp, qemu.pid), lambda: time.sleep(_LOOK_EVERY_S))
-    except (LabError, OSError):
+    while qemu.is_alive():
+        try:
+            still = watch(folder, qemu.pid)
+        except (LabError, OSError):  # it ends, or answers late on a busy machine
+            time.sleep(_LOOK_EVERY_S)
+            continue
+        (folder / _FROZEN).write_text(describe_still(*still))
+        with qemu.opened() as descriptor:
+            if descriptor is not None:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         return
-    (folder / _FROZEN).write_text(describe_still(first, last))
-    with qemu.opened() as descriptor:
-        if descriptor is not None:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+def watch(folder: Path, pid: int) -> tuple[Look, Look]:
+    """Waits until the processor of this QEMU stands still. Raises LabError, OSError when nobody answers."""
+    with closing(QmpClient(folders.connect(folder, WATCH_SOCKET))) as qmp:
+        return wait_still(lambda: look_at(qmp, pid), lambda: time.sleep(_LOOK_EVERY_S))
 
 
 def look_at(qmp: QmpClient, pid: int) -> Look:

@@ -77,8 +77,9 @@ def explain_other(rows: Sequence[StageRow]) -> str | None:
         return None
     parts = [row for row in rows if row.part_of == OTHER.code and row.total_ns is not None]
     largest = max(parts, key=lambda row: row.total_ns or 0)
+    part = "most of it" if 2 * (largest.total_ns or 0) > (other.total_ns or 0) else "the largest part of it"
     return (
-        f"{format_share(other.share)} is outside the stages, most of it {largest.name}: "
+        f"{format_share(other.share)} is outside the stages, {part} {largest.name}: "
         f"{format_duration_ns(largest.total_ns)} ({format_share(largest.share)})"
     )
 

@@ -311,18 +311,19 @@ def _warnings(
     """What keeps the host's recording from being whole."""
     yield from (f"host: {sentence}" for sentence in (*recording.damage, *recording.notes))
     if batches.damaged:
-        damaged = format_things(batches.damaged, "batch", "batches")
-        yield f"host: {damaged} could not be decoded or have impossible values; they were left out"
+        damaged = format_things(batches.damaged, "batch that", "batches that")
+        yield f"host: left out {damaged} could not be decoded, or with impossible values"
     if impossible:
         kinds = format_things(impossible, "kind of call", "kinds of calls")
-        yield f"host: the sums of {kinds} are impossible; they were left out"
+        yield f"host: left out the sums of {kinds}, which are impossible"
     if end is None:
         yield "host: the recording has no end record: it was cut off, and what came after is unknown"
     elif end.clean is False:
         yield f"host: the recording did not end normally: {end.reason or 'no reason is given'}"
     for loss in losses:
         if loss.events_lost:
-            yield f"host: {format_count(loss.events_lost)} {loss.function} were lost, so counts are too low"
+            gone = format_things(loss.events_lost, "was", "were")
+            yield f"host: of {loss.function} {gone} lost, so counts are too low"
 
 
 def _not_measured(
@@ -342,6 +343,7 @@ def _not_measured(
         )
     if delimited < len(batches):
         yield (
-            f"host: when {format_count(len(batches) - delimited)} of {format_things(len(batches), 'buffer')} "
-            "were kicked or completed: this VMM learns of it, or tells it, in a way that is not traced"
+            f"host: kick or completion of {format_count(len(batches) - delimited)} of "
+            f"{format_things(len(batches), 'buffer')}: this VMM learns of it, or tells it, in a way that is "
+            "not traced"
         )

@@ -44,7 +44,7 @@ from balloontrace.analysis.send_series import possible_times
 from balloontrace.analysis.stages import StageTables
 from balloontrace.analysis.statistics_queue import measure_statistics
 from balloontrace.analysis.what_if import CallsOfHost, imagine_other_formats, measure_calls
-from balloontrace.errors import RecordingError
+from balloontrace.errors import RecordingError, UsageError
 from balloontrace.format.recording import Recording
 from balloontrace.format.vocabulary import REPORTING_BIT, Function, Side
 from balloontrace.results.operation import Operation
@@ -77,6 +77,7 @@ def examine(
     """The same, with the single events. Errors as `analyse`.
 
     Of a host's recording of many VMs, that one which served the guest, or is called as the pattern `vm` says.
+    A recording of one process has to be of that VM too; UsageError where there is no host's recording.
     """
     sides = [recording] if host_recording is None else [recording, host_recording]
     many = [each for each in sides if is_of_many(each)]
@@ -84,6 +85,12 @@ def examine(
         guest = next((each for each in sides if each is not many[0]), None)
         return _examine_one_of(many[0], choose_parts(many[0], vm), guest)
     hosts = [each for each in sides if is_of_host(each)]
+    if vm is not None:
+        if not hosts:
+            raise UsageError(
+                f"--vm names a VM in a recording of its host, and {recording.label} is of a guest"
+            )
+        choose_parts(hosts[0], vm)
     guests = [each for each in sides if not is_of_host(each)]
     if len(hosts) > 1 or len(guests) > 1:
         raise RecordingError(

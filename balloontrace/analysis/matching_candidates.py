@@ -22,7 +22,7 @@ from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, C
 from balloontrace.analysis.matching_shifts import possible_shifts
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call
-from balloontrace.units import format_count, format_pages_as_bytes
+from balloontrace.units import format_pages_as_bytes, format_things
 
 # The busiest threads, and the sorts of calls that most buffers were served by, are tried one by one.
 _THREADS, _SORTS, _EVENTFDS = 8, 4, 8
@@ -252,16 +252,16 @@ def _others(batches: Batches, host: Calls, rest: _Rows, taken: _Rows) -> Iterato
     other_sizes = ~elsewhere & ~np.isin(host.pages[rest], host.pages[taken])
     remaining = ~elsewhere & ~other_sizes
     parts = [
-        f"{format_count(int(which.sum()))} {words}{_bytes(host, rest[which])}"
-        for which, words in (
-            (elsewhere, "were served by other threads"),
-            (other_sizes, "have other page counts"),
-            (remaining, "were served by other calls"),
+        f"{format_things(int(which.sum()), one, many)}{_bytes(host, rest[which])}"
+        for which, one, many in (
+            (elsewhere, "was served by another thread", "were served by other threads"),
+            (other_sizes, "has another page count", "have other page counts"),
+            (remaining, "was served by other calls", "were served by other calls"),
         )
         if which.any()
     ]
-    plural = "s are not sends" if len(rest) > 1 else " is not a send"
-    yield f"{format_count(len(rest))} served buffer{plural} of this guest: {', '.join(parts)}"
+    buffers = format_things(len(rest), "served buffer is not a send", "served buffers are not sends")
+    yield f"{buffers} of this guest: {', '.join(parts)}"
 
 
 def _bytes(host: Calls, rows: _Rows) -> str:

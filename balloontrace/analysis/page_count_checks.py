@@ -22,7 +22,7 @@ from balloontrace.results.operation import IN_PROGRESS
 from balloontrace.results.recorder import Loss
 from balloontrace.results.recording_header import Header
 from balloontrace.results.report import Check
-from balloontrace.units import format_count, format_things
+from balloontrace.units import format_things
 
 NO_SOURCE = "no other source"
 ALL_BALLOONS = "size of all balloons"
@@ -136,7 +136,8 @@ def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
     """Sends of the guest against the buffers its host served."""
     note = None
     if pairing.sends != pairing.batches:
-        note = f"{format_count(pairing.pairs)} of them are the same; one side was recorded for longer"
+        same = format_things(pairing.pairs, "of them is", "of them are")
+        note = f"{same} the same; one side was recorded for longer"
     return (_check("sends", pairing.sends, pairing.batches, "batches of the host", note),)
 
 

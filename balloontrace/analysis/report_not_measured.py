@@ -118,7 +118,8 @@ def _unsplit(operations: Operations, both: BothSides) -> list[str]:
         listed = ", ".join(str(index + 1) for index in alone[:_LISTED].tolist())
         more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
         sentences.append(
-            f"b, c and d apart of operation {listed}{more}: not every one of its sends was seen being served"
+            f"b, c and d apart of operation{'s' * (len(alone) > 1)} {listed}{more}: not every send was seen "
+            "being served"
         )
     if not both.pairing.clocks_known:
         bound = format_duration_ns(both.pairing.clock_error_ns)
@@ -149,9 +150,8 @@ def _payloads_not_measured(guest: GuestRecording, payloads: Payloads, operations
         return []
     if not captures(guest):
         return ["what sends named: record --capture payload keeps it"]
-    lost = sum(loss.lost or 0 for loss in guest.losses if loss.function == Function.PAYLOAD.symbol)
-    if lost:
-        return [f"what sends named: the ring of payloads was full, and all {lost} pieces were lost"]
+    if any(loss.lost for loss in guest.losses if loss.function == Function.PAYLOAD.symbol):
+        return ["what sends named: the ring of payloads was full, and no piece of them was kept"]
     return [f"what sends named: {_why_untold(guest, operations, _TELL_PAYLOAD)}"]
 
 

@@ -65,13 +65,14 @@ def _warnings(recording: Recording, end: End | None, spans: Spans) -> list[str]:
     """What keeps the recording from being whole, beside damage."""
     sentences = [*recording.notes]
     if spans.damaged:
-        damaged = format_things(spans.damaged, "record")
-        sentences.append(f"{damaged} could not be decoded or have impossible values; they were left out")
+        damaged = format_things(spans.damaged, "record that", "records that")
+        sentences.append(f"left out {damaged} could not be decoded, or with impossible values")
     if spans.contradictory:
-        contradictory = format_things(spans.contradictory, "record contradicts", "records contradict")
+        contradictory = format_things(
+            spans.contradictory, "record that contradicts", "records that contradict"
+        )
         sentences.append(
-            f"{contradictory} others (calls that overlap, parts that are longer than the whole); "
-            "they were left out"
+            f"left out {contradictory} others: calls that overlap, or parts that are longer than the whole"
         )
     if spans.beyond:
         sentences.append(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from balloontrace.format.vocabulary import Function
 from balloontrace.results.recorder import Loss
 from balloontrace.results.report import Outside
-from balloontrace.units import format_count, format_things
+from balloontrace.units import format_things
 
 MIGRATIONS = "virtballoon_migratepage (page compaction)"
 SENDS_OF_MIGRATIONS = "send of virtballoon_migratepage"
@@ -36,7 +36,7 @@ class Summed:
         if not self:
             return []
         calls = format_things(self.migrations, "migration by compaction", "migrations by compaction")
-        sums = f"{calls} with {format_count(self.sends)} sends are known as sums alone"
+        sums = f"{calls} with {format_things(self.sends, 'send')} are known as sums alone"
         return [f"{sums}: the buffer had no room for an event of each; a larger --buffer keeps more"]
 
     def added_to(self, outside: Sequence[Outside]) -> tuple[Outside, ...]:

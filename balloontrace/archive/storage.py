@@ -92,6 +92,10 @@ def open_storage(url: str) -> Storage:
         files, root = url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{printable(url)} cannot be used: {_one_line(error)}") from error
+    if not url:  # as a path, the current folder
+        raise UsageError("the name of the dataset is empty")
+    if isinstance(files, LocalFileSystem) and Path(root).exists() and not Path(root).is_dir():
+        raise UsageError(f"{printable(url)} is a file, and a dataset is a folder; give another name")
     return Storage(url, files, root)
 
 

@@ -67,6 +67,10 @@ def archive(
         _remove(found.taken, found.unended)
     if merge:
         before, after = merge_batches(storage)
+        if not before:
+            raise UsageError(
+                f"{printable(dataset)} holds no archived recordings, so there is nothing to merge"
+            )
         say(f"balloontrace: {format_things(before, 'batch', 'batches')} merged into {format_count(after)}\n")
     if found.refused:
         raise BalloontraceError(

@@ -12,7 +12,7 @@ import click
 
 from balloontrace.commands.formats import Format, format_option
 from balloontrace.console.option_types import complete_recordings, output_options
-from balloontrace.console.output_file import write_output
+from balloontrace.console.output_file import refuse_own_input, write_output
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, RegressionError, UsageError
 from balloontrace.format.vocabulary import Kind
@@ -73,6 +73,9 @@ def compare(
     percent = None if allowed is None else parse_percent(allowed)
     if before == after == "-":
         raise UsageError("only one of the recordings can come from standard input")
+    from balloontrace.compare.inputs import find_paths
+
+    refuse_own_input(output, [path for given in (before, after) for path in find_paths(given)])
     result = _load(before, after, kind, guest_only=guest_only)
     write_output(form.compare(result), output, force=force, for_people=form.for_people)
     warn(result.warnings)

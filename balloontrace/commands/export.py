@@ -12,7 +12,7 @@ import click
 
 from balloontrace.commands.formats import Format, Pieces, format_option
 from balloontrace.console.option_types import RECORDING, recorded_vm_option
-from balloontrace.console.output_file import write_files, write_output
+from balloontrace.console.output_file import refuse_own_input, write_files, write_output
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, UsageError
 
@@ -61,15 +61,16 @@ def export(
       balloontrace export guest.bt host.bt --format perfetto -o timeline.json
     """
     from balloontrace.analysis.make_report import examine
-    from balloontrace.analysis.processes import choose_parts
-    from balloontrace.commands.report import read_recordings
+    from balloontrace.analysis.processes import choose_parts, is_of_many
+    from balloontrace.commands.report import given_paths, read_recordings
 
     # As a path, nothing would be the current folder.
     if not output:
         raise UsageError("-o takes a name; give - for standard output, or . for this folder")
+    refuse_own_input(Path(output), given_paths(recording, host_recording))
     sources = read_recordings(recording, host_recording)
     if form.tables is not None and len(sources) == 1 and _is_folder(form, Path(output)):
-        parts = choose_parts(sources[0], vm)
+        parts = choose_parts(sources[0], vm) if is_of_many(sources[0]) else ()
         if len(parts) > 1:
             _write_parts(form, parts, Path(output), force=force)
             return

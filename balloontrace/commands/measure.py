@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from balloontrace.commands.formats import Format, format_option
-from balloontrace.console.option_types import DURATION, SIZE, ssh_option
+from balloontrace.console.option_types import DURATION, SIZE, split_words, ssh_option
 from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import say, warn
 from balloontrace.errors import BalloontraceError, ExitCode, UsageError
@@ -174,8 +173,8 @@ def measure(
         timeout_s=timeout,
         touched=touched,
         alternate=tuple(alternate or ()),
-        guest_options=shlex.split(guest_options),
-        host_options=shlex.split(host_options),
+        guest_options=split_words(guest_options, "--guest-options"),
+        host_options=split_words(host_options, "--host-options"),
     )
     wanted = _Asked(**asked)
     check(plan, wanted)

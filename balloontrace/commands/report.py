@@ -14,7 +14,7 @@ import click
 
 from balloontrace.commands.formats import Format, format_option
 from balloontrace.console.option_types import RECORDING, output_options, recorded_vm_option
-from balloontrace.console.output_file import write_output
+from balloontrace.console.output_file import refuse_own_input, write_output
 from balloontrace.console.stderr import note, verbose_option, warn
 from balloontrace.errors import DataLostError, UsageError
 from balloontrace.format.vocabulary import Side
@@ -103,6 +103,7 @@ def report(
 
     assert form.report is not None  # it was offered
     allowed = None if max_lost is None else parse_max_lost(max_lost)
+    refuse_own_input(output, given_paths(recording, host_recording))
     recordings = read_recordings(recording, host_recording)
     if form.for_people and len(recordings) == 1:
         reports = _examine_each(recordings[0], vm)
@@ -121,7 +122,7 @@ def _examine_each(recording: Recording, vm: str | None) -> list[Examined]:
     from balloontrace.analysis.processes import choose_parts, is_of_many, list_vms
 
     if not is_of_many(recording):
-        return [examine(recording)]
+        return [examine(recording, vm=vm)]
     parts = choose_parts(recording, vm)
     serving = [part for part in parts if part.batches or part.counters]
     idle = [part for part in parts if part not in serving]
@@ -130,11 +131,16 @@ def _examine_each(recording: Recording, vm: str | None) -> list[Examined]:
     return [examine(part) for part in serving or parts]
 
 
+def given_paths(*paths: Path | None) -> list[Path]:
+    """Those that were given."""
+    return [path for path in paths if path is not None]
+
+
 def read_recordings(*paths: Path | None) -> list[Recording]:
     """Read the recordings there are, `-` being standard input. UsageError, and errors as `read_recording`."""
     from balloontrace.format.recording import read_recording
 
-    given = [path for path in paths if path is not None]
+    given = given_paths(*paths)
     if sum(str(path) == "-" for path in given) > 1:
         raise UsageError("only one of the recordings can come from standard input")
     sources = [read_recording(sys.stdin.buffer if str(path) == "-" else path) for path in given]

@@ -40,7 +40,10 @@ def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recor
     UsageError when there is nothing of that name or it may not be read; RecordingError when a file is no
     recording or a host's recording belongs to no guest's, or to one of several.
     """
-    recordings = _read_all(given, stdin)
+    paths = find_paths(given)
+    recordings = [read_recording(stdin if given == STDIN else path) for path in paths]
+    if len(paths) == 2 and not Path(given).is_dir():
+        _refuse_one_side_twice(given, recordings)
     guests = [each for each in recordings if not is_of_host(each)]
     hosts = [] if guest_only else [each for each in recordings if is_of_host(each)]
     if not guests:
@@ -52,41 +55,44 @@ def read_side(given: str, stdin: BinaryIO, *, guest_only: bool = False) -> Recor
     return Recordings(printable(given), tuple(_analyse_all(guests, hosts)), told)
 
 
-def _read_all(given: str, stdin: BinaryIO) -> Sequence[Recording]:
+def find_paths(given: str) -> list[Path]:
+    """The files that one side is read from, `-` being standard input. Errors as `read_side`."""
     path = Path(given)
-    if given == STDIN:
-        return [read_recording(stdin)]
+    if not given:  # as a path, the current folder
+        raise UsageError("a name is empty: give a recording, a folder or a pair GUEST,HOST")
     try:
-        if path.is_dir():
-            return _read_folder(path)
-        is_name = path.exists() or "," not in given
+        if given != STDIN and path.is_dir():
+            return _in_folder(path)
+        is_name = given == STDIN or path.exists() or "," not in given
     except OSError as error:
         raise UsageError(f"cannot read {printable(given)}: {error.strerror}") from error
-    return [read_recording(path)] if is_name else _read_pair(given)
+    return [path] if is_name else _in_pair(given)
 
 
-def _read_pair(given: str) -> list[Recording]:
+def _in_pair(given: str) -> list[Path]:
     names = given.split(",")
     if len(names) != 2 or not all(names):
         raise UsageError(f"{printable(given)} is neither a file, a folder nor a pair GUEST,HOST")
-    recordings = [read_recording(Path(name)) for name in names]
-    hosts = [is_of_host(each) for each in recordings]
-    if sum(hosts) != 1:
-        side = Side.HOST if all(hosts) else Side.GUEST
-        raise RecordingError(
-            f"both recordings of {printable(given)} are of a {side}: give one of a guest and one of its host"
-        )
-    return recordings
+    return [Path(name) for name in names]
 
 
-def _read_folder(folder: Path) -> list[Recording]:
+def _in_folder(folder: Path) -> list[Path]:
     """All recordings that lie in a folder itself, by name."""
     paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and not path.is_dir())
     if not paths:
         raise RecordingError(
             f"the folder {printable(str(folder))} holds no recording (no file named *{SUFFIX})"
         )
-    return [read_recording(path) for path in paths]
+    return paths
+
+
+def _refuse_one_side_twice(given: str, recordings: Sequence[Recording]) -> None:
+    hosts = [is_of_host(each) for each in recordings]
+    if sum(hosts) != 1:
+        side = Side.HOST if all(hosts) else Side.GUEST
+        raise RecordingError(
+            f"both recordings of {printable(given)} are of a {side}: give one of a guest and one of its host"
+        )
 
 
 def _analyse_all(guests: Sequence[Recording], hosts: Sequence[Recording]) -> Iterator[Report]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from balloontrace.console.stderr import Command
+from balloontrace.errors import UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -88,11 +90,25 @@ class RecordingPath(click.Path):
     def __init__(self) -> None:
         super().__init__(path_type=Path, allow_dash=True)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """A path; click's usage error for no name, which as a path would be the current folder."""
+        if value == "":
+            self.fail("the name of a recording is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The recordings that `incomplete` is the beginning of, by the path as it was begun."""
         return complete_recordings(ctx, param, incomplete)
+
+
+def split_words(text: str, option: str) -> list[str]:
+    """The words of an option's value as a shell has them. UsageError for a quotation without its end."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} cannot be divided into words: {error}") from error
 
 
 def complete_recordings(

@@ -149,6 +149,15 @@ def write_output(
         write_files({path: pieces}, force=force)
 
 
+def refuse_own_input(output: Path | None, inputs: Iterable[Path]) -> None:
+    """UsageError where `output` is a file that is read, `-` being standard input: -f would destroy it."""
+    for path in inputs:
+        with suppress(OSError):
+            read = os.fstat(0) if str(path) == "-" else path.stat()
+            if output is not None and os.path.samestat(read, output.stat()):
+                raise UsageError(f"{output} is a recording that is read here; give another name with -o")
+
+
 def write_files(files: Mapping[Path, Iterable[str] | Iterable[bytes]], *, force: bool) -> None:
     """Write files that get their names only when all are written. Errors as `open_output`."""
     with ExitStack() as stack:

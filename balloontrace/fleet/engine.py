@@ -6,6 +6,7 @@ This one does as any backend of ibis; `duckdb_engine` and `spark_engine` say wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -127,8 +128,8 @@ def explained(engine: str) -> Iterator[None]:
 
 def _plain(value: object) -> Cell:
     """A value as JSON has it. Sums may come as decimals; what is no number stays out."""
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal) and value.is_finite():
         return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

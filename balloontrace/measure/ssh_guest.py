@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from balloontrace.console.option_types import split_words
 from balloontrace.errors import UsageError
 from balloontrace.measure.guest import BUNDLE, QUICK_S, Guest, GuestGone, facts_source, parse_answer
 from balloontrace.measure.line_server import LineServer, ServerGone
@@ -33,7 +34,7 @@ class SshGuest(Guest):
         """Nothing is done yet. UsageError for an ssh that cannot be run."""
         super().__init__(destination, keep=keep)
         self._destination = destination
-        self._words = shlex.split(ssh)
+        self._words = split_words(ssh, "--ssh")
         if not self._words or shutil.which(self._words[0]) is None:
             raise UsageError(f"cannot run {printable(ssh)}: no such program; --ssh names another")
         if destination.startswith("-"):

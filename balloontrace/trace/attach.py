@@ -155,7 +155,9 @@ def describe_losses(losses: Mapping[str, Mapping[str, int | None]]) -> str:
     of_calls = [loss for function, loss in losses.items() if function != Function.PAYLOAD.symbol]
     lost = sum(loss[count] or 0 for loss in of_calls for count in _LOST)
     pieces = losses.get(Function.PAYLOAD.symbol, {}).get("lost")
-    return f"{lost} lost" + (f", and {pieces} pieces of payloads" if pieces else "")
+    return f"{lost} lost" + (
+        f", and {pieces} {'piece' if pieces == 1 else 'pieces'} of payloads" if pieces else ""
+    )
 
 
 def describe_off_target(balloons: Iterable[BalloonSize]) -> Iterator[str]:

@@ -7,7 +7,8 @@
  *
  * A message is a 4-byte little-endian length and that many bytes: fields, each ended by a NUL byte.
  *   hello                                                 -> ready
- *   start ID CWD STDIN STDOUT STDERR ARGC ARGV... ENV...  -> started ID PID, later: exited ID code|signal NUMBER
+ *   start ID CWD STDIN STDOUT STDERR ARGC ARGV... ENV...  -> started ID PID, once the program runs
+ *                                                            exited ID code|signal NUMBER, later
  *   signal ID NUMBER process|group                        -> (nothing; a command that has ended is no error)
  *   clock NANOSECONDS                                     -> (nothing; the time of day is now that)
  * Answers go to the port the command came from; lab/agent.py is the other side.
@@ -47,6 +48,7 @@ struct port {
 
 struct command {
 	pid_t pid; /* 0: free */
+	int starting; /* closed at the other end once the program runs; -1: seen */
 	struct port *port;
 	char id[ID_BYTES];
 };
@@ -137,6 +139,17 @@ static void redirect(int target, const char *path, int flags)
 		close(fd);
 }
 
+/* Said once the program runs: before that it has no process group, and a signal to it would be lost. */
+static void answer_started(struct command *command)
+{
+	char number[16];
+
+	close(command->starting);
+	command->starting = -1;
+	snprintf(number, sizeof(number), "%d", command->pid);
+	answer(command->port, "started", command->id, number, NULL);
+}
+
 /* In the child; does not return. Its standard error is set first: what goes wrong after that is told to whoever asked. */
 static void become(char **fields, char **argv, char **environment)
 {
@@ -164,7 +177,7 @@ static void start(struct port *port, char **fields, int count)
 	static char *argv[FIELDS + 1];
 	int argc = count > 6 ? atoi(fields[6]) : 0;
 	struct command *command = free_command();
-	char number[16];
+	int ends[2];
 
 	if (argc < 1 || argc > count - 7 || command == NULL || strlen(fields[1]) >= ID_BYTES) {
 		answer(port, "refused", count > 1 ? fields[1] : "?", command ? "malformed request" : "too many commands", NULL);
@@ -172,18 +185,23 @@ static void start(struct port *port, char **fields, int count)
 	}
 	memcpy(argv, fields + 7, (size_t)argc * sizeof(*argv));
 	argv[argc] = NULL;
-	pid_t pid = fork();
-	if (pid == 0)
-		become(fields, argv, fields + 7 + argc);
-	if (pid < 0) {
+	if (pipe2(ends, O_CLOEXEC) != 0) {
 		answer(port, "refused", fields[1], strerror(errno), NULL);
 		return;
 	}
+	pid_t pid = fork();
+	if (pid == 0)
+		become(fields, argv, fields + 7 + argc);
+	close(ends[1]);
+	if (pid < 0) {
+		answer(port, "refused", fields[1], strerror(errno), NULL);
+		close(ends[0]);
+		return;
+	}
 	command->pid = pid;
+	command->starting = ends[0];
 	command->port = port;
 	strcpy(command->id, fields[1]);
-	snprintf(number, sizeof(number), "%d", pid);
-	answer(port, "started", fields[1], number, NULL);
 }
 
 /* As its parent we have not reaped it yet, so the process id cannot have been given to another process. */
@@ -214,6 +232,8 @@ static void reap(void)
 		for (int i = 0; i < COMMANDS; i++) {
 			if (commands[i].pid != pid)
 				continue;
+			if (commands[i].starting >= 0)
+				answer_started(&commands[i]);
 			commands[i].pid = 0;
 			answer_exited(commands[i].port, commands[i].id, status);
 		}
@@ -343,11 +363,16 @@ static void open_ports(void)
 static void serve(const sigset_t *mask_while_waiting)
 {
 	const struct timespec one_s = { 1, 0 };
-	struct pollfd waits[PORTS];
+	struct pollfd waits[PORTS + COMMANDS];
 
 	for (int i = 0; i < PORTS; i++)
 		waits[i] = (struct pollfd){ .fd = ports[i].host_connected ? ports[i].fd : -1, .events = POLLIN };
-	int ready = ppoll(waits, PORTS, &one_s, mask_while_waiting);
+	for (int i = 0; i < COMMANDS; i++)
+		waits[PORTS + i] = (struct pollfd){ .fd = commands[i].pid ? commands[i].starting : -1 };
+	int ready = ppoll(waits, PORTS + COMMANDS, &one_s, mask_while_waiting);
+	for (int i = 0; i < COMMANDS; i++)
+		if (ready > 0 && waits[PORTS + i].revents)
+			answer_started(&commands[i]);
 	reap();
 	for (int i = 0; i < PORTS; i++) {
 		if (ready > 0 && (waits[i].revents & POLLIN))

@@ -107,6 +107,13 @@ def test_signal_to_the_group_ends_the_children(guest: lab.Guest) -> None:
     guest.wait_until(lambda: guest.run(["kill", "-0", child]).status != 0, 10, what="the child's end")
 
 
+def test_a_signal_right_after_the_start_is_not_lost(guest: lab.Guest) -> None:
+    for _ in range(20):
+        process = guest.start(["sleep", "1000"])
+        process.kill()
+        assert process.wait(30).status == -signal.SIGKILL
+
+
 def test_wait_for_finds_text_in_either_stream(guest: lab.Guest) -> None:
     process = guest.start(
         shell("echo one; echo two >&2; read -r line < /dev/null; echo two again >&2; sleep 1000")

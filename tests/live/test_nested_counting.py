@@ -112,7 +112,9 @@ def test_what_tracing_adds_is_measured_while_attaching(recorded: tuple[lab.Neste
 
 def test_a_host_that_stands_still_is_noticed(recorded: tuple[lab.Nested, Course]) -> None:
     pair, _ = recorded
-    busy = pair.host.start(["sh", "-c", "while :; do :; done"])
+    busy = pair.host.start(["sh", "-c", "echo busy; while :; do :; done"])
+    # From here on its processor never rests: one that is stopped at rest cannot be told from an idle one.
+    busy.wait_for(b"busy", stream="stdout")
     pair.host.qmp("stop")
     with pytest.raises(lab.VMFrozen, match=r"stood still at [0-9a-f]{16}: \d+ instructions in"):
         busy.wait(600)

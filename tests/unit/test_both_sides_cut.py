@@ -43,7 +43,7 @@ def test_a_host_recording_begun_late_splits_what_it_saw() -> None:
     first, second = report.operations
     assert [row.stage for row in first.stages if row.part_of is None] == ["a", "b+c+d", "other"]
     assert [row.stage for row in second.stages if row.part_of is None] == ["a", "b+c+d", "other"]
-    assert "b, c and d apart of operation 1, 2" in " ".join(report.not_measured)
+    assert "b, c and d apart of operations 1, 2" in " ".join(report.not_measured)
     assert (first.served, second.served) == (None, None)
     whole = found[100:]
     first, second = report_of(flow, whole, started_ns=whole[0].kick_ns - 1000).operations

@@ -53,6 +53,15 @@ def test_what_the_host_did_is_told_by_operation() -> None:
         assert (operation.served.errors, operation.served.fallocate_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize(("offset_ns", "said"), [(10**9, "ahead by 0.999"), (-(10**8), "behind by 0.100")])
+def test_a_clock_that_is_behind_is_not_ahead_by_less_than_nothing(offset_ns: int, said: str) -> None:
+    flow = flow_of()
+    found = batches(flow, offset_ns=offset_ns)
+    started = {"monotonic_ns": found[0].kick_ns - 50_000_000, "realtime_ns": 1_700_000_000_000_000_000}
+    shown = " ".join(render_table(report_of(flow, found, changes={"started": started})).split())
+    assert f"host's clock {said}" in shown
+
+
 def test_wall_clocks_that_differ_are_noted() -> None:
     flow = flow_of()
     found = batches(flow)

@@ -78,6 +78,11 @@ def test_sql(run: Run, data: Path) -> None:
     ]
     assert json.loads(done.stdout)["rows"] == expected
     assert run("--sql", query).status == 0
+    for form in ("table", "json", "csv"):
+        infinite = run("--sql", "SELECT 'inf'::DOUBLE AS x, 'nan'::DOUBLE AS y_ns", "--format", form)
+        assert infinite.status == 0
+        assert "inf" not in infinite.stdout.replace("'inf'", "")
+    assert run("--sql", "").stderr.startswith("balloontrace: duckdb cannot answer: ")
     wrong = run("--sql", "SELECT nothing FROM nowhere")
     assert wrong.status == 1
     assert re.fullmatch(r"balloontrace: duckdb cannot answer: .*nowhere.*\n", wrong.stderr)

@@ -308,7 +308,7 @@ def test_calls_that_a_thread_cannot_have_made_are_left_out() -> None:
     guest = examine(synthetic.recording(flow))
     lanes = {name.partition(", ")[2] for name in rendered(guest).tracks.values() if "thread" in name}
     assert lanes == {""}
-    assert "2 records contradict others" in guest.report.warnings[0]
+    assert "2 records that contradict others" in guest.report.warnings[0]
     assert not guest.report.complete
 
 

@@ -20,7 +20,8 @@ def describe_hinting(hinting: PageHinting | None) -> Section:
 
 def _lines(hinting: PageHinting) -> Iterator[Line | Item]:
     if not hinting.operations:
-        yield Line(words("Page hinting: none in {}", numbers.things(hinting.calls, "call")))
+        calls = words(" in {}", numbers.things(hinting.calls, "call")) if hinting.calls else ""
+        yield Line(words("Page hinting: none{}", calls))
     for operation in hinting.operations[:_LISTED]:
         yield Line(
             words(

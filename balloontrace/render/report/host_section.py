@@ -22,7 +22,7 @@ from balloontrace.units import (
 _NAME_COLUMNS = 32
 _LISTED_QUEUES = 8
 _MANY = {
-    "advice outside of buffers": "times advice outside of buffers",
+    "advice outside of buffers": "pieces of advice outside of buffers",
     "discard of the process's own memory": "discards of the process's own memory",
     "send without one of the guest's": "sends without one of the guest's",
 }
@@ -132,8 +132,9 @@ def _pairing(pairing: Pairing) -> Iterator[Line | Item]:
         matched = words("{} matched", numbers.things(pairing.reports, "page report"))
     yield Line(
         words(
-            "{}; host's clock ahead by {}, within {}; drift {} ppm",
+            "{}; host's clock {} by {}, within {}; drift {} ppm",
             matched,
+            "behind" if pairing.clock_offset_ns < 0 else "ahead",
             Number(_offset(pairing.clock_offset_ns), pairing.clock_offset_ns, "ns"),
             numbers.duration(pairing.clock_error_ns),
             Number(f"{pairing.clock_drift_ppm:.1f}", pairing.clock_drift_ppm, "ppm"),
@@ -171,7 +172,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 
 def _offset(offset_ns: int) -> str:
-    return f"{'-' if offset_ns < 0 else ''}{abs(offset_ns) / 1e9:.6f} s"
+    return f"{abs(offset_ns) / 1e9:.6f} s"
 
 
 def _calls(calls: Sequence[HostCalls]) -> Section:

@@ -13,7 +13,7 @@ from balloontrace.results.report import Check, Report
 from balloontrace.units import NOT_MEASURED
 
 _PROBE_COLUMNS = 25
-_AGREES = {True: "yes", False: "NO", None: "not measured"}
+_AGREES = {True: "yes", False: "NO", None: NOT_MEASURED}
 
 
 def describe_outside(report: Report) -> Section:
@@ -29,7 +29,7 @@ def describe_checks(checks: Sequence[Check]) -> Section:
     """Pages counted twice, and whether both counts agree."""
     rows = [
         (
-            check.name,
+            check.name.replace(", as payloads name", " by payloads"),  # 80 columns
             numbers.count(check.spans),
             numbers.count(check.independent),
             check.source,
@@ -47,7 +47,8 @@ def describe_losses(report: Report) -> Section:
     if report.events_lost is None:
         return [Line("Losses: not known.")]
     lost, seen = numbers.count(report.events_lost), numbers.things(report.events_seen, "event")
-    return [Title(words("Lost: {} of {}.", lost, seen)), loss_table(report.losses)]
+    told = words("Lost: {} of {}.", lost, seen) if report.events_seen else words("Lost: {} events.", lost)
+    return [Title(told), loss_table(report.losses)]
 
 
 def loss_table(losses: Sequence[Loss]) -> Table:
@@ -90,14 +91,14 @@ def probe_table(probes: Sequence[Probe]) -> Table:
 def describe_cost(cost: OwnCost, header: Header) -> Text:
     """What recording cost, as one sentence without its subject."""
     return words(
-        "BPF {}; CPU {} (and {} to set up); memory at most {} (setting up {}); {} wake-ups; {} written; "
+        "BPF {}; CPU {} (and {} to set up); memory at most {} (setting up {}); {}; {} written; "
         "attached by {}",
         describe_bpf(cost, of_host=header.is_of_host),
         numbers.duration(cost.cpu_ns),
         numbers.duration(cost.setup_cpu_ns),
         numbers.size(cost.peak_memory_bytes),
         numbers.size(cost.setup_peak_memory_bytes),
-        numbers.count(cost.wakeups),
+        numbers.things(cost.wakeups, "wake-up"),
         numbers.size(cost.bytes_written),
         f"engine {header.engine} ({header.engine_version or NOT_MEASURED})"
         if header.engine
@@ -111,11 +112,11 @@ def describe_bpf(cost: OwnCost, *, of_host: bool) -> Text:
     count = len(cost.bpf_not_counted)
     without = f"; without {count} program{'s' * (count != 1)} whose runs are not counted" if count else ""
     return words(
-        "{}{} in {} runs ({}{} of them timed{}{})",
+        "{}{} in {} ({}{} of them timed{}{})",
         "at least " if cost.bpf_never_timed and cost.bpf_time_ns is not None else "",
         numbers.duration(cost.bpf_time_ns),
-        numbers.count(cost.bpf_runs),
-        "at most " if of_host else "",
+        numbers.things(cost.bpf_runs, "run"),
+        "at most " if of_host and cost.bpf_timed_runs else "",
         numbers.count(cost.bpf_timed_runs),
         never,
         without,

@@ -17,8 +17,12 @@ from balloontrace.system.perf_event import sample_thread
 from balloontrace.trace.shared_maps import SharedPage
 
 PROGRAM = "sample_thread"
-PERIOD_NS = 799_999
-"""Of a thread's time on a processor. A prime number: what repeats itself must not keep in step with it."""
+PERIOD_NS = 809_023
+"""Of a thread's time on a processor. Nothing that repeats itself may keep in step with it.
+
+Kernels tick each 1, 4 or 10 ms: so it is prime, and near half the golden ratio, which no fraction of small
+numbers comes close to.
+"""
 
 # Where the kernel's way into a system call and back lies, which is no part of the call: for each a function
 # on x86-64, and one on arm64.

@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lab import boot_retries
+from lab import boot_retries, watch
 from lab.boot_retries import retry_lost
 from lab.cache import run_folder
 from lab.errors import VMFrozen, VMLost
 from lab.fair_clock import FairClock
-from lab.folders import VmState, write_state
-from lab.identity import own_identity
+from lab.folders import VmState, listen, write_state
+from lab.identity import own_identity, read_identity
 from lab.qemu import Hosting, VmConfig, needs_watch
 from lab.vm import Vm
-from lab.watch import _FROZEN, _LOOKS, _STILL_LOOKS, Look, parse_look, wait_still
+from lab.watch import _FROZEN, _LOOKS, _STILL_LOOKS, Look, parse_look, read_frozen, wait_still
 
 REGISTERS = """
 CPU#0
@@ -83,6 +90,34 @@ def test_hosts_that_count_instructions_are_watched() -> None:
     assert needs_watch(COUNTING)
     assert not needs_watch(replace(COUNTING, hosting=None))
     assert not needs_watch(replace(COUNTING, icount=False))
+
+
+def answer_as_still(listener: socket.socket) -> None:
+    """QEMU's side of the watcher's connection, whose processor never moves; the first connection is lost."""
+    listener.accept()[0].close()
+    connection, _ = listener.accept()
+    answers = {"query-replay": {"icount": 17}, "human-monitor-command": REGISTERS.format(halted=0)}
+    with connection, connection.makefile("rwb") as file:
+        file.write(b'{"QMP": {}}\n')
+        file.flush()
+        for line in file:
+            asked = json.loads(line)
+            answer = {"id": asked["id"], "return": answers.get(asked["execute"], {})}
+            file.write(json.dumps(answer).encode() + b"\n")
+            file.flush()
+
+
+def test_a_watcher_that_is_not_answered_looks_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(watch, "_LOOK_EVERY_S", 0.001)
+    with closing(listen(tmp_path, watch.WATCH_SOCKET)) as listener:
+        threading.Thread(target=answer_as_still, args=[listener], daemon=True).start()
+        with subprocess.Popen(["sleep", "1000"]) as stand_in:
+            qemu = read_identity(stand_in.pid)
+            assert qemu is not None
+            monkeypatch.setattr(sys, "argv", ["watch", str(tmp_path), str(qemu.pid), str(qemu.start_ticks)])
+            watch.main()
+            assert stand_in.wait(30) == -signal.SIGKILL
+    assert read_frozen(tmp_path).startswith("stood still at ffffffff81e0e2fb: 0 instructions in")
 
 
 def test_a_guest_is_lost_to_its_frozen_host() -> None:
