@@ -14,7 +14,7 @@ import numpy as np
 
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting
-from balloontrace.analysis.operations import find_removals
+from balloontrace.analysis.operations import Operations
 from balloontrace.format.balloon_size import VMSTAT, BalloonSize, count_balloon_pages, kernel_page_in_pages
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.balloon import Balloon, BalloonState, GivenBack
@@ -121,6 +121,7 @@ class Watched:
     nesting: Nesting
     mine: Mask
     moves: Moves | None
+    removals: Mask
 
     @property
     def moved(self) -> Mask | None:
@@ -140,6 +141,20 @@ class Watched:
         pages = start_pages + self.moves.sum_of(moved)
         return pages if pages >= 0 else None
 
+    def given_back(self, which: Mask) -> int | None:
+        """Pages that some calls have given back; None where one does not say.
+
+        By those of leak_balloon among them, which return it. Where there are none, sends tell.
+        """
+        spans = self.spans
+        leaks = which & spans.of(Function.LEAK_BALLOON)
+        counted = leaks if leaks.any() else which & self.nesting.send
+        said = spans.has(SpanFlag.PAGES) | spans.has(SpanFlag.RESULT)
+        if not said[counted].all():
+            return None
+        returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
+        return int(np.where(spans.has(SpanFlag.PAGES), spans.int64("pages"), returned)[counted].sum())
+
     def last(self, name: str, flag: SpanFlag, until_ns: int | None = None) -> int | None:
         """What a field was in the call that returned last."""
         end_ns, which = self.spans.end_ns, self.mine & self.spans.has(flag)
@@ -147,16 +162,16 @@ class Watched:
         return int(self.spans.int64(name)[rows[np.argmax(end_ns[rows])]]) if len(rows) else None
 
 
-def watch(
-    device: str, header: Header, told: Told, spans: Spans, nesting: Nesting, moves: Moves | None
-) -> Watched:
+def watch(device: str, header: Header, told: Told, operations: Operations, moves: Moves | None) -> Watched:
     """What was seen of a balloon. Of the only one there is, everything."""
     indices = {each.name: each.index for each in header.devices}
     index = _index_of(device, indices)
+    spans, nesting = operations.spans, operations.nesting
     mine: Mask = nesting.device == index
     alone = len(told.sizes) == 1
     unit_pages = kernel_page_in_pages(header.machine.page_size_bytes) or 1
-    return Watched(index, unit_pages, spans, nesting, np.ones_like(mine) if alone else mine, moves)
+    mine = np.ones_like(mine) if alone else mine
+    return Watched(index, unit_pages, spans, nesting, mine, moves, operations.removals)
 
 
 def _index_of(name: str, indices: Mapping[str, int | None]) -> int:
@@ -216,13 +231,12 @@ def _by_driver(state: BalloonState, seen: Watched) -> BalloonState:
 def _given_back(start_pages: int | None, seen: Watched) -> Iterator[GivenBack]:
     """What left the balloon other than by a work item; kinds that did not occur are left out."""
     spans, nesting = seen.spans, seen.nesting
-    removals = find_removals(spans, nesting)
-    leaks = spans.of(Function.LEAK_BALLOON) & seen.mine
+    removals = seen.removals
     # A compaction that cannot take its new page in has given the old one back all the same.
     failed = spans.measured("result", SpanFlag.RESULT) == _ENOENT
     kinds = (
-        (OUT_OF_MEMORY, spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY), leaks & (nesting.oom != NO_SPAN)),
-        (REMOVED, removals, leaks & removals),
+        (OUT_OF_MEMORY, spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY), nesting.oom != NO_SPAN),
+        (REMOVED, removals, removals),
         (FAILED_COMPACTION, spans.of(Function.VIRTBALLOON_MIGRATEPAGE) & failed, None),
     )
     for how, which, given in kinds:
@@ -231,17 +245,8 @@ def _given_back(start_pages: int | None, seen: Watched) -> Iterator[GivenBack]:
         if not count:
             continue
         end_ns = int(spans.end_ns[calls].max())
-        pages = count * seen.unit_pages if given is None else pages_of_leaks(spans, given)
+        pages = count * seen.unit_pages if given is None else seen.given_back(given & seen.mine)
         size_pages = seen.size_after(start_pages, end_ns)
         target_pages = seen.last("target_pages", SpanFlag.TARGET, end_ns)
         below_pages, _ = off_target_pages(size_pages, target_pages, seen.unit_pages)
         yield GivenBack(how, count, pages, below_pages)
-
-
-def pages_of_leaks(spans: Spans, leaks: Mask) -> int | None:
-    """Pages that calls of leak_balloon, which return it, have given back; None where one does not say."""
-    said = spans.has(SpanFlag.PAGES) | spans.has(SpanFlag.RESULT)
-    if not said[leaks].all():
-        return None
-    returned = np.maximum(spans.measured("result", SpanFlag.RESULT), 0)
-    return int(np.where(spans.has(SpanFlag.PAGES), spans.int64("pages"), returned)[leaks].sum())

@@ -40,7 +40,7 @@ from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.guest_layout import parse_payload_layout, parse_span_layout
 from balloontrace.format.moved_pages import Unseen
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import Function
+from balloontrace.format.vocabulary import DEFLATE_ON_OOM_BIT, Function
 from balloontrace.results.balloon import Balloon
 from balloontrace.results.recorder import Loss
 from balloontrace.results.recording_header import DriverGap, Header
@@ -157,6 +157,7 @@ def find_events(guest: GuestRecording) -> GuestEvents:
         interrupts_traced=changed in guest.traced and not guest.missing.get(changed),
         unit_pages=unit_pages,
         at_start=_find_at_start(guest),
+        callers_seen=_sees_callers(guest),
     )
     payloads = decode_payloads(
         guest.recording.payloads, parse_payload_layout(guest.recording.metadata.get("payload_layout"))
@@ -167,6 +168,16 @@ def find_events(guest: GuestRecording) -> GuestEvents:
         operations.spans, operations, payloads, carried, reports, guest.allocation,
         sends_traced=bool(SENDS & guest.traced),
     )  # fmt: skip
+
+
+def _sees_callers(guest: GuestRecording) -> bool:
+    """Whether all calls are there inside which leak_balloon runs while the driver stays."""
+    callers = [Function.UPDATE_BALLOON_SIZE_FUNC]
+    if any(DEFLATE_ON_OOM_BIT in device.feature_bits for device in guest.header.devices):
+        callers.append(Function.VIRTIO_BALLOON_OOM_NOTIFY)
+    names = {caller.symbol for caller in callers}
+    lost = any(loss.events_lost for loss in guest.losses if loss.function in names)
+    return guest.traced.issuperset(callers) and not lost and not any(map(guest.missing.get, callers))
 
 
 def _find_at_start(guest: GuestRecording) -> AtStart:
@@ -191,7 +202,7 @@ def measure_sizes(guest: GuestRecording, events: GuestEvents) -> Sizes:
     start_told = _told_at_start(guest)
     end_told = tell_sizes(header, end.balloons if end else (), vmstats[1], start_told)
     sized = list(end_told.sizes)[:MOST_BALLOONS]
-    watched = [watch(name, header, end_told, spans, operations.nesting, moves) for name in sized]
+    watched = [watch(name, header, end_told, operations, moves) for name in sized]
     return Sizes(
         moves,
         (start_told, end_told),

@@ -62,6 +62,7 @@ class Operations:
     """Operations in order of start, with the columns their stages are computed from.
 
     `spans` are those that everything else here is about: consistent, and no more than are followed.
+    `removals` are calls of leak_balloon by which the driver empties the balloon when it is removed or frozen.
     `item_operation` and `send_operation` give the operation's place in `found`, or NO_OPERATION, for each
     row of `items` and each span.
     """
@@ -72,6 +73,7 @@ class Operations:
     items: WorkItems
     item_operation: Column
     send_operation: Column
+    removals: Mask
     outside: tuple[Outside, ...]
 
 
@@ -82,17 +84,19 @@ def find_operations(
     gaps: Sequence[DriverGap] = (),
     unit_pages: int = 1,
     at_start: AtStart = UNKNOWN_AT_START,
+    callers_seen: bool = True,
 ) -> Operations:
     """Group spans; `interrupts_traced` tells whether a missing interrupt came before the recording.
 
     No operation spans one of the `gaps` in which its device was seen to have no driver. `unit_pages` are
     balloon pages in one page of the kernel: nearer to its target no driver comes. `at_start` is what balloons
-    began from. Contradictory spans are left out, and those from the operation on that is one too many.
+    began from. `callers_seen`: whether all calls are there inside which leak_balloon runs while the driver
+    stays. Contradictory spans are left out, and those from the operation on that is one too many.
     """
     understood = understand(spans, unit_pages, at_start)
     spans, nesting = understood.spans, understood.nesting
     items, send_row = understood.items, understood.send_row
-    removal = find_removals(spans, nesting)
+    removal = _find_removals(spans, nesting, callers_seen=callers_seen)
     gone = _gone(items, gaps)
     rows, firsts = _split(
         items,
@@ -104,9 +108,10 @@ def find_operations(
         beyond = spans.int64("start_ns") >= begins_ns[MOST_OPERATIONS]
         fewer = replace(spans.without(beyond), beyond=spans.beyond + int(np.count_nonzero(beyond)))
         return find_operations(
-            fewer, interrupts_traced=interrupts_traced, gaps=gaps, unit_pages=unit_pages, at_start=at_start
-        )
-    events = _Events(spans, nesting, gone, gaps)
+            fewer, interrupts_traced=interrupts_traced, gaps=gaps, unit_pages=unit_pages, at_start=at_start,
+            callers_seen=callers_seen,
+        )  # fmt: skip
+    events = _Events(spans, nesting, removal, gone, gaps)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))
     rank = np.empty(len(found), dtype=np.int64)
@@ -120,7 +125,8 @@ def find_operations(
         items=items,
         item_operation=item_operation,
         send_operation=look_up(item_operation, send_row, NO_OPERATION),
-        outside=_outside(spans, nesting, items, send_row),
+        removals=removal,
+        outside=_outside(spans, nesting, items, send_row, removal),
     )
 
 
@@ -140,12 +146,13 @@ class _Events:
         self,
         spans: Spans,
         nesting: Nesting,
+        removal: Mask,
         gone: Sequence[tuple[int, int]],
         gaps: Sequence[DriverGap],
     ) -> None:
         self.traced_again_ns = [gap.back_ns for gap in gaps if gap.reattached and gap.back_ns is not None]
         self.interrupts = _starts(spans, nesting, spans.of(Function.VIRTBALLOON_CHANGED))
-        removals = _starts(spans, nesting, find_removals(spans, nesting))
+        removals = _starts(spans, nesting, removal)
         for device, at_ns in gone:
             removals.setdefault(device, []).append(at_ns)
         self.removals = {device: sorted(starts) for device, starts in removals.items()}
@@ -184,7 +191,10 @@ def _starts(spans: Spans, nesting: Nesting, which: Mask) -> dict[int, list[int]]
 
 
 def _oom_pages(spans: Spans, nesting: Nesting) -> Column:
-    """Pages given back by each out-of-memory notification: what its leak_balloon sent or returned."""
+    """Pages given back by each out-of-memory notification: what its leak_balloon sent or returned.
+
+    Where that has no span, its sends tell.
+    """
     leaks = np.flatnonzero(spans.of(Function.LEAK_BALLOON) & (nesting.oom != NO_SPAN))
     moved = np.where(
         spans.has(SpanFlag.PAGES),
@@ -192,18 +202,23 @@ def _oom_pages(spans: Spans, nesting: Nesting) -> Column:
         np.maximum(spans.measured("result", SpanFlag.RESULT), 0),
     )
     by_leak = sums(moved[leaks], nesting.oom[leaks], len(spans))
-    return np.where(by_leak > 0, by_leak, spans.measured("pages", SpanFlag.PAGES))
+    pages = spans.measured("pages", SpanFlag.PAGES)
+    sends = np.flatnonzero(nesting.send & (nesting.oom != NO_SPAN))
+    by_send = sums(pages[sends], nesting.oom[sends], len(spans))
+    return np.where(by_leak > 0, by_leak, np.where(by_send > 0, by_send, pages))
 
 
-def find_removals(spans: Spans, nesting: Nesting) -> Mask:
+def _find_removals(spans: Spans, nesting: Nesting, *, callers_seen: bool) -> Mask:
     """Calls of leak_balloon by which the driver empties the balloon when it is removed or frozen.
 
     Where virtballoon_freeze and virtballoon_remove were not traced, they come from a thread that runs no work
-    items; a leak_balloon on one that does has merely lost its work item's span.
+    items; a leak_balloon on one that does has merely lost its work item's span. Where spans of its callers
+    were lost, this tells nothing.
     """
     orphans = spans.of(Function.LEAK_BALLOON) & (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN)
     workers = np.unique(spans.columns["tid"][spans.of(Function.UPDATE_BALLOON_SIZE_FUNC)])
-    return np.asarray(orphans & ((nesting.away != NO_SPAN) | ~np.isin(spans.columns["tid"], workers)))
+    alone = ~np.isin(spans.columns["tid"], workers) if callers_seen else np.zeros_like(orphans)
+    return np.asarray(orphans & ((nesting.away != NO_SPAN) | alone))
 
 
 def _split(items: WorkItems, removal_device: Column, removal_ns: Column) -> tuple[Column, Mask]:
@@ -368,10 +383,11 @@ def _optional(value: np.int64) -> int | None:
     return None if value == NOT_MEASURED else int(value)
 
 
-def _outside(spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column) -> tuple[Outside, ...]:
+def _outside(
+    spans: Spans, nesting: Nesting, items: WorkItems, send_row: Column, removal: Mask
+) -> tuple[Outside, ...]:
     """Calls that are part of no operation, by what they are; kinds that did not occur are left out."""
     sends, leaks = nesting.send, spans.of(Function.LEAK_BALLOON)
-    removal = find_removals(spans, nesting)
     unknown = ~look_up(items.active, send_row, none=True)
     idle = np.zeros(len(spans), dtype=np.bool_)
     idle[items.span[~items.active]] = True

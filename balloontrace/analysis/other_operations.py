@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.balloon_sizes import Watched, pages_of_leaks, size_to_count_from
+from balloontrace.analysis.balloon_sizes import Watched, size_to_count_from
 from balloontrace.analysis.columns import Column, Mask
 from balloontrace.analysis.nesting import NO_SPAN
-from balloontrace.analysis.operations import find_removals
 from balloontrace.format.vocabulary import Function, SpanFlag
 from balloontrace.results.balloon import Balloon
 from balloontrace.results.other_operation import (
@@ -60,7 +59,7 @@ def _of_function(function: Function, balloon: Balloon, seen: Watched) -> Iterato
     spans = seen.spans
     which = spans.of(function) & seen.mine
     if function is Function.LEAK_BALLOON:
-        which &= find_removals(spans, seen.nesting) & (seen.nesting.away == NO_SPAN)
+        which &= seen.removals & (seen.nesting.away == NO_SPAN)
     rows = np.flatnonzero(which)
     if not len(rows):
         return
@@ -96,15 +95,13 @@ def _runs(start_ns: Column, end_ns: Column, *, many: bool) -> list[Rows]:
 
 
 def _pages_left(function: Function, calls: Rows, seen: Watched) -> int | None:
-    """What left the balloon in these calls: by those of leak_balloon inside them; 0 where there are none."""
+    """What left the balloon in these calls: by those of leak_balloon or the sends inside; 0 without any."""
     if function is Function.VIRTBALLOON_RESTORE:
         return 0
-    leaks = seen.spans.of(Function.LEAK_BALLOON)
     around = seen.nesting.oom if function is Function.VIRTIO_BALLOON_OOM_NOTIFY else seen.nesting.away
-    inside = np.zeros(len(leaks), dtype=np.bool_)
-    inside[calls] = True
-    which = leaks & (inside if function is Function.LEAK_BALLOON else np.isin(around, calls))
-    return pages_of_leaks(seen.spans, which)
+    own = np.zeros(len(seen.spans), dtype=np.bool_)
+    own[calls] = True
+    return seen.given_back(own if function is Function.LEAK_BALLOON else np.isin(around, calls))
 
 
 @dataclass(frozen=True, slots=True)

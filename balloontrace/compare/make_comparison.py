@@ -45,6 +45,7 @@ METHOD = Method(
     "parts of rows",
 )
 
+_LISTED = 4
 _NONE_LIKE_IT = "the other side has none of its kind and size"
 
 
@@ -182,14 +183,18 @@ def _nothing_common(
             first = each.others[0] if each.others else None
             reason = f": {first.reason} ({first.recording})" if first else ""
             return f"{side.given} holds no {wanted} to compare{reason}"
-    held = [
-        " and ".join(f"{kind}s of {format_pages_as_bytes(pages)}" for kind, pages in _keys(each.counting)[:4])
-        for each in found
-    ]
+    held = [_list_sizes([*_keys(each.counting)]) for each in found]
     return (
         f"no operation of the same kind and size is on both sides: {sides[0].given} holds {held[0]}, "
         f"{sides[1].given} {held[1]}"
     )
+
+
+def _list_sizes(keys: Sequence[tuple[Kind, int]]) -> str:
+    """Kinds and sizes, some of many."""
+    named = [f"{kind}s of {format_pages_as_bytes(pages)}" for kind, pages in keys[:_LISTED]]
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return ", ".join(named) + more
 
 
 def _describe(side: Recordings, common: Sequence[tuple[str, int]], found: _Replicates) -> Side:

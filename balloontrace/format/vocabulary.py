@@ -182,6 +182,8 @@ BALLOON_PAGE_BYTES = 4096
 
 STATS_BIT = 1
 
+DEFLATE_ON_OOM_BIT = 2
+
 FREE_PAGE_HINT_BIT = 3
 """To mainline's driver; the page-bitmap patch gave the bit to PAGE_BITMAP before."""
 

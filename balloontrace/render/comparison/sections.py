@@ -98,7 +98,9 @@ def headline(group: Group) -> str:
 
 def describe_side(side: Side) -> Text:
     """What a side's recordings are, what they lost and what they cost, in one paragraph."""
-    hosts = words(" of guests and {} of hosts", numbers.count(len(side.host_recordings)))
+    guests = " of a guest" if len(side.recordings) == 1 else " of guests"
+    host = "a host" if len(side.host_recordings) == 1 else "hosts"
+    hosts = words("{} and {} of {}", guests, numbers.count(len(side.host_recordings)), host)
     return words(
         "{}{}; {} compared; {}{}lost {} of {}; recording cost {} of BPF, {} of CPU",
         numbers.things(len(side.recordings), "recording"),
