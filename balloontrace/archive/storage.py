@@ -86,14 +86,14 @@ class Storage:
 def open_storage(url: str) -> Storage:
     """What a path or URL names; nothing is made or read. UsageError for an unknown kind of URL."""
     scheme, separator, _ = url.partition("://")
-    if not url.strip() or (separator and not scheme):
-        raise UsageError(f"{printable(url) or 'an empty word'} names no dataset: give a folder or a URL")
+    if not url.strip():  # as a path, the current folder
+        raise UsageError("the name of the dataset is empty")
+    if separator and not scheme:
+        raise UsageError(f"{printable(url)} names no dataset: give a folder or a URL")
     try:
         files, root = url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{printable(url)} cannot be used: {_one_line(error)}") from error
-    if not url:  # as a path, the current folder
-        raise UsageError("the name of the dataset is empty")
     if isinstance(files, LocalFileSystem) and Path(root).exists() and not Path(root).is_dir():
         raise UsageError(f"{printable(url)} is a file, and a dataset is a folder; give another name")
     return Storage(url, files, root)

@@ -82,7 +82,7 @@ def test_sql(run: Run, data: Path) -> None:
         infinite = run("--sql", "SELECT 'inf'::DOUBLE AS x, 'nan'::DOUBLE AS y_ns", "--format", form)
         assert infinite.status == 0
         assert "inf" not in infinite.stdout.replace("'inf'", "")
-    assert run("--sql", "").stderr.startswith("balloontrace: duckdb cannot answer: ")
+    assert run("--sql", "").stderr.startswith("balloontrace: --sql takes one query")
     wrong = run("--sql", "SELECT nothing FROM nowhere")
     assert wrong.status == 1
     assert re.fullmatch(r"balloontrace: duckdb cannot answer: .*nowhere.*\n", wrong.stderr)
