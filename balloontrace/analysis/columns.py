@@ -217,11 +217,13 @@ class Batches:
 
     `columns` holds every field of `struct bt_batch` under the name `format/host_layout` has for it; times and
     bytes are signed 64-bit integers. `damaged` counts records that could not be decoded. Where calls were
-    sampled, `analysis/sampled_batches` says what the columns hold.
+    sampled, `analysis/sampled_batches` says what the columns hold, and which buffers are `left_out` as no
+    balloon's.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
     damaged: int = 0
+    left_out: int = 0
 
     @property
     def sampled(self) -> bool:
@@ -282,6 +284,10 @@ def decode_batches(
     _leave_out_impossible_batches(columns, sane, recorded or Recorded())
     kept = np.flatnonzero(sane)
     order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
+    first_ns, tid = columns["first_call_ns"][order], columns["tid"][order]
+    again = np.append(False, (first_ns[1:] == first_ns[:-1]) & (tid[1:] == tid[:-1]))[: len(order)]
+    sane[order[again]] = False  # no thread begins two at one time: it is in the file twice
+    order = order[~again]
     return Batches(
         {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},
         damaged=int(np.count_nonzero(~sane)) + torn,

@@ -62,7 +62,7 @@ def _when(cost: GuestCost) -> str:
         return "meanwhile"
     others = ", ".join(map(str, cost.shared_with[:_NAMED]))
     more = "" if len(cost.shared_with) <= _NAMED else " and more"
-    return f"meanwhile, or in operation {others}{more}"
+    return f"meanwhile, or in operation{'s' * (len(cost.shared_with) > 1)} {others}{more}"
 
 
 def _killed(cost: GuestCost, when: str) -> str | None:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from balloontrace.analysis.balloon_sizes import SENDS
 from balloontrace.analysis.bitmap_windows import measure_bitmap_use
 from balloontrace.analysis.both_sides import BothSides, Reports, join, window_of
 from balloontrace.analysis.columns import Spans
@@ -25,6 +26,7 @@ from balloontrace.analysis.host_kicks import find_silent_queues, with_kicks
 from balloontrace.analysis.host_memory import operations_of_batches
 from balloontrace.analysis.host_sentences import name_what_is_known
 from balloontrace.analysis.host_side import HostRecording, analyse_host
+from balloontrace.analysis.matching import OtherPairError
 from balloontrace.analysis.metadata import is_of_host
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.operations import Operations
@@ -149,7 +151,7 @@ def _report_of_host(host: HostRecording) -> Report:
         spans=0,
         events_lost=host.side.events_lost,
         events_seen=sum(calls.calls for calls in host.side.calls),
-        spans_missing=missing_batches(host.side),
+        spans_missing=missing_batches(host.side, host.batches.left_out),
         warnings=host.warnings,
         operations=(),
         totals=(),
@@ -288,7 +290,7 @@ def _host_ns(
 
 def _spans_missing(guest: GuestRecording, host: HostRecording | None) -> int | None:
     """Spans and batches that were recorded and are not in the files; None where nobody counted."""
-    batches = (missing_batches(host.side) if host else None) or 0
+    batches = (missing_batches(host.side, host.batches.left_out) if host else None) or 0
     return sum(guest.missing.values()) + batches if guest.losses else None
 
 
@@ -311,6 +313,27 @@ def _checks(
         *(check_pairs(both.pairing) if both else ()),
         *(check_reports(events.spans, both.reports, host.batches) if host and both else ()),
     )
+
+
+def _what_is_gone(guest: GuestRecording, host: HostRecording) -> Iterator[str]:
+    """Sends and buffers without which others have no partner."""
+    sends = {function.symbol for function in SENDS}
+    lost = sum(loss.events_lost or 0 for loss in guest.losses if loss.function in sends)
+    buffers_lost = sum(loss.lost or 0 for loss in host.side.losses)
+    missing = sum(guest.missing.get(function, 0) for function in SENDS)
+    buffers_missing = missing_batches(host.side, host.batches.left_out)
+    keep = "lost while it was recorded; a larger --buffer keeps them"
+    if lost:
+        yield f"{format_things(lost, 'send of the guest was', 'sends of the guest were')} {keep}"
+    if buffers_lost:
+        served = ("buffer that the host served was", "buffers that the host served were")
+        yield f"{format_things(buffers_lost, *served)} {keep}"
+    if missing:
+        sends_are = format_things(missing, "send of the guest is", "sends of the guest are")
+        yield f"{sends_are} missing from the file"
+    if buffers_missing:
+        buffers_are = format_things(buffers_missing, "buffer of the host is", "buffers of the host are")
+        yield f"{buffers_are} missing from the file"
 
 
 def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> BothSides:
@@ -336,15 +359,13 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             reports=_reports_of(guest),
             period_ns=host.side.sample_period_ns,
         )
+    except OtherPairError:
+        raise
     except RecordingError:
-        lost = sum(loss.lost or 0 for loss in host.side.losses)
-        if not lost:
+        gone = "; ".join(_what_is_gone(guest, host))
+        if not gone:
             raise
-        buffers = format_things(lost, "buffer that the host served was", "buffers that the host served were")
-        raise RecordingError(
-            f"the recordings cannot be matched: {buffers} lost "
-            "while it was recorded; a larger --buffer keeps them"
-        ) from None
+        raise RecordingError(f"the recordings cannot be matched: {gone}") from None
     queues = with_kicks(both.reports.queues, host.kicks)
     silent = find_silent_queues(
         host.kicks, host.batches, np.flatnonzero(both.send_of_batch != NO_SPAN),

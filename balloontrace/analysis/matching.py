@@ -60,13 +60,18 @@ class Matching:
     is_one_pair: bool = False  # by the name that the user gave both
 
 
+class OtherPairError(RecordingError):
+    """The recordings say themselves that they do not belong together."""
+
+
 def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matching:
     """Pair a guest's sends with its host's buffers; RecordingError with the reason if it cannot be proved.
 
-    TooManyWaysError, one of them, if several ways agree, or more than `most_pairs` would have to be tried.
+    OtherPairError, one of them, if both have a name of --pair and it is not the same.
+    TooManyWaysError, another one, if several ways agree, or more than `most_pairs` would have to be tried.
     """
     if are_of_different_pairs(sends, batches):
-        raise RecordingError(
+        raise OtherPairError(
             "the recordings do not belong together: they were made with different names of record --pair"
         )
     if not len(sends) or not len(batches):

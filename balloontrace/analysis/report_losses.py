@@ -80,14 +80,14 @@ def _spans_made(loss: Loss) -> int:
     return (calls or 0) - (loss.lost or 0) - (loss.summed or 0)
 
 
-def missing_batches(side: HostSide) -> int | None:
-    """The same of batches; None where the recording does not say how many there were."""
+def missing_batches(side: HostSide, left_out: int) -> int | None:
+    """The same of batches, of which so many were left out; None where it is not told how many there were."""
     made = [
         loss.entries - (loss.lost or 0)
         for loss in side.losses
         if loss.function == "batches" and loss.entries is not None
     ]
-    return max(0, made[0] - side.batches) if made else None
+    return max(0, made[0] - side.batches - left_out) if made else None
 
 
 def find_traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:

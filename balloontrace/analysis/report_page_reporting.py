@@ -42,7 +42,9 @@ def measure_reporting(
     known = bool(spans.has(SpanFlag.PAGES)[answered].all())
     pages = int(spans.measured("pages", SpanFlag.PAGES)[answered].sum()) if known else None
     again = _again(guest, events, pages)
-    traced = Function.PAGE_REPORTING_PROCESS in guest.traced
+    # A report is made in a cycle. Where none is here, its span is lost, or it was under way at the end.
+    cycles_seen = spans.of(Function.PAGE_REPORTING_PROCESS).any() or not answered.any()
+    traced = Function.PAGE_REPORTING_PROCESS in guest.traced and bool(cycles_seen)
     cycles = find_cycles(spans, nesting, host, events.reports if again else None) if traced else ()
     worker_ns = sum(cycle.worker_ns for cycle in cycles) if traced else None
     totals = {

@@ -53,8 +53,11 @@ def decode_sampled_batches(
     kept = np.flatnonzero(sane & ((inside > 0) | np.isin(kicked_by, proven)))
     columns = _as_batches({name: values[kept] for name, values in found.items()}, inside[kept])
     order = np.lexsort((columns["first_call_ns"], columns["done_ns"]))
+    damaged = int(np.count_nonzero(~sane))
     return Batches(
-        {name: values[order] for name, values in columns.items()}, int(np.count_nonzero(~sane)) + torn
+        {name: values[order] for name, values in columns.items()},
+        damaged + torn,
+        left_out=len(records) - damaged - len(kept),
     )
 
 

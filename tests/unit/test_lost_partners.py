@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A send that was lost keeps the sides from being matched: that is told, and nothing else is blamed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from command_process import ROOT
+from mutations import join, split
+from record_changes import Fields, change_records
+
+from balloontrace.analysis.make_report import analyse
+from balloontrace.errors import RecordingError
+from balloontrace.format.recording import Recording, read_recording
+from balloontrace.format.vocabulary import Function
+
+BEFORE = ROOT / "examples" / "before"
+GUEST, HOST = ((BEFORE / f"before-002-{side}.bt").read_bytes() for side in ("guest", "host"))
+
+
+def recording(data: bytes) -> Recording:
+    return read_recording(io.BytesIO(data))
+
+
+def without_sends(numbers: set[int]) -> Recording:
+    def left(spans: list[Fields]) -> list[Fields]:
+        sends = [place for place, span in enumerate(spans) if span["function"] == Function.TELL_HOST]
+        gone = {sends[number] for number in numbers}
+        return [span for place, span in enumerate(spans) if place not in gone]
+
+    return recording(change_records(GUEST, left))
+
+
+def repeated() -> Recording:
+    """The host's with each piece of batches twice, under a number of its own."""
+    pieces = split(HOST)
+    again = [(kind, 1000 + number, data) for number, (kind, _, data) in enumerate(pieces) if kind == b"BTCH"]
+    return recording(join([*pieces, *again], (1, 5)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({100}, "the recordings cannot be matched: 1 send of the guest is missing from the file"),
+        ({100, 300}, "the recordings cannot be matched: 2 sends of the guest are missing from the file"),
+    ],
+)
+def test_a_lost_send_is_why(numbers: set[int], said: str) -> None:
+    with pytest.raises(RecordingError) as refused:
+        analyse(without_sends(numbers), recording(HOST))
+    assert str(refused.value) == said
+
+
+def test_a_buffer_that_is_there_twice_is_one() -> None:
+    twice = analyse(recording(GUEST), repeated())
+    once = analyse(recording(GUEST), recording(HOST))
+    assert twice.operations == once.operations
+    assert twice.host is not None
+    assert once.host is not None
+    assert twice.host.batches == once.host.batches == 512
+    assert any("left out 512 batches" in warning for warning in twice.warnings)
