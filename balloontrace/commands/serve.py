@@ -93,7 +93,7 @@ def serve(
     """  # fmt: skip
     from dataclasses import replace
 
-    from balloontrace.serve.exposition import HttpServer, make_registry, write_textfile
+    from balloontrace.serve.exposition import Exposition, HttpServer, write_textfile
     from balloontrace.serve.notify import ServiceManager
     from balloontrace.serve.recorder_child import RecorderChild
     from balloontrace.serve.serve_loop import Duty, serve_until_end
@@ -115,17 +115,17 @@ def serve(
     with attach(side) as attached, ExitStack() as stack:
         assert not isinstance(attached, AttachedHost)  # which is of one process
         served = _Served(attached)
-        registry = make_registry(served.families)
+        exposition = Exposition(served.families)
         duties: list[Duty] = [*served.duties]
         if recorder_words:  # while there are the privileges that it needs
             recorder = stack.enter_context(RecorderChild(recorder_words, say))
             duties.append(Duty(_RECORDER_S, recorder.look))
         if folder is not None:
             to = folder
-            duties.append(Duty(_TEXTFILE_S, lambda: _try_to_write(lambda: write_textfile(registry, to))))
+            duties.append(Duty(_TEXTFILE_S, lambda: _try_to_write(lambda: write_textfile(exposition, to))))
             place = f"writing to {folder}"
         else:
-            server = HttpServer(registry, *address)
+            server = HttpServer(exposition, *address)
             place = f"serving http://{_shown(address[0])}:{server.port}/metrics"
         served.drop_privileges(keeps_user=folder is not None)
         if folder is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _TIMES = struct.Struct(f"={KICK_TIMES}Q")
 
 SYSTEM_CALLS = ("process_madvise", "madvise", "fallocate")
 """What gives memory back or takes it; the first one that a call's name starts with is its own."""
+_SYSTEM_CALL = {
+    call: next(name for name in SYSTEM_CALLS if call.name.startswith(name.upper())) for call in Call
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ class HostCounters:
         """Calls that returned, by the system call's name."""
         totals = dict.fromkeys(SYSTEM_CALLS, 0)
         for call, sums in self.calls.items():
-            name = next(name for name in totals if call.name.startswith(name.upper()))
-            totals[name] += sums.calls
+            totals[_SYSTEM_CALL[call]] += sums.calls
         return totals
 
 
@@ -110,16 +113,19 @@ def sum_faults(raw: bytes) -> dict[str, int]:
 def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters:
     """Add up slots in this machine's byte order, all of them or only those in use."""
     totals: dict[str, int] = {}
-    sums: list[dict[str, int]] = [{} for _ in Call]
-    buckets = [[0] * layout.buckets for _ in Call]
-    counts = struct.Struct(f"={layout.buckets}I")
+    found: dict[int, tuple[dict[str, int], list[int]]] = {}  # of the kinds that some thread called: few
+    counts, nothing = struct.Struct(f"={layout.buckets}I"), bytes(layout.sums.stride_bytes)
     for slot in _slots(raw, layout.slots.stride_bytes):
         _add(totals, slot, layout.slots, 0)
         for call in range(layout.sums.rows or 0):
             at = layout.sums.offset_bytes + call * layout.sums.stride_bytes
-            _add(sums[call], slot, layout.sums, at)
+            if slot[at : at + len(nothing)] == nothing:
+                continue
+            sums, buckets = found.setdefault(call, ({}, [0] * layout.buckets))
+            _add(sums, slot, layout.sums, at)
             row = counts.unpack_from(slot, at + layout.buckets_offset_bytes)
-            buckets[call] = [total + value for total, value in zip(buckets[call], row, strict=True)]
+            buckets[:] = map(operator.add, buckets, row)
+    none = _call_sums({}, [0] * layout.buckets)
     return HostCounters(
         batches=totals.get("batches", 0),
         lost=totals.get("lost", 0),
@@ -127,7 +133,7 @@ def parse_host_counters(raw: bytes, layout: SumsLayout = _TODAY) -> HostCounters
         overwritten=totals.get("overwritten", 0),
         no_state=totals.get("no_state", 0),
         thp_splits=totals.get("thp_splits", 0),
-        calls={call: _call_sums(sums[call], buckets[call]) for call in Call},
+        calls={call: _call_sums(*found[call]) if call in found else none for call in Call},
     )
 
 

@@ -49,15 +49,16 @@ PROCESS_BATCH_LAYOUT: Mapping[str, object] = {
 }
 """`batch_layout` of a recording of many processes."""
 
+_NOTHING_COUNTED = bytes(THREAD.size_bytes - THREAD.offsets["batches"])
 _HEADER = struct.Struct("=II")
 _OF_PROCESS = struct.Struct("=II")
 
 
 def counting_slots(raw: bytes) -> bytes:
     """Of slots of `struct bt_thread` those that have counted anything; a vCPU that serves nothing has not."""
-    size_bytes, counts_at = THREAD.size_bytes, THREAD.offsets["batches"]
-    slots = (raw[at : at + size_bytes] for at in range(0, len(raw), size_bytes))
-    return used_slots(b"".join(slot for slot in slots if any(slot[counts_at:])))
+    used, size_bytes, counts_at = used_slots(raw), THREAD.size_bytes, THREAD.offsets["batches"]
+    slots = (used[at : at + size_bytes] for at in range(0, len(used), size_bytes))
+    return b"".join(slot for slot in slots if slot[counts_at:] != _NOTHING_COUNTED)
 
 
 def unfinished_of_process(raw: bytes, number: int) -> bytes:

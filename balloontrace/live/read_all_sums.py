@@ -40,9 +40,10 @@ class Tracing:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """What the sums of a process were when it had made so many calls."""
+    """What the sums of a process were when it had made so many calls and its buffers looked so."""
 
     calls: int
+    raw_batches: bytes
     counters: HostCounters
     batches: LiveBatches
 
@@ -97,11 +98,14 @@ class AllSource:
         return summarise_host_losses(counters, self._collector.read_missed())
 
     def _read(self, each: Followed) -> _Parsed:
-        """The sums of a process; those of one that made no call since the last look are not parsed again."""
-        calls = self._collector.read_calls(each.number)
+        """The sums of a process; those of one that did nothing since the last look are not parsed again."""
+        calls, raw_batches = (
+            self._collector.read_calls(each.number),
+            self._collector.read_live_of(each.number),
+        )
         known = self._parsed.get(each.number)
-        batches = parse_live_batches(self._collector.read_live_of(each.number))
-        if known is None or known.calls != calls or known.batches != batches:
-            slots = counting_slots(self._collector.read_slots(each.number))
-            known = self._parsed[each.number] = _Parsed(calls, parse_host_counters(slots), batches)
+        if known is None or known.calls != calls or known.raw_batches != raw_batches:
+            counters = parse_host_counters(counting_slots(self._collector.read_slots(each.number)))
+            known = _Parsed(calls, raw_batches, counters, parse_live_batches(raw_batches))
+            self._parsed[each.number] = known
         return known

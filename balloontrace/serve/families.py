@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import TypeAlias
 
 from balloontrace.units import NS_PER_S
 
@@ -30,13 +33,15 @@ class Histogram:
     buckets: tuple[tuple[str, int], ...]
     sum_s: float
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Those of its buckets, how many all are, and their sum: in the order of the text formats."""
+        counts = [count for _, count in self.buckets]
+        return (*counts, counts[-1], self.sum_s)
 
-@dataclass(frozen=True)
-class Sample:
-    """One value with those of its family's labels."""
 
-    labels: tuple[str, ...]
-    value: float | Histogram
+Sample: TypeAlias = tuple[tuple[str, ...], float | Histogram]
+"""One value, after those of its family's labels. A plain tuple: a host has a thousand at each scrape."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,19 @@ def histogram(
     name: str, text: str, samples: Iterable[tuple[tuple[str, ...], Histogram]], labels: Sequence[str] = ()
 ) -> Family:
     """How long things took."""
-    values = tuple(Sample(key, value) for key, value in samples)
-    return Family(PREFIX + name, Kind.HISTOGRAM, text, tuple(labels), values)
+    return Family(PREFIX + name, Kind.HISTOGRAM, text, tuple(labels), tuple(samples))
 
 
 def as_histogram(counts: Sequence[int], sum_ns: int, powers: Sequence[int]) -> Histogram:
     """Of `counts` by powers of two of ns, cumulative ones up to 2 to each of `powers` ns, then of all."""
-    bounds = [(f"{2**power / NS_PER_S:.9g}", sum(counts[:power])) for power in powers]
-    return Histogram((*bounds, ("+Inf", sum(counts))), sum_ns / NS_PER_S)
+    below = [0, *accumulate(counts)]
+    bounds = [(_bound(power), below[min(power, len(counts))]) for power in powers]
+    return Histogram((*bounds, ("+Inf", below[-1])), sum_ns / NS_PER_S)
+
+
+@cache
+def _bound(power: int) -> str:
+    return f"{2**power / NS_PER_S:.9g}"
 
 
 def seconds(time_ns: int | None) -> float | None:
@@ -90,5 +100,5 @@ def _family(
     samples: Iterable[tuple[tuple[str, ...], float | None]],
     labels: Sequence[str],
 ) -> Family:
-    known = tuple(Sample(key, value) for key, value in samples if value is not None)
+    known = tuple((key, value) for key, value in samples if value is not None)
     return Family(PREFIX + name, kind, text, tuple(labels), known)

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from balloontrace.format.host_counters import CallSums
+from balloontrace.format.vocabulary import Call
 from balloontrace.live.make_views import HostLook
 from balloontrace.live.read_all_sums import Tracing, VmLook
 from balloontrace.serve.families import Family, as_histogram, counter, gauge, histogram, seconds
 
 _CALL_POWERS = tuple(range(8, 33, 2))  # 256 ns to 4 s
+_NAMES = {call: call.name.lower() for call in Call}
 
 
 def host_families(looks: Sequence[VmLook], tracing: Tracing) -> Iterator[Family]:
@@ -35,22 +37,31 @@ def host_families(looks: Sequence[VmLook], tracing: Tracing) -> Iterator[Family]
         "buffers", "Buffers of page numbers that were served.",
         (((vm,), look.counters.batches) for vm, look in named), ("vm",),
     )  # fmt: skip
+    calls = [
+        ((vm, _NAMES[call]), sums, each.counts_freed)
+        for (vm, look), each in zip(named, looks, strict=True)
+        for call, sums in look.counters.calls.items()
+        if sums.calls
+    ]
 
-    def by_call(value: Callable[[CallSums], float]) -> Iterator[tuple[tuple[str, ...], float | None]]:
-        for vm, look in named:
-            for call, sums in look.counters.calls.items():
-                if sums.calls:
-                    yield (vm, call.name.lower()), value(sums)
+    def of_calls(name: str, text: str, value: Callable[[CallSums], float]) -> Family:
+        samples = ((labels, value(sums)) for labels, sums, _ in calls)
+        return counter(f"host_{name}", text, samples, ("vm", "call"))
 
-    for name, text, value in (
-        ("calls", "Calls that give memory back, or take it.", lambda sums: sums.calls),
-        ("call_seconds", "Time inside these calls (stage d).", lambda sums: sums.duration_ns / 1e9),
-        ("call_bytes", "Memory that these calls named.", lambda sums: sums.bytes),
-        ("call_errors", "Calls that failed.", lambda sums: sums.errors),
-        ("calls_without_bytes", "Calls that named no memory.", lambda sums: sums.no_bytes),
-    ):
-        yield counter(f"host_{name}", text, by_call(value), ("vm", "call"))
-    yield from _freed(looks, named)
+    yield of_calls("calls", "Calls that give memory back, or take it.", lambda sums: sums.calls)
+    yield of_calls("call_seconds", "Time inside these calls (stage d).", lambda sums: sums.duration_ns / 1e9)
+    yield of_calls("call_bytes", "Memory that these calls named.", lambda sums: sums.bytes)
+    yield of_calls("call_errors", "Calls that failed.", lambda sums: sums.errors)
+    yield of_calls("calls_without_bytes", "Calls that named no memory.", lambda sums: sums.no_bytes)
+    counted = [(labels, sums) for labels, sums, counts_freed in calls if counts_freed]
+    yield counter(
+        "host_freed_bytes", "Memory that became free inside calls.",
+        ((labels, sums.freed_bytes) for labels, sums in counted), ("vm", "call"),
+    )  # fmt: skip
+    yield counter(
+        "host_calls_freed_nothing", "Calls that did not fail and by which no page became free.",
+        ((labels, sums.freed_nothing) for labels, sums in counted), ("vm", "call"),
+    )  # fmt: skip
     yield from _times(named)
     yield counter(
         "host_thp_splits", "Mappings of huge pages that were split.",
@@ -81,24 +92,6 @@ def vm_labels(looks: Sequence[VmLook]) -> list[str]:
     return labels if len(set(labels)) == len(labels) else numbered
 
 
-def _freed(looks: Sequence[VmLook], named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
-    """What calls freed, of the VMs of which that is counted."""
-    counted = [
-        (vm, call.name.lower(), sums)
-        for (vm, look), each in zip(named, looks, strict=True)
-        for call, sums in look.counters.calls.items()
-        if each.counts_freed and sums.calls
-    ]
-    yield counter(
-        "host_freed_bytes", "Memory that became free inside calls.",
-        (((vm, call), sums.freed_bytes) for vm, call, sums in counted), ("vm", "call"),
-    )  # fmt: skip
-    yield counter(
-        "host_calls_freed_nothing", "Calls that did not fail and by which no page became free.",
-        (((vm, call), sums.freed_nothing) for vm, call, sums in counted), ("vm", "call"),
-    )  # fmt: skip
-
-
 def _times(named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
     stages = (
         ((vm, stage), seconds(time_ns))
@@ -125,7 +118,7 @@ def _times(named: Sequence[tuple[str, HostLook]]) -> Iterator[Family]:
     for vm, look in named:
         sums = [each for each in look.counters.calls.values() if each.calls]
         if sums:
-            counts = [sum(column) for column in zip(*(each.buckets for each in sums), strict=True)]
+            counts = list(map(sum, zip(*(each.buckets for each in sums), strict=True)))
             total_ns = sum(each.duration_ns for each in sums)
             latencies.append(((vm,), as_histogram(counts, total_ns, _CALL_POWERS)))
     yield histogram("host_call_duration_seconds", "How long calls took.", latencies, ("vm",))

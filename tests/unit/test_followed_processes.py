@@ -13,11 +13,12 @@ from types import SimpleNamespace
 from typing import cast
 
 from fake_proc import FakeProc
+from prometheus_client.parser import text_string_to_metric_families
 from synthetic_host import slot
 
 from balloontrace.format.host_layout import LIVE_BATCHES
 from balloontrace.live.read_all_sums import AllSource
-from balloontrace.serve.exposition import make_registry
+from balloontrace.serve.exposition import Exposition
 from balloontrace.serve.host_metrics import host_families
 from balloontrace.system.new_vmms import NewVmms
 from balloontrace.trace.host.all_collector import AllCollector
@@ -73,7 +74,7 @@ class Host:
         said: list[str] = []
         followed = FollowedProcesses(cast("AllCollector", self.collector), None, said.append, NewVmms(root))
         self.source = AllSource(cast("AllCollector", self.collector), followed)
-        self.registry = make_registry(lambda: host_families(self.source.look(), self.source.tracing()))
+        self.exposition = Exposition(lambda: host_families(self.source.look(), self.source.tracing()))
         self.rounds = 0
 
     def vms_come_and_go(self) -> None:
@@ -93,7 +94,8 @@ class Host:
     def scraped(self) -> int:
         """How many VMs the metrics show."""
         self.source.follow()
-        families = {family.name: family for family in self.registry.collect()}
+        _, text = self.exposition.write()
+        families = {family.name: family for family in text_string_to_metric_families(text.decode())}
         assert len(families["balloontrace_vm_info"].samples) == families["balloontrace_vms"].samples[0].value
         return len(families["balloontrace_vm_info"].samples)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -33,7 +35,7 @@ from balloontrace.format.balloon_size import BalloonSize
 from balloontrace.format.live_counters import LiveDevice
 from balloontrace.format.vocabulary import Call
 from balloontrace.live.read_all_sums import Tracing, VmLook
-from balloontrace.serve.exposition import FILE_NAME, HttpServer, make_registry, write_textfile
+from balloontrace.serve.exposition import FILE_NAME, Exposition, HttpServer, write_textfile
 from balloontrace.serve.families import Family, Kind, as_histogram
 from balloontrace.serve.guest_metrics import guest_families
 from balloontrace.serve.host_metrics import host_families, vm_labels
@@ -72,8 +74,7 @@ def parsed(text: str) -> Iterable[object]:
 
 
 def get(families: list[Family], accept: str) -> str:
-    registry = make_registry(lambda: families)
-    with HttpServer(registry, "127.0.0.1", 0) as server:
+    with HttpServer(Exposition(lambda: families), "127.0.0.1", 0) as server:
         request = urllib.request.Request(
             f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": accept}
         )
@@ -81,6 +82,26 @@ def get(families: list[Family], accept: str) -> str:
             assert answer.headers["Content-Type"].startswith(accept.partition(";")[0])
             text: str = answer.read().decode()
             return text
+
+
+def test_what_is_no_scrape_is_the_librarys() -> None:
+    with HttpServer(Exposition(list), "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        with urllib.request.urlopen(urllib.request.Request(url, method="OPTIONS"), timeout=10) as answer:
+            assert answer.headers["Allow"] == "OPTIONS,GET"
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.urlopen(url, data=b"moved_bytes 5", timeout=10)
+
+
+def test_gzip_for_who_takes_it() -> None:
+    exposition = Exposition(lambda: host_families(HOST, TRACING))
+    with HttpServer(exposition, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "deflate, gzip;q=0.9"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            values = values_of(parsed(gzip.decompress(answer.read()).decode()))
+    assert one(values, "vms") == 3
 
 
 def one(values: Values, name: str, **labels: str) -> float:
@@ -137,9 +158,9 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 
 def test_a_host_from_a_file(tmp_path: Path) -> None:
-    registry = make_registry(lambda: host_families(HOST, TRACING))
-    write_textfile(registry, tmp_path)
-    write_textfile(registry, tmp_path)
+    exposition = Exposition(lambda: host_families(HOST, TRACING))
+    write_textfile(exposition, tmp_path)
+    write_textfile(exposition, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     values = values_of(parsed((tmp_path / FILE_NAME).read_text()))
     assert one(values, "vms") == 3
@@ -186,13 +207,13 @@ def test_histograms_are_cumulative() -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    registry = make_registry(list)
+    exposition = Exposition(list)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
             UsageError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"
         ):
-            HttpServer(registry, "127.0.0.1", port)
+            HttpServer(exposition, "127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
