@@ -47,6 +47,7 @@ from balloontrace.results.comparison import (
     Group,
     Row,
 )
+from balloontrace.units import format_things
 
 _BYTES = "B"
 
@@ -152,4 +153,4 @@ def _topology(frames: Sequence[pd.DataFrame], *, split: bool) -> Iterator[str]:
     for name, frame in zip(("before", "after"), frames, strict=True):
         apart = int(frame[C.code].notna().sum()) if C.code in frame else 0
         if split and apart < len(frame):
-            yield f"b, c and d are apart in {apart} of {len(frame)} operations {name}"
+            yield f"b, c and d are apart in {apart} of {format_things(len(frame), 'operation')} {name}"
