@@ -114,7 +114,13 @@ class _Archiving:
     def _describe_one(self, seen: Seen, likely: Likely) -> Entry:
         """A recording with the host's that it matches, or alone."""
         recording = self._reader.read(seen)
-        origin = Origin(seen.recording_id, _ended_ns(recording), self._host, content=seen.content)
+        origin = Origin(
+            seen.recording_id,
+            _ended_ns(recording),
+            self._host,
+            content=seen.content,
+            is_piece=seen.is_piece,
+        )
         if match := self._find_match(seen, recording, likely):
             first = match.run[0]
             vm = _vm_of(self._reader.read(first))

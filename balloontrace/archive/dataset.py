@@ -35,13 +35,15 @@ _LONGEST_HOST = 64  # of Linux (HOST_NAME_MAX)
 class Batch:
     """Recordings that were committed together, with what is known of each; `folder` tells day and host.
 
-    `contents` tells recordings of the same id apart: hashes of whole ones, where they are known.
+    `contents` tells recordings of the same id apart: hashes of whole ones, where they are known. Files
+    have the columns of the `minor` version of the schema.
     """
 
     name: str
     folder: str
     ranks: Mapping[str, int]
     contents: Mapping[str, str] = field(default_factory=dict)
+    minor: int = SCHEMA_VERSION[1]
 
     def file_of(self, table: str) -> str:
         """The file that has this batch's rows of a table."""
@@ -130,6 +132,11 @@ class Dataset:
             if best[recording] is not batch
         )
 
+    @cached_property
+    def is_mixed(self) -> bool:
+        """Whether files of the same table may have different columns."""
+        return len({batch.minor for batch in self.batches}) > 1
+
     def files_of(self, table: str) -> list[str]:
         """Where the rows of a table are: a path or a URL a batch, but for those with nothing that counts."""
         hidden = frozenset(self.hidden)
@@ -196,7 +203,7 @@ def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:
                 f"{printable(storage.url)} has schema {major}, this version reads {SCHEMA_VERSION[0]}; "
                 "use the balloontrace that wrote it"
             )
-        yield Batch(file.removesuffix(".json"), folder, ranks, contents)
+        yield Batch(file.removesuffix(".json"), folder, ranks, contents, minor)
 
 
 def commit_batch(storage: Storage, batch: Batch, files: Mapping[str, bytes]) -> None:

@@ -20,7 +20,7 @@ from balloontrace.archive.dataset import (
     remove_batch,
 )
 from balloontrace.archive.parquet_files import merge_files, read_rows
-from balloontrace.archive.schema import TABLES
+from balloontrace.archive.schema import SCHEMA_VERSION, TABLES
 from balloontrace.archive.storage import Storage
 from balloontrace.errors import BalloontraceError
 
@@ -40,7 +40,12 @@ def merge(storage: Storage) -> tuple[int, int]:
 
 
 def _merge_folder(dataset: Dataset, hidden: Collection[tuple[str, str]], batches: Sequence[Batch]) -> int:
-    """How many batches are left: one, or none where others stand for all their recordings."""
+    """How many batches are left: one, or none where others stand for all their recordings.
+
+    What a newer version wrote may have columns that are not known here, and is left alone.
+    """
+    if any(batch.minor > SCHEMA_VERSION[1] for batch in batches):
+        return len(batches)
     ranks = {
         recording: rank
         for batch in batches

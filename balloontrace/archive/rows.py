@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from balloontrace.archive.schema import LEVEL_BITS
 from balloontrace.format.vocabulary import Side
 from balloontrace.results.host_side import HostSide
-from balloontrace.results.operation import Operation
+from balloontrace.results.operation import IN_PROGRESS, STALLED, Operation
 from balloontrace.results.other_operation import OtherOperation
 from balloontrace.results.recorder import Loss, OwnCost
 from balloontrace.results.recording_header import Header
@@ -36,6 +36,7 @@ class Origin:
 
     `vm` is what the host calls the VM, where that is known. `host_is_all`: the host's recording has a buffer
     for each send, or no other piece of it can have any. `content` is a hash of its file, where that is whole.
+    `is_piece`: another piece may be before it.
     """
 
     recording_id: str
@@ -45,6 +46,7 @@ class Origin:
     vm: str | None = None
     host_is_all: bool = True
     content: str | None = None
+    is_piece: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,12 @@ def describe(report: Report, origin: Origin) -> Entry:
             *_operations(report, origin),
             *(_other(each, header) for each in report.other_operations),
         ],
-        "stages": [row for each in report.operations for row in _stages(each, header)],
+        "stages": [
+            row
+            for each in report.operations
+            if not (origin.is_piece and _is_cut_at_start(each, header))
+            for row in _stages(each, header)
+        ],
         "calls": list(_calls(host)) if header.is_of_host and host is not None else [],
         "losses": [_loss(loss, header) for loss in _losses(report)],
     }
@@ -171,6 +178,7 @@ def _operations(report: Report, origin: Origin) -> Iterator[Cells]:
             "device": each.device,
             "kind": each.kind,
             "outcome": each.outcome,
+            "whole": _is_whole(each),
             "started_at_ns": _moment(each.started_ns, report.header),
             "wall_ns": each.wall_ns,
             "bytes": _bytes(each.pages),
@@ -193,6 +201,18 @@ def _operations(report: Report, origin: Origin) -> Iterator[Cells]:
             "freed_most_bytes": freed.most_bytes if freed else None,
             "taken_back_bytes": each.taken_back.bytes if each.taken_back else None,
         }
+
+
+def _is_whole(operation: Operation) -> bool | None:
+    """Whether all of it is in the recording; None where that is not known."""
+    if operation.started_before_recording or operation.outcome in (IN_PROGRESS, STALLED):
+        return False
+    return None if None in (operation.started_before_recording, operation.outcome) else True
+
+
+def _is_cut_at_start(operation: Operation, header: Header) -> bool:
+    """Whether its first work item began before its piece: what that did until then is in another one."""
+    return header.started_monotonic_ns is not None and operation.started_ns < header.started_monotonic_ns
 
 
 def _shortfall(operation: Operation) -> int | None:

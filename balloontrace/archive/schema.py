@@ -13,7 +13,8 @@ from enum import StrEnum
 # History of the schema. A reader takes a batch of any minor version of its own major one: columns may be
 # added, and are null in older batches.
 #   1.0  machines, operations, stages, calls, losses
-#   1.1  ranks in commits: above these bits a level, as they were before; below them how many events are known
+#   1.1  `whole` of operations. Ranks in commits: above these bits a level, as they were before; below them
+#        how many events are known.
 SCHEMA_VERSION = (1, 1)
 LEVEL_BITS = 40
 
@@ -71,6 +72,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         *_texts("host_recording_id", "host_kernel_release"),
         Column("operation"),
         *_texts("device", "kind", "outcome"),
+        Column("whole", Type.BOOLEAN),
         *_columns("wall_ns", "bytes", "target_bytes", "before_bytes", "after_bytes", "shortfall_bytes"),
         *_columns("sends", "work_items", "run_delay_ns", "oom_bytes"),
         *_columns("host_calls", "host_errors", "thp_splits"),

@@ -29,10 +29,10 @@ class DuckDbEngine(Engine):
         found = self.connection.con.extract_statements(text)
         return len(found) == 1 and found[0].type == duckdb.StatementType.SELECT
 
-    def _read(self, files: Sequence[str], name: str) -> ir.Table:
+    def _read(self, files: Sequence[str], name: str, *, is_mixed: bool) -> ir.Table:
         # Day and host are in the files, too: names of folders need not be looked at.
         names = ", ".join(f"'{_MAGIC.sub(_literally, file)}'" for file in files)
-        what = f"read_parquet([{names}], hive_partitioning=false)"
+        what = f"read_parquet([{names}], hive_partitioning=false, union_by_name={str(is_mixed).lower()})"
         return self._name_sql(name, f"SELECT * FROM {what}")  # noqa: S608 - quoted
 
     def _name_sql(self, name: str, text: str) -> ir.Table:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from balloontrace.archive.dataset import Dataset
-from balloontrace.archive.schema import TABLES
+from balloontrace.archive.schema import TABLES, Type
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.fleet.question import Row
 from balloontrace.results.fleet_answer import Cell
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST_REASON = 300
 _ASKED = "what_was_asked"
+_TYPES = {Type.TEXT: "string", Type.INTEGER: "int64", Type.BOOLEAN: "boolean", Type.DAY: "date"}
 
 
 class Engine:
@@ -44,12 +45,18 @@ class Engine:
     def open_table(self, dataset: Dataset, table: str) -> ir.Table:
         """One table. Errors as `rows`."""
         with explained(self.name):
-            files = dataset.files_of(table)
-            if not dataset.hidden:
-                return self._read(files, table)
-            every = self._read(files, f"{table}_of_all_batches")
+            every = self._read(dataset.files_of(table), f"{table}_of_all_batches", is_mixed=dataset.is_mixed)
+            missing = [column for column in TABLES[table] if column.name not in every.columns]
+            if missing:  # older files have them not
+                import ibis
+
+                every = every.mutate(
+                    **{column.name: ibis.literal(None, type=_TYPES[column.type]) for column in missing}
+                )
             hidden = [f"{batch} {recording}" for batch, recording in dataset.hidden]
-            return self._name(table, every.filter((every.batch + " " + every.recording_id).notin(hidden)))
+            if hidden:
+                every = every.filter((every.batch + " " + every.recording_id).notin(hidden))
+            return self._name(table, every)
 
     def rows(self, asked: ir.Table) -> list[Row]:
         """All rows, by column, of plain values. BalloontraceError for whatever the engine does not like."""
@@ -78,8 +85,8 @@ class Engine:
             found.pop()
         return len(found) == 1 and isinstance(found[0], sqlglot.exp.Query)
 
-    def _read(self, files: Sequence[str], name: str) -> ir.Table:
-        """Parquet files as one table of this name."""
+    def _read(self, files: Sequence[str], name: str, *, is_mixed: bool) -> ir.Table:  # noqa: ARG002
+        """Parquet files as one table of this name. With `is_mixed` some have columns that others have not."""
         return self.connection.read_parquet(list(files), table_name=name)
 
     def _name(self, name: str, table: ir.Table) -> ir.Table:

@@ -38,8 +38,8 @@ class SparkEngine(Engine):
         super().__init__(name, connection)
         self._session = session
 
-    def _read(self, files: Sequence[str], name: str) -> ir.Table:
-        return self._named(name, self._session.read.parquet(*files))
+    def _read(self, files: Sequence[str], name: str, *, is_mixed: bool) -> ir.Table:
+        return self._named(name, self._session.read.option("mergeSchema", is_mixed).parquet(*files))
 
     def _name(self, name: str, table: ir.Table) -> ir.Table:
         return self._name_sql(name, self.connection.compile(table))

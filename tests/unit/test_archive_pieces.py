@@ -77,6 +77,29 @@ def test_pieces_make_the_operations_of_the_whole(name: str, guest_too: bool, tmp
     assert into(tmp_path / "pieces", *guests, *hosts).written == 0
 
 
+@pytest.mark.parametrize("name", ["before/before-001", "after/after-001"])
+def test_an_operation_cut_in_the_guest_is_two_rows_that_say_so(name: str, tmp_path: Path) -> None:
+    """Inside a work item, and of many sends or of one."""
+    guest, host = pair(name)
+    operation = analyse(*map(read_recording, (guest, host))).operations[0]
+    at_ns = operation.started_ns + operation.wall_ns // 2
+    guests = cut(guest, [at_ns], tmp_path / "guests")
+    hosts = cut(host, moments(name)[0], tmp_path / "hosts")
+    data = tmp_path / "data"
+    into(data, *guests, *hosts)
+    found = table_of(data, "operations").sort_values("started_at_ns")
+    inflates = found[found["kind"] == "inflate"]
+    assert sum(inflates["bytes"]) == (operation.pages or 0) * 4096
+    assert sum(inflates["wall_ns"]) <= operation.wall_ns
+    assert not inflates["whole"].any()
+    assert list(found[found["kind"] == "deflate"]["whole"]) == [True]
+    stages = table_of(data, "stages")
+    for row in inflates.to_dict("records"):
+        mine = stages[(stages["started_at_ns"] == row["started_at_ns"]) & stages["part_of"].isna()]
+        assert sum(mine["total_ns"]) == (row["wall_ns"] if len(mine) else 0)
+    assert list(found["whole"]) == [*[False] * len(inflates), True]
+
+
 def test_what_is_cut_is_said_to_be_until_the_rest_comes(tmp_path: Path) -> None:
     """Of an operation that two of the host's pieces served, one alone tells nothing that could be wrong."""
     guest, host = pair("before/before-001")

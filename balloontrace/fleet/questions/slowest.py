@@ -20,6 +20,7 @@ _COLUMNS = (
     AnswerColumn("driver_kind"),
     AnswerColumn("kind", label="kind", most=10),
     AnswerColumn("outcome"),
+    AnswerColumn("whole"),
     AnswerColumn("bytes", Unit.BYTES, "size"),
     AnswerColumn("wall_ns", Unit.NS, "time"),
     AnswerColumn("rate_bytes_per_s", Unit.RATE, "rate"),
