@@ -12,7 +12,15 @@ from pathlib import Path
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import mapping, parse_end, text
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import Likely, Reader, Seen, find_hosts, find_paths, look_at
+from balloontrace.archive.find_pairs import (
+    Likely,
+    Reader,
+    Seen,
+    find_awaited,
+    find_hosts,
+    find_paths,
+    look_at,
+)
 from balloontrace.archive.match_pieces import Match, match_run
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe
@@ -39,6 +47,7 @@ class Archived:
     refused: list[str] = field(default_factory=list)
     taken: list[Path] = field(default_factory=list)  # files of which the dataset has all now
     unended: set[Path] = field(default_factory=set)  # those of them that may still be written to
+    awaited: set[Path] = field(default_factory=set)  # those whose counterparts may still come
 
 
 def archive(
@@ -62,6 +71,7 @@ def archive(
     taken = dict.fromkeys((*looked.spare, *(each.path for each in seen)))
     result.taken = [path for path in taken if looked.stands_for(path) not in archiving.left]
     result.unended = {each.path for each in seen if not each.has_ended}
+    result.awaited = find_awaited(seen)
     return result
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -304,3 +304,21 @@ def _overlap(one: Seen, other: Seen) -> bool:
         return False
     slack_ns = _CLOCKS_APART_NS if one.is_piece or other.is_piece else 0
     return one.window[0] <= other.window[1] + slack_ns and other.window[0] <= one.window[1] + slack_ns
+
+
+def find_awaited(seen: Iterable[Seen]) -> set[Path]:
+    """Pieces of both sides whose counterparts on the other side may still come.
+
+    None where only one side is given. Once both sides have a later piece nothing more of that time comes, nor
+    when a day has passed.
+    """
+    pieces = [each for each in seen if each.is_piece and each.window is not None]
+    ends_ns = [
+        [each.window[1] for each in pieces if each.window and each.of_host is of_host]
+        for of_host in (False, True)
+    ]
+    if not all(ends_ns):
+        return set()
+    newest_ns = [max(of_side) for of_side in ends_ns]
+    since_ns = max(min(newest_ns) - _CLOCKS_APART_NS, max(newest_ns) - _DAY_NS)
+    return {each.path for each in pieces if each.window and each.window[1] >= since_ns}

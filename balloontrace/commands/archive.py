@@ -25,7 +25,8 @@ from balloontrace.untrusted import printable
 @click.option(
     "--remove",
     is_flag=True,
-    help="Remove recordings that are in DATASET then, but for those that are still being written.",
+    help="Remove recordings that are in DATASET then, but for those that are still being written. Of pieces "
+    "of both sides the last ones stay.",
 )
 @click.option("--merge", is_flag=True, help="Afterwards, make one batch of each day and host.")
 def archive(
@@ -64,7 +65,7 @@ def archive(
         known = f"; {format_things(found.known, 'is', 'are')} there already" if found.known else ""
         say(f"balloontrace: {format_things(found.written, 'recording')} archived{matched}{known}\n")
     if remove:
-        _remove(found.taken, found.unended)
+        _remove([path for path in found.taken if path not in found.awaited], found.unended)
     if merge:
         before, after = merge_batches(storage)
         if not before:

@@ -103,14 +103,14 @@ def _day(moment: datetime | None) -> date | None:
 
 
 def _ask(dataset: str, name: str, days: _Days, engine: str, options: Options) -> Answer:
-    from balloontrace.fleet.ask import answer, find_dataset
+    from balloontrace.fleet.ask import answer, ask_dataset
 
-    return answer(find_dataset(dataset, *days), name, questions()[name], options, engine)
+    return ask_dataset(dataset, *days, lambda found: answer(found, name, questions()[name], options, engine))
 
 
 def _ask_sql(dataset: str, text: str, days: _Days, engine: str, options: Options) -> Answer:
-    from balloontrace.fleet.ask import answer_sql, find_dataset
+    from balloontrace.fleet.ask import answer_sql, ask_dataset
 
     if (options.by, options.before, options.after) != (None, None, None):
         raise UsageError("--sql takes no --by, --before or --after: the query says it")
-    return answer_sql(find_dataset(dataset, *days), text, engine)
+    return ask_dataset(dataset, *days, lambda found: answer_sql(found, text, engine))

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from typing import TypeVar
 
 from balloontrace.archive.dataset import Dataset, explain_broken, read_dataset
 from balloontrace.archive.storage import open_storage
@@ -19,6 +20,25 @@ from balloontrace.results.fleet_answer import Answer, AnswerColumn, Unit
 from balloontrace.untrusted import printable
 
 _SQL = "sql"
+
+
+class BrokenFileError(BalloontraceError):
+    """A file of the dataset is gone or damaged."""
+
+
+_Found = TypeVar("_Found")
+
+
+def ask_dataset(url: str, since: date | None, until: date | None, ask: Callable[[Dataset], _Found]) -> _Found:
+    """What `ask` makes of a dataset; once more, where batches were merged meanwhile, and so removed."""
+    dataset = find_dataset(url, since, until)
+    try:
+        return ask(dataset)
+    except BrokenFileError:
+        again = find_dataset(url, since, until)
+        if again.batches == dataset.batches:
+            raise
+        return ask(again)
 
 
 def find_dataset(url: str, since: date | None = None, until: date | None = None) -> Dataset:
@@ -68,7 +88,7 @@ def _explained_files(dataset: Dataset) -> Iterator[None]:
         advice = explain_broken(dataset, f"{error} {error.__cause__}")
         if advice is None:
             raise
-        raise BalloontraceError(f"{advice}: {error}") from error
+        raise BrokenFileError(f"{advice}: {error}") from error
 
 
 def _fitting(name: str, question: Question, options: Options) -> Options:

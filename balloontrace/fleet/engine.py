@@ -6,6 +6,7 @@ This one does as any backend of ibis; `duckdb_engine` and `spark_engine` say wha
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,13 @@ class Engine:
         """Whether a text is that and nothing else; raises as a parser does for what it cannot read."""
         import sqlglot
 
-        found = sqlglot.parse(text, read=self.connection.dialect)
+        logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that it hardly knows
+        try:
+            found = sqlglot.parse(text, read=self.connection.dialect)
+        except sqlglot.ParseError as error:
+            where = error.errors[0] if error.errors else {}
+            words = f"{where.get('description', error)} (line {where.get('line')}, column {where.get('col')})"
+            raise BalloontraceError(f"{printable(self.name)} cannot answer: {printable(words)}") from error
         while found and found[-1] is None:  # behind the last semicolon
             found.pop()
         return len(found) == 1 and isinstance(found[0], sqlglot.exp.Query)

@@ -63,8 +63,11 @@ def spark_session(master: str) -> Iterator[Any]:
         _require_java()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how new pandas is, which is not used
+        from pyspark.logger import PySparkLogger
         from pyspark.sql import SparkSession
 
+        # A page of JSON for each error, which is raised as well.
+        PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True
         with explained(master):
             builder = SparkSession.builder.appName("balloontrace fleet")
             if master.startswith(_SPARK_CONNECT):

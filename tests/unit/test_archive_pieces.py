@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from cut_recordings import cut
 from fleets import EXAMPLES, assert_same_rows, table_of
 from synthetic import recording_bytes
@@ -15,7 +16,9 @@ from synthetic_vms import Vm, pieces_of, stream_of
 
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.archive.archive_recordings import Archived, archive
+from balloontrace.archive.find_pairs import Seen, find_awaited
 from balloontrace.archive.storage import open_storage
+from balloontrace.cli import cli
 from balloontrace.format.recording import read_recording
 
 # By the recording an operation is in.
@@ -151,6 +154,29 @@ def test_pieces_of_all_vms_of_a_host(tmp_path: Path) -> None:
     assert (found.written, found.matched) == (len(vms) * len(hosts) + 1, 1)
     assert_same_operations(tmp_path / "pieces", tmp_path / "whole")
     assert set(table_of(tmp_path / "pieces", "operations")["vm"]) == {"web2"}
+
+
+def test_the_last_pieces_of_two_sides_stay_until_later_ones_come(tmp_path: Path) -> None:
+    """Of one side alone they need not wait."""
+
+    def at(hour: float, *, of_host: bool, is_piece: bool = True) -> Seen:
+        window = int(hour * HOUR_NS), int((hour + 1) * HOUR_NS)
+        path = Path(f"{hour} {of_host}")
+        return Seen(path, 0, str(path), of_host, True, window, None, "", is_piece)
+
+    guests, hosts = ([at(hour, of_host=of_host) for hour in range(40)] for of_host in (False, True))
+    assert find_awaited(guests) == find_awaited(hosts[:3]) == set()
+    assert find_awaited([*guests[:3], at(2.5, of_host=True, is_piece=False)]) == set()
+    assert find_awaited([*guests[:3], *hosts[:3]]) == {guests[2].path, hosts[2].path}
+    assert find_awaited([*guests[:3], *hosts[:2]]) == {guests[1].path, guests[2].path, hosts[1].path}
+    assert find_awaited([*guests, *hosts[:2]]) == {each.path for each in guests[15:]}
+    for side in ("guest", "host"):
+        cut(EXAMPLES / "after" / f"after-001-{side}.bt", [], tmp_path / side)
+    words = ["--to", str(tmp_path / "data"), "--remove"]
+    assert CliRunner().invoke(cli, ["archive", str(tmp_path), *words]).exit_code == 0
+    assert len(list(tmp_path.glob("*/*.bt"))) == 2
+    assert CliRunner().invoke(cli, ["archive", str(tmp_path / "host"), *words]).exit_code == 0
+    assert [path.parent.name for path in tmp_path.glob("*/*.bt")] == ["guest"]
 
 
 def test_two_hosts_that_agree_prove_nothing(tmp_path: Path) -> None:

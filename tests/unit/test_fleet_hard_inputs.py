@@ -15,6 +15,8 @@ from flows import Flow
 from synthetic import recording_bytes
 
 from balloontrace.archive.archive_recordings import archive
+from balloontrace.archive.dataset import Dataset
+from balloontrace.archive.merge_batches import merge
 from balloontrace.archive.storage import open_storage
 from balloontrace.errors import UsageError
 from balloontrace.fleet.ask import find_dataset
@@ -125,6 +127,23 @@ def test_a_broken_file_is_named_with_what_to_do(harm: str, folder: Path, capsys:
     assert run(capsys, "archive", *GIVEN, OTHER, "--to", folder).status == 0
     assert len(table_of(folder, "machines")) == 7
     assert run(capsys, "fleet", folder, "slowest").status == 0
+
+
+def test_what_is_merged_while_it_is_asked_is_asked_again(
+    folder: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(capsys, "fleet", folder, "cost", "--format", "csv").stdout
+    found = find_dataset(str(folder))
+
+    def find_late(*_: object) -> Dataset:
+        monkeypatch.undo()
+        merge(open_storage(str(folder)))
+        return found
+
+    monkeypatch.setattr("balloontrace.fleet.ask.find_dataset", find_late)
+    done = run(capsys, "fleet", folder, "cost", "--format", "csv")
+    assert (done.status, done.stdout) == (0, before)
+    assert dataset_of(folder).batches != found.batches
 
 
 @pytest.mark.parametrize("words", ["", " ", "://x", "nonsense://x", "s3x://bucket/x"])

@@ -49,6 +49,7 @@ appender.console.layout.pattern = %m%n
 # All answers of one session, as JSON.
 ASK = """
 import json, sys
+from balloontrace.errors import BalloontraceError
 from balloontrace.fleet.ask import answer_on, find_dataset
 from balloontrace.fleet.open_engine import open_engine
 from balloontrace.fleet.question import Options
@@ -62,6 +63,14 @@ with open_engine(sys.argv[1], dataset) as engine:
     }
     engine.open_tables(dataset)
     found["sql"] = [list(row.values()) for row in engine.ask_sql(sys.argv[4])[1]]
+    found["refused"] = []
+    for text in (
+        "DROP VIEW operations", "SELECT 1 AS a; DROP VIEW operations", "SELECT nothing FROM operations"
+    ):
+        try:
+            engine.ask_sql(text)
+        except BalloontraceError as error:
+            found["refused"].append([int(error.exit_code), str(error)[:23]])
 print(json.dumps(found))
 """
 
@@ -189,8 +198,9 @@ def test_all_engines_give_the_same_answers(cluster: Cluster, tmp_path: Path) -> 
     }
     for url in (cluster.url, cluster.connect_url):
         found = ask_spark(url, cluster, tmp_path / "data")
-        sql = found.pop("sql")
+        sql, refused = found.pop("sql"), found.pop("refused")
         assert_same(found, expected)
+        assert [each[0] for each in refused] == [2, 2, 1]
         assert sql == [list(row) for row in answer_sql(dataset, QUERY, "duckdb").rows]
     # Each worker had a part in it.
     for number in (1, 2):

@@ -231,3 +231,11 @@ def test_what_is_being_written_is_not_removed(waiting: Path, tmp_path: Path) -> 
     assert [path.name for path in waiting.iterdir()] == ["cut.bt"]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert not list(waiting.iterdir())
+
+
+def test_a_dataset_needs_pieces() -> None:
+    """Pieces need no dataset: without one they stay in their folder."""
+    done = CliRunner().invoke(cli, ["record", "--to", "data"])
+    assert str(done.exception) == "--to DATASET goes with --archive-every TIME"
+    context = record_command.make_context("record", ["--archive-every", "1h"])
+    assert (context.params["every_s"], context.params["dataset"]) == (3600, None)
