@@ -166,6 +166,9 @@ def _design(order: Order) -> str:
     return PAIRED if order.turns is Turns.PAIRS else INDEPENDENT
 
 
+_OF_MANY = {"that is a copy": "that are copies", "that is on both sides": "that are on both sides"}
+
+
 def _runs(what: str, reports: Iterable[Report]) -> _Side:
     """Each run once; sums of a recording with a part missing are of nothing in particular."""
     runs: list[FoundRun] = []
@@ -194,7 +197,9 @@ def _left_out(sides: Sequence[_Side]) -> Iterator[str]:
     for name, side in zip(("before", "after"), sides, strict=True):
         for reason, count in side.left_out.items():
             if count:
-                yield f"left out of {name}: {format_things(count, 'recording')} {reason}"
+                many = _OF_MANY.get(reason, reason)
+                recordings = format_things(count, f"recording {reason}", f"recordings {many}")
+                yield f"left out of {name}: {recordings}"
 
 
 def _unmeasured(sides: Sequence[_Side]) -> Iterator[str]:

@@ -149,7 +149,7 @@ def _require_same_sides(before: Recordings, after: Recordings) -> None:
         if len(set(flags)) > 1:
             alone = next(report.header.recording for report in side.reports if report.host is None)
             raise ComparisonError(
-                f"{side.given} has a host's recording for some of its guest's and none for {alone}; "
+                f"{side.given} has no host's recording for {alone}, and one for others; "
                 "--guest-only compares the guests' alone"
             )
     names = ("of the guest alone", "of guest and host")
@@ -185,8 +185,8 @@ def _nothing_common(
             return f"{side.given} holds no {wanted} to compare{reason}"
     held = [_list_sizes([*_keys(each.counting)]) for each in found]
     return (
-        f"no operation of the same kind and size is on both sides: {sides[0].given} holds {held[0]}, "
-        f"{sides[1].given} {held[1]}"
+        f"no operation of the same kind and size is on both sides: {sides[0].given} holds {held[0]}; "
+        f"{sides[1].given} holds {held[1]}"
     )
 
 

@@ -172,6 +172,8 @@ def test_a_recording_counts_once_and_whole() -> None:
     assert [run.recording for run in group.before] == ["run-0.bt", "run-1.bt"]
     assert "left out of before: 1 recording with a part missing" in group.notes
     assert "left out of before: 1 recording that is a copy" in group.notes
+    thrice = group_of(compare(Recordings("b", (first,) * 3), Recordings("a", (after,))), "report")
+    assert "left out of before: 2 recordings that are copies" in thrice.notes
 
 
 def test_a_recording_on_both_sides_proves_nothing() -> None:

@@ -185,8 +185,8 @@ def test_a_deflate_is_not_compared_with_an_inflate() -> None:
     with pytest.raises(ComparisonError) as caught:
         compare(Recordings("x.bt", (deflate,)), Recordings("y.bt", (inflate,)))
     assert str(caught.value) == (
-        "no operation of the same kind and size is on both sides: x.bt holds deflates of 16.0 MiB, "
-        "y.bt inflates of 16.0 MiB"
+        "no operation of the same kind and size is on both sides: x.bt holds deflates of 16.0 MiB; "
+        "y.bt holds inflates of 16.0 MiB"
     )
     with pytest.raises(ComparisonError, match=r"y\.bt holds no complete deflate to compare"):
         compare(Recordings("x.bt", (deflate,)), Recordings("y.bt", (inflate,)), (Kind.DEFLATE,))
@@ -194,7 +194,7 @@ def test_a_deflate_is_not_compared_with_an_inflate() -> None:
 
 def test_other_sizes_are_not_compared() -> None:
     with pytest.raises(
-        ComparisonError, match=r"before holds inflates of 16\.0 MiB, after inflates of 8\.00 MiB"
+        ComparisonError, match=r"before holds inflates of 16\.0 MiB; after holds inflates of 8\.00 MiB"
     ):
         compared(Setup(), Setup(mib=8), (1, 1))
 
@@ -207,7 +207,7 @@ def test_a_guest_alone_is_not_compared_with_both_sides() -> None:
         "before is of the guest alone and after is of guest and host; --guest-only compares the guests' alone"
     )
     mixed = side("mixed", [make_run(both), make_run(alone)])
-    with pytest.raises(ComparisonError, match=r"^mixed has a host's recording for some"):
+    with pytest.raises(ComparisonError, match=r"^mixed has no host's recording for"):
         compare(mixed, mixed)
 
 
