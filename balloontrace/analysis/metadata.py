@@ -77,7 +77,7 @@ def parse_header(recording: Recording) -> Header:
         # Before there were two it was bcc.
         engine=text(metadata, "engine") or ("bcc" if text(metadata, "bcc_version") else None),
         engine_version=text(metadata, "engine_version") or text(metadata, "bcc_version"),
-        pair=text(metadata, "pair"),
+        pair=(text(metadata, "pair") or "").strip() or None,  # an empty name is none: it would prove anything
     )
 
 

@@ -185,6 +185,8 @@ def record(
       sudo balloontrace record --side host --all -o host.bt
     """  # fmt: skip
     started_ns = time.monotonic_ns()
+    if asked["pair"] is not None and not asked["pair"].strip():
+        raise UsageError("--pair takes a name, and an empty one is the same on every recording")
     if every_s is None and dataset is not None:
         raise UsageError("--to DATASET goes with --archive-every TIME")
     if guest is not None or asked["side"] == _BOTH:

@@ -306,3 +306,7 @@ def test_one_pair_matches_by_its_name_and_says_so() -> None:
     other = replace(named[1], metadata={**named[1].metadata, "pair": "second"})
     with pytest.raises(RecordingError, match="different names of record --pair"):
         analyse(named[0], other)
+    # `--pair "$NAME"` of a name that was never set proves nothing.
+    nameless = [replace(each, metadata={**each.metadata, "pair": " "}) for each in named]
+    with pytest.raises(RecordingError, match="too few to be matched by their times alone"):
+        analyse(*nameless)

@@ -120,6 +120,7 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
         (["record", "--buffer", "lots"], "'lots' is not a size; write for example 512M"),
         (["record", "-d", "10 parsecs"], "'10 parsecs' is not a duration; write for example 10s"),
         (["record", "--attach", "ftrace"], "--attach"),
+        (["record", "--pair", " "], "--pair takes a name"),
         (["top", "-i", "10ms"], "10ms is too short; the least is 100ms"),
         (["top", "-i", "soon"], "'soon' is not a duration"),
         (["top", "-n", "0"], "--count"),
