@@ -38,7 +38,8 @@ _CALLS, _LOST = "balloontrace_host_calls_total", "balloontrace_host_events_lost_
 _SCRAPE = """
 import gzip, urllib.request as u
 headers = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
-print(gzip.decompress(u.urlopen(u.Request("http://127.0.0.1:9435/metrics", headers=headers)).read()).decode())
+request = u.Request("http://127.0.0.1:9435/metrics", headers=headers)
+text = gzip.decompress(u.urlopen(request).read()).decode()
 """
 _SOURCE = Path(__file__).with_name("host_vms.c")
 _OF_SOAK = ("growth", "memory", "descriptors_left")
@@ -113,16 +114,17 @@ def measure_soak() -> Iterator[Figure]:
         recorder = _start_recorder(guest, "/dev/null")
         own = {"record": _Process(guest, recorder.pid), "serve": _start_serving(guest)}
         sizes: dict[str, list[float]] = {name: [] for name in own}
-        with _scraping(guest, SOAK_SCRAPE_S):
-            for minute in range(MINUTES):
+        for minute in range(MINUTES):
+            with _scraping(guest, SOAK_SCRAPE_S):
                 host.order(f"churn {COMING} {LIVES_MS}")
-                guest.run(["sleep", "3"], check=True)
-                for name, process in own.items():
-                    sizes[name].append(process.memory_mb())
-                held = ", ".join(f"{name} {sizes[name][-1]:.3f} MB" for name in own)
-                say(f"{(minute + 1) * COMING} VMs: {held}")
-                if minute == WARM_UP_MINUTES - 1:
-                    descriptors = {name: process.descriptors() for name, process in own.items()}
+            # At rest: a scrape under way holds its text twice, some 0.5 MB.
+            guest.run(["sleep", "3"], check=True)
+            for name, process in own.items():
+                sizes[name].append(process.memory_mb())
+            held = ", ".join(f"{name} {sizes[name][-1]:.3f} MB" for name in own)
+            say(f"{(minute + 1) * COMING} VMs: {held}")
+            if minute == WARM_UP_MINUTES - 1:
+                descriptors = {name: process.descriptors() for name, process in own.items()}
         for name, process in own.items():
             growth = sizes[name][-1] - sizes[name][WARM_UP_MINUTES - 1]
             yield Figure(f"soak_{name}_growth", growth, "MB", at_most=MOST_GROWTH_MB)
@@ -152,23 +154,24 @@ def _start_serving(guest: lab.Guest) -> _Process:
 
 def _scraped(guest: lab.Guest, name: str) -> float:
     """The sum of all samples whose lines begin so."""
-    lines = guest.run(["python3", "-c", _SCRAPE], check=True, timeout_s=ORDER_S).stdout.splitlines()
+    words = ["python3", "-c", f"{_SCRAPE}\nprint(text)"]
+    lines = guest.run(words, check=True, timeout_s=ORDER_S).stdout.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def _scrape_ns(guest: lab.Guest, own: _Process) -> float:
-    """What one takes."""
-    before_s = own.used_s()
-    guest.run(
-        ["python3", "-c", f"for _ in range({SCRAPES}): exec({_SCRAPE!r})"], check=True, timeout_s=ORDER_S
-    )
-    return (own.used_s() - before_s) / SCRAPES * 1e9
+    """What one takes, of those that come one after the other."""
+    used = f"sum(map(int, open('/proc/{own.pid}/stat').read().split()[13:15]))"
+    # All in the guest: its clock runs on while it waits for this machine.
+    script = f"before = {used}\nfor _ in range({SCRAPES}): exec({_SCRAPE!r})\nprint({used} - before)"
+    ticks = guest.run(["python3", "-c", script], check=True, timeout_s=ORDER_S).stdout
+    return int(ticks) / _TICKS_PER_S / SCRAPES * 1e9
 
 
 @contextmanager
 def _scraping(guest: lab.Guest, every_s: int) -> Iterator[None]:
     """Something comes for all metrics again and again, as Prometheus does."""
-    script = f'while sleep {every_s}; do python3 -c "$0" > /run/scraped; done'
+    script = f'while sleep {every_s}; do python3 -c "$0"; done'
     scraper = guest.start(["sh", "-c", script, _SCRAPE])
     yield
     scraper.signal(15)
@@ -205,25 +208,21 @@ class _Process:
     """A process of balloontrace's own."""
 
     def __init__(self, guest: lab.Guest, pid: int) -> None:
-        self._guest, self._pid = guest, pid
-
-    def used_s(self) -> float:
-        """Processor time so far."""
-        return sum(map(int, self._run(f"cut -d' ' -f14,15 /proc/{self._pid}/stat").split())) / _TICKS_PER_S
+        self._guest, self.pid = guest, pid
 
     def busy_s(self, seconds: int) -> float:
         """Processor time in the next `seconds`."""
-        script = f"s() {{ cut -d' ' -f14,15 /proc/{self._pid}/stat; }}; s; sleep {seconds}; s"
+        script = f"s() {{ cut -d' ' -f14,15 /proc/{self.pid}/stat; }}; s; sleep {seconds}; s"
         ticks = [int(word) for word in self._run(script, ORDER_S).split()]
         return (ticks[2] + ticks[3] - ticks[0] - ticks[1]) / _TICKS_PER_S
 
     def memory_mb(self) -> float:
         """What it holds, the maps that it shares with the programs included."""
-        return int(self._run(f"grep VmRSS /proc/{self._pid}/status").split()[1]) * 1024 / 1e6
+        return int(self._run(f"grep VmRSS /proc/{self.pid}/status").split()[1]) * 1024 / 1e6
 
     def descriptors(self) -> int:
         """How many it has open."""
-        return int(self._run(f"ls /proc/{self._pid}/fd | wc -l"))
+        return int(self._run(f"ls /proc/{self.pid}/fd | wc -l"))
 
     def _run(self, script: str, timeout_s: float = 60) -> str:
         return self._guest.run(["sh", "-c", script], check=True, timeout_s=timeout_s).stdout

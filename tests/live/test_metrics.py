@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hostserve import WARM_UP, Server
 from prometheus_client.openmetrics import parser
-from tracing import ATTACH_S, FULL_MIB, ROOT, record, report, shell
+from tracing import ATTACH_S, FULL_MIB, ROOT, PieceRecorder, balloontrace, move, record, report, shell
 
 import lab
 from lab.metrics_client import ENVIRONMENT, install_client, remove_client
@@ -147,6 +147,34 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
     for name in ("CapEff", "CapPrm", "CapBnd"):
         assert int(status[name], 16) == 0, status
     assert set(status["Uid"].split()) == {str(NOBODY)}
+
+
+@pytest.mark.usefixtures("libraries")
+def test_what_is_served_is_archived_once(guest: lab.Guest, tmp_path: Path) -> None:
+    serving = PieceRecorder(guest, "/root/served", "--side", "guest", verb="serve", status=0)
+    serving.process.wait_for(SERVING, ATTACH_S)
+    serving.wait_recording()
+    for target_mib in (FULL_MIB - 53, FULL_MIB - 13, FULL_MIB):
+        move(guest, target_mib)
+        serving.wait_for_next()
+    values = scrape(guest)
+    pieces = serving.pull_all(tmp_path)  # by SIGTERM
+    assert len(pieces) > 3
+    dataset = tmp_path / "data"
+    for _ in range(2):
+        done = balloontrace("archive", *pieces, "--to", dataset)
+        assert done.returncode == 0, done.stderr
+    query = "SELECT kind, outcome, bytes, sends FROM operations ORDER BY started_at_ns"
+    done = balloontrace("fleet", dataset, "--sql", query, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    moves = [(row["kind"], row["outcome"], row["bytes"] >> 20) for row in rows]
+    assert moves == [("inflate", "reached", 53), ("deflate", "reached", 40), ("deflate", "reached", 13)]
+    for kind in ("inflate", "deflate"):
+        moved = sum(row["bytes"] for row in rows if row["kind"] == kind)
+        assert one(values, "moved_bytes_total", queue=kind) == moved
+    assert one(values, "sends_total") == sum(row["sends"] for row in rows)
+    assert one(values, "operations_total", outcome="reached") == len(rows)
 
 
 @pytest.mark.usefixtures("libraries", "kvm", "_hostserve")
