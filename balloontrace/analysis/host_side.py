@@ -31,6 +31,7 @@ from balloontrace.analysis.metadata import (
 from balloontrace.analysis.nesting import NO_SPAN
 from balloontrace.analysis.other_buffers import tell_apart, with_files
 from balloontrace.analysis.record_table import Recorded
+from balloontrace.analysis.report_losses import missing_batches
 from balloontrace.analysis.sampled_batches import decode_sampled_batches
 from balloontrace.analysis.sampled_time import SampledTime, estimate_inside
 from balloontrace.analysis.tracing_cost import TracingCost, parse_tracing_cost
@@ -156,7 +157,10 @@ def analyse_host(recording: Recording) -> HostRecording:
         batches,
         end,
         side,
-        tuple(_warnings(recording, batches, end, losses, len(summed) - len(totals))),
+        (
+            *_warnings(recording, batches, end, losses, len(summed) - len(totals)),
+            *_warn_of_missing(missing_batches(side, batches.left_out)),
+        ),
         tuple(
             _not_measured(
                 header,
@@ -324,6 +328,12 @@ def _warnings(
         if loss.events_lost:
             gone = format_things(loss.events_lost, "was", "were")
             yield f"host: of {loss.function} {gone} lost, so counts are too low"
+
+
+def _warn_of_missing(batches: int | None) -> Iterator[str]:
+    if batches:
+        gone = format_things(batches, "recorded batch is", "recorded batches are")
+        yield f"host: {gone} not in the file, so times and counts are too low"
 
 
 def _not_measured(

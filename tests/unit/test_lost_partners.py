@@ -60,3 +60,14 @@ def test_a_buffer_that_is_there_twice_is_one() -> None:
     assert once.host is not None
     assert twice.host.batches == once.host.batches == 512
     assert any("left out 512 batches" in warning for warning in twice.warnings)
+
+
+def test_batches_that_are_not_in_the_file_are_told() -> None:
+    pieces = split(HOST)
+    (*_, last) = [place for place, (kind, _, _) in enumerate(pieces) if kind == b"BTCH"]
+    fewer = [piece for place, piece in enumerate(pieces) if place != last]
+    report = analyse(recording(join(fewer, (1, 5))))
+    assert report.spans_missing
+    (told,) = [warning for warning in report.warnings if "not in the file" in warning]
+    assert told.startswith(f"host: {report.spans_missing} recorded batch")
+    assert not [each for each in analyse(recording(HOST)).warnings if "not in the file" in each]
