@@ -118,3 +118,17 @@ def test_dontneed_of_shared_memory_is_not_said_to_have_freed() -> None:
     assert "counts pages unmapped" in sentence
     assert sentence.endswith("the files behind its shared memory kept theirs")
     assert "madvise_dontneed           0             -           -" in render_table(report)
+
+
+def test_calls_of_every_kind_fit_on_a_terminal() -> None:
+    recording = host_recording([])
+    slot = bytearray(THREAD.size_bytes)
+    struct.pack_into("<Q", slot, 0, 4242 << 32 | 4242)
+    for call in Call:
+        at = THREAD.offsets["sums"] + call * CALL_SUMS.size_bytes
+        struct.pack_into("<QQ", slot, at, CALLS << 12, CALLS * 700)
+        struct.pack_into("<I", slot, at + CALL_SUMS.offsets["buckets"] + 4 * 9, CALLS)
+    shown = render_table(analyse(replace(recording, counters=bytes(slot)))).splitlines()
+    assert max(map(len, shown)) <= 80
+    headings = [line for line in shown if line.startswith("time of a call")]
+    assert sum(len(line.split()) - 4 for line in headings) == len(Call)

@@ -21,6 +21,7 @@ from balloontrace.units import (
 
 _NAME_COLUMNS = 32
 _LISTED_QUEUES = 8
+_KINDS_BESIDE = 4
 _MANY = {
     "advice outside of buffers": "pieces of advice outside of buffers",
     "discard of the process's own memory": "discards of the process's own memory",
@@ -206,18 +207,27 @@ def _in_vain(calls: Sequence[HostCalls]) -> Section:
 
 
 def _histogram(calls: Sequence[HostCalls]) -> Section:
-    """How many calls took how long, one column a kind of call."""
+    """How many calls took how long, one column a kind of call; no more beside each other than fit."""
+    beside = [calls[first : first + _KINDS_BESIDE] for first in range(0, len(calls), _KINDS_BESIDE)]
+    return [table for some in beside for table in _lengths(some)]
+
+
+def _lengths(calls: Sequence[HostCalls]) -> Iterator[Table]:
     used = [
         bucket
         for bucket in range(max((len(each.buckets) for each in calls), default=0))
         if any(each.buckets[bucket] for each in calls)
     ]
-    rows = [
-        (f"{format_duration_ns(1 << bucket)} and up", *(format_count(each.buckets[bucket]) for each in calls))
-        for bucket in range(used[0], used[-1] + 1)
-    ] if used else []  # fmt: skip
-    names = ("time of a call", *(each.call.removeprefix("madvise_") for each in calls))
-    return [Table(names, rows, "r" * len(names))] if rows else []
+    if used:
+        rows = [
+            (
+                f"{format_duration_ns(1 << place)} and up",
+                *(format_count(each.buckets[place]) for each in calls),
+            )
+            for place in range(used[0], used[-1] + 1)
+        ]
+        names = ("time of a call", *(each.call.removeprefix("madvise_") for each in calls))
+        yield Table(names, rows, "r" * len(names))
 
 
 def _memory(memory: Sequence[HostMemory]) -> Section:
