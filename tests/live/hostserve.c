@@ -6,7 +6,7 @@
  * other one by an eventfd, waits for the completion and prints `done`. KINDs: dontneed, remove, free, willneed,
  * normal, punch, both (punch and dontneed), fail (an unaligned address), empty (no bytes), none, stall (dontneed, and no
  * completion), spin (dontneed, and as long between calls as it takes to get there; what was spent inside calls and between
- * them goes to standard error), and any of them once more for memory that it has just been done to, as twice-KIND. `exit`
+ * them goes to standard error), way (empty; what that took goes there too), and any of them once more for memory that it has just been done to, as twice-KIND. `exit`
  * ends it.
  *
  * MADV_DONTNEED of other memory than pages of its own: huge (in huge pages), shared (of a memfd), file (of a private mapping
@@ -57,6 +57,18 @@ static int64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+/* What calls take that do nothing: the way into the kernel and back, and a look at the clock. */
+static void go_there_and_back(void)
+{
+	int64_t start_ns = now_ns();
+
+	for (long number = 0; number < order.calls; number++) {
+		check(!madvise(private_memory, 0, MADV_DONTNEED), "way");
+		now_ns();
+	}
+	fprintf(stderr, "way %ld\n", (long)(now_ns() - start_ns));
 }
 
 /* Serves an order with as much work between calls as a slow device has. */
@@ -111,6 +123,17 @@ static void call(const char *kind, long number)
 		check(!madvise(shared, bytes, MADV_DONTNEED), "both");
 }
 
+static void call_each(void)
+{
+	const char *twice = strncmp(order.kind, TWICE, strlen(TWICE)) ? NULL : order.kind + strlen(TWICE);
+
+	for (long number = 0; number < order.calls; number++) {
+		call(twice ? twice : order.kind, number);
+		if (twice)
+			call(twice, number);
+	}
+}
+
 static void *serve(void *unused)
 {
 	uint64_t value;
@@ -119,13 +142,10 @@ static void *serve(void *unused)
 		check(read(kick, &value, sizeof(value)) == sizeof(value), "read");
 		if (!strcmp(order.kind, "spin"))
 			spin();
-		for (long number = 0; strcmp(order.kind, "spin") && number < order.calls; number++) {
-			const char *twice = strncmp(order.kind, TWICE, strlen(TWICE)) ? NULL : order.kind + strlen(TWICE);
-
-			call(twice ? twice : order.kind, number);
-			if (twice)
-				call(twice, number);
-		}
+		else if (!strcmp(order.kind, "way"))
+			go_there_and_back();
+		else
+			call_each();
 		if (!strcmp(order.kind, "stall")) {
 			printf("stalled\n");
 			fflush(stdout);

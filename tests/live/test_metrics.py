@@ -122,10 +122,10 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
     found = report(recorder.pull(tmp_path))
     (inflate,) = found["operations"]
     moved = 'balloontrace_moved_pages_total{queue="inflate"}'
-    while (scraped := (prometheus.query(moved) or [0])[0]) != inflate["pages"]:
+    while (scraped := (prometheus.query_last(moved) or [0])[0]) != inflate["pages"]:
         assert scraped < inflate["pages"]
-    assert prometheus.query("balloontrace_sends_total") == [inflate["sends"]]
-    assert prometheus.query("up") == [1]
+    assert prometheus.query_last("balloontrace_sends_total") == [inflate["sends"]]
+    assert prometheus.query("max_over_time(up[1h])") == [1]
     prometheus.end()
     status = status_of(guest, serving.pid)
     serving.signal(signal.SIGTERM)
