@@ -123,8 +123,8 @@ def test_every_call_of_every_buffer(guest: lab.Guest, server: Server, tmp_path: 
 def test_samples_find_the_time_inside_calls(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
     """No call is traced; what the process itself says that it spent inside calls is what samples say.
 
-    It cannot but count the way into a call and back too, which is no part of the function. Calls that do nothing
-    tell how long that is: on an emulated processor a twentieth of all time here.
+    It cannot but count the way into a call and back too, which is no part of the function. Calls that do
+    nothing tell how long that is.
     """
     before = server.process.read("stderr", 0)
     server.serve(f"way {WAYS}")
