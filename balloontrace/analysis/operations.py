@@ -12,7 +12,6 @@ active item returns, so that waiting for memory at its end counts.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,8 +19,8 @@ import numpy as np
 
 from balloontrace.analysis.columns import Column, Mask, Spans
 from balloontrace.analysis.consistency import understand
-from balloontrace.analysis.group_statistics import sums
-from balloontrace.analysis.nesting import NO_SPAN, UNKNOWN_DEVICE, Nesting, look_up
+from balloontrace.analysis.nesting import NO_SPAN, Nesting, look_up
+from balloontrace.analysis.operation_events import Events, find_gone, find_removals
 from balloontrace.analysis.summed_migrations import MIGRATIONS, SENDS_OF_MIGRATIONS
 from balloontrace.analysis.work_items import NOT_MEASURED, UNKNOWN_AT_START, AtStart, WorkItems
 from balloontrace.format.vocabulary import Function, Kind, SpanFlag
@@ -96,8 +95,8 @@ def find_operations(
     understood = understand(spans, unit_pages, at_start)
     spans, nesting = understood.spans, understood.nesting
     items, send_row = understood.items, understood.send_row
-    removal = _find_removals(spans, nesting, callers_seen=callers_seen)
-    gone = _gone(items, gaps)
+    removal = find_removals(spans, nesting, callers_seen=callers_seen)
+    gone = find_gone(items, gaps)
     rows, firsts = _split(
         items,
         np.concatenate([nesting.device[removal], np.array([device for device, _ in gone], dtype=np.int64)]),
@@ -111,7 +110,7 @@ def find_operations(
             fewer, interrupts_traced=interrupts_traced, gaps=gaps, unit_pages=unit_pages, at_start=at_start,
             callers_seen=callers_seen,
         )  # fmt: skip
-    events = _Events(spans, nesting, removal, gone, gaps)
+    events = Events(spans, nesting, removal, gone, gaps)
     found = _describe(items, rows, firsts, events, interrupts_traced=interrupts_traced)
     order = sorted(range(len(found)), key=lambda index: (found[index].start_ns, found[index].device))
     rank = np.empty(len(found), dtype=np.int64)
@@ -137,88 +136,6 @@ def operation_of_spans(spans: Spans, operations: Operations) -> Column:
     operation[operations.items.span] = operations.item_operation
     own = (nesting.oom == NO_SPAN) & (nesting.migrate == NO_SPAN)
     return np.where(own, look_up(operation, nesting.work, NO_OPERATION), NO_OPERATION)
-
-
-class _Events:
-    """Starts of the events that matter around work items, by device and in order."""
-
-    def __init__(
-        self,
-        spans: Spans,
-        nesting: Nesting,
-        removal: Mask,
-        gone: Sequence[tuple[int, int]],
-        gaps: Sequence[DriverGap],
-    ) -> None:
-        self.traced_again_ns = [gap.back_ns for gap in gaps if gap.reattached and gap.back_ns is not None]
-        self.interrupts = _starts(spans, nesting, spans.of(Function.VIRTBALLOON_CHANGED))
-        removals = _starts(spans, nesting, removal)
-        for device, at_ns in gone:
-            removals.setdefault(device, []).append(at_ns)
-        self.removals = {device: sorted(starts) for device, starts in removals.items()}
-        oom = spans.of(Function.VIRTIO_BALLOON_OOM_NOTIFY)
-        self.ooms = _starts(spans, nesting, oom)
-        self.oom_pages: dict[int, list[int]] = defaultdict(list)
-        pages = _oom_pages(spans, nesting)[oom]
-        for device, count in zip(nesting.device[oom].tolist(), pages.tolist(), strict=True):
-            self.oom_pages[device].append(count)
-
-    def is_blind_before(self, previous: FoundOperation | None, start_ns: int) -> bool:
-        """Whether probes were gone for a time between an operation and the next: it may have begun then."""
-        return previous is not None and any(
-            previous.end_ns <= back_ns <= start_ns for back_ns in self.traced_again_ns
-        )
-
-
-def _gone(items: WorkItems, gaps: Sequence[DriverGap]) -> list[tuple[int, int]]:
-    """Device and time of each look that found a device without its driver."""
-    known = np.unique(items.device).tolist()
-    return [
-        (device, gap.gone_ns)
-        for gap in gaps
-        if gap.gone_ns is not None
-        for device in known
-        if device == UNKNOWN_DEVICE or f"virtio{device}" in gap.devices
-    ]
-
-
-def _starts(spans: Spans, nesting: Nesting, which: Mask) -> dict[int, list[int]]:
-    starts: dict[int, list[int]] = defaultdict(list)
-    pairs = zip(nesting.device[which].tolist(), spans.int64("start_ns")[which].tolist(), strict=True)
-    for device, start_ns in pairs:
-        starts[device].append(start_ns)
-    return starts
-
-
-def _oom_pages(spans: Spans, nesting: Nesting) -> Column:
-    """Pages given back by each out-of-memory notification: what its leak_balloon sent or returned.
-
-    Where that has no span, its sends tell.
-    """
-    leaks = np.flatnonzero(spans.of(Function.LEAK_BALLOON) & (nesting.oom != NO_SPAN))
-    moved = np.where(
-        spans.has(SpanFlag.PAGES),
-        spans.int64("pages"),
-        np.maximum(spans.measured("result", SpanFlag.RESULT), 0),
-    )
-    by_leak = sums(moved[leaks], nesting.oom[leaks], len(spans))
-    pages = spans.measured("pages", SpanFlag.PAGES)
-    sends = np.flatnonzero(nesting.send & (nesting.oom != NO_SPAN))
-    by_send = sums(pages[sends], nesting.oom[sends], len(spans))
-    return np.where(by_leak > 0, by_leak, np.where(by_send > 0, by_send, pages))
-
-
-def _find_removals(spans: Spans, nesting: Nesting, *, callers_seen: bool) -> Mask:
-    """Calls of leak_balloon by which the driver empties the balloon when it is removed or frozen.
-
-    Where virtballoon_freeze and virtballoon_remove were not traced, they come from a thread that runs no work
-    items; a leak_balloon on one that does has merely lost its work item's span. Where spans of its callers
-    were lost, this tells nothing.
-    """
-    orphans = spans.of(Function.LEAK_BALLOON) & (nesting.work == NO_SPAN) & (nesting.oom == NO_SPAN)
-    workers = np.unique(spans.columns["tid"][spans.of(Function.UPDATE_BALLOON_SIZE_FUNC)])
-    alone = ~np.isin(spans.columns["tid"], workers) if callers_seen else np.zeros_like(orphans)
-    return np.asarray(orphans & ((nesting.away != NO_SPAN) | alone))
 
 
 def _split(items: WorkItems, removal_device: Column, removal_ns: Column) -> tuple[Column, Mask]:
@@ -250,7 +167,7 @@ def _counts_before(event_device: Column, event_ns: Column, device: Column, start
 
 
 def _describe(
-    items: WorkItems, rows: Column, firsts: Mask, events: _Events, *, interrupts_traced: bool
+    items: WorkItems, rows: Column, firsts: Mask, events: Events, *, interrupts_traced: bool
 ) -> list[FoundOperation]:
     """The operations in the order of `rows`: by device, then time."""
     bounds = np.append(np.flatnonzero(firsts), len(rows))
@@ -277,7 +194,7 @@ def _describe_one(
     rows: tuple[int, int, int | None],
     targets_pages: tuple[int, ...],
     previous: FoundOperation | None,
-    events: _Events,
+    events: Events,
     *,
     interrupts_traced: bool,
 ) -> FoundOperation:
@@ -302,7 +219,7 @@ def _describe_one(
         end_ns=end_ns,
         interrupt_ns=interrupt_ns,
         started_before_recording=_started_before(
-            None if events.is_blind_before(previous, start_ns) else previous,
+            None if previous and events.is_blind_between(previous.end_ns, start_ns) else previous,
             interrupt_ns,
             interrupts_traced=interrupts_traced,
         ),
@@ -323,7 +240,7 @@ def _not_negative(pages: int) -> int | None:
     return pages if pages >= 0 else None
 
 
-def _queued_by(items: WorkItems, first: int, events: _Events) -> int | None:
+def _queued_by(items: WorkItems, first: int, events: Events) -> int | None:
     """Start of the earliest interrupt since the work item before (of any sort) began: it queued this one."""
     interrupts = events.interrupts.get(int(items.device[first]), [])
     has_previous = first > 0 and items.device[first - 1] == items.device[first]
@@ -345,7 +262,7 @@ def _started_before(
     return True if interrupts_traced else None
 
 
-def _outcome(items: WorkItems, last: int, following: int | None, events: _Events) -> str | None:
+def _outcome(items: WorkItems, last: int, following: int | None, events: Events) -> str | None:
     """How an operation ended; None when target or progress was not measured, unless it waits."""
     device = int(items.device[last])
     goal_pages, actual_pages = _optional(items.goal_pages[last]), _optional(items.actual_pages[last])
