@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -84,13 +83,11 @@ def get(families: list[Family], accept: str) -> str:
             return text
 
 
-def test_what_is_no_scrape_is_the_librarys() -> None:
-    with HttpServer(Exposition(list), "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.port}/metrics"
-        with urllib.request.urlopen(urllib.request.Request(url, method="OPTIONS"), timeout=10) as answer:
-            assert answer.headers["Allow"] == "OPTIONS,GET"
-        with pytest.raises(urllib.error.HTTPError, match="405"):
-            urllib.request.urlopen(url, data=b"moved_bytes 5", timeout=10)
+def test_a_browsers_icon_is_no_scrape() -> None:
+    with HttpServer(Exposition(lambda: pytest.fail("scraped")), "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.port}/favicon.ico"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read() == b""
 
 
 def test_gzip_for_who_takes_it() -> None:
