@@ -31,7 +31,7 @@ SCRAPE_S, SOAK_SCRAPE_S = 15, 5
 SCRAPES = 10
 MOST_M_INSTRUCTIONS = 40  # for a scrape
 MOST_IDLE_PERCENT, MOST_MB = 0.5, 60
-MOST_GROWTH_MB = 1.05  # one arena of Python's allocator; 100 bytes left of each VM would be 1.2 MB
+MOST_GROWTH_MB = 0.5  # two steps of the C library's heap; 100 bytes left of each VM would be 1.2 MB
 _TICKS_PER_S = 100
 _CALLS, _LOST = "balloontrace_host_calls_total", "balloontrace_host_events_lost_total"
 # As Prometheus asks.
