@@ -92,12 +92,12 @@ def run(code: str, *words: object) -> subprocess.Popen[bytes]:
     ("step", "moment"),
     [
         (1, "before"),
-        (1, "middle"),
-        (3, "unnamed"),
+        pytest.param(1, "middle", marks=pytest.mark.thorough),
+        pytest.param(3, "unnamed", marks=pytest.mark.thorough),
         (6, "middle"),
-        (6, "unnamed"),
-        (6, "after"),
-        (12, "middle"),
+        pytest.param(6, "unnamed", marks=pytest.mark.thorough),
+        pytest.param(6, "after", marks=pytest.mark.thorough),
+        pytest.param(12, "middle", marks=pytest.mark.thorough),
     ],
 )
 def test_killed_in_the_middle(step: int, moment: str, whole: Path, tmp_path: Path) -> None:
@@ -159,6 +159,7 @@ archive_recordings.archive([Path(each) for each in sys.argv[2:]], open_storage(s
 """
 
 
+@pytest.mark.thorough
 def test_several_at_once(whole: Path, tmp_path: Path) -> None:
     """All have read the dataset before any of them writes; two have all recordings, and two some."""
     given = (GIVEN, list(reversed(GIVEN)), GIVEN[:2], GIVEN[2:])

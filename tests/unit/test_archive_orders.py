@@ -133,7 +133,7 @@ def orders(seed: int, clean: Path, given: list[Path], folder: Path, monkeypatch:
     assert not dataset_of(folder).hidden
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_order_ends_alike(
     seed: int, clean: Path, given: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,5 +144,5 @@ def test_any_order_ends_alike(
 def test_many_orders_end_alike(
     clean: Path, given: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed in range(100, 200):
+    for seed in range(100, 150):
         orders(seed, clean, given, tmp_path / str(seed), monkeypatch)

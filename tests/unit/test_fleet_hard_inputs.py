@@ -189,6 +189,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.thorough
 def test_names_of_any_kind(tmp_path: Path, capsys: Capsys) -> None:
     """Of hosts, which name folders, and of VMs; each is found again, also after a merge."""
     flow = Flow()

@@ -50,8 +50,10 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize("old", [(), (0,), (1,), (2,), (0, 1, 2)])
-@pytest.mark.parametrize("new", [(), (0,), (2,)])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((0,), ()), ((0, 1, 2), ()), ((), (2,)), ((1,), (0,)), ((0, 1, 2), (2,))],
+)
 def test_other_versions_are_read_beside_this_one(
     old: tuple[int, ...], new: tuple[int, ...], folder: Path, capsys: Capsys
 ) -> None:
