@@ -216,7 +216,9 @@ def _is_cut_at_start(operation: Operation, header: Header) -> bool:
 
 
 def _shortfall(operation: Operation) -> int | None:
-    """How far from its target an operation left the balloon."""
+    """How far from its target an operation left the balloon; None while it is under way."""
+    if operation.outcome == IN_PROGRESS:
+        return None
     if operation.target_pages is None or operation.actual_after_pages is None:
         return None
     return pages_to_bytes(abs(operation.target_pages - operation.actual_after_pages))

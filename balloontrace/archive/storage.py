@@ -71,6 +71,9 @@ class Storage:
         with _explained(f"cannot read {printable(self._path(folder))}"):
             self.files.invalidate_cache()  # of listings: others write, too
             found = self.files.find(self._path(folder))
+            if not found:  # as it is, too, where listing failed: that is left out without a word
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    self.files.ls(self._path(folder))
         start = len(self.root.rstrip("/")) + 1
         return sorted(path[start:] for path in found if path.endswith(ending))
 
@@ -94,6 +97,8 @@ def open_storage(url: str) -> Storage:
         files, root = url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{printable(url)} cannot be used: {_one_line(error)}") from error
+    except Exception as error:  # some connect at once
+        raise BalloontraceError(f"cannot reach {printable(url)}: {_one_line(error)}") from error
     if isinstance(files, LocalFileSystem) and Path(root).exists() and not Path(root).is_dir():
         raise UsageError(f"{printable(url)} is a file, and a dataset is a folder; give another name")
     return Storage(url, files, root)

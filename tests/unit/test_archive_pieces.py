@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from cut_recordings import cut
-from fleets import EXAMPLES, assert_same_rows, table_of
+from fleets import EXAMPLES, ask, assert_same_rows, table_of
 from synthetic import recording_bytes
 from synthetic_both import flow_of, other_flow
 from synthetic_vms import Vm, pieces_of, stream_of
@@ -95,6 +95,9 @@ def test_an_operation_cut_in_the_guest_is_two_rows_that_say_so(name: str, tmp_pa
     assert sum(inflates["bytes"]) == (operation.pages or 0) * 4096
     assert sum(inflates["wall_ns"]) <= operation.wall_ns
     assert not inflates["whole"].any()
+    # It is counted where it ends, and has left the balloon short of nothing.
+    (of_vm,) = ask(data, "stalls")
+    assert [of_vm[name] for name in ("operations", "stalled", "short", "short_bytes")] == [2, 0, 0, 0]
     assert list(found[found["kind"] == "deflate"]["whole"]) == [True]
     stages = table_of(data, "stages")
     for row in inflates.to_dict("records"):

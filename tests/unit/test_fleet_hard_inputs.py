@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from datetime import date
 from pathlib import Path
 
@@ -254,3 +255,18 @@ def test_a_bad_recording_among_good_ones_loses_nothing(tmp_path: Path, capsys: C
     assert all(f"{given}/{name}" in done.stderr for name in bad)
     assert contents(given) == bad
     assert len(table_of(tmp_path / "dataset", "machines")) == 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+@pytest.mark.parametrize("command", ["fleet", "archive"])
+def test_what_cannot_be_reached_is_not_empty(scheme: str, command: str, capsys: Capsys) -> None:
+    """Where nobody listens: one kind connects at once, the other leaves what it cannot list out of a list."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"{scheme}://127.0.0.1:{port}/data"
+    words = ("fleet", url, "slowest") if command == "fleet" else ("archive", "--merge", "--to", url)
+    done = run(capsys, *words)
+    assert done.status == 1
+    assert "cannot rea" in done.stderr
+    assert str(port) in done.stderr
+    assert done.stderr.count("\n") == 1

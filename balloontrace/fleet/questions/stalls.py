@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from balloontrace.fleet.question import By, Found, Options, Question, cells, key_column
 from balloontrace.format.vocabulary import Kind
 from balloontrace.results.fleet_answer import AnswerColumn, Picture, Unit
-from balloontrace.results.operation import STALLED
+from balloontrace.results.operation import IN_PROGRESS, STALLED
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -32,8 +32,10 @@ def _ask(tables: Mapping[str, ir.Table], options: Options) -> ir.Table:
     every = tables["operations"]
     asked = every.filter(every.kind.isin([*map(str, Kind)]))
     key = key_column(options).name
+    # What its recording cuts off goes on in the next one, and is counted where it ends.
+    ended = asked.outcome.fill_null("") != IN_PROGRESS
     summed = asked.group_by(key).aggregate(
-        operations=asked.count(),
+        operations=ended.cast("int64").sum(),
         stalled=(asked.outcome == STALLED).cast("int64").sum(),
         short=(asked.shortfall_bytes > 0).cast("int64").sum(),
         most_short_bytes=asked.shortfall_bytes.max(),
