@@ -15,6 +15,7 @@ from balloontrace.analysis.record_table import (
     NUMPY_TYPES,
     Recorded,
     below,
+    find_repeated,
     leave_out_far,
     leave_out_large,
     read_columns,
@@ -284,9 +285,8 @@ def decode_batches(
     _leave_out_impossible_batches(columns, sane, recorded or Recorded())
     kept = np.flatnonzero(sane)
     order = kept[np.argsort(columns["first_call_ns"][kept].astype(np.int64), kind="stable")]
-    first_ns, tid = columns["first_call_ns"][order], columns["tid"][order]
-    again = np.append(False, (first_ns[1:] == first_ns[:-1]) & (tid[1:] == tid[:-1]))[: len(order)]
-    sane[order[again]] = False  # no thread begins two at one time: it is in the file twice
+    again = find_repeated(columns["first_call_ns"][order], columns["tid"][order])
+    sane[order[again]] = False
     order = order[~again]
     return Batches(
         {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},

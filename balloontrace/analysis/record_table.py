@@ -105,3 +105,14 @@ def leave_out_large(values: NDArray[np.uint64], sane: NDArray[np.bool_]) -> None
     """Takes from `sane` the largest values if all together come near to what 64 bits hold."""
     if values[sane].astype(np.float64).sum() >= MAX_SUM:
         sane &= values <= np.uint64(MAX_SUM // len(values))
+
+
+def find_repeated(*keys: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Which rows have the same keys as one before them: a record that is in the file twice."""
+    order = np.lexsort(keys)  # stable: of equal rows the first stays the first
+    same = np.ones(max(0, len(order) - 1), dtype=np.bool_)
+    for key in keys:
+        same &= key[order][1:] == key[order][:-1]
+    repeated = np.zeros(len(order), dtype=np.bool_)
+    repeated[order[1:]] = same
+    return repeated

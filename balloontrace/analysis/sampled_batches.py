@@ -17,6 +17,7 @@ from balloontrace.analysis.record_table import (
     MAX_APART_NS,
     Recorded,
     below,
+    find_repeated,
     leave_out_far,
     read_columns,
     record_table,
@@ -27,6 +28,7 @@ from balloontrace.format.host_layout import BATCH, CALLS, SAMPLED_BATCH
 from balloontrace.format.vocabulary import BatchFlag
 
 _TIMES = ("kick_ns", "first_call_ns", "last_return_ns", "done_ns", "idle_ns")
+_SAME = ("tid", "kicked_by", *_TIMES)  # of no two batches
 _MAX_NS = 1 << 62
 _MOST_SAMPLES = 1 << 40
 _NO_EVENTFD = 0
@@ -47,6 +49,7 @@ def decode_sampled_batches(
     records, torn = record_table(pieces, layout)
     found = read_columns(records, layout, SAMPLED_BATCH.fields)
     sane = whole_records(records, layout) & _possible(found, recorded)
+    sane[sane] = ~find_repeated(*(found[name][sane] for name in _SAME))
     inside = _inside(found)
     kicked_by = found["kicked_by"].astype(np.int64)
     proven = np.setdiff1d(kicked_by[sane & (inside > 0)], [_NO_EVENTFD])

@@ -12,6 +12,7 @@ from flows import Flow
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import Batch, batches, host_recording, pack_sampled, sampled_record, sampled_recording
 
+from balloontrace.analysis.host_side import analyse_host
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.errors import RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, batch_rows
@@ -113,6 +114,13 @@ def records(*fields: dict[str, int]) -> Recording:
 
 def a_batch(start_ns: int, **changes: int) -> dict[str, int]:
     return {"kick_ns": start_ns, "done_ns": start_ns + 900, "flags": KICKED_AND_DONE, "tid": 7, **changes}
+
+
+def test_a_buffer_that_is_there_twice_is_one() -> None:
+    served = a_batch(10_000, samples=2, samples_0=1, first_call_ns=10_100, last_return_ns=10_100)
+    other = {**served, "tid": 8}
+    host = analyse_host(records(served, other, served))
+    assert (len(host.batches), host.batches.damaged) == (2, 1)
 
 
 def test_what_a_disk_kicks_is_left_out() -> None:
