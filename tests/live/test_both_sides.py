@@ -244,7 +244,7 @@ def test_what_a_full_ring_lost_is_said_and_not_matched(course: Course) -> None:
     alone = report(course.full)
     lost = loss({"losses": alone["host"]["losses"]}, "batches")["lost"]
     assert lost > 0
-    assert any(f"{format_count(lost)} batches were lost" in each for each in alone["warnings"])
+    assert any(f"of batches {format_count(lost)} were lost" in each for each in alone["warnings"])
     said = assert_refused(course.guest, course.full)
     assert f"{format_count(lost)} buffers that the host served were lost" in said
 
