@@ -9,17 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, table_of
+from killed_writers import killed_at
 
 from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.merge_batches import merge
 from balloontrace.archive.schema import TABLES
-from balloontrace.archive.storage import Storage, open_storage
+from balloontrace.archive.storage import open_storage
 from balloontrace.cli import main
 
 # Two batches: of a day and host each.
@@ -223,25 +222,8 @@ def test_merging_may_be_interrupted_anywhere(
         step += 1
         data = tmp_path / f"data-{step}"
         shutil.copytree(made, data)
-        left = [step]
-
-        class Killed(BaseException):
-            pass
-
-        def counted(act: Callable[..., None], left: list[int] = left) -> Callable[..., None]:
-            def counting(*words: object) -> None:
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Killed
-                act(*words)
-
-            return counting
-
-        with monkeypatch.context() as patched:
-            for name in ("put", "remove"):
-                patched.setattr(Storage, name, counted(getattr(Storage, name)))
-            with suppress(Killed):
-                merge(open_storage(str(data)))
+        with killed_at(step, monkeypatch) as left:
+            merge(open_storage(str(data)))
         assert_same_rows(data, whole)
         if left[0] > 0:
             break

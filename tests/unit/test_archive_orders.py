@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cut_recordings import cut
 from fleets import EXAMPLES, assert_same_rows, dataset_of, table_of
+from killed_writers import killed_at
 
 from balloontrace.analysis import make_report
 from balloontrace.archive import archive_recordings, match_pieces, merge_batches
@@ -21,11 +22,8 @@ from balloontrace.errors import BalloontraceError
 from balloontrace.format.recording import Recording
 
 STEPS = 7
+_NEVER = 0
 LATER_NS = 23 * 3600 * 10**9  # another day
-
-
-class Killed(BaseException):
-    """Ends a writer anywhere."""
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +89,8 @@ def do_one(rng: random.Random, folder: Path, given: Sequence[Path], monkeypatch:
 
             patched.setattr(archive_recordings, "read_dataset", read_stale)
             patched.setattr(merge_batches, "read_dataset", read_stale)
-        if rng.random() < 0.4:
-            left = [rng.randrange(1, 30)]
-            for name in ("put", "remove"):
-                patched.setattr(Storage, name, counted(getattr(Storage, name), left))
-        with suppress(Killed):
+        step = rng.randrange(1, 30) if rng.random() < 0.4 else _NEVER
+        with killed_at(step, monkeypatch):
             if rng.random() < 0.35:
                 # What another has merged meanwhile is gone: that is said, and done again some day.
                 with suppress(BalloontraceError):
@@ -103,16 +98,6 @@ def do_one(rng: random.Random, folder: Path, given: Sequence[Path], monkeypatch:
             else:
                 some = rng.sample(given, rng.randrange(1, len(given) + 1))
                 into(folder, some)
-
-
-def counted(act: Callable[..., None], left: list[int]) -> Callable[..., None]:
-    def counting(*words: object) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        act(*words)
-
-    return counting
 
 
 def orders(seed: int, clean: Path, given: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
