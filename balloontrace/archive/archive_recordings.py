@@ -12,15 +12,8 @@ from pathlib import Path
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import mapping, parse_end, text
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
-from balloontrace.archive.find_pairs import (
-    Likely,
-    Reader,
-    Seen,
-    find_awaited,
-    find_hosts,
-    find_paths,
-    look_at,
-)
+from balloontrace.archive.find_pairs import Likely, find_awaited, find_hosts
+from balloontrace.archive.look_at_recordings import Reader, Seen, find_paths, look_at
 from balloontrace.archive.match_pieces import Match, match_run
 from balloontrace.archive.parquet_files import to_parquet
 from balloontrace.archive.rows import Entry, Origin, best_rank, describe

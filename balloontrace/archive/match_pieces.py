@@ -15,7 +15,8 @@ import numpy as np
 from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.analysis.metadata import text
 from balloontrace.analysis.nesting import NO_SPAN
-from balloontrace.archive.find_pairs import Reader, Run, Seen
+from balloontrace.archive.find_pairs import Run
+from balloontrace.archive.look_at_recordings import Reader, Seen
 from balloontrace.errors import RecordingError
 from balloontrace.format.recording import Recording
 from balloontrace.results.report import Report

@@ -239,3 +239,17 @@ def test_of_two_files_with_one_id_nothing_is_lost(tmp_path: Path, capsys: pytest
         f"clone.bt has the id of a recording in {tmp_path}/data and other contents" in capsys.readouterr().err
     )
     assert (tmp_path / "clone.bt").exists()
+
+
+def test_files_of_one_id_and_size_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flow = Flow()
+    flow.resize(512)
+    for label in ("a", "b"):
+        changes = {"recording_id": "0" * 32, "label": label}
+        (tmp_path / f"{label}.bt").write_bytes(recording_bytes(flow, changes=changes))
+    assert len({path.stat().st_size for path in tmp_path.iterdir()}) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["archive", str(tmp_path), "--to", str(tmp_path / "data"), "--remove"])
+    assert ended.value.code == 1
+    assert "b.bt has the id of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("*.bt")] == ["b.bt"]

@@ -16,7 +16,8 @@ from synthetic_vms import Vm, pieces_of, stream_of
 
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.archive.archive_recordings import Archived, archive
-from balloontrace.archive.find_pairs import Seen, find_awaited
+from balloontrace.archive.find_pairs import find_awaited
+from balloontrace.archive.look_at_recordings import Seen
 from balloontrace.archive.storage import open_storage
 from balloontrace.cli import cli
 from balloontrace.format.recording import read_recording
