@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from balloontrace.console.option_types import OUTPUT
 from balloontrace.console.output_file import open_output
 from balloontrace.console.standard_streams import write_stdout
 from balloontrace.console.stderr import say
@@ -20,13 +21,13 @@ _MODE = 0o755
 @click.option(
     "-o",
     "output",
-    type=click.Path(allow_dash=True),
+    type=OUTPUT,
     default="balloontrace.pyz",
     show_default=True,
     help="The file, or - for stdout.",
 )
 @click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")
-def bundle(output: str, *, force: bool) -> None:
+def bundle(output: Path, *, force: bool) -> None:
     r"""Make one executable file with doctor, record and top --plain, for guests and hosts.
 
     There it needs Python 3.11 or newer and libbpf.so.1 (libbpf1 on Debian and Ubuntu), nothing else: BPF
@@ -40,13 +41,12 @@ def bundle(output: str, *, force: bool) -> None:
     from balloontrace.make_bundle import make_bundle
     from balloontrace.trace.engines.shipped import read_all
 
-    if output == "-":
+    if str(output) == "-":
         write_stdout([make_bundle(read_all())])
         return
-    path = Path(output)
-    with open_output(path, force=force) as file:
+    with open_output(output, force=force) as file:
         content = make_bundle(read_all())
         file.write([content])
         os.fchmod(file.fd, _MODE)
         file.publish()
-    say(f"balloontrace: {path}: {format_bytes(len(content))}; run it with python3\n")
+    say(f"balloontrace: {output}: {format_bytes(len(content))}; run it with python3\n")

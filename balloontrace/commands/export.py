@@ -12,7 +12,13 @@ import click
 
 from balloontrace.commands.formats import Format, Pieces, format_option
 from balloontrace.console.option_types import RECORDING, recorded_vm_option
-from balloontrace.console.output_file import refuse_own_input, write_files, write_output
+from balloontrace.console.output_file import (
+    names_folder,
+    parse_file_name,
+    refuse_own_input,
+    write_files,
+    write_output,
+)
 from balloontrace.console.stderr import warn
 from balloontrace.errors import BalloontraceError, UsageError
 
@@ -69,21 +75,22 @@ def export(
         raise UsageError("-o takes a name; give - for standard output, or . for this folder")
     refuse_own_input(Path(output), given_paths(recording, host_recording))
     sources = read_recordings(recording, host_recording)
-    if form.tables is not None and len(sources) == 1 and _is_folder(form, Path(output)):
+    if form.tables is not None and len(sources) == 1 and _is_folder(form, output):
         parts = choose_parts(sources[0], vm) if is_of_many(sources[0]) else ()
         if len(parts) > 1:
             _write_parts(form, parts, Path(output), force=force)
             return
     examined = examine(*sources, vm=vm)
     if form.tables is not None:
-        _write_tables(form, form.tables(sources, examined), sources, Path(output), force=force)
+        _write_tables(form, form.tables(sources, examined), sources, output, force=force)
     elif form.export is not None:
-        write_output(form.export(examined), Path(output), force=force)
+        write_output(form.export(examined), parse_file_name(output), force=force)
     warn(examined.report.warnings)
 
 
-def _is_folder(form: Format, output: Path) -> bool:
-    return str(output) != "-" and (output.suffix != form.extension or output.is_dir())
+def _is_folder(form: Format, output: str) -> bool:
+    path = Path(output)
+    return output != "-" and (names_folder(output) or path.suffix != form.extension or path.is_dir())
 
 
 def _write_parts(form: Format, parts: Sequence[Recording], folder: Path, *, force: bool) -> None:
@@ -104,14 +111,14 @@ def _write_parts(form: Format, parts: Sequence[Recording], folder: Path, *, forc
 
 
 def _write_tables(
-    form: Format, tables: Mapping[str, Pieces], sources: Sequence[Recording], output: Path, *, force: bool
+    form: Format, tables: Mapping[str, Pieces], sources: Sequence[Recording], output: str, *, force: bool
 ) -> None:
     if _is_folder(form, output):
-        _write_folder(form, tables, sources, output, force=force)
+        _write_folder(form, tables, sources, Path(output), force=force)
         return
     if "spans" in tables and "batches" in tables:
         raise UsageError("spans and batches are two tables: give a folder for them with -o")
-    write_output(next(iter(tables.values())), output, force=force)
+    write_output(next(iter(tables.values())), Path(output), force=force)
 
 
 def _write_folder(

@@ -25,6 +25,7 @@ from balloontrace.console.option_types import (
     ssh_option,
     vm_option,
 )
+from balloontrace.console.output_file import parse_file_name
 from balloontrace.console.standard_streams import STDOUT, drop
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
@@ -189,6 +190,8 @@ def record(
         raise UsageError("--pair takes a name, and an empty one is the same on every recording")
     if every_s is None and dataset is not None:
         raise UsageError("--to DATASET goes with --archive-every TIME")
+    if every_s is None:
+        parse_file_name(output)
     if guest is not None or asked["side"] == _BOTH:
         if every_s is not None:
             raise UsageError("--archive-every is for one side: have both sides record by themselves")

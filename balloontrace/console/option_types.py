@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from balloontrace.console.output_file import parse_file_name
 from balloontrace.console.stderr import Command
 from balloontrace.errors import UsageError
 
@@ -103,6 +104,17 @@ class RecordingPath(click.Path):
         return complete_recordings(ctx, param, incomplete)
 
 
+class OutputPath(click.Path):
+    """A file to write, or `-`; never a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401
+        """A path. UsageError for the name of a folder."""
+        return parse_file_name(str(super().convert(value, param, ctx)))
+
+
 def split_words(text: str, option: str) -> list[str]:
     """The words of an option's value as a shell has them. UsageError for a quotation without its end."""
     try:
@@ -130,6 +142,7 @@ def complete_recordings(
 SIZE = Size()
 DURATION = Duration()
 RECORDING = RecordingPath()
+OUTPUT = OutputPath()
 
 
 def output_options(command: Command) -> Command:
@@ -137,7 +150,7 @@ def output_options(command: Command) -> Command:
     to_file = click.option(
         "-o",
         "output",
-        type=click.Path(path_type=Path, allow_dash=True),
+        type=OUTPUT,
         help="Write to this file, not to stdout.",
     )
     force = click.option("-f", "--force", is_flag=True, help="Let -o replace a file.")

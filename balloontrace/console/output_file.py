@@ -17,6 +17,18 @@ from balloontrace.errors import BalloontraceError, UsageError
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def names_folder(text: str) -> bool:
+    """Whether what somebody typed can only be a folder: a path has no end that says so."""
+    return text.endswith(("/", "/."))
+
+
+def parse_file_name(text: str) -> Path:
+    """The file that somebody names. UsageError for the name of a folder."""
+    if names_folder(text):
+        raise UsageError(f"{text} names a folder, and this is one file; give the name of a file with -o")
+    return Path(text)
+
+
 def open_output(path: Path, *, force: bool) -> OutputFile:
     """Start a file which `publish` will give the name `path`.
 
