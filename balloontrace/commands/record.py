@@ -300,7 +300,7 @@ def _record(side: AnySide, output_fd: int, file: OutputFile | None) -> SessionRe
 
 def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str | None) -> None:
     """Record into a folder, or a dataset. BalloontraceError, too, for what was not archived in the end."""
-    from balloontrace.trace.archiver import Archiver
+    from balloontrace.trace.archiver import Archiver, NoArchiver
     from balloontrace.trace.attach import attach, attached_line
     from balloontrace.trace.pieces import Pieces, record_in_pieces
     from balloontrace.trace.session import protect_from_oom_killer
@@ -312,7 +312,8 @@ def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str |
     if folder == "-":
         raise UsageError("--archive-every keeps recordings in a folder: name it with -o")
     folder = DEFAULT_FOLDER if folder == DEFAULT_OUTPUT else folder
-    pieces = Pieces(Path(folder), every_s, Archiver(Path(folder), dataset) if dataset else None)
+    archiver: Archiver | NoArchiver = Archiver(Path(folder), dataset) if dataset else NoArchiver()
+    pieces = Pieces(Path(folder), every_s, archiver)
     pieces.prepare()
     protect_from_oom_killer()
     with attach(side) as attached:
@@ -322,8 +323,7 @@ def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str |
     try:
         _tell(result, folder)
     finally:
-        if pieces.archiver is not None:
-            pieces.archiver.finish()
+        archiver.finish()
 
 
 @contextmanager

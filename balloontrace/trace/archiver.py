@@ -84,6 +84,16 @@ class Archiver:
         return f"recordings in {self._folder} could not be archived"
 
 
+class NoArchiver:
+    """Leaves recordings where they are, for somebody else to archive."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
 def _be_modest(pid: int) -> None:
     """Other work comes first. Done from here: what a signal raises while a child forks would be lost."""
     with suppress(OSError):

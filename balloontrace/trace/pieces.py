@@ -18,7 +18,7 @@ from pathlib import Path
 from balloontrace.console.open_files import is_open_for_writing
 from balloontrace.console.output_file import OutputFile, open_output
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.trace.archiver import Archiver
+from balloontrace.trace.archiver import Archiver, NoArchiver
 from balloontrace.trace.end_signals import EndSignals
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.session import Ending, SessionResult
@@ -29,11 +29,11 @@ _ENDED, _UNFINISHED = ".bt", ".bt.part"
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Where pieces lie, when one ends (each `every_s` of the wall clock), and what archives them, if any."""
+    """Where pieces lie, when one ends (each `every_s` of the wall clock), and what archives them."""
 
     folder: Path
     every_s: float
-    archiver: Archiver | None
+    archiver: Archiver | NoArchiver
 
     def prepare(self) -> None:
         """Make the folder. What a recorder that was killed has left there is a piece that has ended.
@@ -70,14 +70,13 @@ def record_in_pieces(
 ) -> SessionResult:
     """Record until something ends it; returns how all pieces went together.
 
-    Those but the last are given to the archiver meanwhile, if there is one. Errors as `open_output`.
+    Those but the last are given to the archiver meanwhile. Errors as `open_output`.
     """
     deadline = None if options.duration_s is None else time.monotonic() + options.duration_s
     result, session = SessionResult(Ending.NEXT), None
-    if pieces.archiver is not None:
-        pieces.archiver.start()  # what an earlier recorder has left
     with EndSignals() as signals:
         while result.ending is Ending.NEXT:
+            pieces.archiver.start()  # the piece before, or what an earlier recorder has left
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             with pieces.open_piece() as file:
                 session, before = attached.open_session(file.fd, replace(options, duration_s=left_s)), session
@@ -95,8 +94,6 @@ def record_in_pieces(
                     raise
             result = _joined(result, piece)
             if result.ending is Ending.NEXT:
-                if pieces.archiver is not None:
-                    pieces.archiver.start()
                 attached.collector.begin_anew()
                 greeting = ""
     return result

@@ -31,7 +31,7 @@ from balloontrace.format.host_counters import parse_host_counters, slots_since
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Call, Function
 from balloontrace.serve.recorder_child import RecorderChild
-from balloontrace.trace.archiver import Archiver
+from balloontrace.trace.archiver import Archiver, NoArchiver
 from balloontrace.trace.guest.collector import GuestCollector
 from balloontrace.trace.guest.diagnosis import GuestDiagnosis
 from balloontrace.trace.guest.session import GuestSession
@@ -84,7 +84,7 @@ class AlwaysDue(Pieces):
 
 
 def pieces_in(folder: Path) -> Pieces:
-    return AlwaysDue(folder, 3600, None)
+    return AlwaysDue(folder, 3600, NoArchiver())
 
 
 def record(
