@@ -11,6 +11,7 @@ from pathlib import Path
 
 from balloontrace.analysis.make_report import analyse
 from balloontrace.analysis.metadata import mapping, parse_end, text
+from balloontrace.archive.claims import claimed
 from balloontrace.archive.dataset import Dataset, commit_batch, name_batch, read_dataset
 from balloontrace.archive.find_pairs import Likely, find_awaited, find_hosts
 from balloontrace.archive.look_at_recordings import Reader, Seen, find_paths, look_at
@@ -52,15 +53,18 @@ def archive(
     archived. UsageError for a path that is not there; BalloontraceError where the dataset cannot be written:
     what was committed stays, and the rest can be archived later.
     """
-    archiving = _Archiving(read_dataset(storage), host, Reader(keep_damaged=keep_damaged))
-    result, pending = archiving.result, _Pending(storage)
+    dataset = read_dataset(storage)
+    archiving = _Archiving(dataset, host, Reader(keep_damaged=keep_damaged))
+    result = archiving.result
     looked = look_at(find_paths(given), archiving.refuse, keep_damaged=keep_damaged)
     seen = list(looked.seen.values())
+    pending = _Pending(dataset)
     for entry in archiving.describe_all(seen):
         pending.add(entry)
-        result.written += 1
-        result.matched += entry.is_of_both
     pending.flush()
+    result.written, result.matched = pending.written, pending.matched
+    for recording, other in pending.left_out.items():
+        archiving.refuse_another(looked.seen[recording], other)
     taken = dict.fromkeys((*looked.spare, *(each.path for each in seen)))
     result.taken = [path for path in taken if looked.stands_for(path) not in archiving.left]
     result.unended = {each.path for each in seen if not each.has_ended}
@@ -107,12 +111,14 @@ class _Archiving:
         known = self._dataset.contents.get(seen.recording_id)
         if None in (known, seen.content) or known == seen.content:
             return False
-        path, url = printable(str(seen.path)), printable(self._dataset.storage.url)
-        why = "an id stands for one recording, so it was left out"
-        self.refuse(
-            seen.path, RecordingError(f"{path} has the id of a recording in {url} and other contents: {why}")
-        )
+        self.refuse_another(seen, f"a recording in {printable(self._dataset.storage.url)}")
         return True
+
+    def refuse_another(self, seen: Seen, other: str) -> None:
+        """Leave a recording out, for `other` has its id."""
+        why = "an id stands for one recording, so it was left out"
+        path = printable(str(seen.path))
+        self.refuse(seen.path, RecordingError(f"{path} has the id of {other} and other contents: {why}"))
 
     def _describe_one(self, seen: Seen, likely: Likely) -> Entry:
         """A recording with the host's that it matches, or alone."""
@@ -167,10 +173,13 @@ def _ended_ns(recording: Recording) -> int | None:
 
 
 class _Pending:
-    """Entries not yet written, by day and host."""
+    """Entries not yet written, by day and host; what was written, and what could not be, with its reason."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, dataset: Dataset) -> None:
+        """`dataset` is what was there when the first of them was chosen."""
+        self._dataset = dataset
+        self.written = self.matched = 0
+        self.left_out: dict[str, str] = {}
         self._entries: dict[tuple[date | None, str | None], list[Entry]] = defaultdict(list)
         self._recordings = self._rows = 0
 
@@ -183,8 +192,18 @@ class _Pending:
             self.flush()
 
     def flush(self) -> None:
-        """Write and commit all, a batch for each day and host."""
-        for (day, host), found in self._entries.items():
+        """Write and commit all, a batch for each day and host, but for what others commit with their ids."""
+        found = [entry for entries in self._entries.values() for entry in entries]
+        contents = {entry.recording_id: entry.content for entry in found if entry.content}
+        with claimed(self._dataset, contents) as left_out:
+            for (day, host), entries in self._entries.items():
+                self._commit(day, host, [each for each in entries if each.recording_id not in left_out])
+        self.left_out |= left_out
+        self._entries.clear()
+        self._recordings = self._rows = 0
+
+    def _commit(self, day: date | None, host: str | None, found: Sequence[Entry]) -> None:
+        if found:
             # In an order of their own: others who archive the same write the same bytes.
             entries = sorted(found, key=lambda each: each.recording_id)
             ranks = {entry.recording_id: entry.rank for entry in entries}
@@ -194,6 +213,6 @@ class _Pending:
                 table: to_parquet(table, batch.name, (row for entry in entries for row in entry.rows[table]))
                 for table in TABLES
             }
-            commit_batch(self._storage, batch, files)
-        self._entries.clear()
-        self._recordings = self._rows = 0
+            commit_batch(self._dataset.storage, batch, files)
+            self.written += len(entries)
+            self.matched += sum(entry.is_of_both for entry in entries)

@@ -7,7 +7,7 @@
 A batch holds recordings of one day and host. Its name is made of what is in it, so that two writers of the
 same recordings write the same files. Where two batches hold the same recording, the one that knows more of it
 counts, or the first by folder and name: readers agree on that without asking anybody. So there is no lock,
-and nothing is ever changed.
+and nothing is ever changed. Recordings of one id and other contents are kept apart by `claims`.
 """
 
 from __future__ import annotations
@@ -181,6 +181,13 @@ def read_dataset(storage: Storage, since: date | None = None, until: date | None
     if since is not None or until is not None:
         names = [name for name in names if _is_between(_day_of(name.split("/")[1]), since, until)]
     return Dataset(storage, tuple(_read_commits(storage, names)))
+
+
+def read_newer(dataset: Dataset) -> Dataset:
+    """What was committed since a dataset was read. Errors as `read_dataset`."""
+    known = {batch.commit for batch in dataset.batches}
+    names = [name for name in dataset.storage.find(_COMMITS, ".json") if name not in known]
+    return Dataset(dataset.storage, tuple(_read_commits(dataset.storage, names)))
 
 
 def _read_commits(storage: Storage, names: Sequence[str]) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
+from balloontrace.archive.claims import remove_spent
 from balloontrace.archive.dataset import (
     Batch,
     Dataset,
@@ -36,6 +37,7 @@ def merge(storage: Storage) -> tuple[int, int]:
         folders[batch.folder].append(batch)
     hidden = frozenset(dataset.hidden)
     left = sum(_merge_folder(dataset, hidden, batches) for batches in folders.values())
+    remove_spent(storage, dataset.contents)
     return len(dataset.batches), left
 
 

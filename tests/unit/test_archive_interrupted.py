@@ -28,6 +28,7 @@ GIVEN = [
 GIVEN.append(EXAMPLES / "bitmap-inflate.bt")
 BATCHES = 2
 WRITES = BATCHES * (len(TABLES) + 1)
+CLAIMS = 1  # before them
 
 # Kills itself in the n-th write: before it, in its middle, before its name is given, or after.
 KILLED = """
@@ -100,7 +101,7 @@ def run(code: str, *words: object) -> subprocess.Popen[bytes]:
     ],
 )
 def test_killed_in_the_middle(step: int, moment: str, whole: Path, tmp_path: Path) -> None:
-    killed = run(KILLED, step, moment, tmp_path, *GIVEN)
+    killed = run(KILLED, CLAIMS + step, moment, tmp_path, *GIVEN)
     assert killed.wait(timeout=120) == -signal.SIGKILL
     assert_whole_or_absent(tmp_path, whole)
     assert len(dataset_of(tmp_path).batches) == (step - (moment != "after")) // (len(TABLES) + 1)
@@ -110,7 +111,7 @@ def test_killed_in_the_middle(step: int, moment: str, whole: Path, tmp_path: Pat
     assert {name for name in contents(tmp_path) if not name.endswith(".part")} == set(contents(whole))
 
 
-@pytest.mark.parametrize("step", range(1, WRITES + 1))
+@pytest.mark.parametrize("step", range(1, CLAIMS + WRITES + 1))
 def test_a_full_disk_is_one_sentence(
     step: int,
     whole: Path,

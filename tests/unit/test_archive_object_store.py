@@ -30,6 +30,7 @@ GIVEN = [
 ]
 GIVEN.append(EXAMPLES / "bitmap-inflate.bt")
 FILES_A_BATCH = len(TABLES) + 1
+CLAIMS = 1  # before them
 
 SERVER = """
 import sys
@@ -107,10 +108,10 @@ def ended(writer: subprocess.Popen[bytes]) -> int:
 
 def test_two_writers_at_once_and_one_killed(bucket: str, whole: Path) -> None:
     url = f"{bucket}/together"
-    killed = start_writer(url, FILES_A_BATCH - 1)
+    killed = start_writer(url, CLAIMS + FILES_A_BATCH - 1)
     writers = [start_writer(url, 1000), start_writer(url, 1000, list(reversed(GIVEN)))]
     assert ended(killed) == -signal.SIGKILL
-    assert len(objects(url)) == FILES_A_BATCH - 1
+    assert len(objects(url)) == CLAIMS + FILES_A_BATCH - 1
     assert not read_dataset(open_storage(url)).batches
     for writer in writers:
         assert writer.stdin is not None
@@ -123,7 +124,7 @@ def test_two_writers_at_once_and_one_killed(bucket: str, whole: Path) -> None:
 @pytest.mark.parametrize("after", [0, FILES_A_BATCH, FILES_A_BATCH + 1])
 def test_killed_in_the_middle(after: int, bucket: str, whole: Path) -> None:
     url = f"{bucket}/killed-{after}"
-    assert ended(start_writer(url, after)) == -signal.SIGKILL
+    assert ended(start_writer(url, CLAIMS + after)) == -signal.SIGKILL
     assert len(read_dataset(open_storage(url)).batches) == after // FILES_A_BATCH
     archive(GIVEN, open_storage(url))
     assert objects(url) == contents(whole)

@@ -128,7 +128,7 @@ def test_record_into_a_pipe_writes_nothing_that_is_no_recording(untraceable: dic
         (["top", "--side", "guest", "-p", "1"], "-p names a process of the host"),
         (["record", "--missing-probes", "ignore"], "--missing-probes"),
         (["record", "-o", "/no/such/folder/out.bt"], "/no/such/folder"),
-        (["record", "-o", "/"], "not a file name"),
+        (["record", "-o", "/"], "names a folder"),
         (["record", "-o", "/tmp"], "exists already"),
         (["record", "-f", "-o", "/tmp"], "not a regular file"),
         (["record", "--", "no-such-program"], "cannot run no-such-program"),
