@@ -3,12 +3,13 @@
 
 100 processes serve as VMMs do, 10 others do not. The guest's clock counts instructions, a nanosecond each.
 So times of a processor are instructions, the same on every machine. A real one makes several in a nanosecond.
-`ONLY=soak` has both run for 15 minutes of that clock while 1 000 VMs a minute come and go.
+`ONLY=soak` has both run for 15 minutes of that clock while 1 000 VMs a minute come and go. What they hold
+then is counted, in Python's blocks and bytes of the C library's heap: RSS has room in it, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ import lab
 from balloontrace.analysis.processes import split_processes
 from balloontrace.format.host_counters import parse_host_counters
 from balloontrace.format.recording import read_recording
+from bench.counted import Held, parse_held
 from bench.figures import Benchmark, Figure, say
 from lab.metrics_client import ENVIRONMENT, install_client
 
@@ -32,6 +34,7 @@ SCRAPES = 10
 MOST_M_INSTRUCTIONS = 40  # for a scrape
 MOST_IDLE_PERCENT, MOST_MB = 0.5, 60
 MOST_GROWTH_MB = 0.5  # two steps of the C library's heap; 100 bytes left of each VM would be 1.2 MB
+MOST_BLOCKS_A_VM, MOST_BYTES_A_VM = 0.01, 1  # some come and go by chance
 _TICKS_PER_S = 100
 _CALLS, _LOST = "balloontrace_host_calls_total", "balloontrace_host_events_lost_total"
 # As Prometheus asks.
@@ -42,7 +45,8 @@ request = u.Request("http://127.0.0.1:9435/metrics", headers=headers)
 text = gzip.decompress(u.urlopen(request).read()).decode()
 """
 _SOURCE = Path(__file__).with_name("host_vms.c")
-_OF_SOAK = ("growth", "memory", "descriptors_left")
+_OF_SOAK = ("growth", "memory", "blocks_left", "bytes_left", "descriptors_left")
+_COUNTED = "/repo/bench/counted.py"
 _RECORDING = "/run/all.bt"
 
 
@@ -112,24 +116,32 @@ def measure_soak() -> Iterator[Figure]:
     with lab.solo(memory_mib=GUEST_MIB, icount=True, balloons=0) as guest:
         host = _Host(guest)
         host.order(f"start {VMS} {OTHERS}")
-        recorder = _start_recorder(guest, "/dev/null")
-        own = {"record": _Process(guest, recorder.pid), "serve": _start_serving(guest)}
+        recorder = _start_recorder(guest, "/dev/null", f"python3 -P {_COUNTED} /run/record")
+        serving = _start_serving(guest, [_COUNTED, "/run/serve"])
+        own = {"record": _Process(guest, recorder.pid), "serve": serving}
         sizes: dict[str, list[float]] = {name: [] for name in own}
+        held: dict[str, list[Held]] = {name: [] for name in own}
         for minute in range(MINUTES):
             with _scraping(guest, SOAK_SCRAPE_S):
                 host.order(f"churn {COMING} {LIVES_MS}")
-            # At rest: a scrape under way holds its text twice, some 0.5 MB.
+            # At rest: a scrape under way holds its text twice, some 0.5 MB; after one, nothing of what ended.
             guest.run(["sleep", "3"], check=True)
+            _scraped(guest, _LOST)
             for name, process in own.items():
                 sizes[name].append(process.memory_mb())
-            held = ", ".join(f"{name} {sizes[name][-1]:.3f} MB" for name in own)
-            say(f"{(minute + 1) * COMING} VMs: {held}")
+                held[name].append(_count_held(guest, f"/run/{name}"))
+                say(f"{(minute + 1) * COMING} VMs: {name} {sizes[name][-1]:.3f} MB, {held[name][-1]}")
             if minute == WARM_UP_MINUTES - 1:
                 descriptors = {name: process.descriptors() for name, process in own.items()}
         for name, process in own.items():
             growth = sizes[name][-1] - sizes[name][WARM_UP_MINUTES - 1]
             yield Figure(f"soak_{name}_growth", growth, "MB", at_most=MOST_GROWTH_MB)
             yield Figure(f"soak_{name}_memory", sizes[name][-1], "MB", at_most=MOST_MB)
+            vms = (MINUTES - WARM_UP_MINUTES) * COMING
+            before, after = held[name][WARM_UP_MINUTES - 1], held[name][-1]
+            blocks, size = (after.blocks - before.blocks) / vms, (after.heap_bytes - before.heap_bytes) / vms
+            yield Figure(f"soak_{name}_blocks_left", blocks, "/VM", at_most=MOST_BLOCKS_A_VM)
+            yield Figure(f"soak_{name}_bytes_left", size, "B/VM", at_most=MOST_BYTES_A_VM)
             left = process.descriptors() - descriptors[name]
             yield Figure(f"soak_{name}_descriptors_left", left, "", at_most=0)
         yield Figure("soak_lost", _scraped(guest, _LOST), "", at_most=0)
@@ -138,16 +150,25 @@ def measure_soak() -> Iterator[Figure]:
         host.order("end")
 
 
-def _start_recorder(guest: lab.Guest, path: str) -> lab.GuestProcess:
-    command = f"exec balloontrace record --side host --all -o - > {path}"  # which may be no file
-    recorder = guest.start(["sh", "-c", command])
+def _start_recorder(guest: lab.Guest, path: str, program: str = "balloontrace") -> lab.GuestProcess:
+    command = f"exec {program} record --side host --all -o - > {path}"  # which may be no file
+    recorder = guest.start(["sh", "-c", command], env={"PYTHONPATH": "/repo"})
     recorder.wait_for(b"probes attached", START_S)
     return recorder
 
 
-def _start_serving(guest: lab.Guest) -> _Process:
+def _count_held(guest: lab.Guest, file: str) -> Held:
+    """What a process says that it holds when it looks for VMs the next time."""
+    before = guest.pull(file)
+    guest.run(["touch", f"{file}.ask"], check=True)
+    guest.wait_until(lambda: guest.pull(file) != before, ORDER_S, what="a count")
+    guest.run(["rm", f"{file}.ask"], check=True)
+    return parse_held(guest.pull(file).decode())
+
+
+def _start_serving(guest: lab.Guest, program: Sequence[str] = ("-m", "balloontrace")) -> _Process:
     install_client(guest)
-    words = ["python3", "-P", "-m", "balloontrace", "serve", "--side", "host"]
+    words = ["python3", "-P", *program, "serve", "--side", "host"]
     serving = guest.start(words, env=ENVIRONMENT)
     serving.wait_for(b"/metrics", START_S)
     return _Process(guest, serving.pid)

@@ -173,7 +173,7 @@ def parse_offsets(text: str) -> dict[str, int]:
 def read_text(path: Path) -> str | None:
     """A small file of the kernel's; None where there is none or it may not be read."""
     try:
-        return path.read_text()
+        return path.read_bytes().decode()
     except OSError:
         return None
 

@@ -94,7 +94,7 @@ class Region:
 def read_status(pid: int, root: Path = ROOT) -> dict[str, str] | None:
     """Lines of /proc/PID/status by name; None without such a process."""
     try:
-        text = (root / f"proc/{pid}/status").read_text(errors="replace")
+        text = (root / f"proc/{pid}/status").read_bytes().decode(errors="replace")
     except OSError:
         return None
     return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
@@ -264,7 +264,7 @@ def _is_device(name: str) -> bool:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(errors="replace").splitlines()
+        return path.read_bytes().decode(errors="replace").splitlines()
     except OSError:
         return []
 

@@ -81,7 +81,7 @@ def _values(words: Sequence[str], *options: str) -> Iterator[str]:
 def _qemu_options(text: str) -> dict[str, str]:
     """`web1,debug-threads=on` by name; the first without a name is `guest`."""
     found: dict[str, str] = {}
-    for place, option in enumerate(match[1].replace(",,", ",") for match in _QEMU_OPTION.finditer(text)):
+    for place, option in enumerate(each.replace(",,", ",") for each in _QEMU_OPTION.findall(text)):
         name, equals, value = option.partition("=")
         if equals:
             found.setdefault(name, value)

@@ -165,7 +165,7 @@ def _read_process(pid: int, root: Path) -> Process | None:
     folder = root / f"proc/{pid}"
     status = read_status(pid, root)
     try:
-        stat = (folder / "stat").read_text(errors="replace")
+        stat = (folder / "stat").read_bytes().decode(errors="replace")
     except OSError:
         return None
     if status is None:
@@ -194,7 +194,7 @@ def _read_balloons(folder: Path) -> tuple[str, ...]:
         words += (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
     for thread in _threads(folder):
         with suppress(OSError):
-            words.append((folder / "task" / thread / "comm").read_text(errors="replace").strip())
+            words.append((folder / "task" / thread / "comm").read_bytes().decode(errors="replace").strip())
     return tuple(dict.fromkeys(word for word in words if "balloon" in word.lower()))
 
 

@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 MAIN = '__name__ == "__main__"'
 # They take arguments, which are looked at before anything begins.
-WITH_ARGUMENTS = {"lab.__main__", "lab.compare_same_driver", "bench.decode_payloads", "bench.strangers"}
+WITH_ARGUMENTS = {
+    *("lab.__main__", "lab.compare_same_driver"),
+    *("bench.counted", "bench.decode_payloads", "bench.strangers"),
+}
 MODULES = sorted(
     f"{path.parent.name}.{path.stem}"
     for folder in ("lab", "bench")
