@@ -13,6 +13,9 @@ UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tes
 QEMU_FAULT = --reruns 1 --only-rerun "Oops: int3"
 LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile --durations 30 $(QEMU_FAULT) tests/live
 
+# Tests start Python hundreds of times: it compiles each module once, though the machine may say it should not.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo compare matrix test check bench dist examples results screenshots clean
 

@@ -30,7 +30,7 @@ def build(source: str, folder: Path, *definitions: str) -> Path:
     program = folder / Path(source).stem
     names = [point.name for point in HOST_TABLE] + [point.function.symbol for point in TABLE]
     kinds = [f"-DKIND_{name}=fentry" for name in names]
-    flags = ["-O1", "-w", "-include", str(HERE / "engine.h"), f"-I{bpf_folder()}", *kinds]
+    flags = ["-O0", "-w", "-include", str(HERE / "engine.h"), f"-I{bpf_folder()}", *kinds]
     flags += [f"-D{point.function.name}_ARGUMENTS=1" for point in TABLE]
     flags += [
         f"-D{name}=-1" for name in SLOT_CONSTANTS if not any(each.startswith(name) for each in definitions)

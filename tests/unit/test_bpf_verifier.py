@@ -17,7 +17,14 @@ from balloontrace.trace.engines.constants import NAMES, c_definitions
 from balloontrace.trace.engines.libbpf import BpfObject
 from balloontrace.trace.engines.shipped import bpf_folder
 
-CLANGS = [name for name in ("clang", *(f"clang-{n}" for n in range(11, 30))) if shutil.which(name)]
+# One compiler often has two names.
+CLANGS = sorted(
+    {
+        Path(path).resolve(): name
+        for name in ("clang", *(f"clang-{n}" for n in range(11, 30)))
+        if (path := shutil.which(name))
+    }.values()
+)
 RING_BYTES = 1 << 16
 _BPF = {"x86_64": 321, "aarch64": 280}
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from live_looks import guest_look, host_look, moved
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
+from signal_soon import signal_soon
 
 from balloontrace.commands.serve import parse_listen
 from balloontrace.errors import UsageError
@@ -269,13 +269,12 @@ def test_nobody_watches(environment: dict[str, str]) -> None:
 
 
 def test_a_signal_ends_it() -> None:
-    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        timer.start()
+        sender = signal_soon(signal.SIGTERM)
         assert serve_until_end(FakeSource(), ServiceManager({}), []) == "terminated"
+        sender.join()
     finally:
-        timer.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 

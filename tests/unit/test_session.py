@@ -17,6 +17,7 @@ from typing import cast
 
 import pytest
 from scripted_session import RECORD, Run, ScriptedCollector, end_of, run_session, spans_in
+from signal_soon import signal_soon
 
 from balloontrace.errors import UsageError
 from balloontrace.format.recording import read_recording
@@ -31,17 +32,6 @@ from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.session import Ending, protect_from_oom_killer
 
 pytestmark = pytest.mark.usefixtures("signals_as_before")
-
-
-def signal_soon(*numbers: int) -> None:
-    """Sends signals to this process once the session runs."""
-
-    def send() -> None:
-        time.sleep(0.1)
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    threading.Thread(target=send).start()
 
 
 # ---- endings ----
