@@ -28,6 +28,12 @@ TO_BROWSE = (
     Requirement("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
 )
 ANSWER_S = 60.0
+_LOADED = """
+new Promise(done => {
+  if (document.readyState === 'complete') done();
+  else addEventListener('load', () => done());
+})
+"""
 
 Json = dict[str, Any]
 Value = Any  # whatever JavaScript answers
@@ -45,7 +51,6 @@ class Page:
         self._buffer = bytearray()
         self._last_id = 0
         self._session: str | None = None
-        self._events: list[Json] = []
         self.complaints: list[str] = []
         self.requests: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
@@ -65,7 +70,8 @@ class Page:
         failed = self._call("Page.navigate", url=file.resolve().as_uri()).get("errorText")
         if failed:
             raise LabError(f"the browser cannot open {file}: {failed}")
-        self._wait_for("Page.loadEventFired")
+        # Of the page that is there now: an event may be that of the one before.
+        self.ask(_LOADED)
 
     def ask(self, expression: str) -> Value:
         """The value of a JavaScript expression in the page, as JSON has it. Raises LabError if it throws."""
@@ -115,15 +121,9 @@ class Page:
                 return result
             self._note(message)
 
-    def _wait_for(self, event: str) -> None:
-        while not any(seen.get("method") == event for seen in self._events):
-            self._note(self._read())
-        self._events.clear()
-
     def _note(self, message: Json) -> None:
-        """Keep what the page complained of or asked for, and that it has happened."""
+        """Keep what the page complained of or asked for."""
         method, params = message.get("method", ""), message.get("params", {})
-        self._events.append(message)
         if method == "Log.entryAdded" and params["entry"]["level"] in ("warning", "error"):
             self.complaints.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("warning", "error", "assert"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -54,11 +55,12 @@ class Guest:
         process = self.start(argv, cwd=cwd, env=env, stdin=stdin)
         try:
             return process.wait(timeout_s, check=check)
-        except LabTimeout as timeout:
+        except LabTimeout:
             process.kill()
             self.check_alive()
             completed = process.wait(_AGENT_ANSWERS_S)
-            raise LabTimeout(f"{timeout} and was killed; {completed.describe()}") from None
+            late = f"`{shlex.join(argv)}` still runs after {timeout_s:g} s and was killed"
+            raise LabTimeout(f"{late}; {completed.describe()}") from None
 
     def start(
         self,
@@ -175,11 +177,12 @@ class Guest:
         if wanted_bytes is None:
             raise LabError("wait_balloon does not know a target; set one, or say actual_bytes.")
         started_s = moved_s = self._agent.clock()
-        last_bytes = -1
+        last_bytes: int | None = None
         while (now_bytes := self.balloon_actual_bytes()) != wanted_bytes:
             now_s = self._agent.clock()
-            if now_bytes != last_bytes:
-                last_bytes, moved_s = now_bytes, now_s
+            if last_bytes not in (None, now_bytes):
+                moved_s = now_s
+            last_bytes = now_bytes
             if now_s - started_s > timeout_s:
                 raise LabTimeout(
                     f"The balloon has not reached {format_size(wanted_bytes)} within {timeout_s:g} s: "

@@ -98,7 +98,7 @@ class GuestProcess:
         """
         if self._completed is None:
             if self._wait_exited(timeout_s) is None:
-                raise LabTimeout(f"`{shlex.join(self.argv)}` still runs after {timeout_s:g} s")
+                raise LabTimeout(self._describe_so_far(f"still runs after {timeout_s:g} s"))
             self._completed = self._collect()
         if check and self._completed.status != 0:
             raise CommandFailed(self._completed)
@@ -119,7 +119,8 @@ class GuestProcess:
             if has_ended:
                 raise CommandFailed(self.wait(), f"without having written {text!r}")
             if self._agent.clock() > deadline_s:
-                raise LabTimeout(self._describe_silence(text, timeout_s))
+                silence = f"has not written {text!r} within {timeout_s:g} s"
+                raise LabTimeout(self._describe_so_far(silence))
             # The next look begins where `text` could still begin.
             position += max(len(output) - len(text) + 1, 0)
             self.pause(_LOOK_AGAIN_S)
@@ -143,9 +144,9 @@ class GuestProcess:
         except AgentGone as error:
             raise self._lost(str(error)) from None
 
-    def _describe_silence(self, text: bytes, timeout_s: float) -> str:
+    def _describe_so_far(self, what: str) -> str:
         return (
-            f"`{shlex.join(self.argv)}` has not written {text!r} within {timeout_s:g} s\n"
+            f"`{shlex.join(self.argv)}` {what}\n"
             f"--- stdout ---\n{self.read('stdout')[-_SHOWN_CHARACTERS:].decode(errors='replace')}\n"
             f"--- stderr ---\n{self.read('stderr')[-_SHOWN_CHARACTERS:].decode(errors='replace')}"
         )

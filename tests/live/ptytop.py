@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs several `balloontrace top` in a guest, each on a terminal of its own, and says how each left it.
 
-Argument: a file that appears when the balloon has moved and they must end, each in its own way.
+Arguments: a file that appears when the balloon has moved; a pattern of what each must have drawn before it is
+ended, each in its own way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import termios
 import threading
 import time
+from contextlib import suppress
 
 ENDS = {"q": b"q", "ctrl-c": b"\x03", "sigterm": None}
 
@@ -39,14 +41,16 @@ class Top:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             env={**os.environ, "TERM": "xterm"},
         )
-        threading.Thread(target=self.read, daemon=True).start()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
 
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self.leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def read(self) -> None:
-        while True:
-            self.output += os.read(self.leader, 65536)
+        with suppress(OSError):  # nobody has the other end open any more
+            while True:
+                self.output += os.read(self.leader, 65536)
 
     def wait_for(self, pattern: bytes, since: int = 0, timeout_s: float = 300) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -64,10 +68,12 @@ class Top:
         else:
             os.write(self.leader, keys)
         status = self.process.wait(60)
-        time.sleep(0.3)
+        after = termios.tcgetattr(self.follower)
+        os.close(self.follower)
+        self.reader.join()
         return {
             "status": status,
-            "same_terminal": termios.tcgetattr(self.follower) == self.before,
+            "same_terminal": after == self.before,
             "output": self.output.decode(errors="replace"),
         }
 
@@ -79,6 +85,8 @@ def main() -> None:
     print("drawn", flush=True)
     while not os.path.exists(sys.argv[1]):  # noqa: PTH110
         time.sleep(0.05)
+    for top in tops.values():
+        top.wait_for(sys.argv[2].encode())
     print(json.dumps({name: top.end(ENDS[name]) for name, top in tops.items()}))
 
 

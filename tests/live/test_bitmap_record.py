@@ -75,8 +75,12 @@ def story(small: lab.Guest, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     step(FIRST_MIB)
     step(SECOND_MIB)
+    # The end of an operation comes after its last payload, and is written with it or once more later.
     small.wait_until(
-        lambda: len(captured_in(killed.pull(folder))) == len(witness.buffers()),
+        lambda: (
+            len(captured_in(killed.pull(folder))) == len(witness.buffers())
+            and [each[1] for each in outcomes(report(folder / "killed.bt"))] == ["reached"] * 2
+        ),
         60,
         what="two inflates in the recording that is to be killed",
         every_s=0.5,

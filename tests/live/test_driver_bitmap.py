@@ -24,6 +24,7 @@ GIB_PAGES = 1 << 18
 PRIME_MIB = (509, 613, 307)
 MOST_WORDS = 4048
 SINGLE_PAGES = 211
+MOST_PAGES = 64 * SINGLE_PAGES  # of single pages in any place one in 64 is lost
 COMPLAINTS = ("BUG", "WARNING", "Oops", "general protection", "page_fault", "cannot queue", "list_")
 
 
@@ -66,6 +67,7 @@ def test_what_is_sent_twice_is_what_the_device_has_already(bitmap: lab.Guest) ->
     new = sum(PRIME_MIB[:2]) * MIB_PAGES
     assert moves.vmstat() == [new, 0]
     assert done["pages"] == new + done["already"]
+    print(done["already"], "sent twice")
     assert done["already"] > 0
     assert done["discarded_bytes"] == done["pages"] * PAGE_BYTES
 
@@ -109,6 +111,7 @@ def test_compaction_while_the_balloon_moves(bitmap: lab.Guest) -> None:
     # Pages that compaction had isolated while the list was walked are with the host no sooner than next time.
     status = bitmap.backend.status()
     assert status["actual_pages"] == PRIME_MIB[-1] * MIB_PAGES
+    print(status["actual_pages"] - status["ballooned_pages"], "of", status["actual_pages"])
     assert 0 <= status["actual_pages"] - status["ballooned_pages"] < status["actual_pages"] // 10
 
 
@@ -128,12 +131,16 @@ def test_a_migrated_page_is_two_sends_of_one_record(bitmap: lab.Guest) -> None:
 
 def test_a_lone_page_on_a_multiple_of_64_is_lost(bitmap: lab.Guest) -> None:
     moves = Witness(bitmap)
-    for count in range(1, SINGLE_PAGES + 1):
-        bitmap.set_balloon(target_bytes=(FULL_MIB << 20) - count * PAGE_BYTES)
+    single, lost = 0, 0
+    # Which pages a guest takes is its own affair: of some hundreds in any place there may be none of these.
+    while single < SINGLE_PAGES or (not lost and single < MOST_PAGES):
+        single += 1
+        bitmap.set_balloon(target_bytes=(FULL_MIB << 20) - single * PAGE_BYTES)
         bitmap.wait_balloon()
-    assert moves.vmstat() == [SINGLE_PAGES, 0]
-    lost = SINGLE_PAGES - moves.totals()["inflate"]["buffers"]
-    assert 0 < lost < SINGLE_PAGES // 8
+        lost = single - moves.totals()["inflate"]["buffers"]
+    assert moves.vmstat() == [single, 0]
+    print(f"{lost} of {single}")
+    assert 0 < lost < single // 8
 
 
 def test_unload_and_reload(bitmap: lab.Guest) -> None:

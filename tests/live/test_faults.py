@@ -305,6 +305,7 @@ def test_overflow(faulty: dict[str, Faulty]) -> None:
     done, path = faulty["overflown"].done, faulty["overflown"].path
     found = report(path)
     lost = found["events_lost"]
+    print(f"{lost} of {found['events_seen']} lost")
     assert lost > 1000
     assert f" {lost} lost" in done.stderr
     send = loss(found, "tell_host")
@@ -390,4 +391,5 @@ def test_out_of_memory(tmp_path: Path) -> None:
     (notified,) = [each for each in found["outside"] if each["what"] == "virtio_balloon_oom_notify"]
     # The guest may still be short of memory when the target is raised: while pages come back, or just before.
     within = squeezed["oom_notifications"] + returned["oom_notifications"]
-    assert 0.9 * notified["calls"] < within <= notified["calls"]
+    print(f"{within} of {notified['calls']} notifications are within an operation")
+    assert min(0.9 * notified["calls"], notified["calls"] - 3) <= within <= notified["calls"]

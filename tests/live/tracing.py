@@ -256,7 +256,7 @@ def traces(guest: lab.Guest) -> str:
     return guest.run(shell(_TRACES), check=True).stdout
 
 
-def assert_no_trace(guest: lab.Guest, timeout_s: float = 10) -> None:
+def assert_no_trace(guest: lab.Guest, timeout_s: float = 60) -> None:
     """No process, probe or program of ours; the kernel frees them a little after the process ended."""
     left = ["unknown"]
 
