@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tracing import shell
 
 import lab
@@ -28,14 +30,15 @@ mount -t 9p -o $options,cache=none io /io
 echo "slept: $status" > /dev/console
 """
 _WAKES_S = 60
+_ENDED = re.compile(r"slept: (\d+)\n")  # a console is written letter by letter
 
 
 def sleep_and_wake(guest: lab.Guest) -> None:
     """Once. Nothing that was started in the guest may have its output in /io, or files of /repo open."""
-    told = guest.console().count("slept: ")
+    told = len(_ENDED.findall(guest.console()))
     guest.run(["sh", "-c", 'echo "$1" > /root/sleep.sh', "sh", _SLEEP], check=True)
     guest.run(shell("cd /; setsid sh /root/sleep.sh </dev/null >/root/sleep.log 2>&1 &"), check=True)
     guest.wait_until(
-        lambda: guest.console().count("slept: ") > told, _WAKES_S, what="the guest waking up", every_s=0.1
+        lambda: len(_ENDED.findall(guest.console())) > told, _WAKES_S, what="the guest waking up", every_s=0.1
     )
-    assert "slept: 0" in guest.console(), guest.pull("/root/sleep.log")
+    assert _ENDED.findall(guest.console())[-1] == "0", guest.pull("/root/sleep.log")

@@ -78,6 +78,7 @@ def test_rounds_on_a_guest_with_python_and_libbpf_only(bare: Reached, tmp_path: 
     assert str(bare.qmp) in " ".join(told["vmm"])  # so it is the right QEMU
     assert told["guest"]["kernel"].split()[0] == bare.guest.run(["uname", "-r"]).stdout.strip()
     ready_s = told["ready_s"]
+    print(ready_s)
     beside_s = sum(ready_s.values()) - ready_s["attach"] - ready_s["touch"]
     assert ready_s["settle"] < beside_s < ready_s["attach"]
     assert "lab: ready after " in measuring.said
@@ -163,23 +164,25 @@ def test_recipes_of_other_vmms(bare: Reached, tmp_path: Path) -> None:
 def test_a_parameter_in_turn_interrupted_in_the_middle(bare: Reached, tmp_path: Path) -> None:
     """Both states come about in the guest; one Ctrl-C ends it."""
     out = tmp_path / "out"
-    thp = "/sys/kernel/mm/transparent_hugepage/enabled"
+    thp, seen = "/sys/kernel/mm/transparent_hugepage/enabled", "/root/states"
     states = [
-        shlex.join([*shlex.split(bare.way.command), DESTINATION, f"echo {value} > {thp}"])
+        shlex.join(
+            [*shlex.split(bare.way.command), DESTINATION, f"echo {value} > {thp}; cat {thp} >> {seen}"]
+        )
         for value in ("always", "never")
     ]
     measuring = Measuring(
         *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9", "-o", out,
         "--alternate", *states,
     )  # fmt: skip
-    measuring.wait_for("round 1 of 9, state a: inflate")
-    assert "[always]" in bare.guest.run(["cat", thp]).stdout
     measuring.wait_for("round 1 of 9, state b: inflate")
     measuring.interrupt()
-    assert "[never]" in bare.guest.run(["cat", thp]).stdout
     status, output = measuring.wait()
     assert (status, output) == (130, "")
-    assert f"interrupted; 2 rounds complete, kept in {out}" in measuring.said
+    complete = len(list(out.glob("[ab]/round-*.bt")))
+    assert f"interrupted; {complete} rounds complete, kept in {out}" in measuring.said
+    first, second, *_ = bare.guest.pull(seen).decode().splitlines()
+    assert ("[always]" in first, "[never]" in second) == (True, True)
     for state, command in zip("ab", states, strict=True):
         found = report(out / state / "round-001-guest.bt")
         assert outcomes(found)[0][:2] == ("inflate", "reached")
@@ -197,9 +200,8 @@ def test_a_disk_that_fills_up(bare: Reached, tmp_path: Path) -> None:
         fill(small)
         assert measuring.wait() == (1, "")
         last = measuring.said.splitlines()[-1]
-        sentence = f"cannot write into {out}: No space left on device; 1 round complete, kept in {out}"
-        assert last == f"balloontrace: {sentence}"
-        assert [path.name for path in out.glob("*.bt")] == ["round-001-guest.bt"]
+        assert last.startswith(f"balloontrace: cannot write into {out}: No space left on device; ")
+        assert_kept(out, last)
         assert outcomes(report(out / "round-001-guest.bt"))[0][:2] == ("inflate", "reached")
         assert json.loads((out / "measure.json").read_text())["rounds"][0]["number"] == 1
 
@@ -220,10 +222,18 @@ def mounted_tmpfs(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+def assert_kept(out: Path, sentence: str) -> None:
+    """Mostly one round; on a fast machine more may end before what is done to it has come about."""
+    complete = len(list(out.glob("round-*.bt")))
+    assert complete, sentence
+    assert f"{complete} round{'s' if complete > 1 else ''} complete, kept in {out}" in sentence
+
+
 def test_ssh_is_killed(bare: Reached, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     measuring = Measuring(
         *bare.words(), *QUICK, "--no-first", "--take", f"{TAKEN_MIB}M", "--rounds", "9",
-        "-o", tmp_path / "out",
+        "-o", out,
     )  # fmt: skip
     measuring.wait_for("round 1 of 9: inflate")
     for pid in measuring.children():
@@ -233,7 +243,7 @@ def test_ssh_is_killed(bare: Reached, tmp_path: Path) -> None:
     assert status == 1
     last = measuring.said.splitlines()[-1]
     assert re.search(r"the connection (to \S+ )?is lost; ", last), last
-    assert "1 round complete, kept in" in last
+    assert_kept(out, last)
 
 
 def test_a_target_that_is_never_reached(bare: Reached, tmp_path: Path) -> None:
@@ -278,5 +288,4 @@ def test_a_guest_that_is_powered_off(bare: Reached, tmp_path: Path) -> None:
     assert status == 1
     last = measuring.said.splitlines()[-1]
     assert "has ended or does not answer" in last
-    assert "1 round complete, kept in" in last
-    assert (out / "round-001-guest.bt").exists()
+    assert_kept(out, last)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ SERVING = b"/metrics"
 NOBODY = 65534
 MIB_PAGES = 256
 PAGE_BYTES = 4096
+SCRAPED_S = 300
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -66,6 +67,18 @@ def scrape(guest: lab.Guest) -> Values:
     families = parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     samples = [sample for family in families for sample in family.samples]
     return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def scrape_until(guest: lab.Guest, is_there: Callable[[Values], bool], what: str) -> Values:
+    """The first scrape that shows it."""
+    seen: list[Values] = []
+
+    def has_come() -> bool:
+        seen.append(scrape(guest))
+        return is_there(seen[-1])
+
+    guest.wait_until(has_come, SCRAPED_S, what=what)
+    return seen[-1]
 
 
 def one(values: Values, name: str, **labels: str) -> float:
@@ -114,16 +127,15 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
     recorder = record(guest, "/root/served.bt")
     guest.set_balloon(target_mib=FULL_MIB - 509)
     guest.wait_balloon()
-    values = scrape(guest)
-    while one(values, "work_item_under_way_seconds"):
-        values = scrape(guest)
+    values = scrape_until(guest, lambda seen: not one(seen, "work_item_under_way_seconds"), "an end of work")
     check_by_promtool(guest)
     recorder.end()
     found = report(recorder.pull(tmp_path))
     (inflate,) = found["operations"]
     moved = 'balloontrace_moved_pages_total{queue="inflate"}'
-    while (scraped := (prometheus.query_last(moved) or [0])[0]) != inflate["pages"]:
-        assert scraped < inflate["pages"]
+    guest.wait_until(
+        lambda: prometheus.query_last(moved) == [inflate["pages"]], SCRAPED_S, what="all pages, scraped"
+    )
     assert prometheus.query_last("balloontrace_sends_total") == [inflate["sends"]]
     assert prometheus.query("max_over_time(up[1h])") == [1]
     prometheus.end()
@@ -188,9 +200,7 @@ def test_every_vm_of_a_host_is_served(guest: lab.Guest, tmp_path: Path) -> None:
     check_by_promtool(guest)
     late = Server(guest, "late", vm="late")
     servers["served2"].end()
-    now = scrape(guest)
-    while ("balloontrace_vm_info", "late") not in vms(now) or ("balloontrace_vm_info", "served2") in vms(now):
-        now = scrape(guest)
+    scrape_until(guest, lambda now: named(now) == {"served1", "late"}, "the late VM, and none that has ended")
     recorder.end()
     status = status_of(guest, serving.pid)
     serving.signal(signal.SIGTERM)
@@ -224,5 +234,6 @@ def test_every_vm_of_a_host_is_served(guest: lab.Guest, tmp_path: Path) -> None:
     assert set(status["Uid"].split()) == {str(NOBODY)}
 
 
-def vms(values: Values) -> set[tuple[str, str]]:
-    return {(name, dict(labels)["vm"]) for name, labels in values if "vm" in dict(labels)}
+def named(values: Values) -> set[str]:
+    """The VMs that are told of."""
+    return {dict(labels)["vm"] for name, labels in values if name == "balloontrace_vm_info"}
