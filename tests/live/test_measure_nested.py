@@ -146,5 +146,6 @@ def test_two_drivers_in_turn(pair: lab.Nested, control: str) -> None:
         assert sends["before"]["median"] == TAKEN_MIB
         assert sends["after"]["median"] < TAKEN_MIB / 2
         (wall,) = [row for row in group["times"] if row["name"] == "wall"]
+        print(wall)
         assert (wall["ratio"] < 1, wall["verdict"]) == (True, "faster")
     assert_nothing_left(pair.guest)

@@ -100,6 +100,7 @@ def test_stages_are_split_and_time_is_instructions(recorded: tuple[lab.Nested, C
     assert top_stages(operation) == SPLIT
     assert top_sum_ns(operation) == operation["wall_ns"]
     assert stage(operation, "d")["count"] == SENDS
+    print(f"{course.instructions / operation['wall_ns']:.2f} instructions a nanosecond")
     assert course.instructions > BUSY * operation["wall_ns"]
 
 
@@ -107,6 +108,7 @@ def test_what_tracing_adds_is_measured_while_attaching(recorded: tuple[lab.Neste
     _, course = recorded
     host = course.found["host"]
     least_ns, most_ns = (MOVED_PAGES * added_ns for added_ns in ADDED_NS)
+    print(f"{(host['tracing_c_ns'] + host['tracing_d_ns']) / MOVED_PAGES:.0f} ns a call")
     assert least_ns < host["tracing_c_ns"] + host["tracing_d_ns"] < most_ns
 
 

@@ -136,6 +136,7 @@ def test_cycles_are_one_delay_apart(reporting: tuple[lab.Guest, Discards], tmp_p
     took_ns = int(guest_side.spans.int64("duration_ns")[of_cycles].mean())
     meanwhile = (starts_ns >= frees_ns[0]) & (starts_ns <= frees_ns[-1])
     expected = count_cycles(frees_ns, took_ns)
+    print(meanwhile.sum(), "cycles where", expected, "are expected")
     assert expected >= 2
     assert abs(int(meanwhile.sum()) - expected) <= 1
 
@@ -182,6 +183,12 @@ def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tm
         reports = guest_side.reports
         starts_ns = guest_side.spans.int64("start_ns")[reports.span]
         first_time, second_time = (starts_ns >= first_ns) & (starts_ns < second_ns), starts_ns >= second_ns
+        print(
+            [
+                (int(reports.pages_again[rows].sum()), int(reports.pages[rows].sum()))
+                for rows in (first_time, second_time)
+            ]
+        )
         # A block that grows together with one reported before takes that along, as QEMU's count shows.
         assert reports.pages_again[first_time].sum() < reports.pages[first_time].sum() / 20
         # Of the guest's memory the second use cannot but take what the first one had.

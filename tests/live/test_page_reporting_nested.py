@@ -75,6 +75,7 @@ def test_queues_whose_buffers_take_no_call(pair: lab.Nested, tmp_path: Path) -> 
     in_host.end()
     found = report_both(in_guest.pull(tmp_path), in_host.pull(tmp_path))
     (hinted,) = found["page_hinting"]["operations"]
+    print(hinted["pages"], "pages hinted,", found["statistics"])
     assert hinted["pages"] > 0
     queues = {each["queue"]: each for each in found["host"]["queues"]}
     assert {queues[name]["told_by"] for name in ("statistics", "hint")} == {"matching"}

@@ -100,6 +100,7 @@ def test_a_guest_short_of_processor_is_not_a_slow_host(small: lab.Guest, tmp_pat
         assert running["count"] + sum(unseen) == PRIME_MIB == whole["count"]
         assert until["count"] == running["count"]
         assert 0 <= operation["run_delay_ns"] <= operation["wall_ns"]
+    print([f"{each['run_delay_ns'] / each['wall_ns']:.3f}" for each in found["operations"]])
     assert ("short of processor" in sentences(found)) is bool(hogs)
     assert "host slow" not in sentences(found)
 
