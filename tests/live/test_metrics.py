@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from hostserve import WARM_UP, Server
 from prometheus_client.openmetrics import parser
-from tracing import ATTACH_S, FULL_MIB, ROOT, PieceRecorder, balloontrace, move, record, report, shell
+from tracing import ATTACH_S, FULL_MIB, ROOT, balloontrace, move, record, report, shell
 
 import lab
+from lab.archive_libraries import unpack_archive_libraries
 from lab.metrics_client import ENVIRONMENT, install_client, remove_client
 from lab.prometheus import Prometheus, unpack_prometheus
 
 SERVING = b"/metrics"
+ARCHIVED_S = 300
 NOBODY = 65534
 MIB_PAGES = 256
 PAGE_BYTES = 4096
@@ -162,20 +164,28 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("libraries")
-def test_what_is_served_is_archived_once(guest: lab.Guest, tmp_path: Path) -> None:
-    serving = PieceRecorder(guest, "/root/served", "--side", "guest", verb="serve", status=0)
-    serving.process.wait_for(SERVING, ATTACH_S)
-    serving.wait_recording()
+def test_what_is_served_is_archived_once(guest: lab.Guest) -> None:
+    dataset = guest.io / "served"
+    words = ["serve", "--side", "guest", "--archive-every", "2s", "-o", "/root/pieces", "--to", "/io/served"]
+    libraries = unpack_archive_libraries(guest)
+    environment = {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:{libraries}"}
+    serving = guest.start(["python3", "-P", "-m", "balloontrace", *words], env=environment)
+    serving.wait_for(SERVING, ATTACH_S)
+
+    def pieces() -> set[str]:
+        return set(guest.run(shell("ls /root/pieces 2>/dev/null || true")).stdout.split())
+
+    guest.wait_until(lambda: bool(pieces()), ATTACH_S, what="the first piece")
     for target_mib in (FULL_MIB - 53, FULL_MIB - 13, FULL_MIB):
         move(guest, target_mib)
-        serving.wait_for_next()
+        of_move = pieces()
+        guest.wait_until(lambda: not of_move & pieces(), ARCHIVED_S, what="a dataset with the move")  # noqa: B023
     values = scrape(guest)
-    pieces = serving.pull_all(tmp_path)  # by SIGTERM
-    assert len(pieces) > 3
-    dataset = tmp_path / "data"
-    for _ in range(2):
-        done = balloontrace("archive", *pieces, "--to", dataset)
-        assert done.returncode == 0, done.stderr
+    serving.signal(signal.SIGTERM)
+    ended = serving.wait(ARCHIVED_S)
+    assert ended.status == 0, ended.describe()
+    assert "could not be archived" not in ended.stderr
+    assert not pieces()
     query = "SELECT kind, outcome, bytes, sends FROM operations ORDER BY started_at_ns"
     done = balloontrace("fleet", dataset, "--sql", query, "--format", "json")
     assert done.returncode == 0, done.stderr

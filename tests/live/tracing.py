@@ -90,19 +90,15 @@ def record(guest: lab.Guest, path: str, *options: str, env: Mapping[str, str] | 
 
 
 class PieceRecorder(Recorder):
-    """`--archive-every 2s`; the guest has no pyarrow, so that archiving fails and all pieces stay."""
+    """`--archive-every 2s` without pyarrow, so that archiving fails and all pieces stay."""
 
-    def __init__(
-        self, guest: lab.Guest, folder: str, *options: str, verb: str = "record", status: int = 1
-    ) -> None:
-        """`verb` is `record`, or what has a recorder beside it; it ends with `status`."""
+    def __init__(self, guest: lab.Guest, folder: str, *options: str) -> None:
         none = f"mkdir -p {folder} /root/none; touch /root/none/pyarrow.py /root/none/fsspec.py"
         guest.run(shell(none), check=True)
-        words = [verb, "-o", folder, "--archive-every", "2s", "--to", "/root/data", *options]
+        words = ["record", "-o", folder, "--archive-every", "2s", "--to", "/root/data", *options]
         environment = {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:/root/none"}
         process = guest.start(["python3", "-P", "-m", "balloontrace", *words], env=environment)
         super().__init__(guest, folder, process)
-        self._status = status
 
     def wait_recording(self) -> PieceRecorder:
         """Until its first piece is there."""
@@ -119,7 +115,7 @@ class PieceRecorder(Recorder):
         """Ends it, and takes its pieces in their order."""
         self.process.signal(signal.SIGTERM)
         done = self.wait(120)
-        assert done.status == self._status, done.describe()
+        assert done.status == 1, done.describe()
         assert f"recordings in {self.path} could not be archived; they are tried again" in done.stderr
         assert done.stderr.splitlines()[-1].endswith("--to /root/data --remove")
         names = self.guest.run(["ls", "-A", self.path], check=True).stdout.split()
