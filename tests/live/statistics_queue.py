@@ -21,13 +21,19 @@ def asked_for_statistics(guest: lab.Guest) -> Iterator[None]:
 
 
 def ask_for_statistics(guest: lab.Guest, polls: int) -> int:
-    """QEMU asks until it has so many answers; returns how many it had."""
+    """QEMU asks until it has so many answers; returns how many it had, of those of one second one."""
+    before = last_update(guest)  # of what the driver gave when it came, or of an answer before
     seen: set[int] = set()
 
     def is_answered() -> bool:
-        seen.add(guest.qmp("qom-get", path=_BALLOON, property="guest-stats")["last-update"])
-        return len(seen - {0}) >= polls
+        seen.add(last_update(guest))
+        return len(seen - {before}) >= polls
 
     with asked_for_statistics(guest):
         guest.wait_until(is_answered, 60, what=f"{polls} answers", every_s=0.1)
-    return len(seen - {0})
+    return len(seen - {before})
+
+
+def last_update(guest: lab.Guest) -> int:
+    """When QEMU had the last answer, in seconds; 0 for never."""
+    return int(guest.qmp("qom-get", path=_BALLOON, property="guest-stats")["last-update"])
