@@ -6,7 +6,6 @@ pip unpacks them here, in a folder of this checkout, which the guest sees: they 
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +16,17 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "archive-libraries"
 _LIBRARIES = ("pyarrow", "fsspec")
 _MANYLINUX = ("manylinux_2_28", "manylinux2014")
-_VERSION = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
+_ASK = "import platform, sys; print(*sys.version_info[:2], platform.machine())"
 
 
 def unpack_archive_libraries(guest: Guest) -> str:
     """The folder in the guest, for its PYTHONPATH. Raises LabError, and CalledProcessError of pip."""
-    version = guest.run(["python3", "-c", _VERSION], check=True).stdout.strip()
-    folder = FOLDER / version
+    major, minor, machine = guest.run(["python3", "-c", _ASK], check=True).stdout.split()
+    version = f"{major}.{minor}"
+    folder = FOLDER / f"{version}-{machine}"
     if not folder.exists():
-        partial = folder.with_name(f"{version}.part")
-        platforms = [word for each in _MANYLINUX for word in ("--platform", f"{each}_{platform.machine()}")]
+        partial = folder.with_name(f"{folder.name}.part")
+        platforms = [word for each in _MANYLINUX for word in ("--platform", f"{each}_{machine}")]
         how = ["--no-deps", "--no-compile", "--only-binary", ":all:", "--python-version", version, *platforms]
         quiet = ["--quiet", "--disable-pip-version-check", "--upgrade", "--target", str(partial)]
         subprocess.run([sys.executable, "-m", "pip", "install", *quiet, *how, *_LIBRARIES], check=True)

@@ -42,7 +42,8 @@ def archive(
 
     A guest's recording and its host's are matched where both are given. What the dataset has already is left
     alone, so this may be repeated, also by several at once or after one was killed. A damaged recording is
-    named and left out; the others are archived, and the exit status is 1.
+    named and left out, and so is one with the id of another one. The others are archived, and the exit
+    status is 1.
 
     \b
     Examples:
