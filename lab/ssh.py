@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lab.process import GuestProcess
 
 _CLIENT = (Requirement("openssh-client", "ssh"),)
 _STARTS_S = 120
+_PORTS = range(20_000, 30_000)  # ip_local_port_range begins at 32 768
 # QEMU's own network gives this address to a guest, and forwards the port (-netdev user).
 _START = """
 set -e
@@ -53,11 +56,12 @@ def network_arguments(port: int) -> tuple[str, ...]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, none of those the kernel gives away: until QEMU has it, time passes."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_key(folder: Path) -> Path:
