@@ -36,6 +36,13 @@ def signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `measure` looks at again and again, it looks at more often."""
+    for module in ("agent_guest", "guest_agent", "record_both", "rounds", "sides"):
+        monkeypatch.setattr(f"balloontrace.measure.{module}._LOOK_EVERY_S", 0.01)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of a small fleet; tests only read it."""

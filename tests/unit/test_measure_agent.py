@@ -16,6 +16,8 @@ from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
 from balloontrace.measure.recorder import RecorderFailed
 
+pytestmark = pytest.mark.usefixtures("looks_often")
+
 # What is copied in place of balloontrace: a recorder that ends by SIGTERM, or at once.
 RECORDER = b"""
 import pathlib, signal, sys
@@ -23,9 +25,9 @@ words = sys.argv[1:]
 assert words[:3] == ["record", "-f", "-o"] and words[4:8] == ["--side", "guest", "-d", "77"], words
 if "--label" in words:
     sys.exit("balloontrace: cannot trace here: no BTF")
-signal.signal(signal.SIGTERM, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()
-signal.pause()
+signal.sigwait({signal.SIGTERM})
 pathlib.Path(words[3]).write_bytes(bytes(range(256)) * 4096)
 """
 

@@ -26,6 +26,7 @@ from balloontrace.measure.rounds import LEAST_LEFT_BYTES, NotReached, Rounds, ch
 from balloontrace.measure.sides import Sides
 from balloontrace.measure.vm import VmGone
 
+pytestmark = pytest.mark.usefixtures("looks_often")
 LOW = FULL_BYTES - TAKE
 ENDS_EARLY = """
 import sys, time

@@ -15,6 +15,7 @@ from balloontrace.measure.record_both import names_of, record_both, refuse_taken
 from balloontrace.measure.recorder import RecorderFailed
 from balloontrace.measure.sides import Sides
 
+pytestmark = pytest.mark.usefixtures("looks_often")
 ENDS = """
 import sys, time
 sys.stderr.write("balloontrace: probes attached\\n"); sys.stderr.flush()

@@ -14,9 +14,11 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partialmethod
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 
 import pytest
@@ -266,6 +268,16 @@ def test_nobody_watches(environment: dict[str, str]) -> None:
     manager = ServiceManager(environment)
     assert manager.watchdog_s is None
     manager.tell("READY=1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _servers_end_soon() -> Iterator[None]:
+    """The library looks each half second whether it should."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "socketserver.BaseServer.serve_forever", partialmethod(BaseServer.serve_forever, 0.01)
+        )
+        yield
 
 
 def test_a_signal_ends_it() -> None:

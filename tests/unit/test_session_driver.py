@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +25,20 @@ pytestmark = pytest.mark.usefixtures("signals_as_before")
 
 
 class Looks(DriverWatch):
-    """A driver that is what a script says, look by look; the last look stays."""
+    """A driver that is what a script says, look by look; the last look stays for some, and ends it."""
 
     def __init__(self, *states: DriverState) -> None:
-        self.state, self.left = states[0], list(states)
+        self.state, self.left = states[0], [*states, *[states[-1]] * MORE_LOOKS]
 
     def look(self) -> DriverState:
-        self.state = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        self.state = self.left.pop(0)
+        if not self.left:
+            self.left.append(self.state)
+            os.kill(os.getpid(), signal.SIGTERM)
         return self.state
 
 
+MORE_LOOKS = 3
 HERE = DriverState(1, {"virtio3": 10})
 UNBOUND = DriverState(1, {})
 AGAIN = DriverState(1, {"virtio3": 11})
@@ -51,7 +57,7 @@ def follow(
     monkeypatch.setattr("balloontrace.trace.guest.session.DriverWatch", lambda _: Looks(*states))
     with (tmp_path / "out.bt").open("wb") as file:
         collector = collector or ScriptedCollector(diagnosis)
-        result = run_session(collector, diagnosis, file.fileno(), TraceOptions(duration_s=0.4))
+        result = run_session(collector, diagnosis, file.fileno(), TraceOptions(duration_s=60))
     return result, read_recording(tmp_path / "out.bt")
 
 
@@ -73,7 +79,7 @@ def test_a_driver_that_comes_back_is_waited_for(
     told: list[str],
 ) -> None:
     result, recording = follow(tmp_path, diagnosis, monkeypatch, *states)
-    assert result.ending is Ending.DURATION
+    assert result.ending is Ending.TERMINATED
     assert recording.complete
     assert [event["what"] for event in recording.driver_events] == told
     assert all(event["devices"] == ["virtio3"] for event in recording.driver_events)
@@ -117,7 +123,7 @@ def test_a_module_loaded_again_is_attached_to_again(
     collector = ReattachingCollector(diagnosis)
     states = (HERE, UNLOADED, UNLOADED, LOADED_AGAIN)
     result, recording = follow(tmp_path, diagnosis, monkeypatch, *states, collector=collector)
-    assert (result.ending, collector.reattached) == (Ending.DURATION, 1)
+    assert (result.ending, collector.reattached) == (Ending.TERMINATED, 1)
     (gap,) = parse_driver_gaps(recording)
     assert gap.reattached is True
 
