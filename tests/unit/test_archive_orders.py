@@ -118,7 +118,7 @@ def orders(seed: int, clean: Path, given: list[Path], folder: Path, monkeypatch:
     assert not dataset_of(folder).hidden
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_any_order_ends_alike(
     seed: int, clean: Path, given: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ def may_load() -> bool:
 @pytest.mark.skipif(not CLANGS, reason="needs clang")
 @pytest.mark.skipif(not may_load(), reason="needs to load BPF programs")
 @pytest.mark.parametrize("clang", CLANGS)
-@pytest.mark.parametrize("instructions", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("instructions", ["v1", pytest.param("v2", marks=pytest.mark.thorough), "v3"])
 def test_the_verifier_takes_them(tmp_path: Path, clang: str, instructions: str) -> None:
     """bcc has LLVM make code without 32-bit arithmetic, where LLVM 14 loses what is known of a length."""
     path = tmp_path / "guest.bpf.o"
