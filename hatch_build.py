@@ -18,14 +18,18 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Name of an object, its source, and what makes it that one. The sizes given are replaced when it is loaded.
+_RINGS = {"guest": "-DSPAN_RING_PAGES=1", "host": "-DBATCH_RING_PAGES=1"}
 _OBJECTS = tuple(
-    (f"{side}{of_all}{live}{typed}", f"{side}.bpf.c", (*definitions, *more))
-    for side, ring in (("guest", "-DSPAN_RING_PAGES=1"), ("host", "-DBATCH_RING_PAGES=1"))
-    for live, definitions in (("", (ring,)), ("-live", ()))
-    for typed, more in (("", ()), ("-typed", ("-DTYPED_READS",)))
-    for of_all, more in (
-        (("", more), ("-all", (*more, "-DALL_PROCESSES"))) if side == "host" else (("", more),)
+    (f"{kind}{live}{typed}", f"{side}.bpf.c", (*definitions, *ring, *more))
+    for kind, side, *definitions in (
+        ("guest", "guest"),
+        ("host", "host"),
+        ("host-all", "host", "-DALL_PROCESSES"),
+        ("host-sampled", "host", "-DSAMPLED=1"),
     )
+    for live, ring in (("", (_RINGS[side],)), ("-live", ()))
+    for typed, more in (("", ()), ("-typed", ("-DTYPED_READS",)))
+    if not (kind == "host-sampled" and live)
 )
 _MACHINES: dict[str, tuple[str, ...]] = {"x86_64": (), "aarch64": ("-D__aarch64__",)}
 # v3: Linux 5.1 and newer. bpfel: both machines have their bytes in that order.

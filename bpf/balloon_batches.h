@@ -165,11 +165,6 @@ struct bt_faults {
 	struct bt_fault_slot slots[BT_SLOTS];
 };
 
-/* Threads that a sample found inside KVM_RUN, by slot. */
-struct bt_vcpus {
-	bt_u32 tid[BT_SLOTS];
-};
-
 /* What is kept where no batches are, by slot as above: sums over those of which kick and completion were seen. */
 struct bt_live_batches {
 	bt_u64 delimited;

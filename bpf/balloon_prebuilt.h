@@ -69,7 +69,17 @@ extern void *bpf_rdonly_cast(const void *address, u32 type) SEC(".ksyms");
 static void *(*bpf_ringbuf_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *record, u64 flags) = (void *)132;
 static u64 (*bpf_ringbuf_query)(void *ring, u64 flags) = (void *)134;
+#define CLOCK_MONOTONIC 1 /* include/uapi/linux/time.h */
+static void *(*bpf_this_cpu_ptr)(const void *variable) = (void *)154;
+static u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static void *(*bpf_get_current_task_btf)(void) = (void *)158;
+struct bpf_timer {
+	u64 : 64;
+	u64 : 64;
+} __attribute__((aligned(8)));
+static long (*bpf_timer_init)(struct bpf_timer *timer, void *map, u64 clock) = (void *)169;
+static long (*bpf_timer_set_callback)(struct bpf_timer *timer, void *function) = (void *)170;
+static long (*bpf_timer_start)(struct bpf_timer *timer, u64 after_ns, u64 flags) = (void *)171;
 static void *(*bpf_task_pt_regs)(void *task) = (void *)175;
 
 #define MAP(name) ((void *)&name)
@@ -100,6 +110,18 @@ static void *(*bpf_task_pt_regs)(void *task) = (void *)175;
 		value_type *value; \
 	} name SEC(".maps")
 #define TABLE_LOOKUP(name, key) bpf_map_lookup_elem(&name, key)
+
+/* A variable of the kernel that each processor has one of. */
+#define KERNEL_VARIABLE(type, name) extern type name __attribute__((section(".ksyms")))
+
+/* Values by number, with a timer in each. */
+#define TIMERS(value_type, name, size) \
+	struct { \
+		int(*type)[BPF_MAP_TYPE_ARRAY]; \
+		int(*max_entries)[size]; \
+		u32 *key; \
+		value_type *value; \
+	} name SEC(".maps")
 
 #define HASH(name, key_type, value_type, size) \
 	struct { \

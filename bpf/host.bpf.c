@@ -44,9 +44,6 @@ SHARED(struct bt_eventfds, eventfds);
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
-#if MAY_BE(SAMPLED) && !defined(ALL_PROCESSES)
-SHARED(struct bt_vcpus, vcpus);
-#endif
 
 /* include/uapi/linux/kvm.h: _IO(0xAE, 0x80), and three that send an interrupt to the guest */
 #define IOCTL_RUN 0xae80
@@ -287,8 +284,10 @@ static __always_inline int kicked(struct bt_thread *thread, u32 flags)
 #include "host_eventfds.h"
 
 /* This thread is about to tell the guest that its buffer was used; without a call before that, it is none of ours. */
-static __always_inline int completing(struct bt_thread *thread, u32 flags)
+static __always_inline int completing(struct bt_thread *thread, u32 flags, int typed)
 {
+	if (typed) /* by fentry: the kernel allows kprobes no timer */
+		stop_sampling(thread);
 	if (SAMPLED ? !may_be_of_balloon(thread) : !is_open(&thread->batch))
 		return 0;
 	thread->batch.done_ns = bpf_ktime_get_ns();
@@ -333,11 +332,11 @@ static __always_inline struct bt_thread *on_eventfd_read_return(u64 result)
 }
 
 /* eventfd_write(file, buffer, count, position) */
-static __always_inline int on_eventfd_write_entry(u64 file)
+static __always_inline int on_eventfd_write_entry(u64 file, int typed)
 {
 	struct bt_thread *thread = find_thread();
 
-	return thread ? completing(thread, BT_DONE_SEEN) : 0;
+	return thread ? completing(thread, BT_DONE_SEEN, typed) : 0;
 }
 
 /* kvm_vcpu_ioctl(file, ioctl, argument): KVM_RUN returns 0 when the guest wants something of the VMM. */
@@ -383,10 +382,22 @@ static __always_inline int on_kvm_vm_ioctl_entry(u64 file, u64 ioctl)
 	case IOCTL_SIGNAL_MSI:
 	case IOCTL_IRQ_LINE:
 	case IOCTL_IRQ_LINE_STATUS:
-		return completing(thread, BT_DONE_SEEN | BT_DONE_IOCTL);
+		return completing(thread, BT_DONE_SEEN | BT_DONE_IOCTL, 0);
 	}
 	return 0;
 }
+
+#if SAMPLED
+/* kvm_send_userspace_msi(kvm, msi), of an ioctl that was seen before */
+static __always_inline int on_kvm_send_userspace_msi_entry(u64 kvm, int typed)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (thread && typed)
+		stop_sampling(thread);
+	return 0;
+}
+#endif
 
 /* __split_huge_pmd(vma, pmd, address, ...): the mapping of a huge page becomes one of small pages. */
 static __always_inline int on_split_huge_pmd_entry(u64 vma)
@@ -413,8 +424,10 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	{ \
 		struct bt_thread *thread = on_eventfd_read_return(ctx[2]); \
 \
-		if (thread) \
+		if (thread) { \
 			kicked_by(thread, *(u64 *)ctx[0]); \
+			start_sampling(thread); \
+		} \
 		return 0; \
 	}
 #define EVENTFD_READ_kprobe \
@@ -432,7 +445,7 @@ EVENTFD_READ_kprobe
 #else
 CONCAT(EVENTFD_READ_, KIND_eventfd_read)
 #endif
-ENTRY_PROGRAM(eventfd_write, 1)
+ENTRY_PROGRAM(eventfd_write, 1_TYPED)
 #ifdef PREBUILT
 KVM_VCPU_IOCTL_fentry
 KVM_VCPU_IOCTL_kprobe
@@ -441,3 +454,7 @@ CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
 #endif
 ENTRY_PROGRAM(kvm_vm_ioctl, 2)
 ENTRY_PROGRAM(split_huge_pmd, 1)
+#if SAMPLED
+ENTRY_PROGRAM(hrtimer_interrupt, 1)
+ENTRY_PROGRAM(kvm_send_userspace_msi, 1_TYPED)
+#endif

@@ -9,10 +9,6 @@
 #ifndef HOST_PROCESSES_H
 #define HOST_PROCESSES_H
 
-/* Samples and page faults are of one process only. */
-#undef SAMPLED
-#define SAMPLED 0
-
 SHARED(struct bt_traced_processes, traced);
 TABLE(struct bt_process, processes);
 

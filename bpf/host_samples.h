@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Calls that are sampled instead of traced: a perf event that counts the time of one thread on a processor runs a program
- * each time it has counted so much. The program looks whether the thread serves a buffer, and is inside a call. Part of
- * host.bpf.c, which has find_thread and is_open.
+ * Calls that are sampled instead of traced: while a thread serves a buffer, a timer interrupts it now and then. Where timer
+ * interrupts come in, a program looks whether the thread was inside a call. Part of host.bpf.c, which has find_thread and
+ * is_open.
  *
- * A call's own function is meant, as where calls are traced: the kernel's way into it and back is outside.
+ * A call's own function is meant, as where calls are traced: the kernel's way into it and back is outside. The first
+ * sample comes at a random instant of a period, so that every instant of a buffer is as likely to be seen.
  */
 #ifndef HOST_SAMPLES_H
 #define HOST_SAMPLES_H
@@ -12,8 +13,14 @@
 /* Buffers by one eventfd that are handed over without a sample inside a call; a device has some samples a buffer. */
 #define UNPROVEN_BUFFERS 256
 
-#if MAY_BE(SAMPLED) && !defined(ALL_PROCESSES)
+#if SAMPLED
 #define BT_PROVEN 0xffffffff
+
+/* A thread that waits inside a buffer, or is moved to another processor, is sampled no more after so many periods. */
+#define PERIODS_AWAY 16
+
+/* How long a timer waits that is not to fire: to cancel it would take its function away as well. */
+#define PUT_OFF_NS (1ull << 40)
 
 /*
  * Which call a thread is in, and where its arguments are, by the registers with which it came to the kernel. A number below
@@ -25,9 +32,9 @@
 #define CALL_FIRST(regs) OF_ADDRESS(regs, REGISTER(regs[0]))
 #define CALL_SECOND(regs) OF_ADDRESS(regs, REGISTER(regs[1]))
 #define CALL_THIRD(regs) OF_ADDRESS(regs, REGISTER(regs[2]))
-#define IS_IN_USER_MODE(regs) (!((regs)->pstate & 0xf))
-#define PLACE(regs) ((regs)->pc)
-#define NUMBER_IOCTL 29
+#define PLACE REGISTER(pc)
+#define MODE REGISTER(pstate)
+#define IS_IN_USER_MODE(mode) (!((mode) & 0xf))
 #define NUMBER_FALLOCATE 47
 #define NUMBER_MADVISE 233
 #else
@@ -35,19 +42,27 @@
 #define CALL_FIRST(regs) OF_ADDRESS(regs, REGISTER(di))
 #define CALL_SECOND(regs) OF_ADDRESS(regs, REGISTER(si))
 #define CALL_THIRD(regs) OF_ADDRESS(regs, REGISTER(dx))
-#define IS_IN_USER_MODE(regs) ((regs)->cs & 3)
-#define PLACE(regs) ((regs)->ip)
-#define NUMBER_IOCTL 16
+#define PLACE REGISTER(ip)
+#define MODE REGISTER(cs)
+#define IS_IN_USER_MODE(mode) ((mode) & 3)
 #define NUMBER_FALLOCATE 285
 #define NUMBER_MADVISE 28
 #endif
 #define NUMBER_PROCESS_MADVISE 440
 #define OUTSIDE BT_CALLS
 
-/* struct bpf_perf_event_data of include/uapi/linux/bpf_perf_event.h, as far as it is read: in words, no less. */
-struct sample_context {
-	volatile struct pt_regs regs;
+/* By slot, as threads are. */
+struct bt_timer {
+	struct bpf_timer timer;
+	u64 id;                    /* the thread that it is for; 0: the timer is new */
+	u64 due_ns;                /* of the next sample; 0: there is to be none */
+	u64 away;                  /* times that it fired since the last sample */
 };
+
+TIMERS(struct bt_timer, timers, BT_SLOTS);
+
+/* What this processor's interrupt came upon; lib/irq_regs.c. */
+KERNEL_VARIABLE(struct pt_regs *, __irq_regs);
 
 /* The call that a thread is inside, by its registers; OUTSIDE of all of ours. */
 static __always_inline u32 call_inside(u64 regs)
@@ -90,10 +105,9 @@ static __always_inline int may_be_of_balloon(struct bt_thread *thread)
 }
 
 /* A sample of a thread that is inside a call for the buffer that it serves. */
-static __always_inline void add_call(struct bt_thread *thread, u32 call, u64 address)
+static __always_inline void add_call(struct bt_thread *thread, u32 call, u64 address, u64 now_ns)
 {
 	struct bt_sampled_batch *batch = &thread->sampled;
-	u64 now_ns = bpf_ktime_get_ns();
 
 	if (!batch->first_call_ns) {
 		batch->first_call_ns = now_ns;
@@ -106,27 +120,100 @@ static __always_inline void add_call(struct bt_thread *thread, u32 call, u64 add
 	batch->samples_in[call & (BT_CALLS - 1)]++;
 }
 
-PROGRAM("perf_event") sample_thread(struct sample_context *ctx)
+static __always_inline struct bt_timer *timer_of(struct bt_thread *thread)
 {
-	u64 regs, id = bpf_get_current_pid_tgid();
-	struct bt_thread *thread = slot_of(id);
-	u32 call = OUTSIDE;
+	u32 slot = thread->id % BT_SLOTS;
 
-	regs = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
-	if (thread->id != id) {
-		if (!IS_IN_USER_MODE(&ctx->regs) && CALL_NUMBER(regs) == NUMBER_IOCTL && CALL_SECOND(regs) == IOCTL_RUN)
-			VALUE(struct bt_vcpus, vcpus)->tid[id % BT_SLOTS] = id;
-		return 0;
+	return TABLE_LOOKUP(timers, &slot);
+}
+
+/* For the next sample, on the grid of periods that the first one began. */
+static __always_inline void start_timer(struct bt_timer *timer, u64 now_ns)
+{
+	if (now_ns >= timer->due_ns)
+		timer->due_ns = now_ns + SAMPLE_PERIOD_NS - (now_ns - timer->due_ns) % SAMPLE_PERIOD_NS;
+	bpf_timer_start(&timer->timer, timer->due_ns - now_ns, 0);
+}
+
+/* The timer has fired, and did not come upon its thread. */
+static int seek_thread(void *map, u32 *slot, struct bt_timer *timer)
+{
+	struct bt_thread *thread = slot_of(timer->id);
+
+	if (timer->due_ns && thread->id == timer->id && thread->sampled.kick_ns && ++timer->away < PERIODS_AWAY)
+		start_timer(timer, bpf_ktime_get_ns());
+	else
+		timer->due_ns = 0;
+	return 0;
+}
+
+/* Samples this thread, which has learnt of a kick, unless the eventfd is known to be no balloon's. */
+static __always_inline void start_sampling(struct bt_thread *thread)
+{
+	struct bt_timer *timer = timer_of(thread);
+
+	if (!timer || !VALUE(struct bt_eventfds, eventfds)->at[thread->sampled.place & (BT_EVENTFDS - 1)].left)
+		return;
+	if (!timer->id) {
+		bpf_timer_init(&timer->timer, &timers, CLOCK_MONOTONIC);
+		bpf_timer_set_callback(&timer->timer, seek_thread);
 	}
-	if (!IS_IN_USER_MODE(&ctx->regs) && !is_on_the_way(PLACE(&ctx->regs)))
-		call = call_inside(regs);
+	timer->id = thread->id;
+	timer->away = 0;
+	timer->due_ns = thread->sampled.kick_ns + bpf_get_prandom_u32() % SAMPLE_PERIOD_NS;
+	start_timer(timer, thread->sampled.kick_ns);
+}
+
+/* A timer that fires behind the buffer would interrupt the guest, or wake a processor. */
+static __always_inline void stop_sampling(struct bt_thread *thread)
+{
+	struct bt_timer *timer = timer_of(thread);
+
+	if (timer && timer->id == thread->id && timer->due_ns) {
+		timer->due_ns = 0;
+		bpf_timer_start(&timer->timer, PUT_OFF_NS, 0);
+	}
+}
+
+/* Whether the interrupt came upon the thread inside its call. */
+static __always_inline int is_in_call(void)
+{
+	u64 mode = 0, place = 0, regs = *(u64 *)bpf_this_cpu_ptr(&__irq_regs);
+
+	READ_KERNEL(mode, regs + MODE);
+	if (IS_IN_USER_MODE(mode))
+		return 0;
+	READ_KERNEL(place, regs + PLACE);
+	return !is_on_the_way(place);
+}
+
+/* hrtimer_interrupt(device): a timer interrupt, for whatever timer. */
+static __always_inline int on_hrtimer_interrupt_entry(u64 device)
+{
+	struct bt_thread *thread = find_thread();
+	struct bt_timer *timer = thread ? timer_of(thread) : 0;
+	u64 regs, now_ns;
+	u32 call;
+
+	if (!timer || timer->id != thread->id)
+		return 0;
+	now_ns = bpf_ktime_get_ns();
+	if (!timer->due_ns || now_ns < timer->due_ns)
+		return 0;
+	/* Before the kernel looks which timers are due: so it has nothing to do for this one. */
+	start_timer(timer, now_ns);
+	timer->away = 0;
+	regs = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
+	call = is_in_call() ? call_inside(regs) : OUTSIDE;
 	thread->sampled.samples++;
 	if (call != OUTSIDE)
-		add_call(thread, call, CALL_NUMBER(regs) == NUMBER_MADVISE ? CALL_FIRST(regs) : 0);
+		add_call(thread, call, CALL_NUMBER(regs) == NUMBER_MADVISE ? CALL_FIRST(regs) : 0, now_ns);
 	return 0;
 }
 #else
 #define may_be_of_balloon(thread) 0
+#define start_sampling(thread)
+#define stop_sampling(thread)
 #endif
 
 #endif

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Perf events that run a loaded BPF program (perf_event_open(2)): at an address, or at times of a thread."""
+"""Perf events that run a loaded BPF program (perf_event_open(2)) whenever an address is reached."""
 
 from __future__ import annotations
 
@@ -21,30 +21,13 @@ _CLOSE_ON_EXEC = 8
 _ENABLE = 0x2400
 _SET_BPF = 0x40042408
 _POWERPC_ENABLE, _POWERPC_SET_BPF = 0x20002400, 0x80042408  # its ioctls have their direction elsewhere
-_SOFTWARE, _CPU_CLOCK = 1, 0
-_DISABLED = 1
 
 
 def attach_event(program_fd: int, kind: int, config: int, place: tuple[int, int]) -> int:
     """A descriptor as long as which `program_fd` runs at a place, whoever comes by. Raises OSError."""
     # Of every process, registered at CPU 0; its program runs wherever the function is called.
     attribute = _ATTRIBUTE.pack(kind, _ATTRIBUTE.size, config, 0, 0, 0, 0, 0, 0, *place)
-    return _attach(program_fd, attribute, pid=-1, cpu=0)
-
-
-def sample_thread(program_fd: int, tid: int, period_ns: int) -> int:
-    """A descriptor as long as which the program runs after each `period_ns` of the thread on a processor.
-
-    Raises OSError; ESRCH for a thread that has ended.
-    """
-    attribute = _ATTRIBUTE.pack(
-        _SOFTWARE, _ATTRIBUTE.size, _CPU_CLOCK, period_ns, 0, 0, _DISABLED, 0, 0, 0, 0
-    )
-    return _attach(program_fd, attribute, pid=tid, cpu=-1)
-
-
-def _attach(program_fd: int, attribute: bytes, *, pid: int, cpu: int) -> int:
-    fd = _perf_event_open(attribute, pid, cpu)
+    fd = _perf_event_open(attribute, -1, 0)
     powerpc = platform.machine().startswith("ppc")
     try:
         fcntl.ioctl(fd, _POWERPC_SET_BPF if powerpc else _SET_BPF, program_fd)

@@ -142,13 +142,17 @@ def test_samples_find_the_time_inside_calls(guest: lab.Guest, server: Server, tm
     host = report(recorder.pull(tmp_path))["host"]
     assert (host["delimited"], host["calls"], host["calls_in_batches"]) == (SPUN, [], None)
     assert host["samples"] > host["samples_inside"] > 0
+    # Where the machine is busy with other things, the guest's clock goes on and its timers are late.
+    assert host["samples"] > host["served_ns"] / host["sample_period_ns"] / 10
     share = (inside_ns - SPUN * SPUN_CALLS * way_ns) / (inside_ns + between_ns)
     found, error = (host[name] / host["served_ns"] for name in ("calls_ns", "calls_error_ns"))
     print(f"inside calls {share:.4f}, by {host['samples']} samples {found:.4f} within {error:.4f}")
     # One run in 20 lies outside of the interval that is shown, one in 10 000 outside of twice that.
     assert abs(found - share) <= 2 * error + NEAR
     probes = {row["function"]: row["status"] for row in recording.metadata["probes"]}  # type: ignore[attr-defined]
-    assert (probes["madvise"], probes["eventfd_read"]) == ("not needed", "attached")
+    assert {"eventfd_read": "attached", "hrtimer_interrupt": "attached", "madvise": "not needed"}.items() <= (
+        probes.items()
+    )
 
 
 # Orders, and of their calls: by how many no page became free, and how many pages did by the others.

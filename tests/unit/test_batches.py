@@ -42,7 +42,6 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
     numbers = {
         "sizeof(struct bt_batch)": host_layout.BATCH.size_bytes,
         "sizeof(struct bt_sampled_batch)": host_layout.BATCH.size_bytes,
-        "sizeof(struct bt_vcpus)": host_layout.VCPUS_BYTES,
         "sizeof(struct bt_thread)": host_layout.THREAD.size_bytes,
         "sizeof(struct bt_threads)": host_layout.THREADS_BYTES,
         "sizeof(struct bt_call_sums)": host_layout.CALL_SUMS.size_bytes,

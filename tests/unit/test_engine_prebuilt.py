@@ -39,11 +39,13 @@ PROGRAMS = {
         for returns in point.ends(mechanism)
     },
 }  # fmt: skip
+SAMPLING = {f"{end}_{point.name}" for point in HOST_TABLE if point.samples for end in ("fentry", "kprobe")}
 MAPS = {
     "guest": {"counters", "threads", "spans", "payloads"},
     "guest-live": {"counters", "threads", "live"},
     "host": {"threads", "target", "batches", "waiting", "waiting_pages"},
     "host-live": {"threads", "target", "live", "waiting", "waiting_pages"},
+    "host-sampled": {"threads", "target", "batches", "timers"},
 }
 
 
@@ -54,8 +56,9 @@ def opened(machine: str, name: str) -> BpfObject:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", MAPS)
 def test_an_object_has_every_program_and_map(machine: str, name: str) -> None:
+    side, _, kind = name.partition("-")
     with opened(machine, name) as found:
-        assert PROGRAMS[name.removesuffix("-live")] <= set(found.program_names)
+        assert PROGRAMS[side] - (SAMPLING if kind != "sampled" else set()) <= set(found.program_names)
         assert all(found.has_map(each) for each in MAPS[name])
         assert not found.has_map("nothing")
 
@@ -96,10 +99,15 @@ def test_without_an_object_it_cannot_trace(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("definitions", "name"),
-    [({"SPAN_RING_PAGES": 1}, "guest"), ({"UNIT_PAGES": 1}, "guest-live")],
+    [
+        ({"SPAN_RING_PAGES": 1}, "guest"),
+        ({"UNIT_PAGES": 1}, "guest-live"),
+        ({"BATCH_RING_PAGES": 1, "SAMPLED": 1}, "host-sampled"),
+        ({"PROCESSES": 100}, "host-all-live"),
+    ],
 )
-def test_without_a_ring_it_is_the_object_with_sums(definitions: dict[str, str | int], name: str) -> None:
-    request = LoadRequest("guest.bpf.c", definitions, (), ())
+def test_what_is_asked_for_has_an_object_of_its_own(definitions: dict[str, str | int], name: str) -> None:
+    request = LoadRequest(f"{name.partition('-')[0]}.bpf.c", definitions, (), ())
     assert prebuilt.object_name(request) == name
 
 

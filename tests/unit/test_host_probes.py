@@ -128,18 +128,24 @@ def test_samples_need_no_probe_of_calls() -> None:
     plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)).sampling(
         define_ways({"do_syscall_64": (7, 9)})
     )
-    assert programs(plan) == ["fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl"]
+    assert programs(plan) == [
+        "fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl", "fentry_hrtimer_interrupt",
+        "fentry_kvm_send_userspace_msi",
+    ]  # fmt: skip
     assert plan.probe("madvise").status is Status.NOT_NEEDED
     definitions = host_definitions(plan, 1 << 20)
     assert definitions["SAMPLED"] == 1
     assert (definitions["CALL_ENTRY"], definitions["CALL_ENTRY_BYTES"]) == (7, 9)
     assert definitions["CALL_EXIT_BYTES"] == 0
-    assert host_definitions(make_host_plan(SYMBOLS), 1 << 20)["SAMPLED"] == 0
+    assert "SAMPLED" not in host_definitions(make_host_plan(SYMBOLS), 1 << 20)
 
 
-def test_samples_need_fentry_where_a_kick_is_read() -> None:
-    with pytest.raises(CannotTraceError, match="needs fentry on eventfd_read"):
-        make_host_plan(SYMBOLS).sampling({})
+@pytest.mark.parametrize("lacking", ["eventfd_read", "hrtimer_interrupt"])
+def test_samples_need_fentry_where_a_kick_is_read_and_a_timer_interrupts(lacking: str) -> None:
+    functions = frozenset(X86) - {lacking}
+    plan = make_host_plan(SYMBOLS, fentry_functions=functions)
+    with pytest.raises(CannotTraceError, match=f"needs fentry on {lacking}"):
+        plan.sampling({})
 
 
 def test_without_symbol_and_tracepoint_a_required_call_is_missing() -> None:

@@ -86,9 +86,6 @@ class ScriptedCollector:
         self.timing = on
         self.timings.append(on)
 
-    def follow_threads(self) -> None:
-        pass
-
     def detach(self) -> None:
         pass
 

@@ -67,6 +67,7 @@ def test_the_compiled_programs_are_in_the_wheel(wheel: Path) -> None:
         found = {name for name in archive.namelist() if name.endswith(".bpf.o")}
     kinds = [f"{live}{typed}" for live in ("", "-live") for typed in ("", "-typed")]
     objects = [f"{side}{kind}" for side in (*Side, f"{Side.HOST}-all") for kind in kinds]
+    objects += [f"{Side.HOST}-sampled{typed}" for typed in ("", "-typed")]
     assert found == {
         f"balloontrace/bpf/objects/{machine}/{name}.bpf.o"
         for machine in ("x86_64", "aarch64")

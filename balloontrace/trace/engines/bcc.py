@@ -23,7 +23,7 @@ from balloontrace.errors import CannotTraceError
 from balloontrace.format.vocabulary import c_definitions
 from balloontrace.trace.engines.bcc_child import REQUEST_BYTES
 from balloontrace.trace.engines.causes import failure
-from balloontrace.trace.engines.request import AttachError, Loaded, LoadRequest
+from balloontrace.trace.engines.request import SAMPLED, AttachError, Loaded, LoadRequest
 from balloontrace.trace.engines.shipped import source_folder
 
 _MAXIMUM_FDS = 250  # SCM_MAX_FD is 253
@@ -35,8 +35,8 @@ def load(request: LoadRequest) -> Loaded:
     Raises CannotTraceError when bcc, the headers or the kernel do not allow it, AttachError when a required
     probe was refused. Each has the line of the compiler or the kernel that says why; `-v` shows the rest.
     """
-    if request.unattached:
-        raise CannotTraceError(f"the engine bcc has no {', '.join(request.unattached)}: that takes prebuilt")
+    if SAMPLED in request.definitions:
+        raise CannotTraceError("the engine bcc has no timers to sample by: that takes prebuilt")
     # SEQPACKET keeps request and answer in one piece each; an empty answer is a child that died.
     parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     messages_fd = os.memfd_create("balloontrace-compiler-messages")

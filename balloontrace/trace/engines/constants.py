@@ -72,8 +72,7 @@ NAMES = (
     "PG_SWAPBACKED",
     "PG_LRU",
     *SLOT_CONSTANTS,
-    # Whether calls are sampled, and where the kernel's way into them and back lies.
-    "SAMPLED",
+    # Where calls are sampled: where the kernel's way into them and back lies.
     "CALL_ENTRY",
     "CALL_ENTRY_BYTES",
     "CALL_TABLE",
@@ -85,6 +84,15 @@ NAMES = (
 )
 
 
+SAMPLE_PERIOD_NS = 809_023
+"""Between samples of a thread that serves a buffer. Nothing that repeats itself may keep in step with it.
+
+Kernels tick each 1, 4 or 10 ms: so it is prime, and near half the golden ratio, which no fraction of
+small numbers comes close to.
+"""
+
+
 def c_definitions() -> dict[str, str]:
-    """Each name as a mark, for the compiler."""
-    return {name: f"CONSTANT({MARK << 32 | number}LL)" for number, name in enumerate(NAMES)}
+    """Each name as a mark, for the compiler, and what no kernel changes as a number."""
+    marks = {name: f"CONSTANT({MARK << 32 | number}LL)" for number, name in enumerate(NAMES)}
+    return {**marks, "SAMPLE_PERIOD_NS": f"{SAMPLE_PERIOD_NS}"}

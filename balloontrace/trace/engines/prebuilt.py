@@ -26,6 +26,7 @@ from balloontrace.trace.engines.library_pages import forget_library_pages
 from balloontrace.trace.engines.request import (
     PAGE_BYTES,
     PROCESSES,
+    SAMPLED,
     AttachError,
     Attachment,
     Loaded,
@@ -38,15 +39,16 @@ _RINGS = {"SPAN_RING_PAGES": "spans", "PAYLOAD_RING_PAGES": "payloads", "BATCH_R
 _RECORDS = frozenset({"SPAN_RING_PAGES", "BATCH_RING_PAGES"})  # without one of them, sums stand in
 _READ_TYPE = "READ_TYPE"
 _READ_AS = "timespec64"  # begins with 8 bytes of numbers, and every kernel has it
+_KINDS = {PROCESSES: "-all", SAMPLED: "-sampled"}  # objects of their own
 _OPTIONAL_MAPS = ("payloads", "waiting")
 
 
 def object_name(request: LoadRequest) -> str:
     """Which object a request takes."""
-    of_all = "-all" if PROCESSES in request.definitions else ""
+    kind = next((word for name, word in _KINDS.items() if name in request.definitions), "")
     live = "" if _RECORDS & request.definitions.keys() else "-live"
     typed = "-typed" if is_confidential() else ""
-    return f"{request.source.removesuffix('.bpf.c')}{of_all}{live}{typed}"
+    return f"{request.source.removesuffix('.bpf.c')}{kind}{live}{typed}"
 
 
 def find() -> str:
@@ -78,7 +80,7 @@ def load(request: LoadRequest) -> Loaded:
                 for attachment in wanted:
                     if attachment.program in refused:
                         _refuse(attachment, f"{attachment.program} was not loaded", failures, messages)
-                if not refused or not {*request.unattached}.isdisjoint(refused):
+                if not refused:
                     raise failure(CannotTraceError, f"cannot load: {error}", messages) from error
                 continue
             loaded = _attach(program_object, request, wanted, failures, started_ns, started_cpu_ns)
@@ -128,7 +130,7 @@ def _targeted(
         else:
             wanted.append(attachment)
     wanted = [attachment for attachment in wanted if attachment.function not in failures]
-    program_object.load_only({*(attachment.program for attachment in wanted), *request.unattached})
+    program_object.load_only({attachment.program for attachment in wanted})
     return wanted
 
 
@@ -211,8 +213,7 @@ def _attach(
             else:
                 links.setdefault(attachment.function, []).append(link)
         kept = (attachment.program for attachment in wanted if attachment.function in links)
-        names = dict.fromkeys((*kept, *request.unattached))
-        programs.update((name, program_object.program_fd(name)) for name in names)
+        programs.update((name, program_object.program_fd(name)) for name in dict.fromkeys(kept))
     except BaseException:
         _close((*maps.values(), *programs.values(), *chain(*links.values())))
         raise

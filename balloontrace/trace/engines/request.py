@@ -15,6 +15,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PROCESSES = "PROCESSES"
 """Of `definitions`: how many processes are traced at once, each with what is its own; prebuilt only."""
 
+SAMPLED = "SAMPLED"
+"""Of `definitions`: calls are sampled instead of traced; prebuilt only."""
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -38,7 +41,6 @@ class LoadRequest:
     definitions: Mapping[str, str | int]
     attachments: tuple[Attachment, ...]
     maps: tuple[str, ...]
-    unattached: tuple[str, ...] = ()  # programs that are loaded too, and attached by others
 
 
 @dataclass(frozen=True)

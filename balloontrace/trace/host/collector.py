@@ -31,16 +31,15 @@ from balloontrace.format.host_layout import (
     SLOTS,
     THREAD,
     THREADS_BYTES,
-    VCPUS_BYTES,
 )
 from balloontrace.trace.attached_programs import DEFAULT_RING_BYTES, AttachedPrograms, attach_first
 from balloontrace.trace.engines.choose import Engine
 from balloontrace.trace.engines.constants import SLOT_CONSTANTS
-from balloontrace.trace.engines.request import PAGE_BYTES, Loaded, LoadRequest
+from balloontrace.trace.engines.request import PAGE_BYTES, SAMPLED, Loaded, LoadRequest
 from balloontrace.trace.host.call_cost import CallCost, measure_call_cost, time_calls
 from balloontrace.trace.host.memory_slots import MemorySlot, read_memory_slots
 from balloontrace.trace.host.probes import TABLE, HostPlan
-from balloontrace.trace.host.sampling import PROGRAM, ThreadSampler, define_ways
+from balloontrace.trace.host.sampling import define_ways
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
@@ -131,7 +130,6 @@ class HostCollector(HostPrograms):
         self._pid = pid
         self.call_cost = None
         self.timed: tuple[str, ...] = ()
-        self._sampler: ThreadSampler | None = None
         with closing(SharedPage(maps["target"], _PROCESS_BYTES, writable=True)) as target:
             if untraced is not None:
                 target.write(_process(os.getpid()))
@@ -145,13 +143,6 @@ class HostCollector(HostPrograms):
         if plan.sampled_by:
             # No call is counted, so that none is waited for to be timed.
             self.timed = SYSTEM_CALLS
-            vcpus = SharedPage(maps["vcpus"], VCPUS_BYTES)
-            self._sampler = ThreadSampler(loaded.programs[PROGRAM], pid, vcpus)
-
-    def follow_threads(self) -> None:
-        """Where threads are sampled: those that there are now."""
-        if self._sampler is not None:
-            self._sampler.follow()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -173,13 +164,6 @@ class HostCollector(HostPrograms):
         """Which memory of the process is its guest's; None where that cannot be known."""
         return read_memory_slots(self._memory_slots, self._pid) if self.shows_memory_slots else None
 
-    def detach(self) -> None:
-        """First what delimits buffers: of one whose samples end early less would be known than it seems."""
-        super().detach()
-        if self._sampler is not None:
-            self._sampler.close()
-            self._sampler = None
-
     def read_counters(self) -> bytes:
         """The slots in use, with the sums of the recording in progress."""
         return used_slots(super().read_counters())
@@ -199,8 +183,7 @@ def in_order_of_detaching(loaded: Loaded) -> list[int]:
         end, _, point = program.partition("_")
         return 0 if point not in calls else 2 if end in _RETURNS else 1
 
-    attached = [program for program in loaded.programs if program != PROGRAM]
-    ranked = zip(map(rank, attached), loaded.links, strict=True)
+    ranked = zip(map(rank, loaded.programs), loaded.links, strict=True)
     return [fd for _, fd in sorted(ranked, key=lambda each: each[0])]
 
 
@@ -230,13 +213,11 @@ def _request(plan: HostPlan, ring_bytes: int) -> LoadRequest:
         "host.bpf.c",
         host_definitions(plan, ring_bytes),
         plan.attachments,
-        _maps(ring_bytes, counts_freed=bool(plan.freed_by({})), sampled=bool(plan.sampled_by)),
-        (PROGRAM,) if plan.sampled_by else (),
+        _maps(plan, ring_bytes),
     )
 
 
-def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, ...]:
-    freed = FREED_MAPS if counts_freed else ()
+def _maps(plan: HostPlan, ring_bytes: int) -> tuple[str, ...]:
     return (
         "batches" if ring_bytes else "live",
         "threads",
@@ -244,8 +225,8 @@ def _maps(ring_bytes: int, *, counts_freed: bool, sampled: bool) -> tuple[str, .
         "eventfds",
         "faults",
         "memory_slots",
-        *freed,
-        *(("vcpus",) if sampled else ()),
+        *(FREED_MAPS if plan.freed_by({}) else ()),
+        *(("timers",) if plan.sampled_by else ()),  # which the kernel stops when nobody has the map open
     )
 
 
@@ -255,9 +236,10 @@ def host_definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
         **(dict(plan.slot_layout) or dict.fromkeys(SLOT_CONSTANTS, _NO_OFFSET)),
-        "SAMPLED": int(bool(plan.sampled_by)),
         **(dict(plan.sampled_by) or define_ways({})),
     }
+    if plan.sampled_by:
+        definitions[SAMPLED] = 1
     if ring_bytes:
         definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}

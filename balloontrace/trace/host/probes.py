@@ -29,6 +29,7 @@ class HostPoint:
     raw_tracepoint: str | None = None  # with its category; its symbols only show that a kernel has it
     tells_freed: bool = False  # only for `record --count-freed`
     tells_faults: bool = False  # for what a process takes back
+    samples: bool = False  # only for `record --sample`
     fentry: bool = True  # fentry can be relied on
 
     def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
@@ -84,6 +85,13 @@ TABLE = (
         "hugetlb_fault", ("hugetlb_fault",), "faults", "the same in memory of hugetlbfs", tells_faults=True,
     ),
     HostPoint(
+        "hrtimer_interrupt", ("hrtimer_interrupt",), "samples", "what a timer interrupts", samples=True,
+    ),
+    HostPoint(
+        "kvm_send_userspace_msi", ("kvm_send_userspace_msi",), "samples", "that it has to wait for a kick",
+        samples=True,
+    ),
+    HostPoint(
         "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
         "pages that became free inside a call", raw_tracepoint="kmem:mm_page_free", tells_freed=True,
     ),
@@ -105,6 +113,7 @@ TABLE = (
 
 _TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
 _SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl"})
+_NEEDED_SAMPLED = frozenset({"eventfd_read", "hrtimer_interrupt"})
 _NO_TYPES = "no type information on the pages of this kernel"
 
 SYMBOL_NAMES = tuple(name for point in TABLE for name in point.symbols)
@@ -193,21 +202,23 @@ class HostPlan(Plan[HostProbe]):
     def sampling(self, ways: Mapping[str, int]) -> HostPlan:
         """The same plan without probes on calls; `ways` is what their samples need to know.
 
-        CannotTraceError where fentry cannot show what kicked a thread: that tells a balloon's buffers.
+        CannotTraceError where fentry cannot show what kicked a thread, or what a timer interrupts.
         """
-        kick = self.probe("eventfd_read")
-        if kick not in self.attachable or kick.mechanism is not Mechanism.FENTRY:
-            raise CannotTraceError("--sample needs fentry on eventfd_read, and this kernel has none")
-        needed = replace(kick, point=replace(kick.point, required=True))
-        plan = self._each(
-            lambda probe: (
-                needed
-                if probe is kick
-                else probe
-                if probe.point.name in _SHOWN_SAMPLED or probe.status is not Status.ATTACH
-                else replace(probe, status=Status.NOT_NEEDED, note="calls are sampled")
-            )
-        )
+        for name in sorted(_NEEDED_SAMPLED):
+            if not (probe := self.probe(name)).symbol or probe.mechanism is not Mechanism.FENTRY:
+                raise CannotTraceError(f"--sample needs fentry on {name}, and this kernel has none")
+
+        def fit(probe: HostProbe) -> HostProbe:
+            if probe.name in _NEEDED_SAMPLED:
+                required = replace(probe.point, required=True)
+                return replace(probe, point=required, status=Status.ATTACH, note="")
+            if probe.point.samples and probe.symbol and probe.mechanism is Mechanism.FENTRY:
+                return replace(probe, status=Status.ATTACH, note="")
+            if probe.name in _SHOWN_SAMPLED or probe.status is not Status.ATTACH:
+                return probe
+            return replace(probe, status=Status.NOT_NEEDED, note="calls are sampled")
+
+        plan = self._each(fit)
         return replace(plan, sampled_by=tuple(ways.items()))
 
     def with_kprobes(self) -> HostPlan:
@@ -287,10 +298,9 @@ def _plan_probe(
             mechanism = Mechanism.FENTRY if by_fentry else Mechanism.KPROBE
             if point.raw_tracepoint:
                 mechanism = Mechanism.RAW_TRACEPOINT
-            if point.tells_freed:
-                return HostProbe(
-                    point, Status.NOT_NEEDED, mechanism, "record --count-freed uses it", found[0]
-                )
+            if point.tells_freed or point.samples:
+                option = "--sample" if point.samples else "--count-freed"
+                return HostProbe(point, Status.NOT_NEEDED, mechanism, f"record {option} uses it", found[0])
             return HostProbe(point, Status.ATTACH, mechanism, symbol=found[0])
     if point.tracepoint and tracepoints:
         return HostProbe(point, Status.ATTACH, mechanism=Mechanism.TRACEPOINT)

@@ -27,9 +27,9 @@ from balloontrace.system import kernel
 from balloontrace.system.process_memory import has_hugetlb_pages, read_memory, read_regions
 from balloontrace.system.process_state import ProcessState
 from balloontrace.system.vmm import Process, read_open_files
+from balloontrace.trace.engines.constants import SAMPLE_PERIOD_NS
 from balloontrace.trace.host.collector import HostCollector, summarise_host_losses
 from balloontrace.trace.host.process_watch import ProcessWatch
-from balloontrace.trace.host.sampling import PERIOD_NS
 from balloontrace.trace.options import TraceOptions
 from balloontrace.trace.pace import HostTimingPace
 from balloontrace.trace.session import Ending, Losses, RecordingSession, SessionResult
@@ -74,10 +74,6 @@ class HostSession(RecordingSession[HostCounters]):
         vm = f"{self._process.vm}: " if self._process.vm else ""
         return f"{vm}{super()._progress_line()}"
 
-    def _look(self) -> None:
-        self._collector.follow_threads()
-        super()._look()
-
     def _follow_pace(self, counters: bytes) -> None:
         # To read counters takes a million instructions, and those of samples say nothing of calls.
         if not self._collector.plan.sampled_by:
@@ -121,7 +117,7 @@ class HostSession(RecordingSession[HostCounters]):
             "calls": {str(int(call)): call.name.lower() for call in Call},
             "batch_layout": dict(BATCH_LAYOUT),
             "sampled_layout": dict(SAMPLED_LAYOUT) if plan.sampled_by else None,
-            "sampling": {"period_ns": PERIOD_NS} if plan.sampled_by else None,
+            "sampling": {"period_ns": SAMPLE_PERIOD_NS} if plan.sampled_by else None,
             "counters_layout": dict(COUNTERS_LAYOUT),
             "boundaries": plan.boundaries(loaded.failures),
             "call_cost": self._collector.call_cost and asdict(self._collector.call_cost),

@@ -44,7 +44,7 @@ static void serve(int calls)
 			add_result(thread, end_call(thread, returned_ns, BT_MADVISE_DONTNEED), 4096, 0, 0);
 	}
 	now_ns += 100;
-	on_eventfd_write_entry(0);
+	on_eventfd_write_entry(0, 1);
 }
 
 int main(void)

@@ -44,7 +44,7 @@ int main(int count, char **words)
 			as(SERVER);
 			call_madvise();
 		}
-		on_eventfd_write_entry(0);
+		on_eventfd_write_entry(0, 1);
 	}
 	for (int slot = 0; slot < BT_SLOTS; slot++) {
 		batches += threads.slots[slot].batches;
