@@ -41,7 +41,7 @@ def encoded(pages: set[int]) -> Cost:
     return Cost(len(payloads), len(records), 8 * words + 8 * len(payloads), told)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(page_sets())
 @example({0, 1, 63, 64, 127, 129})
 @example({BITMAP_PAGES - 1, BITMAP_PAGES, BITMAP_PAGES + 1})
