@@ -40,7 +40,7 @@ SHARED(struct bt_threads, threads);
 SHARED(u64, target);
 SHARED(struct bt_eventfds, eventfds);
 #endif
-#if MAY_BE(COUNT_FREED)
+#if MAY_BE(COUNT_FREED) && !SAMPLED
 HASH(waiting, u64, u64, 4096);
 SHARED(u64, waiting_pages);
 #endif
@@ -262,9 +262,11 @@ static __always_inline int add_result(struct bt_thread *thread, struct bt_call_s
 #include "host_calls.h"
 #include "host_samples.h"
 
+#if !SAMPLED
 CALL_PROGRAMS(madvise)
 CALL_PROGRAMS(process_madvise)
 CALL_PROGRAMS(fallocate)
+#endif
 
 /* ---- what delimits batches ---- */
 
@@ -416,7 +418,9 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 #include "host_faults.h"
 #endif
 
+#if !SAMPLED
 #include "host_freed.h"
+#endif
 
 /* Only the return of these is of interest; fentry shows the arguments then too. */
 #define EVENTFD_READ_fentry \
@@ -453,8 +457,9 @@ KVM_VCPU_IOCTL_kprobe
 CONCAT(KVM_VCPU_IOCTL_, KIND_kvm_vcpu_ioctl)
 #endif
 ENTRY_PROGRAM(kvm_vm_ioctl, 2)
-ENTRY_PROGRAM(split_huge_pmd, 1)
 #if SAMPLED
 ENTRY_PROGRAM(hrtimer_interrupt, 1)
 ENTRY_PROGRAM(kvm_send_userspace_msi, 1_TYPED)
+#else
+ENTRY_PROGRAM(split_huge_pmd, 1)
 #endif
