@@ -21,6 +21,9 @@ static __always_inline u32 place_of(struct bt_eventfds *known, u64 file)
 	for (way = 0; way < BT_EVENTFD_WAYS; way++)
 		if (known->at[first | way].file == file)
 			return first | way;
+	/* clang knows that it is below; the verifier of Linux 6.1 has lost sight of that. */
+	__asm__("" : "+r"(place));
+	place &= BT_EVENTFDS - 1;
 	__builtin_memset(&known->at[place], 0, sizeof(known->at[place]));
 	known->at[place].file = file;
 	known->at[place].left = UNPROVEN_BUFFERS;
