@@ -166,14 +166,14 @@ def test_a_guest_is_served_as_it_is_recorded(guest: lab.Guest, tmp_path: Path) -
 @pytest.mark.usefixtures("libraries")
 def test_what_is_served_is_archived_once(guest: lab.Guest) -> None:
     dataset = guest.io / "served"
-    words = ["serve", "--side", "guest", "--archive-every", "2s", "-o", "/root/pieces", "--to", "/io/served"]
+    words = ["serve", "--side", "guest", "--archive-every", "2s", "-o", "/root/served", "--to", "/io/served"]
     libraries = unpack_archive_libraries(guest)
     environment = {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:{libraries}"}
     serving = guest.start(["python3", "-P", "-m", "balloontrace", *words], env=environment)
     serving.wait_for(SERVING, ATTACH_S)
 
     def pieces() -> set[str]:
-        return set(guest.run(shell("ls /root/pieces 2>/dev/null || true")).stdout.split())
+        return set(guest.run(shell("ls /root/served 2>/dev/null || true")).stdout.split())
 
     guest.wait_until(lambda: bool(pieces()), ATTACH_S, what="the first piece")
     for target_mib in (FULL_MIB - 53, FULL_MIB - 13, FULL_MIB):
