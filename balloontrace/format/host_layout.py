@@ -65,7 +65,6 @@ MEMORY_SLOTS = lay_out(
     "u64 asked_by", "u32 count", "u32 left_out", ("at", MEMORY_SLOT, MOST_MEMORY_SLOTS)
 )  # fmt: skip
 
-
 FAULT_SLOT = lay_out(
     "u64 id", "u64 entry_ns", "u64 faults", "u64 fault_ns", "u64 huge", "u64 untimed", "u32 maps_huge",
     "u32 reserved",

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import command_tree
 import pytest
-from fleets import ROOT, contents, dataset_of, table_of
+from fleets import contents, dataset_of, table_of
 from flows import Flow
 from synthetic import recording_bytes
+from writers_together import start_writers
 
 from balloontrace.archive.archive_recordings import Archived, archive
 from balloontrace.archive.merge_batches import merge
@@ -59,34 +58,11 @@ def assert_one_is_there(folder: Path, told: dict[str, bool]) -> None:
     assert not list((folder / "data").glob("claims/*"))
 
 
-# Each has read the dataset before any of them writes.
-TOGETHER = """
-import sys
-from balloontrace.archive import archive_recordings
-from balloontrace.cli import main
-found = archive_recordings.read_dataset
-def meet(storage):
-    dataset = found(storage)
-    print("read", flush=True)
-    sys.stdin.readline()
-    return dataset
-archive_recordings.read_dataset = meet
-main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize("run", [1, *(pytest.param(run, marks=pytest.mark.thorough) for run in range(2, 12))])
 def test_two_processes_at_once(run: int, here: Path) -> None:
-    writers = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, "archive", here / name, "--to", here / "data", "--remove"],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for name in NAMES[:: 1 if run % 2 else -1]
-    }  # fmt: skip
-    for writer in writers.values():
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "read\n"
+    names = NAMES[:: 1 if run % 2 else -1]
+    started = start_writers([(here / name, "--to", here / "data", "--remove") for name in names])
+    writers = dict(zip(names, started, strict=True))
     for writer in writers.values():
         assert writer.stdin is not None
         writer.stdin.write("go\n")

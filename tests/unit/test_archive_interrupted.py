@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, table_of
 from killed_writers import killed_at
+from writers_together import start_writers
 
 from balloontrace.archive.archive_recordings import archive
 from balloontrace.archive.merge_batches import merge
@@ -143,38 +144,13 @@ def test_a_full_disk_is_one_sentence(
     assert_same_rows(tmp_path, whole)
 
 
-TOGETHER = """
-import sys
-from pathlib import Path
-from balloontrace.archive import archive_recordings
-from balloontrace.archive.storage import open_storage
-found = archive_recordings.read_dataset
-def meet(storage):
-    dataset = found(storage)
-    print("read", flush=True)
-    sys.stdin.readline()
-    return dataset
-archive_recordings.read_dataset = meet
-archive_recordings.archive([Path(each) for each in sys.argv[2:]], open_storage(sys.argv[1]))
-"""
-
-
 @pytest.mark.thorough
 def test_several_at_once(whole: Path, tmp_path: Path) -> None:
     """All have read the dataset before any of them writes; two have all recordings, and two some."""
     given = (GIVEN, list(reversed(GIVEN)), GIVEN[:2], GIVEN[2:])
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, tmp_path, *each],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )
-        for each in given
-    ]  # fmt: skip
+    writers = start_writers([(*each, "--to", tmp_path) for each in given])
     for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"read\n"
-    for writer in writers:
-        writer.communicate(b"go\n", timeout=120)
+        writer.communicate("go\n", timeout=120)
         assert writer.returncode == 0
     assert len(dataset_of(tmp_path).hidden) > 0
     assert_same_rows(tmp_path, whole)

@@ -39,7 +39,6 @@ from balloontrace.trace.engines.request import PAGE_BYTES, SAMPLED, Loaded, Load
 from balloontrace.trace.host.call_cost import CallCost, measure_call_cost, time_calls
 from balloontrace.trace.host.memory_slots import MemorySlot, read_memory_slots
 from balloontrace.trace.host.probes import TABLE, HostPlan
-from balloontrace.trace.host.sampling import define_ways
 from balloontrace.trace.mechanism import Mechanism
 from balloontrace.trace.shared_maps import RecordRing, SharedPage
 
@@ -236,10 +235,9 @@ def host_definitions(plan: HostPlan, ring_bytes: int) -> Mapping[str, str | int]
         "COUNT_FREED": PAGE_BYTES if plan.freed_by({}) else 0,
         **dict(plan.page_layout),
         **(dict(plan.slot_layout) or dict.fromkeys(SLOT_CONSTANTS, _NO_OFFSET)),
-        **(dict(plan.sampled_by) or define_ways({})),
     }
     if plan.sampled_by:
-        definitions[SAMPLED] = 1
+        definitions |= {SAMPLED: 1, **dict(plan.sampled_by)}
     if ring_bytes:
         definitions["BATCH_RING_PAGES"] = ring_bytes // PAGE_BYTES
     definitions |= {f"KIND_{point.name}": "absent" for point in TABLE}
