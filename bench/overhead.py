@@ -143,15 +143,16 @@ def time_move(
     target_mib: int,
     moved_bytes: int,
     *,
+    settle: Sequence[str] = SETTLE,
     words: Sequence[str] = (),
     look_every_s: float = LOOK_EVERY_S,
     timeout_s: float = RUN_S,
 ) -> float:
     """Seconds of guest time between the first and the last page, interpolated between samples.
 
-    `words` are more of the stopwatch's options. Raises LabError.
+    `settle` is run before, `words` are more of the stopwatch's options. Raises LabError.
     """
-    guest.run(SETTLE, timeout_s=timeout_s, check=True)
+    guest.run(settle, timeout_s=timeout_s, check=True)
     argv = ["stopwatch", "--bytes", str(moved_bytes), "--timeout-s", "60", *words, "--direction", direction]
     stopwatch = guest.start(argv)
     stopwatch.wait_for(b"ready", stream="stdout", timeout_s=timeout_s)

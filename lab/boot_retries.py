@@ -29,6 +29,10 @@ class BootPanic(VMLost):
         super().__init__(str(lost))
 
 
+# What a caller may try again. Any other error is the lab's, or what was to be found.
+LOST_BY_EMULATION = (VMFrozen, BootPanic)
+
+
 def boot(
     config: VmConfig,
     name: str | None = None,

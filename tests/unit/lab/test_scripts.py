@@ -14,7 +14,7 @@ MAIN = '__name__ == "__main__"'
 # They take arguments, which are looked at before anything begins.
 WITH_ARGUMENTS = {
     *("lab.__main__", "lab.compare_same_driver"),
-    *("bench.counted", "bench.decode_payloads", "bench.strangers"),
+    *("bench.both_sides_cost", "bench.counted", "bench.decode_payloads", "bench.strangers"),
 }
 MODULES = sorted(
     f"{path.parent.name}.{path.stem}"
