@@ -16,7 +16,7 @@ from lab.vm import Vm, start_vm
 
 # "Oops: int3" in the idle loop, twice in 140 boots under QEMU 7.2: `needs_new_qemu` says why. In hosts, whose
 # processors have a thread each under 11.1 too, it is not ruled out; another try costs little.
-# In hosts that count instructions nine guests of 24 stood still, and with `COUNTED_KVM` five of 14.
+# In hosts that count instructions 12 guests of 25 stood still before `exit_after_injection`.
 _ATTEMPTS = 5
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 
-from lab import folders
+from lab import exit_after_injection, folders
 from lab.errors import LabError
 from lab.image import Image
-from lab.qemu import COUNTED_KVM, KVM, TUNNEL_PORT, VmConfig
+from lab.qemu import KVM, TUNNEL_PORT, VmConfig
 from lab.qemutree import tree_program
 from lab.tunnel import Tunnel
 from lab.vhost import BackendOptions, ExtraTime
@@ -61,12 +61,14 @@ def main() -> None:
     software = Software(
         image=Image(MOUNTS / IMAGE_TAG, sys.argv[2], disk=DISK),
         program=tree_program(MOUNTS / QEMU_TAG),
-        accelerator=COUNTED_KVM if config.icount else KVM,
+        accelerator=KVM,
         backend_build=MOUNTS / BACKEND_TAG if config.backend is not None else None,
     )
     folder = MOUNTS / VM_TAG
     sockets = Path(tempfile.mkdtemp(dir="/run"))  # 9p carries files, not sockets
     trunk = open_trunk(_PORTS)
+    if config.icount:
+        exit_after_injection.start()
     processes = launch(config, software, folder, sockets=sockets, guard=DIES_WITH_US)
     (folder / QEMU_PID).write_text(str(processes.qemu.pid))
 

@@ -85,11 +85,6 @@ class Accelerator:
 
 
 KVM = Accelerator("kvm", "host", ("-accel", "kvm"))
-# In a host that counts instructions QEMU (11.1 and older) may deliver an interrupt twice that the host
-# injects into its guest, whether or not the guest allows interrupts; lab/README.md tells how. The handler
-# of a timer then waits for a lock that it holds itself. Without a paravirtual end of interrupt it has an
-# exit before, by which QEMU forgets the interrupt. In other hosts emulating that exit takes too long.
-COUNTED_KVM = Accelerator("kvm", "host,kvm-pv-eoi=off", KVM.arguments)
 # One thread for all processors: with a thread each, code that one translates while another patches it may
 # stay as it was before the patch. Kernels patch their code while it runs, and panic then ("Oops: int3").
 TCG = Accelerator("tcg", "max", ("-accel", "tcg,thread=single"))
