@@ -6,7 +6,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -15,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from balloontrace.commands.formats import Format, format_option
-from balloontrace.console.option_types import DURATION, SIZE, split_words, ssh_option
+from balloontrace.console.option_types import DURATION, FOLDER, SIZE, ssh_option
 from balloontrace.console.output_file import write_output
 from balloontrace.console.stderr import say, warn
 from balloontrace.errors import BalloontraceError, ExitCode, UsageError
+from balloontrace.format.vocabulary import Side
 
 if TYPE_CHECKING:
+    from balloontrace.measure.asked import Asked
     from balloontrace.measure.getting_ready import GettingReady
     from balloontrace.measure.guest import Guest
     from balloontrace.measure.plan import Plan
@@ -28,27 +29,7 @@ if TYPE_CHECKING:
     from balloontrace.measure.vm import Vm
 
 PAGE = "report.html"
-LIBVIRT = "libvirt"
 _SLACK_S = 60.0
-_MIB_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """How the VM and its guest are reached, as the options have it."""
-
-    vm: str | None
-    qmp: Path | None
-    set_target: str | None
-    read_balloon: str | None
-    memory: int | None
-    pid: int | None
-    guest: str | None
-    ssh: str
-    guest_agent: str | None
-    host_only: bool
-    guest_only: bool
-    keep: bool
 
 
 @click.command("measure", short_help="Drive the balloon of a VM, and record both sides, round by round.")
@@ -125,7 +106,7 @@ class _Asked:
 @click.option(
     "-o",
     "output",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     required=True,
     metavar="FOLDER",
     help="A new or empty folder for the recordings.",
@@ -159,8 +140,11 @@ def measure(
       sudo balloontrace measure --vm vm1 --guest root@vm1 --take 7G -o before/
       sudo balloontrace measure --qmp qmp.sock --host-only --take 1G -o host/
     """
+    from balloontrace.commands.record import record
+    from balloontrace.measure.asked import Asked, check
     from balloontrace.measure.getting_ready import begin
     from balloontrace.measure.plan import Plan
+    from balloontrace.measure.recorder_options import parse_options
 
     ready = begin()
     ready.done("start")
@@ -173,10 +157,10 @@ def measure(
         timeout_s=timeout,
         touched=touched,
         alternate=tuple(alternate or ()),
-        guest_options=split_words(guest_options, "--guest-options"),
-        host_options=split_words(host_options, "--host-options"),
+        guest_options=parse_options(guest_options, "--guest-options", Side.GUEST, record),
+        host_options=parse_options(host_options, "--host-options", Side.HOST, record),
     )
-    wanted = _Asked(**asked)
+    wanted = Asked(**asked)
     check(plan, wanted)
     with _ends_in_order():
         status = _run(plan, wanted, ready)
@@ -185,31 +169,7 @@ def measure(
     return status
 
 
-def check(plan: Plan, asked: _Asked) -> None:
-    """UsageError for what contradicts itself, before anything is done."""
-    ways = [name for name in ("vm", "qmp", "set_target") if getattr(asked, name) is not None]
-    if len(ways) != 1:
-        raise UsageError("give one of --vm NAME, --qmp SOCKET and --set-target CMD")
-    if asked.host_only and asked.guest_only:
-        raise UsageError("--host-only and --guest-only leave nothing to record")
-    into_guest = [each for each in (asked.guest, asked.guest_agent) if each is not None]
-    if len(into_guest) > 1:
-        raise UsageError("give one of --guest and --guest-agent")
-    if plan.touched and not into_guest:
-        raise UsageError("--touched needs a way into the guest: --guest SSH_DESTINATION")
-    if not asked.host_only and not into_guest:
-        raise UsageError("give --guest SSH_DESTINATION, --guest-agent SOCKET, or --host-only")
-    if asked.guest_agent == LIBVIRT and asked.vm is None:
-        raise UsageError("--guest-agent libvirt needs --vm NAME")
-    if asked.set_target is not None and asked.memory is None:
-        raise UsageError("--set-target needs --memory SIZE: all memory of the guest, the balloon included")
-    if asked.set_target is not None and asked.pid is None and not asked.guest_only:
-        raise UsageError("--set-target needs --pid: the process that serves the balloon, or --guest-only")
-    if plan.take_bytes % _MIB_BYTES:
-        raise UsageError("--take needs whole MiB, such as 512M or 7G")
-
-
-def _run(plan: Plan, asked: _Asked, ready: GettingReady) -> ExitCode:
+def _run(plan: Plan, asked: Asked, ready: GettingReady) -> ExitCode:
     """Measure; BalloontraceError when it did not go as asked, having told what is kept."""
     from balloontrace.measure.folders import made_folders
     from balloontrace.measure.rounds import Rounds
@@ -237,15 +197,19 @@ def _run(plan: Plan, asked: _Asked, ready: GettingReady) -> ExitCode:
             _tell(f"interrupted; {_kept(plan, rounds)}")
             return ExitCode.INTERRUPTED
         except BalloontraceError as error:
-            raise BalloontraceError(f"{error}; {_kept(plan, rounds)}") from error
+            failed = BalloontraceError(f"{error}; {_kept(plan, rounds)}")
+            failed.exit_code = error.exit_code
+            raise failed from error
         except OSError as error:
             said = f"cannot write into {plan.out}: {error.strerror}"
             raise BalloontraceError(f"{said}; {_kept(plan, rounds)}") from error
     return ExitCode.OK
 
 
-def _open(plan: Plan, asked: _Asked, stack: ExitStack, ready: GettingReady) -> tuple[Guest | None, Vm]:
+def _open(plan: Plan, asked: Asked, stack: ExitStack, ready: GettingReady) -> tuple[Guest | None, Vm]:
     """Both, to be closed with `stack`. The guest is first where it tells how the VM is called."""
+    from balloontrace.measure.asked import LIBVIRT
+
     if asked.guest_agent == LIBVIRT:
         vm = _open_vm(asked, None)
         stack.callback(vm.close)
@@ -262,7 +226,7 @@ def _open(plan: Plan, asked: _Asked, stack: ExitStack, ready: GettingReady) -> t
     return reached, vm
 
 
-def _open_guest(plan: Plan, asked: _Asked, ready: GettingReady) -> Guest | None:
+def _open_guest(plan: Plan, asked: Asked, ready: GettingReady) -> Guest | None:
     if asked.guest is None:
         return None if asked.guest_agent is None else _open_agent(plan, asked, None, ready)
     from balloontrace.measure.ssh_guest import SshGuest
@@ -270,7 +234,7 @@ def _open_guest(plan: Plan, asked: _Asked, ready: GettingReady) -> Guest | None:
     return SshGuest(asked.guest, asked.ssh, keep=asked.keep).open(_make_bundle, ready.done)
 
 
-def _open_agent(plan: Plan, asked: _Asked, vm: Vm | None, ready: GettingReady) -> Guest:
+def _open_agent(plan: Plan, asked: Asked, vm: Vm | None, ready: GettingReady) -> Guest:
     """By libvirt's way where there is a VM."""
     from balloontrace.measure.agent_guest import AgentGuest
     from balloontrace.measure.guest_agent import AgentSocket, GuestAgent
@@ -297,7 +261,7 @@ def _make_bundle() -> bytes:
     return make_bundle(read_all())
 
 
-def _open_vm(asked: _Asked, guest: Guest | None) -> Vm:
+def _open_vm(asked: Asked, guest: Guest | None) -> Vm:
     if asked.qmp is not None:
         from balloontrace.measure.qmp_vm import open_qmp
 

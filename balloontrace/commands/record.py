@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from balloontrace.console.option_types import (
     DURATION,
     SIZE,
+    SSH,
     all_option,
     engine_option,
     missing_probes_option,
@@ -40,10 +40,6 @@ DEFAULT_OUTPUT = "balloon.bt"
 DEFAULT_FOLDER = "balloontrace-waiting"
 
 _BOTH = "both"
-# Options of one side that --side both passes on; all others that are given go to both.
-_OF_GUEST = frozenset({"capture", "layout", "split_allocation"})
-_OF_HOST = frozenset({"count_freed", "sample"})
-_OF_BOTH = frozenset({"missing_probes", "attach", "engine", "ring_bytes"})
 
 _LEAST_BUFFER_BYTES = 4 << 10
 _MOST_BUFFER_BYTES = 256 << 20
@@ -192,17 +188,21 @@ def record(
         raise UsageError("--to DATASET goes with --archive-every TIME")
     if every_s is None:
         parse_file_name(output)
+    _check_ring_bytes(asked["ring_bytes"])
+    if asked["command"] and shutil.which(asked["command"][0]) is None:
+        raise UsageError(f"cannot run {asked['command'][0]}: no such program")
+    from balloontrace.system.kernel import parse_offsets
+
+    offsets = parse_offsets(layout) if layout else {}
     if guest is not None or asked["side"] == _BOTH:
         if every_s is not None:
             raise UsageError("--archive-every is for one side: have both sides record by themselves")
         _record_both(output, guest, ssh, force=force, **asked)
         return
-    _check_ring_bytes(asked["ring_bytes"])
-    if asked["command"] and shutil.which(asked["command"][0]) is None:
-        raise UsageError(f"cannot run {asked['command'][0]}: no such program")
+    if ssh != SSH:
+        raise UsageError("--ssh goes with --guest SSH_DESTINATION")
     if asked["command"] and asked["until_eof"]:
         raise UsageError("--until-eof takes no command: the end of either would end the recording")
-    from balloontrace.system.kernel import parse_offsets
     from balloontrace.trace.attach import choose_side
     from balloontrace.trace.options import TraceOptions
 
@@ -210,7 +210,7 @@ def record(
     options = TraceOptions(
         **asked,
         capture=capture == "payload",
-        offsets=parse_offsets(layout) if layout else {},
+        offsets=offsets,
         show_progress=sys.stderr.isatty(),
         started_ns=started_ns,
     )
@@ -233,6 +233,10 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
         raise UsageError("--guest SSH_DESTINATION and --side both go together")
     if asked["all_vms"]:
         raise UsageError("--side both is of one guest: leave --all out, or record both sides by themselves")
+    if not guest:
+        raise UsageError("--guest is empty")
+    if asked["until_eof"]:
+        raise UsageError("--until-eof is for one side: --side both ends with its command, -d or Ctrl-C")
     for name in ("operations", "pair"):
         if asked[name] is not None:
             raise UsageError(f"--{name} is for one side: --side both pairs its recordings itself")
@@ -240,6 +244,7 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
         raise UsageError("--side both makes two recordings: name a file with -o")
     from balloontrace.make_bundle import make_bundle
     from balloontrace.measure.record_both import record_both, refuse_taken_names
+    from balloontrace.measure.recorder_options import given_options
     from balloontrace.measure.sides import Sides
     from balloontrace.measure.ssh_guest import SshGuest
     from balloontrace.system.vmm import choose_process, find_vmms
@@ -252,24 +257,14 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     with closing(SshGuest(guest, ssh).open(lambda: make_bundle(read_all()))) as reached:
-        sides = Sides(process.pid, reached, _given(_OF_HOST), _given(_OF_GUEST))
+        ctx = click.get_current_context()
+        sides = Sides(process.pid, reached, given_options(ctx, Side.HOST), given_options(ctx, Side.GUEST))
         status = record_both(
             sides, path, asked["label"] or path.stem, asked["command"], asked["duration_s"],
             lambda sentence: say(f"balloontrace: {sentence}\n"),
         )  # fmt: skip
     if status:
         raise BalloontraceError(f"the command ended with status {status}; both recordings are complete")
-
-
-def _given(own: frozenset[str]) -> list[str]:
-    """Options for the recorder of one side, as words: those that were given here."""
-    ctx = click.get_current_context()
-    words: list[str] = []
-    for option in ctx.command.params:
-        name = option.name or ""
-        if name in own | _OF_BOTH and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            words += [option.opts[-1], *([] if ctx.params[name] is True else [str(ctx.params[name])])]
-    return words
 
 
 def _check_ring_bytes(ring_bytes: int) -> None:
@@ -309,7 +304,7 @@ def _record_in_pieces(side: AnySide, folder: str, every_s: float, dataset: str |
         raise UsageError("--archive-every takes no command: a recording ends before it, and another begins")
     if every_s < 1:
         raise UsageError("--archive-every takes a second or more, such as 1h")
-    if folder == "-":
+    if folder in ("", "-"):
         raise UsageError("--archive-every keeps recordings in a folder: name it with -o")
     folder = DEFAULT_FOLDER if folder == DEFAULT_OUTPUT else folder
     archiver: Archiver | NoArchiver = Archiver(Path(folder), dataset) if dataset else NoArchiver()

@@ -139,10 +139,26 @@ def complete_recordings(
     return items or [CompletionItem(incomplete, type="file")]
 
 
+class FolderPath(click.Path):
+    """A folder to write into, by its name; standard output is none."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """A path; click's usage error for no name, which as a path would be the current folder."""
+        if value in ("", "-"):
+            self.fail(f"{value!r} is not the name of a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 SIZE = Size()
 DURATION = Duration()
 RECORDING = RecordingPath()
 OUTPUT = OutputPath()
+FOLDER = FolderPath()
+
+SSH = "ssh"
 
 
 def output_options(command: Command) -> Command:
@@ -191,7 +207,7 @@ all_option = click.option(
     help="Every VM of this host at once, those too that start later; with --vm those that are called so.",
 )
 ssh_option = click.option(
-    "--ssh", default="ssh", show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
+    "--ssh", default=SSH, show_default=True, metavar="CMD", help="ssh with options: 'ssh -i key -p 2222'."
 )
 attach_option = click.option(
     "--attach",

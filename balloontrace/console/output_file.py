@@ -23,7 +23,9 @@ def names_folder(text: str) -> bool:
 
 
 def parse_file_name(text: str) -> Path:
-    """The file that somebody names. UsageError for the name of a folder."""
+    """The file that somebody names. UsageError for the name of a folder, or none."""
+    if not text:
+        raise UsageError("an empty name is no file name; give one with -o")
     if names_folder(text):
         raise UsageError(f"{text} names a folder, and this is one file; give the name of a file with -o")
     return Path(text)

@@ -87,7 +87,7 @@ class AgentRecorder(Recorder):
     def check(self) -> None:
         """It has no reason to end by itself."""
         if self._has_ended():
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}")
+            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._status)
 
     def tell_end(self) -> None:
         """By a signal, which it takes for the end."""
@@ -107,7 +107,7 @@ class AgentRecorder(Recorder):
         with self.path.open("xb") as file:
             file.writelines(self._agent.read_file(self._inside))
         if self._status:
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}")
+            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._status)
         self._agent.run(["rm", "-f", self._inside, f"{self._inside}.log"], _QUICK_S)
 
     def kill(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure.shell import run_shell
 from balloontrace.measure.vm import Vm, VmName
+from balloontrace.units import format_bytes
 from balloontrace.untrusted import printable
 
 MIB_BYTES = 1 << 20
@@ -48,9 +49,16 @@ class CommandVm(Vm):
         """What is left beside the balloon."""
         if self._read_balloon is not None:
             printed = run_shell(self._read_balloon, "the command of --read-balloon", _TAKES_S)
-            return self._memory_bytes - parse_mib(printed) * MIB_BYTES
-        assert self._read_guest_bytes is not None
-        return self._memory_bytes - self._read_guest_bytes()
+            balloon_bytes = parse_mib(printed) * MIB_BYTES
+        else:
+            assert self._read_guest_bytes is not None
+            balloon_bytes = self._read_guest_bytes()
+        if balloon_bytes > self._memory_bytes:
+            raise BalloontraceError(
+                f"the balloon has {format_bytes(balloon_bytes)}, which is more than --memory "
+                f"{format_bytes(self._memory_bytes)}: name all memory of the guest"
+            )
+        return self._memory_bytes - balloon_bytes
 
     def set_size_bytes(self, size_bytes: int) -> None:
         """By the user's command."""
@@ -71,10 +79,10 @@ def fill_in(command: str, size_bytes: int, memory_bytes: int) -> str:
 
 
 def parse_mib(text: str) -> int:
-    """The first number in what --read-balloon printed. BalloontraceError where there is none."""
-    found = re.search(r"\d+", text)
-    if found is None:
+    """The first number in what --read-balloon printed. BalloontraceError where it is not whole, or none."""
+    found = re.search(r"-?\d+(\.\d+)?", text)
+    if found is None or not found[0].isdecimal():
         raise BalloontraceError(
-            f"--read-balloon has to print MiB, and printed {printable(text.strip()[:80])!r}"
+            f"--read-balloon has to print whole MiB, and printed {printable(text.strip()[:80])!r}"
         )
     return int(found[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from balloontrace.console.output_file import give_to_sudo_user
 from balloontrace.errors import UsageError
+from balloontrace.format.provenance import NAME
 from balloontrace.measure.plan import INCOMPLETE, Plan, turns
 
 _TRIED_BYTES = 64 << 10
@@ -24,7 +25,10 @@ def made_folders(plan: Plan) -> Iterator[None]:
             _make(plan, made)
         except OSError as error:
             raise UsageError(f"cannot write into {plan.out}: {error.strerror}") from error
-        yield
+        try:
+            yield
+        finally:
+            _remove_provenance_of_nothing(plan)
     finally:
         for folder in reversed(made):
             with suppress(OSError):
@@ -41,6 +45,14 @@ def _make(plan: Plan, made: list[Path]) -> None:
                 made.append(each)
                 give_path_to_sudo_user(each)
     try_writing(plan.out)
+
+
+def _remove_provenance_of_nothing(plan: Plan) -> None:
+    """Where there is no recording, not even a part of one, the same command can be given again."""
+    with suppress(OSError):
+        if not any(plan.out.rglob("*.bt")):
+            for folder in plan.folders:
+                (folder / NAME).unlink(missing_ok=True)
 
 
 def try_writing(folder: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import abc
-import json
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,14 @@ from typing import Any, Self
 
 import balloontrace
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure.answers import is_whole, parse_object
 from balloontrace.measure.recorder import Recorder
-from balloontrace.untrusted import made_printable, printable
+from balloontrace.untrusted import printable
 
 OLDEST_PYTHON = [3, 11]
 QUICK_S = 120.0
 BUNDLE = "balloontrace.pyz"
+NOT_PYTHON = "the guest answers, but not as python3 there should"
 
 
 def _nobody(_step: str) -> None:
@@ -110,14 +111,17 @@ class Guest(abc.ABC):
 
     def read_balloon_bytes(self) -> int:
         """How large the balloon is, by the guest's kernel. Raises GuestGone, BalloontraceError."""
-        found = self.ask("balloon", timeout_s=60)["balloon_bytes"]
-        if not isinstance(found, int):
+        found = self.ask("balloon", timeout_s=60).get("balloon_bytes")
+        if not is_whole(found):
             raise BalloontraceError("the guest's kernel does not count its balloon: give --read-balloon CMD")
         return found
 
     def touch(self, size_bytes: int, timeout_s: float) -> int:
         """Have the guest write to so much memory and free it; how long that took, in ns."""
-        return int(self.ask("touch", str(size_bytes), timeout_s=timeout_s)["touched_ns"])
+        found = self.ask("touch", str(size_bytes), timeout_s=timeout_s).get("touched_ns")
+        if not is_whole(found):
+            raise BalloontraceError(NOT_PYTHON)
+        return found
 
 
 def facts_source() -> str:
@@ -129,15 +133,12 @@ def facts_source() -> str:
 
 def parse_answer(text: str) -> dict[str, Any]:
     """What `measure/facts` printed last. BalloontraceError when that is something else, or an error."""
-    try:
-        found = json.loads(text.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        found = None
-    if not isinstance(found, dict):
-        raise BalloontraceError("the guest answers, but not as python3 there should")
+    found = parse_object(text.strip().rpartition("\n")[2])
+    if found is None:
+        raise BalloontraceError(NOT_PYTHON)
     if "error" in found:
         raise BalloontraceError(f"the guest could not do it: {printable(str(found['error']))}")
-    return made_printable(found)
+    return found
 
 
 @contextmanager
@@ -150,9 +151,10 @@ def made_meanwhile(make: Callable[[], bytes]) -> Iterator[Callable[[], bytes]]:
 def parse_facts(found: dict[str, Any]) -> GuestFacts:
     """What a guest has answered. BalloontraceError when its Python is too old."""
     python = found.get("python")
-    if not isinstance(python, list) or python < OLDEST_PYTHON:
-        shown = ".".join(map(str, python)) if isinstance(python, list) else "unknown"
-        raise BalloontraceError(f"the guest needs Python 3.11 or newer, and has {shown}")
+    if not isinstance(python, list) or not all(map(is_whole, python)):
+        raise BalloontraceError(NOT_PYTHON)
+    if python < OLDEST_PYTHON:
+        raise BalloontraceError(f"the guest needs Python 3.11 or newer, and has {'.'.join(map(str, python))}")
     available = found.get("available_bytes")
     conditions = found.get("conditions")
     return GuestFacts(

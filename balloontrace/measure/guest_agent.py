@@ -6,14 +6,15 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure.answers import MOST_BYTES, connect, parse_object
 from balloontrace.measure.guest import GuestGone
 from balloontrace.untrusted import printable
 
@@ -21,6 +22,7 @@ _ANSWERS_S = 30.0
 _LOOK_EVERY_S = 0.1
 _PIECE_BYTES = 32 << 10  # of 256 KiB libvirt 9.0 makes JSON that the agent refuses
 _MARK = b"\xff"  # what guest-sync-delimited answers behind
+_NO_AGENT = "what answers there is no guest agent"
 
 Exchange = Callable[[dict[str, Any]], dict[str, Any]]
 """A command to the agent and its answer, both as they are in JSON. Raises GuestGone."""
@@ -44,15 +46,17 @@ class GuestAgent:
     def start(self, argv: Sequence[str], *, listen: bool = False) -> int:
         """Start a program; its process number. Its output is kept if we `listen`."""
         arguments = {"path": argv[0], "arg": list(argv[1:]), "capture-output": listen}
-        return int(self._execute("guest-exec", **arguments)["pid"])
+        with _understood():
+            return int(self._execute("guest-exec", **arguments)["pid"])
 
     def look(self, pid: int) -> Ended | None:
         """How a program of ours ended; None while it runs. An end is told once."""
-        found = self._execute("guest-exec-status", pid=pid)
-        if not found["exited"]:
-            return None
-        status = found["exitcode"] if "exitcode" in found else 128 + found.get("signal", 0)
-        return Ended(status, *(_decode(found.get(name, "")) for name in ("out-data", "err-data")))
+        with _understood():
+            found = self._execute("guest-exec-status", pid=pid)
+            if not found["exited"]:
+                return None
+            status = int(found["exitcode"] if "exitcode" in found else 128 + found.get("signal", 0))
+            return Ended(status, *(_decode(found.get(name, "")) for name in ("out-data", "err-data")))
 
     def run(self, argv: Sequence[str], timeout_s: float) -> Ended:
         """A program to its end. Raises GuestGone when it takes longer."""
@@ -77,10 +81,12 @@ class GuestAgent:
         handle = self._execute("guest-file-open", path=path, mode="r")
         try:
             while True:
-                found = self._execute("guest-file-read", handle=handle, count=_PIECE_BYTES)
-                if found["count"]:
-                    yield base64.b64decode(found["buf-b64"])
-                if found["eof"] or not found["count"]:
+                with _understood():
+                    found = self._execute("guest-file-read", handle=handle, count=_PIECE_BYTES)
+                    piece = base64.b64decode(found["buf-b64"]) if found["count"] else b""
+                    is_last = not piece or found["eof"]
+                yield piece
+                if is_last:
                     return
         finally:
             self._execute("guest-file-close", handle=handle)
@@ -88,8 +94,9 @@ class GuestAgent:
     def _execute(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - whatever the agent returns
         answer = self._exchange({"execute": command, "arguments": arguments})
         if "error" in answer:
-            said = printable(str(answer["error"].get("desc", "it does not say why")))
-            raise BalloontraceError(f"the guest's agent refused {command}: {said}")
+            error = answer["error"]
+            said = error.get("desc", "it does not say why") if isinstance(error, dict) else error
+            raise BalloontraceError(f"the guest's agent refused {command}: {printable(str(said))}")
         return answer.get("return", {})
 
 
@@ -98,11 +105,10 @@ class AgentSocket:
 
     def __init__(self, path: Path) -> None:
         """Connect, and see that the agent answers. UsageError if not."""
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.settimeout(_ANSWERS_S)
+        self._connection = connect(path, "no guest agent answers", _ANSWERS_S)
         self._unread = b""
+        self._is_in_step = True
         try:
-            self._connection.connect(str(path))
             self._synchronise()
         except (OSError, GuestGone) as error:
             self.close()
@@ -110,10 +116,15 @@ class AgentSocket:
             raise UsageError(f"no guest agent answers at {printable(str(path))}: {why}") from error
 
     def exchange(self, command: dict[str, Any]) -> dict[str, Any]:
-        """One command and its answer."""
+        """One command and its answer; that to a command before, which a Ctrl-C cut off, is thrown away."""
         try:
+            if not self._is_in_step:
+                self._synchronise()
+            self._is_in_step = False
             self._connection.sendall(json.dumps(command).encode() + b"\n")
-            return self._parse(self._read_until(b"\n"))
+            answer = self._parse(self._read_until(b"\n"))
+            self._is_in_step = True
+            return answer
         except TimeoutError:
             raise GuestGone("the guest's agent does not answer") from None
         except OSError as error:
@@ -139,18 +150,26 @@ class AgentSocket:
             if not received:
                 raise GuestGone("the guest's agent closed the connection")
             self._unread += received
+            if len(self._unread) > MOST_BYTES:
+                raise GuestGone(_NO_AGENT)
         line, _, self._unread = self._unread.partition(end)
         return line
 
     @staticmethod
     def _parse(line: bytes) -> dict[str, Any]:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise GuestGone("what answers there is no guest agent")
+        found = parse_object(line)
+        if found is None:
+            raise GuestGone(_NO_AGENT)
         return found
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """GuestGone for an answer that has not what an agent's has."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise GuestGone(_NO_AGENT) from error
 
 
 def _decode(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure.answers import parse_object
 from balloontrace.measure.vm import Vm, VmGone, VmName
 from balloontrace.system.kernel import ROOT
 from balloontrace.system.vm_names import read_vm_name
@@ -38,12 +39,18 @@ class LibvirtVm(Vm):
             self._domain = self._connection.lookupByName(name)
             running = bool(self._domain.isActive())
         except libvirt.libvirtError:
-            names = sorted(each.name() for each in self._connection.listAllDomains())
-            known = f"it knows {', '.join(map(printable, names))}" if names else "it knows none"
-            raise UsageError(f"libvirt has no VM called {printable(name)}; {known}") from None
+            raise UsageError(f"libvirt has no VM called {printable(name)}; {self._names()}") from None
         if not running:
             raise UsageError(f"the VM {printable(name)} is not running; start it first")
         self.named = VmName(printable(name), pid or read_pid(name))
+
+    def _names(self) -> str:
+        """Which it has, where it still answers."""
+        try:
+            names = sorted(each.name() for each in self._connection.listAllDomains())
+        except self._libvirt.libvirtError as error:
+            return _said(error)
+        return f"it knows {', '.join(map(printable, names))}" if names else "it knows none"
 
     def read_size_bytes(self) -> int:
         """As `actual` of its memory statistics, which is QEMU's."""
@@ -63,7 +70,9 @@ class LibvirtVm(Vm):
 
         text = json.dumps(command)
         answer = self._ask(lambda domain: libvirt_qemu.qemuAgentCommand(domain, text, _ANSWERS_S, 0))
-        found: dict[str, Any] = json.loads(answer)
+        found = parse_object(answer)
+        if found is None:
+            raise VmGone(f"the agent of the VM {self.named.name} does not answer as one should")
         return found
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from balloontrace.measure.answers import MOST_BYTES, parse_object
 from balloontrace.measure.shell import deaf_to_interrupts
 from balloontrace.untrusted import printable
 
@@ -95,6 +96,8 @@ class LineServer:
             if self._output in readable:
                 received = self._read(self._output)
                 self._received += received
+                if len(self._received) > MOST_BYTES:
+                    raise ServerGone("what answers does not end", None)
                 if not received:
                     raise self._gone()
             if writable:
@@ -125,8 +128,5 @@ class LineServer:
 
 def _number_of(line: str) -> int | None:
     """Of the question that this answers; None where it is no such answer."""
-    try:
-        number = json.loads(line)["number"]
-    except (ValueError, TypeError, KeyError):
-        return None
+    number = (parse_object(line) or {}).get("number")
     return number if isinstance(number, int) else None

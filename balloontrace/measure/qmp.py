@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from balloontrace.errors import BalloontraceError
+from balloontrace.measure.answers import MOST_BYTES, parse_object
 
 _ANSWERS_S = 30.0
 
@@ -27,11 +28,18 @@ class QmpGone(BalloontraceError):  # noqa: N818
     """The connection ended, or QEMU does not answer."""
 
 
+class NotQmp(QmpGone):
+    """What answers is something else."""
+
+    def __init__(self) -> None:
+        super().__init__("what answers there is not QEMU")
+
+
 class QmpClient:
     """One connection; commands may come from several threads, events that pass by are kept in `events`."""
 
     def __init__(self, connection: socket.socket, timeout_s: float = _ANSWERS_S) -> None:
-        """Greets QEMU. Raises QmpGone when nobody answers."""
+        """Greets QEMU. Raises QmpGone when nobody answers, NotQmp when something else does."""
         self.events: list[dict[str, Any]] = []
         self._connection = connection
         self._buffer = bytearray()
@@ -39,7 +47,8 @@ class QmpClient:
         self._next_id = 0
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
-        self._read_object()  # QEMU's greeting
+        if "QMP" not in self._read_object():  # QEMU's greeting
+            raise NotQmp
         self.execute("qmp_capabilities")
 
     def close(self) -> None:
@@ -56,8 +65,11 @@ class QmpClient:
                 request["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}
             self._send(json.dumps(request).encode() + b"\n")
             answer = self._read_answer(self._next_id)
-        if "error" in answer:
-            raise QmpRefused(command, answer["error"]["class"], answer["error"]["desc"])
+        error = answer.get("error")
+        if isinstance(error, dict):
+            raise QmpRefused(command, str(error.get("class")), str(error.get("desc")))
+        if "return" not in answer:
+            raise NotQmp
         return answer["return"]
 
     def _read_answer(self, request_id: int) -> dict[str, Any]:
@@ -72,7 +84,7 @@ class QmpClient:
         try:
             self._connection.sendall(line)
         except OSError as error:
-            raise QmpGone(f"cannot reach QEMU: {error.strerror}") from None
+            raise QmpGone(f"cannot reach QEMU: {error.strerror or error}") from None
 
     def _read_object(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:
@@ -86,10 +98,11 @@ class QmpClient:
             if not received:
                 raise QmpGone("QEMU closed its control connection")
             self._buffer += received
+            if len(self._buffer) > MOST_BYTES:
+                raise NotQmp
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer = bytearray(rest)
-        try:
-            message: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise QmpGone("what answers there is not QEMU") from None
+        message = parse_object(bytes(line))
+        if message is None:
+            raise NotQmp
         return message

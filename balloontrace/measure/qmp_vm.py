@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
+from typing import Any
 
 from balloontrace.errors import UsageError
-from balloontrace.measure.qmp import QmpClient, QmpGone, QmpRefused
+from balloontrace.measure.answers import connect, is_whole
+from balloontrace.measure.qmp import NotQmp, QmpClient, QmpGone, QmpRefused
 from balloontrace.measure.vm import Vm, VmGone, VmName
 from balloontrace.system.socket_peer import find_peer
 from balloontrace.untrusted import printable
@@ -24,7 +25,11 @@ class QmpVm(Vm):
 
     def read_size_bytes(self) -> int:
         """As `actual` of query-balloon."""
-        return int(self._execute("query-balloon")["actual"])
+        found = self._execute("query-balloon")
+        size_bytes = found.get("actual") if isinstance(found, dict) else None
+        if not is_whole(size_bytes):
+            raise VmGone(f"the VM {self.named.name} has ended or does not answer: {NotQmp()}")
+        return size_bytes
 
     def set_size_bytes(self, size_bytes: int) -> None:
         """By the command balloon."""
@@ -34,16 +39,15 @@ class QmpVm(Vm):
         """QEMU goes on."""
         self._client.close()
 
-    def _execute(self, command: str, **arguments: object) -> dict[str, int]:
+    def _execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - whatever QEMU returns for it
         try:
-            answer: dict[str, int] = self._client.execute(command, **arguments)
+            return self._client.execute(command, **arguments)
         except QmpGone as gone:
             raise VmGone(f"the VM {self.named.name} has ended or does not answer: {gone}") from gone
         except QmpRefused as refused:
             if refused.error_class in ("DeviceNotActive", "KVMMissingCap"):
                 raise UsageError(f"the VM {self.named.name} has no balloon: {refused.description}") from None
             raise
-        return answer
 
 
 def open_qmp(path: Path, pid: int | None = None, name: str | None = None) -> QmpVm:
@@ -52,21 +56,26 @@ def open_qmp(path: Path, pid: int | None = None, name: str | None = None) -> Qmp
     `name` is for a VM that QEMU knows no name of; without one the socket's has to do. UsageError when there
     is no such socket, or when something else has the connection.
     """
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(path))
-    except OSError as error:
-        connection.close()
-        raise UsageError(f"cannot connect to QEMU at {printable(str(path))}: {error.strerror}") from error
+    connection = connect(path, "cannot connect to QEMU", _ANSWERS_S)
     try:
         client = QmpClient(connection, _ANSWERS_S)
+        told = _ask_name(client)
+    except NotQmp as gone:
+        connection.close()
+        raise UsageError(f"no QMP socket at {printable(str(path))}: {gone}") from gone
     except QmpGone as gone:
         connection.close()
         raise UsageError(
             f"no answer at {printable(str(path))}: {gone}; a QMP socket serves one program at a time"
         ) from gone
-    try:
-        told = client.execute("query-name").get("name")
-    except (QmpGone, QmpRefused):
-        told = None
     return QmpVm(client, VmName(printable(told or name or path.stem), pid or find_peer(connection)))
+
+
+def _ask_name(client: QmpClient) -> str | None:
+    """As -name has it; None without that."""
+    try:
+        told = client.execute("query-name")
+    except QmpRefused:
+        return None
+    name = told.get("name") if isinstance(told, dict) else None
+    return name if isinstance(name, str) else None

@@ -13,17 +13,26 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from balloontrace.errors import BalloontraceError
+from balloontrace.errors import BalloontraceError, ExitCode
 from balloontrace.measure.shell import deaf_to_interrupts
 from balloontrace.untrusted import printable
 
 ATTACHED = "probes attached"
 END_S = 60.0
 _KILLED_S = 5.0
+_ITS_OWN = (ExitCode.USAGE, ExitCode.CANNOT_TRACE, ExitCode.MISSING_PROBE)
 
 
 class RecorderFailed(BalloontraceError):  # noqa: N818
-    """A recorder ended before it was told to, or not in order; the sentence has its last words."""
+    """A recorder ended before it was told to, or not in order; the sentence has its last words.
+
+    What a recorder says by its exit status of its options and its machine is said by ours, too.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        if status in _ITS_OWN:
+            self.exit_code = ExitCode(status)
 
 
 class Recorder(abc.ABC):
@@ -97,7 +106,7 @@ class ChildRecorder(Recorder):
         self._listen(0)
         if self._process.poll() is not None:
             self._listen(0)
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}")
+            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._process.returncode)
 
     def tell_end(self) -> None:
         """Its input ends."""
@@ -117,7 +126,7 @@ class ChildRecorder(Recorder):
         self._listen(0)
         self._selector.close()
         if self._process.returncode:
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}")
+            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._process.returncode)
 
     def kill(self) -> None:
         """A recorder at the other end of ssh sees its input end."""

@@ -14,7 +14,7 @@ from balloontrace.errors import BalloontraceError
 from balloontrace.format.vocabulary import Side
 from balloontrace.measure.folders import give_path_to_sudo_user
 from balloontrace.measure.guest import Guest
-from balloontrace.measure.recorder import Recorder, RecorderFailed, start_host_recorder
+from balloontrace.measure.recorder import Recorder, start_host_recorder
 
 ATTACH_S = 600.0
 _LOOK_EVERY_S = 0.1
@@ -70,14 +70,15 @@ class Recorded:
 
     def end(self) -> None:
         """End all in order, the guest's first: what the host did for it is recorded until then."""
-        failure: BalloontraceError | None = None
+        failure: BalloontraceError | OSError | None = None
         for recorder in reversed(self._recorders):
             try:
                 recorder.wait_ended()
-            except RecorderFailed as error:
+            except (BalloontraceError, OSError) as error:
                 failure = failure or error
+                recorder.kill()
         self._recorders = []
-        for path in self.paths:
+        for path in filter(Path.exists, self.paths):
             give_path_to_sudo_user(path)
         if failure is not None:
             raise failure
@@ -89,7 +90,7 @@ class Recorded:
         for recorder in self._recorders:
             try:
                 recorder.wait_ended(10.0)
-            except BalloontraceError:
+            except (BalloontraceError, OSError):
                 recorder.kill()
         for recorder in self._recorders:
             with suppress(OSError):

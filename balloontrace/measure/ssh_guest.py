@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from balloontrace.console.option_types import split_words
-from balloontrace.errors import UsageError
-from balloontrace.measure.guest import BUNDLE, QUICK_S, Guest, GuestGone, facts_source, parse_answer
+from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure.guest import (
+    BUNDLE,
+    NOT_PYTHON,
+    QUICK_S,
+    Guest,
+    GuestGone,
+    facts_source,
+    parse_answer,
+)
 from balloontrace.measure.line_server import LineServer, ServerGone
 from balloontrace.measure.recorder import ChildRecorder
 from balloontrace.untrusted import printable
@@ -48,11 +56,14 @@ class SshGuest(Guest):
         self._server = LineServer([*self._ssh(), f"exec {shlex.join(serve)}"])
         try:
             # It takes as long as ssh, and who types a password, let it.
-            return str(parse_answer(self._server.read_line(None))["folder"])
+            folder = parse_answer(self._server.read_line(None)).get("folder")
         except ServerGone as gone:
             if gone.status == _NO_COMMAND:
                 raise UsageError(f"{self.name} has no python3, which the recorder needs") from None
             raise UsageError(f"cannot reach the guest {self.name} by ssh: {gone}") from None
+        if not isinstance(folder, str):
+            raise BalloontraceError(NOT_PYTHON)
+        return folder
 
     def _copy(self, bundle: bytes) -> None:
         self._ask(["copy", BUNDLE, len(bundle)], QUICK_S, bundle)

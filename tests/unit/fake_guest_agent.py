@@ -8,16 +8,22 @@ import json
 import socket
 import subprocess
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
 class FakeAgent:
-    """At `path`, for one connection at a time. `refused` are the commands that it has been forbidden."""
+    """At `path`, for one connection at a time. `refused` are the commands that it has been forbidden.
 
-    def __init__(self, path: Path, refused: tuple[str, ...] = ()) -> None:
-        self._refused = refused
+    To those in `odd` it answers that instead.
+    """
+
+    def __init__(
+        self, path: Path, refused: tuple[str, ...] = (), odd: Mapping[str, str] | None = None
+    ) -> None:
+        self._refused, self._odd = refused, odd or {}
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -44,7 +50,8 @@ class FakeAgent:
                 except (OSError, PermissionError) as error:
                     answer = {"error": {"class": "GenericError", "desc": str(error)}}
                 mark = b"\xff" if "sync" in request["execute"] else b""
-                connection.sendall(mark + json.dumps(answer).encode() + b"\n")
+                said = self._odd.get(request["execute"], json.dumps(answer))
+                connection.sendall(mark + said.encode() + b"\n")
 
     def _answer(self, command: str, told: dict[str, Any]) -> Any:
         if command in self._refused:

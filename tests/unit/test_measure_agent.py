@@ -111,6 +111,65 @@ def test_an_agent_that_may_not_run_programs(tmp_path: Path) -> None:
     started.close()
 
 
+@pytest.mark.parametrize(
+    "answer", ["7", "[" * 100_000, "{}", '{"return": 7}', '{"return": []}', '{"error": 3}']
+)
+@pytest.mark.parametrize("command", ["guest-exec", "guest-exec-status", "guest-file-read"])
+def test_an_agent_that_answers_something_else(command: str, answer: str, tmp_path: Path) -> None:
+    assert_is_told(command, answer, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "returned"),
+    [
+        ("guest-exec", '{"pid": "x"}'),
+        ("guest-exec", '{"pid": Infinity}'),
+        ("guest-exec-status", '{"exited": true, "exitcode": "x"}'),
+        ("guest-exec-status", '{"exited": true, "exitcode": 0, "out-data": 5}'),
+        ("guest-file-read", '{"count": 1, "eof": false}'),
+        ("guest-file-read", '{"count": 1, "eof": false, "buf-b64": 5}'),
+    ],
+)
+def test_an_agent_whose_answers_have_something_else(command: str, returned: str, tmp_path: Path) -> None:
+    assert_is_told(command, f'{{"return": {returned}}}', tmp_path)
+
+
+def run_and_read(agent: GuestAgent) -> None:
+    agent.run(["true"], 60)
+    list(agent.read_file("/proc/version"))
+
+
+def assert_is_told(command: str, answer: str, tmp_path: Path) -> None:
+    """In one sentence, whatever it answers to this command."""
+    started = FakeAgent(tmp_path / "qga", odd={command: answer})
+    connection = AgentSocket(tmp_path / "qga")
+    agent = GuestAgent(connection.exchange)
+    with pytest.raises(BalloontraceError, match=f"what answers there is no guest agent|refused {command}: 3"):
+        run_and_read(agent)
+    connection.close()
+    started.close()
+
+
+@pytest.mark.usefixtures("agent")
+def test_after_a_ctrl_c_in_the_midst_of_an_answer_the_next_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was copied would stay in the guest: the answer before would be taken for that of `rm`."""
+    guest = reach(tmp_path)
+    inside = folder_of(guest)
+    read = AgentSocket._read_until
+
+    def interrupt(_self: AgentSocket, _end: bytes) -> bytes:
+        monkeypatch.setattr(AgentSocket, "_read_until", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AgentSocket, "_read_until", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        guest.start_recorder([], tmp_path / "a-guest.bt")
+    guest.close()
+    assert not inside.exists()
+
+
 def test_no_agent_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no guest agent answers at .*qga: No such file"):
         AgentSocket(tmp_path / "qga")

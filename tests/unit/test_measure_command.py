@@ -12,8 +12,10 @@ import click
 import pytest
 
 from balloontrace.cli import main
-from balloontrace.commands.record import _OF_GUEST, _OF_HOST, _given, record
+from balloontrace.commands.record import record
 from balloontrace.errors import ExitCode
+from balloontrace.format.vocabulary import Side
+from balloontrace.measure.recorder_options import given_options
 
 QMP, GUEST = ("--qmp", "/no/qmp"), ("--guest", "root@vm1")
 SET = ("--set-target", "true {mib}")
@@ -44,6 +46,24 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         ((*QMP, *GUEST, "--ssh", "/no/ssh"), "cannot run /no/ssh: no such program"),
         ((*QMP, "--guest", "-oProxyCommand=x"), "that is an option of ssh, not a guest"),
         ((*QMP, "--guest-agent", "/no/qga"), "no guest agent answers at /no/qga: No such file"),
+        ((*QMP, "--guest", ""), "--guest is empty"),
+        (("--vm", "", *GUEST), "--vm is empty"),
+        ((*QMP, *GUEST, "--read-balloon", "echo 0"), "go with --set-target CMD"),
+        ((*QMP, *GUEST, "--memory", "1G"), "go with --set-target CMD"),
+        ((*QMP, "--host-only", "--keep"), "--host-only has none"),
+        ((*QMP, "--host-only", "--guest-options", "--capture payload"), "--host-only has none"),
+        ((*QMP, "--host-only", "--ssh", "ssh -p 1"), "--ssh goes with --guest"),
+        ((*QMP, *GUEST, "--guest-only", "--host-options", "--sample"), "--guest-only has none"),
+        ((*QMP, *GUEST, "--alternate", "true", " "), "an empty one brings about no state"),
+        ((*QMP, *GUEST, "--guest-options", "--bogus"), "--guest-options: No such option"),
+        (
+            (*QMP, *GUEST, "--guest-options", "--buffer x"),
+            "--guest-options: Invalid value for '--buffer': 'x' is no",
+        ),
+        ((*QMP, *GUEST, "--guest-options", "-o x.bt"), "--guest-options: -o is not for the guest's recorder"),
+        ((*QMP, *GUEST, "--guest-options", "--help"), "--guest-options: No such option"),
+        ((*QMP, *GUEST, "--guest-options", "-- true"), "--guest-options: command is not for the guest's"),
+        ((*QMP, *GUEST, "--host-options", "--capture payload"), "--capture is not for the host's recorder"),
     ],
 )
 def test_what_makes_no_sense(
@@ -54,6 +74,16 @@ def test_what_makes_no_sense(
     assert (status, said.count("\n")) == (ExitCode.USAGE, 1), said
     assert sentence in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["", "-"])
+def test_what_is_no_folder(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, said = run(capsys, "measure", *QMP, *GUEST, "--take", "64M", "-o", name)
+    assert (status, f"{name!r} is not the name of a folder" in said) == (ExitCode.USAGE, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +113,13 @@ def test_without_libvirt(
         (("--side", "both", *GUEST, "-o", "-"), "makes two recordings: name a file with -o"),
         (("--side", "both", *GUEST, "-o", "/no/x.bt"), "cannot write into the folder /no"),
         (("--until-eof", "--", "true"), "--until-eof takes no command"),
+        (("--ssh", "ssh -p 1"), "--ssh goes with --guest"),
+        (("--side", "both", "--guest", ""), "--guest is empty"),
+        (("--side", "both", *GUEST, "-o", ""), "an empty name is no file name"),
+        (("--side", "both", *GUEST, "--until-eof"), "--until-eof is for one side"),
+        (("--side", "both", *GUEST, "--buffer", "3M"), "--buffer takes a power of two"),
+        (("--side", "both", *GUEST, "--layout", "x"), "x is none of the members needed"),
+        (("--side", "both", *GUEST, "--", "/no/program"), "cannot run /no/program: no such program"),
     ],
 )
 def test_record_on_both_sides(
@@ -97,8 +134,15 @@ def test_each_side_gets_its_options() -> None:
     words = ["--capture", "payload", "--sample", "--engine", "bcc", "--buffer", "4M", "-o", "x.bt"]
     with click.Context(record) as ctx:
         record.parse_args(ctx, words)
-        assert _given(_OF_GUEST) == ["--engine", "bcc", "--buffer", "4194304", "--capture", "payload"]
-        assert _given(_OF_HOST) == ["--engine", "bcc", "--buffer", "4194304", "--sample"]
+        assert given_options(ctx, Side.GUEST) == [
+            "--engine",
+            "bcc",
+            "--buffer",
+            "4194304",
+            "--capture",
+            "payload",
+        ]
+        assert given_options(ctx, Side.HOST) == ["--engine", "bcc", "--buffer", "4194304", "--sample"]
 
 
 # ---- libvirt, as far as its module's functions are called; a real one is not tried ----

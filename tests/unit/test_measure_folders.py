@@ -26,6 +26,7 @@ def test_provenance_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.M
     asked = plan(tmp_path / "out")
     with made_folders(asked):
         provenance.write(asked, {"vm": "vm1"}, {})
+        (asked.out / "incomplete/first-round-000-guest.bt").touch()
 
         def refuse(_path: Path) -> None:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -33,8 +34,21 @@ def test_provenance_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(provenance, "give_path_to_sudo_user", refuse)
         with pytest.raises(OSError, match="quota"):
             provenance.write(asked, {"vm": "vm2"}, {})
-    assert [path.name for path in asked.out.iterdir()] == ["measure.json"]
+    assert sorted(path.name for path in asked.out.iterdir()) == ["incomplete", "measure.json"]
     assert json.loads((asked.out / "measure.json").read_text())["vm"] == "vm1"
+
+
+def test_where_nothing_was_recorded_the_same_can_be_tried_again(tmp_path: Path) -> None:
+    asked = plan(tmp_path / "out", alternate=("true", "true"))
+    for _ in range(2):
+        with made_folders(asked):
+            provenance.write(asked, {"vm": "vm1"}, {})
+        assert not asked.out.exists()
+    asked.out.mkdir()
+    (asked.out / "measure.json").touch()  # of somebody else's
+    with pytest.raises(UsageError, match="is not an empty folder"), made_folders(asked):
+        pass
+    assert (asked.out / "measure.json").exists()
 
 
 def test_folders_that_nothing_came_into_are_removed(tmp_path: Path) -> None:

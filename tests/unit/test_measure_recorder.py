@@ -42,6 +42,16 @@ def test_its_last_words_are_told(tmp_path: Path) -> None:
         recorder.is_attached(30)
 
 
+@pytest.mark.parametrize(("status", "ours"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (127, 1), (255, 1)])
+def test_what_its_exit_status_says_of_options_and_machine_ours_says(
+    status: int, ours: int, tmp_path: Path
+) -> None:
+    recorder = start_recorder(tmp_path / "a.bt", f"import sys; sys.exit({status})")
+    with pytest.raises(RecorderFailed) as failed:
+        recorder.is_attached(30)
+    assert failed.value.exit_code == ours
+
+
 def test_an_end_that_is_not_in_order(tmp_path: Path) -> None:
     recorder = start_recorder(tmp_path / "a.bt", FAILS_LATER)
     assert recorder.is_attached(30)

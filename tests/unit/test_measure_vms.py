@@ -10,12 +10,14 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from balloontrace.errors import BalloontraceError, UsageError
+from balloontrace.measure import qmp
 from balloontrace.measure.command_vm import CommandVm, fill_in, parse_mib
 from balloontrace.measure.libvirt_vm import read_pid
 from balloontrace.measure.provenance import hide_secret, read_command_line
@@ -25,6 +27,36 @@ from balloontrace.system.socket_peer import find_peer, parse_peer, read_peer_ino
 
 GIB = 1 << 30
 NAMED = VmName("vm1", 1)
+
+
+# What a socket may have behind it that is no QEMU, line by line: at once, then one for each line sent to it.
+GREETING, DONE = '{"QMP": {}}', '{"id": 1, "return": {}}'
+NO_QMP = (
+    ["SSH-2.0-OpenSSH"], ["42"], ["null"], ["[]"], ["[" * 100_000], ['{"return": {}}'],
+    [GREETING, "7"], [GREETING, "[" * 100_000], [GREETING, '{"id": 1}'],
+    [GREETING, '{"id": 1, "error": "no"}'], [GREETING, DONE, '{"id": 2}'],
+)  # fmt: skip
+NO_SIZE = ("[]", "{}", '"x"', '{"actual": "many"}', '{"actual": -5}', '{"actual": true}', '{"actual": NaN}')
+
+
+class Liar:
+    """Whoever answers at `path`, with these lines."""
+
+    def __init__(self, path: Path, answers: Sequence[str]) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._answers = answers
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, suppress(OSError):
+            asked = connection.makefile("rb")
+            for answer in self._answers:
+                connection.sendall(answer.encode() + b"\n")
+                asked.readline()
+        self._listener.close()
 
 
 class Qemu:
@@ -108,6 +140,53 @@ def test_no_qemu_there(tmp_path: Path) -> None:
         open_qmp(tmp_path / "qmp")
 
 
+@pytest.mark.parametrize("answers", NO_QMP, ids=lambda answers: answers[-1][:20])
+def test_something_else_there(answers: list[str], tmp_path: Path) -> None:
+    Liar(tmp_path / "qmp", answers)
+    with pytest.raises(UsageError, match=r"^no QMP socket at .*/qmp: what answers there is not QEMU$"):
+        open_qmp(tmp_path / "qmp")
+
+
+@pytest.mark.parametrize("answer", NO_SIZE)
+def test_a_qemu_that_tells_no_size(answer: str, tmp_path: Path) -> None:
+    Liar(
+        tmp_path / "qmp",
+        [GREETING, DONE, '{"id": 2, "return": {"name": 17}}', f'{{"id": 3, "return": {answer}}}'],
+    )
+    vm = open_qmp(tmp_path / "qmp", pid=1)
+    assert vm.named == VmName("qmp", 1)
+    with pytest.raises(
+        VmGone, match="the VM qmp has ended or does not answer: what answers there is not QEMU"
+    ):
+        vm.read_size_bytes()
+    vm.close()
+
+
+def test_an_answer_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "MOST_BYTES", 1 << 20)
+    Liar(tmp_path / "qmp", ["x" * (2 << 20)])
+    with pytest.raises(UsageError, match="what answers there is not QEMU"):
+        open_qmp(tmp_path / "qmp")
+
+
+def test_sockets_that_cannot_be_connected_to(tmp_path: Path) -> None:
+    """None has us wait for ever: neither who already has as many as it takes, nor a name that is too long."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "qmp"))
+    listener.listen(0)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+    for each in waiting:
+        each.setblocking(False)
+        with suppress(BlockingIOError):
+            each.connect(str(tmp_path / "qmp"))
+    with pytest.raises(UsageError, match=r"cannot connect to QEMU at .*: others are connected to it$"):
+        open_qmp(tmp_path / "qmp")
+    with pytest.raises(UsageError, match="AF_UNIX path too long"):
+        open_qmp(tmp_path / ("x" * 120))
+    for each in (*waiting, listener):
+        each.close()
+
+
 def test_whoever_has_the_other_end_is_found(tmp_path: Path) -> None:
     """The listener is this process; the connection is another's, as with libvirt and QEMU."""
     listener = socket.socket(socket.AF_UNIX)
@@ -172,9 +251,17 @@ def test_commands_that_fail() -> None:
     vm = CommandVm(NAMED, GIB, "echo refused >&2; exit 4 # {mib}", "echo none", None)
     with pytest.raises(BalloontraceError, match=r"the command of --set-target ended with status 4: refused"):
         vm.set_size_bytes(1)
-    with pytest.raises(BalloontraceError, match="--read-balloon has to print MiB, and printed 'none'"):
+    with pytest.raises(BalloontraceError, match="has to print whole MiB, and printed 'none'"):
         vm.read_size_bytes()
     assert parse_mib('{"actual_mib": 64}') == 64
+
+
+@pytest.mark.parametrize(
+    ("printed", "sentence"), [("-5", "whole MiB"), ("0.5", "whole MiB"), ("2000", "1.00 GiB")]
+)
+def test_sizes_that_no_balloon_has(printed: str, sentence: str) -> None:
+    with pytest.raises(BalloontraceError, match=sentence):
+        CommandVm(NAMED, GIB, "true {mib}", f"echo {printed}", None).read_size_bytes()
 
 
 def test_the_process_of_a_vm_of_libvirts(tmp_path: Path) -> None:
