@@ -23,6 +23,7 @@ from pathlib import Path
 
 _CPU = "/sys/devices/system/cpu"
 _ANSWERS_S = 60
+_ENDS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def read(path: str) -> str | None:
@@ -133,8 +134,15 @@ class Ended(Exception):  # noqa: N818
 
 
 def end(*_: object) -> None:
-    """As a handler of signals."""
+    """As a handler of signals. One is enough: another would cut short what is done after the first."""
+    ignore_ends()
     raise Ended
+
+
+def ignore_ends() -> None:
+    """From here on nothing is left to be ended."""
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def serve(*, keep: bool) -> None:
@@ -144,10 +152,12 @@ def serve(*, keep: bool) -> None:
     words. `[NUMBER, "copy", NAME, SIZE]` is followed by so many bytes.
     """
     os.umask(0o077)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # until there is a folder that is removed
+    for number in _ENDS:
         signal.signal(number, end)
     folder = Path(tempfile.mkdtemp(prefix="balloontrace-"))
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         say({"folder": str(folder)})
         for line in iter(sys.stdin.buffer.readline, b""):
             number, *words = json.loads(line)
@@ -159,6 +169,7 @@ def serve(*, keep: bool) -> None:
     except Ended:
         pass
     finally:
+        ignore_ends()
         if not keep or not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -47,11 +47,12 @@ class SshGuest(Guest):
             raise UsageError(f"cannot run {printable(ssh)}: no such program; --ssh names another")
         if destination.startswith("-"):
             raise UsageError(f"--guest {printable(destination)}: that is an option of ssh, not a guest")
-        self._own_folder = tempfile.mkdtemp(prefix="balloontrace-")
+        self._own_folder = ""  # of this machine: the connection's socket is in it
         self._server: LineServer | None = None
 
     def _reach(self) -> str:
         """Begin the session that lasts. UsageError where there is none."""
+        self._own_folder = tempfile.mkdtemp(prefix="balloontrace-")
         serve = ["python3", "-c", facts_source(), "serve", *(["keep"] if self._keep else [])]
         self._server = LineServer([*self._ssh(), f"exec {shlex.join(serve)}"])
         try:
@@ -86,7 +87,8 @@ class SshGuest(Guest):
         """What was copied is removed there when the session ends."""
         if self._server is not None:
             self._server.close()
-        shutil.rmtree(self._own_folder, ignore_errors=True)
+        if self._own_folder:
+            shutil.rmtree(self._own_folder, ignore_errors=True)
 
     def _is_lost(self) -> bool:
         return self._server is None or self._server.has_ended()

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +14,11 @@ import pytest
 
 import balloontrace
 from balloontrace.errors import BalloontraceError, UsageError
-from balloontrace.measure.guest import GuestGone
+from balloontrace.measure.guest import GuestGone, facts_source
 from balloontrace.measure.recorder import RecorderFailed
 from balloontrace.measure.ssh_guest import SshGuest
 
+FILES = 1000  # removing so many takes a while
 BUNDLE = b"""
 import sys
 words = sys.argv[1:]
@@ -109,6 +113,22 @@ def test_a_guest_that_does_not_answer(ssh: str) -> None:
         guest.ask("touch", str(256 << 20), timeout_s=0.01)
     assert "balloon_bytes" in guest.ask("balloon", timeout_s=60)  # and not the answer that came too late
     guest.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_copied_goes_however_often_the_guest_is_told_to_end(number: int, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", facts_source(), "serve"],
+        env={"TMPDIR": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as serving:  # fmt: skip
+        assert serving.stdout is not None
+        folder = Path(json.loads(serving.stdout.readline())["folder"])
+        for each in range(FILES):
+            (folder / str(each)).touch()
+        while serving.poll() is None:
+            serving.send_signal(number)
+    assert folder.parent == tmp_path
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
