@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -142,6 +139,7 @@ def measure(
     """
     from balloontrace.commands.record import record
     from balloontrace.measure.asked import Asked, check
+    from balloontrace.measure.ending import ended_once
     from balloontrace.measure.getting_ready import begin
     from balloontrace.measure.plan import Plan
     from balloontrace.measure.recorder_options import parse_options
@@ -162,7 +160,7 @@ def measure(
     )
     wanted = Asked(**asked)
     check(plan, wanted)
-    with _ends_in_order():
+    with ended_once():
         status = _run(plan, wanted, ready)
     if status is ExitCode.OK:
         _show(plan, form, html=html, with_guest=not wanted.host_only)
@@ -293,28 +291,6 @@ def _kept(plan: Plan, rounds: Rounds) -> str:
 
 def _tell(sentence: str) -> None:
     say(f"balloontrace: {sentence}\n")
-
-
-@contextmanager
-def _ends_in_order() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end it once; then they wait until all is put back."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _show(plan: Plan, form: Format, *, html: bool, with_guest: bool) -> None:

@@ -243,6 +243,7 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
     if output == "-":
         raise UsageError("--side both makes two recordings: name a file with -o")
     from balloontrace.make_bundle import make_bundle
+    from balloontrace.measure.ending import ended_once
     from balloontrace.measure.record_both import record_both, refuse_taken_names
     from balloontrace.measure.recorder_options import given_options
     from balloontrace.measure.sides import Sides
@@ -253,10 +254,7 @@ def _record_both(output: str, guest: str | None, ssh: str, *, force: bool, **ask
     path = Path(output)
     refuse_taken_names(path, force=force)
     process = choose_process(asked["pid"], find_vmms(), vm=asked["vm"])
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    with closing(SshGuest(guest, ssh).open(lambda: make_bundle(read_all()))) as reached:
+    with ended_once(), closing(SshGuest(guest, ssh).open(lambda: make_bundle(read_all()))) as reached:
         ctx = click.get_current_context()
         sides = Sides(process.pid, reached, given_options(ctx, Side.HOST), given_options(ctx, Side.GUEST))
         status = record_both(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import select
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.format.vocabulary import Side
+from balloontrace.measure.ending import be_deaf
 from balloontrace.measure.sides import Recorded, Sides
 from balloontrace.trace.workload import Workload
 
@@ -57,7 +57,7 @@ def record_both(
         say("probes attached on both sides")
         status = _wait(recorded, command, duration_s)
         # Until here Ctrl-C was the end that is wanted; from here on it would tear what is written.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        be_deaf()
         recorded.end()
     return status
 

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -84,6 +88,35 @@ def test_what_is_no_folder(
     status, said = run(capsys, "measure", *QMP, *GUEST, "--take", "64M", "-o", name)
     assert (status, f"{name!r} is not the name of a folder" in said) == (ExitCode.USAGE, True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "words",
+    [("measure", *QMP, "--take", "64M"), ("record", "--side", "both", "-p", str(os.getpid()))],
+    ids=lambda words: words[0],
+)
+def test_it_ends_once_however_often_it_is_told_to(
+    words: tuple[str, ...], number: int, tmp_path: Path
+) -> None:
+    """While ssh connects; then nothing is there, and one sentence says it."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nread line\n")
+    ssh.chmod(0o755)
+    more = [*GUEST, "--ssh", str(ssh), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "balloontrace", *words, *more],
+        env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
+    ) as measuring:  # fmt: skip
+        children = Path(f"/proc/{measuring.pid}/task/{measuring.pid}/children")
+        while not children.read_text() and measuring.poll() is None:
+            time.sleep(0.01)
+        while measuring.poll() is None:
+            measuring.send_signal(number)
+        assert measuring.stderr is not None
+        assert measuring.stderr.read().lstrip("\n") == "balloontrace: interrupted\n"
+    assert measuring.returncode == ExitCode.INTERRUPTED
+    assert [path.name for path in tmp_path.iterdir()] == ["ssh"]
 
 
 def test_a_folder_that_is_not_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
