@@ -45,8 +45,8 @@ _STEPS_OF_A_STRETCH = 30_000
 class Carried:
     """What all sends carried. `statistics`, `sends` and `pages`, those named, have an entry an operation.
 
-    `new_pages` are, by queue, the pages named in all sends but those of compaction, each once and without
-    those the host had; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
+    `new_pages` are, by queue, the pages named in all sends but those of compaction, without those the host
+    had at that time; None where that is not known. `pages_of_sends` is how many pages whole payloads name,
     by the index of the span. `left_out` counts payloads that were not gone through, for there are too many.
     """
 
@@ -174,16 +174,20 @@ def _follow(device: _Device, carried: Carried, effort: _Effort, *, sends_unseen:
             sound = np.flatnonzero(named.sends.state == State.WHOLE)
             pages = named.sends.pages[sound].tolist()
             carried.pages_of_sends.update(zip(whole[sound].tolist(), pages, strict=True))
+        if group >= 0:
+            if named is None or len(named.sends.state) != len(sends):
+                # In its midst pages were given back, as for want of memory: it may take them once more.
+                named = summarise_payloads(device.captured(sends), contents, effort.runs)
+                effort.runs -= named.runs
             _count_new(carried, Queue.INFLATE if inflates[0] else Queue.DEFLATE, named)
+            contents = named.moved(contents, inflates=bool(inflates[0]))
         elif group == _OTHER:
             for queue, which in ((Queue.INFLATE, inflates), (Queue.DEFLATE, ~inflates)):
                 if which.any():
                     other = summarise_payloads(device.captured(sends[which]), contents, effort.runs)
                     effort.runs -= other.runs
                     _count_new(carried, queue, other)
-        if named is not None and len(named.sends.state) == len(sends):
-            contents = named.moved(contents, inflates=bool(inflates[0]))
-        else:
+        if group < 0:
             captured = device.captured(sends)
             effort.runs -= 0 if contents is None else most_runs(captured)
             contents = contents_after(contents, captured, inflates) if effort.runs > 0 else None

@@ -77,6 +77,25 @@ def test_compaction_moves_what_the_host_has() -> None:
     assert statistics(report, 1).pages_in_balloon_before == 1
 
 
+def test_pages_given_back_for_want_of_memory_are_new_when_the_same_inflate_takes_them_again() -> None:
+    """Found in a guest with deflate-on-oom: 261 124 pages were said never to have been told to the host."""
+    flow = ArrayFlow()
+    expected = flow.resize(512, max_items=1)
+    for _ in range(3):
+        flow.next_pfn = BASE_PFN
+        flow.oom()
+        flow.next_pfn = BASE_PFN
+        flow.work(expected, max_items=1)
+    flow.work(expected)
+    report = report_of(flow)
+    found = statistics(report)
+    assert (found.sends, found.pages_named, found.distinct.pages) == (5, 5 * 256, 512)
+    assert named_checks(report) == {
+        "balloon_inflate, as payloads name": True,
+        "balloon_deflate, as payloads name": True,
+    }
+
+
 def test_a_send_on_a_queue_that_moves_no_page_ends_what_is_known() -> None:
     flow = NamingFlow([run(BASE_PFN, 6), word(BASE_PFN, 1), word(BASE_PFN + 64, 1), run(BASE_PFN, 6)])
     flow.resize(64)
