@@ -36,7 +36,7 @@ from tracing import (
 import lab
 from balloontrace.format.vocabulary import Call
 
-GUEST_MIB, USED_MIB, MOVED_MIB, FILE_MIB = 768, 300, 61, 31
+GUEST_MIB, USED_MIB, MOVED_MIB, FILE_MIB = 1536, 900, 61, 31
 # Of a migration: while it lasts the guest hints at its free memory.
 SLOW_BYTES_PER_S, MIGRATED_BYTES = 4 << 20, 8 << 20
 POLLS = 3
