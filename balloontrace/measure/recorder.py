@@ -20,6 +20,7 @@ from balloontrace.untrusted import printable
 ATTACHED = "probes attached"
 END_S = 60.0
 _KILLED_S = 5.0
+_LOOK_EVERY_S = 0.05
 _ITS_OWN = (ExitCode.USAGE, ExitCode.CANNOT_TRACE, ExitCode.MISSING_PROBE)
 
 
@@ -98,7 +99,7 @@ class ChildRecorder(Recorder):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
-            self._listen(left_s)
+            self._listen(min(left_s, _LOOK_EVERY_S))  # `check` may have taken the words already
         return True
 
     def check(self) -> None:
@@ -122,7 +123,7 @@ class ChildRecorder(Recorder):
             if time.monotonic() > deadline_s:
                 self.kill()
                 raise RecorderFailed(f"{self.whose} has not ended within {timeout_s:.0f} s")
-            self._listen(0.05)
+            self._listen(_LOOK_EVERY_S)
         self._listen(0)
         self._selector.close()
         if self._process.returncode:
@@ -140,7 +141,7 @@ class ChildRecorder(Recorder):
     def _listen(self, wait_s: float) -> None:
         """Take what it says within this time; sleeps where it has closed its standard error."""
         if not self._selector.get_map():
-            time.sleep(min(wait_s, 0.05))
+            time.sleep(min(wait_s, _LOOK_EVERY_S))
             return
         for key, _ in self._selector.select(wait_s):
             received = b""

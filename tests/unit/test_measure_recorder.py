@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from measured_vm import start_recorder
 
+from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.recorder import ChildRecorder, RecorderFailed
+from balloontrace.measure.sides import Recorded, Sides
 
 FAILS = "import sys; sys.exit('balloontrace: cannot trace here: no BTF')"
 FAILS_LATER = """
@@ -64,6 +66,26 @@ def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
     assert recorder.is_attached(30)
     with pytest.raises(RecorderFailed, match="has not ended within 0 s"):
         recorder.wait_ended(0)
+
+
+@pytest.mark.parametrize("error", [GuestGone("the agent is gone"), OSError(28, "No space left on device")])
+def test_one_that_cannot_end_does_not_keep_the_other_from_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest's is the first that is told to."""
+    recorded = Recorded(Sides(None, None))
+    host, guest = (start_recorder(tmp_path / f"{side}.bt") for side in ("host", "guest"))
+    recorded._recorders = [host, guest]
+    assert host.is_attached(30)
+
+    def fail(_timeout_s: float = 0) -> None:
+        raise error
+
+    monkeypatch.setattr(guest, "wait_ended", fail)
+    with pytest.raises(type(error)):
+        recorded.end()
+    assert host.path.read_bytes().endswith(b"end")
+    assert guest._process.poll() is not None
 
 
 def test_waiting_ends_in_time(tmp_path: Path) -> None:
