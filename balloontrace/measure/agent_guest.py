@@ -18,6 +18,13 @@ from balloontrace.untrusted import printable
 
 _QUICK_S = 60.0
 _LOOK_EVERY_S = 0.2
+# Those that write into this folder: where a Ctrl-C came before the agent's answer, nothing else tells them.
+_END_RECORDERS = """
+for found in $(grep -laF -- "$1/" /proc/[0-9]*/cmdline); do
+    found=${found%/cmdline}
+    kill -TERM "${found#/proc/}"
+done
+"""
 
 
 class AgentGuest(Guest):
@@ -56,9 +63,10 @@ class AgentGuest(Guest):
         return AgentRecorder(self._agent, self._agent.start(["sh", "-c", command]), inside, path)
 
     def close(self) -> None:
-        """Remove what was copied, unless it is to be kept."""
+        """Remove what was copied, unless it is to be kept; a recorder whose number was not told ends, too."""
         with suppress(BalloontraceError):
             if self._folder:
+                self._agent.run(["sh", "-c", _END_RECORDERS, "sh", self._folder], _QUICK_S)
                 left = [] if self.kept else [self._folder]
                 self._agent.run(["rm", "-rf", *left, f"{self._folder}/none"], _QUICK_S)
         self._close()

@@ -150,11 +150,10 @@ def assert_is_told(command: str, answer: str, tmp_path: Path) -> None:
     started.close()
 
 
-@pytest.mark.usefixtures("agent")
-def test_after_a_ctrl_c_in_the_midst_of_an_answer_the_next_is_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_after_a_ctrl_c_in_the_midst_of_an_answer_nothing_is_left(
+    agent: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what was copied would stay in the guest: the answer before would be taken for that of `rm`."""
+    """The answer before is not taken for that of `rm`, and the recorder ends whose number was not told."""
     guest = reach(tmp_path)
     inside = folder_of(guest)
     read = AgentSocket._read_until
@@ -168,6 +167,8 @@ def test_after_a_ctrl_c_in_the_midst_of_an_answer_the_next_is_its_own(
         guest.start_recorder([], tmp_path / "a-guest.bt")
     guest.close()
     assert not inside.exists()
+    recorder = next(each for each in agent._processes.values() if "-d" in str(each.args))
+    recorder.wait(60)
 
 
 def test_no_agent_there(tmp_path: Path) -> None:
