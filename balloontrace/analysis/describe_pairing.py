@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from balloontrace.analysis.columns import Batches
+from balloontrace.analysis.matching import Matching
 from balloontrace.analysis.matching_calls import Calls
 from balloontrace.analysis.matching_candidates import Partners
 from balloontrace.format.vocabulary import Queue
@@ -58,7 +61,7 @@ def describe_pairing(
             if matching.is_one_pair
             else f"{apart}: see that these recordings are of the same time"
         )
-    notes += partners.notes
+    notes += [*_alone(matching), *partners.notes]
     unseen_parts = len(batches) - len(partners.rows) - len(partners.rest)
     if unseen_parts:
         notes.append(f"{format_things(unseen_parts, 'batch was', 'batches were')} not seen as a whole")
@@ -73,4 +76,16 @@ def describe_pairing(
         clocks_known=split,
         notes=tuple(notes),
         reports=reports,
+        sends_alone=matching.sends_alone,
+        batches_alone=matching.batches_alone,
     )
+
+
+def _alone(matching: Matching) -> Iterator[str]:
+    """What has no partner although both sides were recorded."""
+    if matching.sends_alone:
+        sends = format_things(matching.sends_alone, "send has", "sends have")
+        yield f"{sends} no buffer: not recorded on the host, or not told apart"
+    if matching.batches_alone:
+        buffers = format_things(matching.batches_alone, "buffer has", "buffers have")
+        yield f"{buffers} no send: not recorded in the guest, or not told apart"

@@ -15,6 +15,8 @@ Those bounds also say how well the offset is known. Wall clocks may be wrong, an
 many calls agree, a difference is reported but does not reject the match, unless the drift is at its limit.
 Where both recordings were given the same name of a pair, that stands in for the wall clocks, and of several
 ways the one counts that leaves nothing over; different names are of different pairs.
+
+Where calls in between were lost this finds nothing; `matching_gaps` does then.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Matching:
     """Pairs as indices of both sides, in order; of `unseen_queues` the host served nothing.
 
     `wall_clocks_apart_ns` is by how much the wall clocks differ, if that is more than clocks set alike would.
+    `sends_alone` and `batches_alone` have no partner, though the other side was recorded as well.
     """
 
     sends: NDArray[np.intp]
@@ -58,6 +61,8 @@ class Matching:
     unseen_queues: tuple[int, ...]
     wall_clocks_apart_ns: float | None = None
     is_one_pair: bool = False  # by the name that the user gave both
+    sends_alone: int = 0
+    batches_alone: int = 0
 
 
 class OtherPairError(RecordingError):
@@ -70,23 +75,8 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
     OtherPairError, one of them, if both have a name of --pair and it is not the same.
     TooManyWaysError, another one, if several ways agree, or more than `most_pairs` would have to be tried.
     """
-    if are_of_different_pairs(sends, batches):
-        raise OtherPairError(
-            "the recordings do not belong together: they were made with different names of record --pair"
-        )
-    if not len(sends) or not len(batches):
-        side = "host served no buffer" if len(sends) else "guest sent nothing"
-        raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
-    seen = np.unique(batches.queue)
-    # Of a side that cannot tell its queues any call may be the other's.
-    may_be = np.append(seen, UNKNOWN_QUEUE)
-    unseen = np.setdiff1d(np.unique(sends.queue), may_be)
-    chosen = np.isin(sends.queue, may_be)
-    if UNKNOWN_QUEUE in seen:
-        unseen, chosen = unseen[:0], np.ones(len(sends), dtype=np.bool_)
+    chosen, unseen = of_seen_queues(sends, batches)
     guest = sends.only(chosen)
-    if not len(guest):
-        raise RecordingError("the recordings cannot be matched: they are of different queues")
     found: list[tuple[int, Clock]] = []
     pairs = 0
     for shift in _shifts(guest, batches):
@@ -107,16 +97,38 @@ def match(sends: Calls, batches: Calls, most_pairs: int = _MOST_PAIRS) -> Matchi
         raise RecordingError(_why_not(guest, batches))
     shift, clock = found[0]
     mine, theirs = overlap(len(guest), len(batches), shift)
-    apart_ns = _wall_clocks_apart_ns(guest, batches, clock)
-    told_ns = _wall_clocks_may_ns(guest, batches) if is_one_pair(guest, batches) else _WALL_CLOCKS_NS
     return Matching(
         np.flatnonzero(chosen)[mine],
         np.arange(len(batches))[theirs],
         clock,
-        tuple(unseen.tolist()),
-        apart_ns if apart_ns is not None and apart_ns > told_ns else None,
+        unseen,
+        told_apart_ns(guest, batches, clock),
         is_one_pair(guest, batches),
     )
+
+
+def of_seen_queues(sends: Calls, batches: Calls) -> tuple[NDArray[np.bool_], tuple[int, ...]]:
+    """Which sends are of a queue that the host served, and the queues of which it served nothing.
+
+    RecordingError, and OtherPairError, where nothing is left to match.
+    """
+    if are_of_different_pairs(sends, batches):
+        raise OtherPairError(
+            "the recordings do not belong together: they were made with different names of record --pair"
+        )
+    if not len(sends) or not len(batches):
+        side = "host served no buffer" if len(sends) else "guest sent nothing"
+        raise RecordingError(f"the recordings cannot be matched: the {side} while it was recorded")
+    seen = np.unique(batches.queue)
+    # Of a side that cannot tell its queues any call may be the other's.
+    may_be = np.append(seen, UNKNOWN_QUEUE)
+    unseen = np.setdiff1d(np.unique(sends.queue), may_be)
+    chosen = np.isin(sends.queue, may_be)
+    if UNKNOWN_QUEUE in seen:
+        unseen, chosen = unseen[:0], np.ones(len(sends), dtype=np.bool_)
+    if not chosen.any():
+        raise RecordingError("the recordings cannot be matched: they are of different queues")
+    return chosen, tuple(unseen.tolist())
 
 
 def is_one_pair(guest: Calls, host: Calls) -> bool:
@@ -154,17 +166,24 @@ def _counts_agree(guest: Calls, host: Calls, mine: slice, theirs: slice) -> bool
 def _try(guest: Calls, host: Calls, shift: int) -> Clock | None:
     """The clock with which this way of laying both side by side agrees with everything, or None."""
     clock = _try_times(guest, host, shift)
-    mine, _ = overlap(len(guest), len(host), shift)
-    if clock is None:
+    if clock is None or not wall_clocks_agree(guest, host, clock, _pairs(guest, host, shift)):
         return None
-    apart_ns = _wall_clocks_apart_ns(guest, host, clock)
-    one_pair = is_one_pair(guest, host)
-    if mine.stop - mine.start < _MANY_PAIRS:
-        agree_well = apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host)
-        return clock if one_pair or agree_well else None
-    if _strained(clock, apart_ns) or (not one_pair and _too_regular(guest, host, shift, apart_ns)):
+    many = _pairs(guest, host, shift) >= _MANY_PAIRS and not is_one_pair(guest, host)
+    if many and _too_regular(guest, host, shift, _wall_clocks_apart_ns(guest, host, clock)):
         return None
     return clock
+
+
+def wall_clocks_agree(guest: Calls, host: Calls, clock: Clock, pairs: int) -> bool:
+    """Whether the times of day are as near as this clock needs, which so many pairs prove.
+
+    Few pairs need them, unless both sides have one name of --pair; many do if they need the utmost drift.
+    """
+    apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    if pairs >= _MANY_PAIRS:
+        return not _strained(clock, apart_ns)
+    agree_well = apart_ns is not None and apart_ns <= _wall_clocks_may_ns(guest, host)
+    return is_one_pair(guest, host) or agree_well
 
 
 def _too_regular(guest: Calls, host: Calls, shift: int, apart_ns: float | None) -> bool:
@@ -218,6 +237,13 @@ def _partnerless_agree(guest: Calls, host: Calls, mine: slice, theirs: slice, cl
         and np.all(host.start_ns[early_host] <= opened_ns + slack_ns)
         and np.all(host.end_ns[late_host] >= closed_ns - slack_ns)
     )
+
+
+def told_apart_ns(guest: Calls, host: Calls, clock: Clock) -> float | None:
+    """How far the times of day of both sides differ, where that is to be told."""
+    apart_ns = _wall_clocks_apart_ns(guest, host, clock)
+    told_ns = _wall_clocks_may_ns(guest, host) if is_one_pair(guest, host) else _WALL_CLOCKS_NS
+    return apart_ns if apart_ns is not None and apart_ns > told_ns else None
 
 
 def _wall_clocks_apart_ns(guest: Calls, host: Calls, clock: Clock) -> float | None:

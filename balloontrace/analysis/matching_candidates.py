@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from balloontrace.analysis.columns import Batches, Column, Mask
 from balloontrace.analysis.matching import Matching, TooManyWaysError, match
 from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls
+from balloontrace.analysis.matching_gaps import match_with_gaps, may_match_with_gaps
 from balloontrace.analysis.matching_shifts import possible_shifts
 from balloontrace.errors import RecordingError
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call
@@ -46,6 +47,22 @@ MADVISES = (
 
 _Rows = NDArray[np.intp]
 _Divide = Callable[[Batches, _Rows], Iterator[_Rows]]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a set of buffers is matched, and whether a quick look excludes that."""
+
+    match: Callable[[Calls, Calls], Matching]
+    may_match: Callable[[Calls, Calls], bool]
+    gaps: bool = False
+
+
+_WHOLE = _How(
+    lambda guest, host: match(guest, host, _MOST_PAIRS),
+    lambda guest, host: len(possible_shifts(guest, host)) > 0,
+)
+_WITH_GAPS = _How(match_with_gaps, may_match_with_gaps, gaps=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +112,9 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows, for
         problem = error
     effort = _Effort()
     best = None
-    if batches.int64("kicked_by").any():
-        best = _best(guest, batches, host, whole, _by_eventfd, effort)
-    best = best or _best(guest, batches, host, whole, _alike, effort)
+    divisions = (_by_eventfd, _alike) if batches.int64("kicked_by").any() else (_alike,)
+    for how, divide in itertools.product((_WHOLE, _WITH_GAPS), divisions):
+        best = best or _best(guest, batches, host, whole, divide, how, effort)
     if best is None:
         raise problem
     rows, matching = best
@@ -108,37 +125,43 @@ def find_partners(guest: Calls, batches: Batches, host: Calls, whole: _Rows, for
 
 
 def _best(
-    guest: Calls, batches: Batches, host: Calls, whole: _Rows, divide: _Divide, effort: _Effort
+    guest: Calls, batches: Batches, host: Calls, whole: _Rows, divide: _Divide, how: _How, effort: _Effort
 ) -> tuple[_Rows, Matching] | None:
-    """The one answer of all sets that `divide` makes of the batches; None without a proof."""
+    """The one answer of all sets that `divide` makes of the batches; None without a proof.
+
+    Of sets with the same pairs the smallest counts, in which fewer buffers have no send.
+    """
     best: tuple[_Rows, Matching] | None = None
-    possible = int(_may_be_sent(guest, host)[whole].sum())
-    for number, rows in enumerate(_sets(guest, batches, host, whole, divide, effort)):
+    possible = whole if how.gaps else whole[_may_be_sent(guest, host)[whole]]
+    for number, rows in enumerate(_sets(guest, batches, host, possible, divide, how, effort)):
         if number >= _MOST_SETS:
             raise _indistinct()
         effort.spend(len(guest) + len(rows))
         try:
-            matching = match(guest, host.only(rows), _MOST_PAIRS)
+            matching = how.match(guest, host.only(rows))
         except TooManyWaysError:
             raise
         except RecordingError:
             continue
-        if _is_proof(guest, matching, everything=len(rows) == possible):
-            best = _agreed(best, (rows, matching))
+        if _is_proof(guest, matching, everything=len(rows) == len(possible), gaps=how.gaps):
+            answers = sorted(filter(None, (best, (rows, matching))), key=lambda each: -len(each[0]))
+            best = _agreed(answers[0], answers[-1])
     return best
 
 
-def _is_proof(guest: Calls, matching: Matching, *, everything: bool) -> bool:
+def _is_proof(guest: Calls, matching: Matching, *, everything: bool, gaps: bool) -> bool:
     """Whether enough pairs agree; `everything`: no buffer was left out that a send may have caused."""
     pairs = len(matching.sends)
     sent = int((~np.isin(guest.queue, matching.unseen_queues)).sum())
-    return pairs >= _MANY_PAIRS or (pairs == sent and (everything or pairs >= _FEW_PAIRS))
+    if pairs >= _MANY_PAIRS:
+        return True
+    if gaps:
+        return everything and pairs >= _FEW_PAIRS
+    return pairs == sent and (everything or pairs >= _FEW_PAIRS)
 
 
-def _agreed(one: tuple[_Rows, Matching] | None, other: tuple[_Rows, Matching]) -> tuple[_Rows, Matching]:
+def _agreed(one: tuple[_Rows, Matching], other: tuple[_Rows, Matching]) -> tuple[_Rows, Matching]:
     """The answer with more pairs, where it says all that the other says; else nothing is proved."""
-    if one is None:
-        return other
     less, more = sorted((one, other), key=lambda each: len(each[1].sends))
     pairs = [
         set(zip(each.sends.tolist(), rows[each.batches].tolist(), strict=True)) for rows, each in (less, more)
@@ -152,17 +175,16 @@ def _agreed(one: tuple[_Rows, Matching] | None, other: tuple[_Rows, Matching]) -
 
 
 def _sets(
-    guest: Calls, batches: Batches, host: Calls, whole: _Rows, divide: _Divide, effort: _Effort
+    guest: Calls, batches: Batches, host: Calls, possible: _Rows, divide: _Divide, how: _How, effort: _Effort
 ) -> Iterator[_Rows]:
-    """Sets of batches that may be all that the sends caused, without repeating one."""
-    possible = whole[_may_be_sent(guest, host)[whole]]
+    """Sets of the `possible` batches that may be all that the sends caused, without repeating one."""
     queue = host.queue
     if UNKNOWN_QUEUE in guest.queue:
         # Which sends are of which queue is not known: nothing can be said of one queue alone.
         yield from divide(batches, possible)
         return
     choices: list[list[_Rows]] = []
-    for number in np.unique(queue[whole]).tolist():
+    for number in np.unique(queue[possible]).tolist():
         mine = possible[queue[possible] == number]
         sends = guest.only(np.flatnonzero(guest.queue == number))
         if number == UNKNOWN_QUEUE or not len(sends):
@@ -171,7 +193,7 @@ def _sets(
         choices.append([])
         for rows in divide(batches, mine):
             effort.spend(len(sends) + len(rows))
-            if len(possible_shifts(sends, host.only(rows))):
+            if how.may_match(sends, host.only(rows)):
                 choices[-1].append(rows)
     seen: set[bytes] = set()
     for chosen in itertools.product(*choices) if choices else ():

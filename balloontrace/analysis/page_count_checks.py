@@ -137,7 +137,8 @@ def check_pairs(pairing: Pairing) -> tuple[Check, ...]:
     note = None
     if pairing.sends != pairing.batches:
         same = format_things(pairing.pairs, "of them is", "of them are")
-        note = f"{same} the same; one side was recorded for longer"
+        lost = pairing.sends_alone or pairing.batches_alone
+        note = f"{same} the same; {'some were lost' if lost else 'one side was recorded for longer'}"
     return (_check("sends", pairing.sends, pairing.batches, "batches of the host", note),)
 
 

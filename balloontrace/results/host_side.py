@@ -16,7 +16,8 @@ class Pairing:
 
     `delimited` pairs have a completion that was seen. `clock_offset_ns` is what to add to the
     guest's clock for the host's, at the first pair, within `clock_error_ns`; `clocks_known` tells whether
-    that is close enough to tell the way to the host from the way back.
+    that is close enough to tell the way to the host from the way back. `sends_alone` and `batches_alone`
+    have no partner, though the other side was recorded as well: it was lost there, or cannot be proved.
     """
 
     sends: int
@@ -29,6 +30,8 @@ class Pairing:
     clocks_known: bool
     notes: tuple[str, ...] = ()
     reports: int | None = None  # of free pages that were matched too; None where the guest's were not traced
+    sends_alone: int = 0
+    batches_alone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
