@@ -19,6 +19,15 @@ END_S = 60
 # In a host VM each look takes the host's time: some hundred microseconds.
 LOOK_EVERY_S = 0.02
 TOUCH_S = 20 * BALLOON_S
+# `count`: how often the process went to sleep so far.
+AWAIT_WAKE_UP = """
+look() {
+    while read -r name count; do [ "$name" != voluntary_ctxt_switches: ] || return 0; done < "/proc/$1/status"
+}
+look "$1"
+before=$count
+while [ "$count" = "$before" ] && [ -d "/proc/$1" ]; do sleep 0.05; look "$1"; done
+"""
 
 
 def record_moves(
@@ -42,13 +51,35 @@ def record_moves(
     say(f"in the guest: {' '.join(argv)}")
     recorder = guest.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
-    for number, target_mib in enumerate(targets_mib):
-        before_move(number)
-        say(f"outside: the balloon is told to leave {target_mib} MiB to the guest")
-        guest.set_balloon(target_mib=target_mib)
-        guest.wait_balloon(timeout_s=timeout_s, every_s=look_every_s)
+    move_balloon(guest, targets_mib, timeout_s, look_every_s, before_move, say)
     say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
     return guest.io / name
+
+
+def move_balloon(
+    guest: Guest,
+    targets_mib: Sequence[int],
+    timeout_s: float,
+    look_every_s: float,
+    before_move: Callable[[int], None],
+    say: Callable[[str], None],
+    *,
+    unwatched_s: float = 0,
+    await_moment: Callable[[], None] = lambda: None,
+) -> None:
+    """Has the balloon leave the guest each of `targets_mib` in turn. Raises LabError.
+
+    Nobody asks how far it is for so long, by the guest's clock. Each move begins when `await_moment` returns.
+    """
+    for number, target_mib in enumerate(targets_mib):
+        before_move(number)
+        await_moment()
+        unwatched = guest.start(["sleep", str(unwatched_s)]) if unwatched_s else None
+        say(f"outside: the balloon is told to leave {target_mib} MiB to the guest")
+        guest.set_balloon(target_mib=target_mib)
+        if unwatched is not None:
+            unwatched.wait(timeout_s, check=True)
+        guest.wait_balloon(timeout_s=timeout_s, every_s=look_every_s)
 
 
 def record_both(
@@ -60,16 +91,28 @@ def record_both(
     host_options: Sequence[str] = (),
     timeout_s: float = BALLOON_S,
     look_every_s: float = LOOK_EVERY_S,
+    unwatched_s: float = 0,
     before_move: Callable[[int], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Path, Path]:
-    """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError."""
-    with _recorded_host(pair, name, host_options, say) as (of_host, as_pair):
-        of_guest = record_moves(
-            pair.guest, f"{name}-guest.bt", targets_mib, options=(*as_pair, *options), timeout_s=timeout_s,
-            look_every_s=look_every_s, before_move=before_move, say=say,
+    """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError.
+
+    What runs meanwhile falls into b most of the time, and b of a short deflate depended on how often.
+    Asking how far the balloon is takes a host VM 2 to 5 ms: for `unwatched_s` nobody does. The guest's
+    recorder wakes each second, four times as often if told how many moves there are, and takes up to 4 ms
+    then. So it is not told, and each move begins when it has just been awake.
+    """
+    with _both_recorded(pair, name, options, host_options, say) as (recordings, recorder):
+        move_balloon(
+            pair.guest, targets_mib, timeout_s, look_every_s, before_move, say,
+            unwatched_s=unwatched_s, await_moment=lambda: await_wake_up(pair.guest, recorder.pid),
         )  # fmt: skip
-    return of_guest, of_host
+    return recordings
+
+
+def await_wake_up(machine: Guest, pid: int) -> None:
+    """Returns when a process has been awake, and sleeps again. Raises LabError."""
+    machine.run(["sh", "-c", AWAIT_WAKE_UP, "sh", str(pid)], timeout_s=END_S, check=True)
 
 
 def touch_memory(guest: Guest, mib: int) -> None:
@@ -83,10 +126,21 @@ def recorded_both(
     pair: Nested, name: str, *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[tuple[Path, Path]]:
     """Both sides while the block runs, whatever it does; NAME-guest.bt and NAME-host.bt. Raises LabError."""
-    with _recorded_host(pair, name, (), say) as (of_host, as_pair):
-        recorder = pair.guest.start(["balloontrace", "record", "-o", f"/io/{name}-guest.bt", *as_pair])
+    with _both_recorded(pair, name, (), (), say) as (recordings, _):
+        yield recordings
+
+
+@contextmanager
+def _both_recorded(
+    pair: Nested, name: str, options: Sequence[str], host_options: Sequence[str], say: Callable[[str], None]
+) -> Iterator[tuple[tuple[Path, Path], GuestProcess]]:
+    """Both recordings, and the guest's recorder."""
+    with _recorded_host(pair, name, host_options, say) as (of_host, as_pair):
+        argv = ["balloontrace", "record", "-o", f"/io/{name}-guest.bt", *as_pair, *options]
+        say(f"in the guest: {' '.join(argv)}")
+        recorder = pair.guest.start(argv)
         recorder.wait_for(b"probes attached", timeout_s=START_S)
-        yield pair.guest.io / f"{name}-guest.bt", of_host
+        yield (pair.guest.io / f"{name}-guest.bt", of_host), recorder
         _end(recorder, say)
 
 
