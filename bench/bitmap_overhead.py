@@ -18,8 +18,8 @@ from contextlib import contextmanager
 
 import lab
 from bench.figures import Benchmark, Figure, say
-from bench.overhead import STEADY
 from lab.patched_driver import load_patched
+from lab.steady import STEADY
 
 GUEST_MIB = 4096
 INFLATE_MIB = 3072

@@ -29,11 +29,12 @@ from balloontrace.format.vocabulary import Kind
 from balloontrace.units import format_duration_ns
 from bench.bpftrace_calls import measure_added_ns, timed_calls
 from bench.figures import Benchmark, Figure, say
-from bench.overhead import STEADY, time_move
+from bench.overhead import time_move
 from bench.rounds import Change, compare_pairs, whole_rounds
 from lab.errors import LabError
 from lab.results_tables import parse_operation, read_report
 from lab.scenario import END_S, START_S
+from lab.steady import make_steady
 
 GUEST_MIB = 1024
 INFLATE_MIB = 512
@@ -44,8 +45,6 @@ BOOTS = 20
 # In a host VM each sample that the stopwatch takes, and each look outside, takes the host's time.
 STOPWATCH = ("--interval-us", "20000")
 LOOK_EVERY_S = 2.0
-# It would look through the guest's memory each 10 s.
-NO_KHUGEPAGED = "echo 3600000 > /sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs"
 MOVE_S = 600
 # The recorder wakes each second, and writes what it has of the move before when it has found twice that the
 # balloon rests. Longer than that only gives the host more time to stand still.
@@ -158,9 +157,7 @@ def measure_rounds(
     @contextmanager
     def boot() -> Iterator[lab.Nested]:
         with lab.nested(icount=True, memory_mib=GUEST_MIB) as pair:
-            for machine in (pair.host, pair.guest):
-                machine.run(STEADY, check=True)
-            pair.host.run(["sh", "-c", NO_KHUGEPAGED], check=True)
+            make_steady(pair)
             measure_mode(pair, modes[-1], moves=1)  # it takes memory that was never used, and is not counted
             yield pair
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import lab
 from bench.figures import Benchmark, Figure, say
 from lab.scenario import LOOK_EVERY_S
+from lab.steady import STEADY
 
 GUEST_MIB = 4096
 INFLATE_MIB = 3072
@@ -32,7 +33,6 @@ RUN_S = 180
 RECORDING = "/run/bench.bt"
 SPLIT = "--split-allocation"
 
-STEADY = ["sysctl", "-w", "vm.stat_interval=1000", "vm.compaction_proactiveness=0"]
 # Long enough, in the guest's time, for the recorder to write what it still has of the run before.
 SETTLE = ["sleep", "4"]
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 
 import lab
 from bench.figures import Benchmark, Figure, say
-from bench.overhead import START_S, STEADY, percent_longer
+from bench.overhead import START_S, percent_longer
+from lab.steady import STEADY
 
 GUEST_MIB, USED_MIB = 1024, 512
 BLOCKS, ROUNDS = 3, 12

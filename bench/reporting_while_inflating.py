@@ -22,8 +22,9 @@ from balloontrace.analysis.page_reports import reported
 from balloontrace.format.recording import read_recording
 from balloontrace.format.vocabulary import Kind
 from bench.figures import Benchmark, Figure, say
-from bench.overhead import SETTLE, START_S, STEADY, percent_longer, time_move
+from bench.overhead import SETTLE, START_S, percent_longer, time_move
 from lab.kernels import IMAGES
+from lab.steady import STEADY
 
 GUEST_MIB, INFLATE_MIB = 3072, 2048
 PORTIONS, PORTION_MIB, EVERY_MIB = 4, 192, 400

@@ -38,6 +38,7 @@ from lab.results_tables import (
 from lab.scenario import BALLOON_S, record_both, touch_memory
 from lab.script import run
 from lab.sizes import parse_size_mib
+from lab.steady import make_steady
 from lab.topology_nested import Nested, nested
 from lab.topology_solo import Device
 
@@ -133,6 +134,7 @@ def record_once(scenario: Scenario, size_mib: int) -> None:
                 init_on_alloc=scenario.init_on_alloc, host_huge_pages=scenario.host_huge_pages,
             )
         )  # fmt: skip
+        make_steady(pair)
         if bitmap:
             DRIVERS[scenario.driver](pair.guest)
         taken_mib = size_mib

@@ -98,16 +98,24 @@ def record_both(
     """`record_moves`, and in the host at once; returns NAME-guest.bt and NAME-host.bt. Raises LabError.
 
     What runs meanwhile falls into b most of the time, and b of a short deflate depended on how often.
-    Asking how far the balloon is takes a host VM 2 to 5 ms: for `unwatched_s` nobody does. The guest's
-    recorder wakes each second, four times as often if told how many moves there are, and takes up to 4 ms
-    then. So it is not told, and each move begins when it has just been awake.
+    Asking how far the balloon is takes a host VM 2 to 5 ms: for `unwatched_s` nobody does. A recorder
+    wakes each second, the guest's four times as often if told how many moves there are, and takes up to 4
+    ms then. So it is not told, and each move begins when both have just been awake.
     """
-    with _both_recorded(pair, name, options, host_options, say) as (recordings, recorder):
+    with _both_recorded(pair, name, options, host_options, say) as (recordings, recorders):
         move_balloon(
             pair.guest, targets_mib, timeout_s, look_every_s, before_move, say,
-            unwatched_s=unwatched_s, await_moment=lambda: await_wake_up(pair.guest, recorder.pid),
+            unwatched_s=unwatched_s, await_moment=lambda: _await_both_awake(pair, *recorders),
         )  # fmt: skip
     return recordings
+
+
+def _await_both_awake(pair: Nested, of_guest: GuestProcess, of_host: GuestProcess) -> None:
+    """Each has a second of its own: the host's is stopped for longer than that, and wakes when continued."""
+    of_host.signal(signal.SIGSTOP)
+    pair.host.run(["sleep", "1.1"], check=True)
+    await_wake_up(pair.guest, of_guest.pid)
+    of_host.signal(signal.SIGCONT)
 
 
 def await_wake_up(machine: Guest, pid: int) -> None:
@@ -133,34 +141,30 @@ def recorded_both(
 @contextmanager
 def _both_recorded(
     pair: Nested, name: str, options: Sequence[str], host_options: Sequence[str], say: Callable[[str], None]
-) -> Iterator[tuple[tuple[Path, Path], GuestProcess]]:
-    """Both recordings, and the guest's recorder."""
-    with _recorded_host(pair, name, host_options, say) as (of_host, as_pair):
-        argv = ["balloontrace", "record", "-o", f"/io/{name}-guest.bt", *as_pair, *options]
-        say(f"in the guest: {' '.join(argv)}")
-        recorder = pair.guest.start(argv)
-        recorder.wait_for(b"probes attached", timeout_s=START_S)
-        yield (pair.guest.io / f"{name}-guest.bt", of_host), recorder
-        _end(recorder, say)
+) -> Iterator[tuple[tuple[Path, Path], tuple[GuestProcess, GuestProcess]]]:
+    """Both recordings, and both recorders; the guest's comes first."""
+    # The clock of a host that counts instructions is not the world's.
+    as_pair = ["--pair", f"{name}-{secrets.token_hex(8)}"]
+    of_host = ["--side", "host", "-p", str(pair.vmm_pid), *as_pair, *host_options]
+    with (
+        _recorded(pair.host, "host", f"{name}-host.bt", of_host, say) as host_recorder,
+        _recorded(pair.guest, "guest", f"{name}-guest.bt", [*as_pair, *options], say) as guest_recorder,
+    ):
+        yield (
+            (pair.guest.io / f"{name}-guest.bt", pair.host.io / f"{name}-host.bt"),
+            (guest_recorder, host_recorder),
+        )
 
 
 @contextmanager
-def _recorded_host(
-    pair: Nested, name: str, options: Sequence[str], say: Callable[[str], None]
-) -> Iterator[tuple[Path, Sequence[str]]]:
-    """The host's recording, and the options by which the guest's belongs to it."""
-    host_name = f"{name}-host.bt"
-    # The clock of a host that counts instructions is not the world's.
-    as_pair = ["--pair", f"{name}-{secrets.token_hex(8)}"]
-    argv = ["balloontrace", "record", "-o", f"/io/{host_name}", "--side", "host", "-p", str(pair.vmm_pid)]
-    argv += [*as_pair, *options]
-    say(f"in the host: {' '.join(argv)}")
-    recorder = pair.host.start(argv)
+def _recorded(
+    machine: Guest, side: str, name: str, options: Sequence[str], say: Callable[[str], None]
+) -> Iterator[GuestProcess]:
+    """A recorder at work."""
+    argv = ["balloontrace", "record", "-o", f"/io/{name}", *options]
+    say(f"in the {side}: {' '.join(argv)}")
+    recorder = machine.start(argv)
     recorder.wait_for(b"probes attached", timeout_s=START_S)
-    yield pair.host.io / host_name, as_pair
-    _end(recorder, say)
-
-
-def _end(recorder: GuestProcess, say: Callable[[str], None]) -> None:
+    yield recorder
     recorder.signal(signal.SIGINT)
     say(recorder.wait(END_S, check=True).stderr.strip().splitlines()[-1])
