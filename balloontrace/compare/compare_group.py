@@ -7,7 +7,7 @@ so that 10 runs against 10 leave 0.7 %. So the table of a driver against itself 
 once in 20 comparisons, and the wall time loses nothing to its stages. Counts are a family of their own.
 Parts of stages have an interval and no verdict: they would cost the others their power. A count that is the
 same in all runs of either side is no sample, and is judged by its own p value. Intervals are of each row
-alone, so one of a stage or count that excludes 1 may come with `~`.
+alone, but one with `~` reaches to 1, which is then not refused. So interval and verdict are one decision.
 """
 
 from __future__ import annotations

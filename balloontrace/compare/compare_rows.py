@@ -102,13 +102,27 @@ def _verdict(row: Row, p_adjusted: float | None, words: tuple[str, str]) -> Row:
         return row
     # In pairs the ratio is of those; without one the medians tell the direction.
     change = row.after.median - row.before.median if row.ratio is None else row.ratio - 1
+    if not enough_for_verdict(row.before.n, row.after.n):
+        # Four runs have an interval, and nothing is claimed either way.
+        return replace(row, p_adjusted=p_adjusted, verdict=UNDECIDED if row.ratio_low is None else None)
     verdict = UNDECIDED
-    if enough_for_verdict(row.before.n, row.after.n):
-        if is_constant(row) and change == 0:
-            verdict = SAME
-        elif p_adjusted <= LEVEL and not row.contradicts_itself and change != 0:
-            verdict = words[change > 0]
-    return replace(row, p_adjusted=p_adjusted, verdict=verdict)
+    if is_constant(row) and change == 0:
+        verdict = SAME
+    elif p_adjusted <= LEVEL and not row.contradicts_itself and change != 0 and not _holds_one(row):
+        verdict = words[change > 0]
+    judged = replace(row, p_adjusted=p_adjusted, verdict=verdict)
+    return judged if verdict in words else _reach_one(judged)
+
+
+def _holds_one(row: Row) -> bool:
+    return row.ratio_low is not None and row.ratio_high is not None and row.ratio_low <= 1 <= row.ratio_high
+
+
+def _reach_one(row: Row) -> Row:
+    """The same with an interval that reaches to 1: with all tests of the table in mind 1 is not refused."""
+    if row.ratio_low is None or row.ratio_high is None:
+        return row
+    return replace(row, ratio_low=min(row.ratio_low, 1.0), ratio_high=max(row.ratio_high, 1.0))
 
 
 def is_constant(row: Row) -> bool:

@@ -35,7 +35,7 @@ from balloontrace.units import format_count, format_pages_as_bytes
 METHOD = Method(
     confidence=1 - LEVEL,
     interval="all ratios that no test rejects (of more than a million pairs of runs, by the normal "
-    "approximation)",
+    "approximation), and 1 where the verdict is no difference",
     test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t for "
     "fewer than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with fewer than 10 on a side also "
     "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "

@@ -105,8 +105,9 @@ class Row:
     names the row this one is a part of. `ratio` is of the medians, or where runs are compared in pairs the
     middle of their ratios; `ratio_low` and `ratio_high` bound it at 95 %, None where no bound can be given.
     `p_value` is of the row alone, `p_adjusted` with all verdicts of its table in mind. `verdict` is a word
-    above, `~` where the data cannot tell, or where medians and interval say opposites, None where nothing is
-    judged: on parts of other rows, on how long recordings are, and with one run each.
+    above, `~` where the data cannot tell, or where medians and interval say opposites; the interval of
+    such a row reaches to 1, that of a difference does not. None where nothing is judged: on parts of other
+    rows, on how long recordings are, with one run each, and with four, which have an interval.
     """
 
     name: str

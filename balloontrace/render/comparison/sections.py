@@ -47,6 +47,7 @@ _NAME_COLUMNS = 19
 _LISTED = 6
 _SMALL_P = 0.001
 _MOST_DIGITS = 10_000_000
+_MOST_DECIMALS = 12
 _LONG, _SHORT = 100_000, 0.0005
 
 
@@ -157,7 +158,7 @@ def format_interval(row: Row) -> str:
     """`0.140 to 0.147`."""
     if row.ratio_low is None or row.ratio_high is None:
         return NOT_MEASURED
-    return f"{_digits(row.ratio_low)} to {_digits(row.ratio_high)}"
+    return f"{_digits_of_end(row, row.ratio_low)} to {_digits_of_end(row, row.ratio_high)}"
 
 
 def format_p_value(p_value: float | None) -> str:
@@ -276,7 +277,8 @@ def interval_of(row: Row) -> Text:
     """The 95 % interval of a row's ratio, where there is one."""
     if row.ratio_low is None or row.ratio_high is None:
         return Number(NOT_MEASURED, None)
-    return words("{} to {}", ratio_of(row.ratio_low), ratio_of(row.ratio_high))
+    low, high = (Number(_digits_of_end(row, end), end) for end in (row.ratio_low, row.ratio_high))
+    return words("{} to {}", low, high)
 
 
 def _fewer_runs(row: Row, group: Group | RunGroup) -> str:
@@ -284,6 +286,15 @@ def _fewer_runs(row: Row, group: Group | RunGroup) -> str:
     sizes = (row.before.n, row.after.n)
     whole = (len(group.before), len(group.after))
     return "" if sizes == whole or 0 in sizes else f" ({row.before.n}, {row.after.n})"
+
+
+def _digits_of_end(row: Row, value: float) -> str:
+    """An end of an interval, with enough digits to see that it is not 1 where the verdict is a difference."""
+    shown = _digits(value)
+    if row.verdict in (None, UNDECIDED, SAME) or value == 1 or shown != _digits(1.0):
+        return shown
+    longer = (f"{value:.{decimals}f}" for decimals in range(3, _MOST_DECIMALS))
+    return next((text for text in longer if float(text) != 1), repr(value))
 
 
 def _digits(value: float) -> str:
