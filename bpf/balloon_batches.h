@@ -51,7 +51,7 @@ struct bt_sampled_batch {
 	bt_u32 samples_in[BT_CALLS]; /* of them inside calls, indexed by kind */
 	bt_u32 tid;
 	bt_u32 place;              /* of the eventfd in the table below */
-	bt_u32 reserved_thp_splits;
+	bt_u32 thp_splits;         /* huge page mappings split while it was served */
 	bt_u16 reserved_errno;
 	bt_u16 flags;
 	bt_u32 kicked_by;

@@ -264,7 +264,6 @@ CALL_PROGRAMS(fallocate)
 
 #include "host_delimiters.h"
 
-#if !SAMPLED
 /* __split_huge_pmd(vma, pmd, address, ...): the mapping of a huge page becomes one of small pages. */
 static __always_inline int on_split_huge_pmd_entry(u64 vma)
 {
@@ -273,6 +272,8 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	if (!thread)
 		return 0;
 	thread->thp_splits++;
+	if (SAMPLED && thread->sampled.kick_ns)
+		thread->sampled.thp_splits++;
 	if (thread->entry_ns)
 		thread->batch.thp_splits++;
 	return 0;
@@ -280,6 +281,7 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 
 ENTRY_PROGRAM(split_huge_pmd, 1)
 
+#if !SAMPLED
 #include "host_freed.h"
 #endif
 

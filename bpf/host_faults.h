@@ -11,7 +11,6 @@
 
 SHARED(struct bt_faults, faults);
 
-#if !SAMPLED
 /* include/linux/mm_types.h, enum vm_fault_reason: to be tried again, and the reasons why there is no page */
 #define FAULT_RETRY 0x400
 #define FAULT_ERRORS 0x873
@@ -90,6 +89,5 @@ PROGRAMS(do_set_pmd, 2, RESULT)
 /* hugetlb_fault(mm, vma, address, flags) */
 #define on_hugetlb_fault_entry(...) maps_huge_page()
 ENTRY_PROGRAM(hugetlb_fault, 1)
-#endif
 
 #endif

@@ -252,7 +252,7 @@ def _served_of_operations(
     if batches.sampled:
         samples = sums(batches.int64("samples")[batch], group, count).tolist()
         return tuple(
-            Served(row[0], *(None,) * 7, samples=taken, samples_inside=row[1])
+            Served(row[0], *(None,) * 4, row[5], *(None,) * 2, samples=taken, samples_inside=row[1])
             if row[0] and row[0] == sends_made
             else None
             for row, taken, sends_made in zip(rows, samples, sent.tolist(), strict=True)

@@ -171,7 +171,7 @@ class HostMemoryTable:
             int(errnos[errnos > 0][-1]) if (errnos > 0).any() else 0,
             asked_bytes,
             None if sampled or beside is None else self._bytes_meanwhile(beside),
-            int(columns["thp_splits"][rows].sum()) if self.splits_counted and not sampled else None,
+            int(columns["thp_splits"][rows].sum()) if self.splits_counted else None,
         )
 
     def _bytes_meanwhile(self, beside: Beside) -> int:

@@ -32,7 +32,7 @@ _SAME = ("tid", "kicked_by", *_TIMES)  # of no two batches
 _MAX_NS = 1 << 62
 _MOST_SAMPLES = 1 << 40
 _NO_EVENTFD = 0
-_KEPT = ("samples", "kicked_by", "tid", "address")
+_KEPT = ("samples", "kicked_by", "tid", "address", "thp_splits")
 
 
 def decode_sampled_batches(

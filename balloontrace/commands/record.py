@@ -142,6 +142,12 @@ _MOST_BUFFER_BYTES = 256 << 20
     "costs far less; c and d are estimates then, shown with their error, and calls are not counted.",
 )
 @click.option(
+    "--time-faults",
+    is_flag=True,
+    help="With --sample, trace page faults all the same: how long it takes to take memory back. Each page "
+    "fault of any process on the host then takes some 350 instructions more.",
+)
+@click.option(
     "--pair",
     metavar="NAME",
     help="A name for this recording and the other side's, made at the same time: they belong together "

@@ -26,6 +26,7 @@ from __future__ import annotations
 #   1.6  host: `memory_slots` at start and end: addresses that are the guest's memory
 #   1.6  host: `eventfds` at the end: how often each was read, and when the last times
 #   1.6  span field wait_ns, of sends and reports (ACK) or work items (RUN_DELAY); counters for 32 functions
+#   1.6  SMPL: thp_splits, where its probe is attached
 #   1.6  spans of allocation_parts: what a work item did while it allocated, one for each part in `queue`, as
 #        often as `pages` says; they have the work item's start
 #   1.6  `parts_of_a`: the kinds of operations of which such parts are all that there were

@@ -37,7 +37,7 @@ BATCH = lay_out(
 SAMPLED_BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 samples", "u64 idle_ns",
     "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 place",
-    "u32 reserved_thp_splits", "u16 reserved_errno", "u16 flags", "u32 kicked_by", "u32 padding",
+    "u32 thp_splits", "u16 reserved_errno", "u16 flags", "u32 kicked_by", "u32 padding",
     "u64 address",
 )  # fmt: skip
 """The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N."""

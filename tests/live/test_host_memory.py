@@ -191,13 +191,17 @@ def test_each_kind_of_memory_freed_or_not(
     assert max(off) < NEAR, off
 
 
-def test_what_is_touched_again_is_counted(backings: Backings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampled", [False, True], ids=["traced", "sampled"])
+def test_what_is_touched_again_is_counted(backings: Backings, tmp_path: Path, *, sampled: bool) -> None:
     """Faults of a deflate's memory, exactly as many as pages were touched; none where it was left alone."""
-    recorder = start_recording(backings.guest, "/root/taken.bt", "-p", str(backings.pid)).wait_attached()
+    options, pages_each = (("--sample", "--time-faults"), 1) if sampled else ((), 512)
+    recorder = start_recording(
+        backings.guest, "/root/taken.bt", "-f", "-p", str(backings.pid), *options
+    ).wait_attached()
     backings.obey(WARM_UP)
     for after in ("touch anon 3", "touch thp", "touch hugetlb", "touch memfd 2", ""):
         backings.wait_for_looks()
-        backings.obey("serve memfd willneed 512")
+        backings.obey(f"serve memfd willneed {pages_each}")
         backings.obey(*([after] if after else []))
         backings.wait_for_looks(TAKING_BACK_S)
     recorder.end()

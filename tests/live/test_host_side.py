@@ -196,14 +196,20 @@ def test_what_became_free_is_counted_on_request(
     assert not any("freed" in sentence for sentence in result["not_measured"])
 
 
-def test_splits_of_huge_pages_are_counted(guest: lab.Guest, server: Server, tmp_path: Path) -> None:
-    recorder = start_recording(guest, "/root/host-huge.bt", "-p", str(server.pid)).wait_attached()
-    server.serve(WARM_UP, "huge 1 1021", "huge 509")
+@pytest.mark.parametrize("options", [(), ("--sample",)], ids=["traced", "sampled"])
+def test_splits_of_huge_pages_are_counted(
+    guest: lab.Guest, server: Server, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    recorder = start_recording(
+        guest, "/root/host-huge.bt", "-f", "-p", str(server.pid), *options
+    ).wait_attached()
+    # A long buffer first: a sample in its calls proves that what its eventfd kicks is a balloon's.
+    server.serve(WARM_UP, "spin 127 16", "huge 1 1021", "huge 509")
     recorder.end()
     found = read(recorder, tmp_path)
     start = found.recording.metadata["vmstat"]["thp_split_pmd"]  # type: ignore[index]
     end = found.end["vmstat"]["thp_split_pmd"]  # type: ignore[index]
-    splits = int(found.batches.int64("thp_splits").sum())
+    splits = report(recorder.pull(tmp_path))["host"]["thp_splits"]
     assert 0 < splits == found.counters.thp_splits <= end - start
 
 

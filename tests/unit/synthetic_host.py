@@ -133,12 +133,18 @@ def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
     return b"".join(records)
 
 
-def sampled_recording(found: list[Batch], period_ns: int, raw: bytes | None = None) -> Recording:
+def sampled_recording(
+    found: list[Batch], period_ns: int, raw: bytes | None = None, *, counts_splits: bool = False
+) -> Recording:
     """A whole recording of these batches whose calls were sampled."""
+    splits = "attached" if counts_splits else "not needed"
     changes = {
         "sampled_layout": dict(SAMPLED_LAYOUT),
         "sampling": {"period_ns": period_ns},
-        "probes": [{"function": "madvise", "status": "not needed"}],
+        "probes": [
+            {"function": "madvise", "status": "not needed"},
+            {"function": "split_huge_pmd", "status": splits},
+        ],
     }
     raw = pack_sampled(found, period_ns) if raw is None else raw
     return read_recording(host_stream(found, raw=raw, changes=changes, sampled=True))

@@ -103,6 +103,8 @@ def test_what_was_refused_is_not_counted_as_attached() -> None:
         TraceOptions(side="guest", pid=1),
         TraceOptions(side="guest", count_freed=True),
         TraceOptions(side="guest", sample=True),
+        TraceOptions(side="guest", time_faults=True),
+        TraceOptions(side="host", time_faults=True),
         TraceOptions(side="guest", attach="tracepoint"),
         TraceOptions(side="host", operations=1),
         TraceOptions(side="host", capture=True),

@@ -129,10 +129,16 @@ def test_samples_need_no_probe_of_calls() -> None:
         define_ways({"do_syscall_64": (7, 9)})
     )
     assert programs(plan) == [
-        "fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl", "fentry_hrtimer_interrupt",
-        "fentry_kvm_send_userspace_msi",
+        "fexit_eventfd_read", "fentry_eventfd_write", "kprobe_kvm_vm_ioctl", "fentry_split_huge_pmd",
+        "fentry_hrtimer_interrupt", "fentry_kvm_send_userspace_msi",
     ]  # fmt: skip
     assert plan.probe("madvise").status is Status.NOT_NEEDED
+    with_faults = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86)).sampling(
+        define_ways({"do_syscall_64": (7, 9)}), time_faults=True
+    )
+    assert {name.partition("_")[2] for name in set(programs(with_faults)) - set(programs(plan))} == {
+        "handle_mm_fault", "do_huge_pmd_anonymous_page", "do_set_pmd", "hugetlb_fault",
+    }  # fmt: skip
     definitions = host_definitions(plan, 1 << 20)
     assert definitions["SAMPLED"] == 1
     assert (definitions["CALL_ENTRY"], definitions["CALL_ENTRY_BYTES"]) == (7, 9)

@@ -57,7 +57,14 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
         yield Line(machine)
     lost = "not known" if host.events_lost is None else numbers.count(host.events_lost)
     if host.sample_period_ns is not None:
-        yield Line(words("{} served, calls sampled; lost: {}", numbers.things(host.batches, "buffer"), lost))
+        yield Line(
+            words(
+                "{} served, calls sampled; {} split; lost: {}",
+                numbers.things(host.batches, "buffer"),
+                numbers.things(host.thp_splits, "huge page"),
+                lost,
+            )
+        )
     else:
         yield Line(
             words(

@@ -112,7 +112,7 @@ TABLE = (
 )  # fmt: skip
 
 _TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
-_SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl"})
+_SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl", "split_huge_pmd"})
 _NEEDED_SAMPLED = frozenset({"eventfd_read", "hrtimer_interrupt"})
 _NO_TYPES = "no type information on the pages of this kernel"
 
@@ -199,9 +199,10 @@ class HostPlan(Plan[HostProbe]):
             )
         )
 
-    def sampling(self, ways: Mapping[str, int]) -> HostPlan:
+    def sampling(self, ways: Mapping[str, int], *, time_faults: bool = False) -> HostPlan:
         """The same plan without probes on calls; `ways` is what their samples need to know.
 
+        Faults have probes only if asked for: every page fault of the host's runs into them.
         CannotTraceError where fentry cannot show what kicked a thread, or what a timer interrupts.
         """
         for name in sorted(_NEEDED_SAMPLED):
@@ -214,7 +215,8 @@ class HostPlan(Plan[HostProbe]):
                 return replace(probe, point=required, status=Status.ATTACH, note="")
             if probe.point.samples and probe.symbol and probe.mechanism is Mechanism.FENTRY:
                 return replace(probe, status=Status.ATTACH, note="")
-            if probe.name in _SHOWN_SAMPLED or probe.status is not Status.ATTACH:
+            shown = probe.name in _SHOWN_SAMPLED or (time_faults and probe.point.tells_faults)
+            if shown or probe.status is not Status.ATTACH:
                 return probe
             return replace(probe, status=Status.NOT_NEEDED, note="calls are sampled")
 

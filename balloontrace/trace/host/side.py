@@ -62,6 +62,10 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
         options = self.options
         if options.sample:
             _check_sampling(options)
+        elif options.time_faults:
+            raise UsageError(
+                "--time-faults goes with --sample: where calls are traced, faults are timed anyway"
+            )
         if options.split_allocation:
             raise UsageError("--split-allocation is for the guest's side: its driver allocates")
         for option, given in (
@@ -91,7 +95,8 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
         plan = diagnosis.plan if self.options.ring_bytes else diagnosis.plan.without_faults()
         if self.options.sample:
             names = (name for names in WAYS.values() for name in names)
-            return plan.sampling(define_ways(read_function_ranges(names)))
+            ways = define_ways(read_function_ranges(names))
+            return plan.sampling(ways, time_faults=self.options.time_faults)
         if self.options.count_freed:
             plan = plan.counting_freed()
             if plan.freed_by({}) is None:
