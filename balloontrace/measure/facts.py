@@ -146,32 +146,39 @@ def ignore_ends() -> None:
 
 
 def serve(*, keep: bool) -> None:
-    """Answer until standard input ends, however it does. Then what was copied goes, unless it is to be kept.
-
-    The first answer is the name of a folder, unasked. A question is a number, which its answer has too, and
-    words. `[NUMBER, "copy", NAME, SIZE]` is followed by so many bytes.
-    """
+    """Answer until standard input ends, however it does. Then what was copied goes, unless it is kept."""
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # until there is a folder that is removed
     for number in _ENDS:
         signal.signal(number, end)
     folder = Path(tempfile.mkdtemp(prefix="balloontrace-"))
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
-        say({"folder": str(folder)})
-        for line in iter(sys.stdin.buffer.readline, b""):
-            number, *words = json.loads(line)
-            if words[0] == "copy":
-                found = try_to(copy, folder / words[1], sys.stdin.buffer.read(words[2]))
-            else:
-                found = try_to(answer, words)
-            say({**found, "number": number})
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+            serve_from(folder)
+        finally:
+            ignore_ends()  # and one that came together with the end of the input is `Ended` here
     except Ended:
         pass
     finally:
-        ignore_ends()
         if not keep or not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve_from(folder: Path) -> None:
+    """Answer questions; the first answer is the name of the folder, unasked.
+
+    A question is a number, which its answer has too, and words. `[NUMBER, "copy", NAME, SIZE]` is followed by
+    so many bytes.
+    """
+    say({"folder": str(folder)})
+    for line in iter(sys.stdin.buffer.readline, b""):
+        number, *words = json.loads(line)
+        if words[0] == "copy":
+            found = try_to(copy, folder / words[1], sys.stdin.buffer.read(words[2]))
+        else:
+            found = try_to(answer, words)
+        say({**found, "number": number})
 
 
 def copy(path: Path, content: bytes) -> dict[str, object]:

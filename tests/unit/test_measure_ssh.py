@@ -115,16 +115,23 @@ def test_a_guest_that_does_not_answer(ssh: str) -> None:
     guest.close()
 
 
+@pytest.mark.parametrize("at_the_end_of_input", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_was_copied_goes_however_often_the_guest_is_told_to_end(number: int, tmp_path: Path) -> None:
+def test_what_was_copied_goes_however_often_the_guest_is_told_to_end(
+    number: int, tmp_path: Path, *, at_the_end_of_input: bool
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", facts_source(), "serve"],
         env={"TMPDIR": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as serving:  # fmt: skip
+        assert serving.stdin is not None
         assert serving.stdout is not None
         folder = Path(json.loads(serving.stdout.readline())["folder"])
         for each in range(FILES):
             (folder / str(each)).touch()
+        serving.send_signal(number)
+        if at_the_end_of_input:  # which a pipe tells before the signal
+            serving.stdin.close()
         while serving.poll() is None:
             serving.send_signal(number)
     assert folder.parent == tmp_path
