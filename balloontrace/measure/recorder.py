@@ -107,7 +107,7 @@ class ChildRecorder(Recorder):
         self._listen(0)
         if self._process.poll() is not None:
             self._listen(0)
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._process.returncode)
+            raise self._failure()
 
     def tell_end(self) -> None:
         """Its input ends."""
@@ -127,7 +127,7 @@ class ChildRecorder(Recorder):
         self._listen(0)
         self._selector.close()
         if self._process.returncode:
-            raise RecorderFailed(f"{self.whose} ended: {self._last_words()}", self._process.returncode)
+            raise self._failure()
 
     def kill(self) -> None:
         """A recorder at the other end of ssh sees its input end."""
@@ -151,13 +151,17 @@ class ChildRecorder(Recorder):
                     self._selector.unregister(key.fileobj)
             self._said += received
 
-    def _last_words(self) -> str:
-        lines = self._said.decode(errors="replace").strip().splitlines()
-        telling = [line for line in lines if line.strip()]
+    def _failure(self) -> RecorderFailed:
+        """Of one that has ended; a status that means something else is not the recorder's own."""
         status = self._process.returncode
         explained = self._explain(status)
         if explained is not None:
-            return explained
+            return RecorderFailed(f"{self.whose} ended: {explained}")
+        return RecorderFailed(f"{self.whose} ended: {self._last_words(status)}", status)
+
+    def _last_words(self, status: int) -> str:
+        lines = self._said.decode(errors="replace").strip().splitlines()
+        telling = [line for line in lines if line.strip()]
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return printable(telling[-1].removeprefix("balloontrace: ")) if telling else how
 

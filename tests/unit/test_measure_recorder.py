@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from measured_vm import start_recorder
 
+from balloontrace.errors import ExitCode
 from balloontrace.measure.guest import GuestGone
 from balloontrace.measure.recorder import ChildRecorder, RecorderFailed
 from balloontrace.measure.sides import Recorded, Sides
@@ -94,12 +95,15 @@ def test_waiting_ends_in_time(tmp_path: Path) -> None:
     recorder.kill()
 
 
-def test_what_is_known_better_than_its_last_words(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", "import sys; print('debug', file=sys.stderr); sys.exit(255)"]
-    lost = {255: "the connection is lost"}
+@pytest.mark.parametrize("status", [2, 255])
+def test_what_is_known_better_than_its_last_words(status: int, tmp_path: Path) -> None:
+    """Its status, too: where ssh is lost what was copied is gone, and Python ends with 2 without it."""
+    argv = [sys.executable, "-c", f"import sys; print('debug', file=sys.stderr); sys.exit({status})"]
+    lost = {status: "the connection is lost"}
     recorder = ChildRecorder("the recorder", argv, tmp_path / "a.bt", own_session=False, explain=lost.get)
-    with pytest.raises(RecorderFailed, match=r"^the recorder ended: the connection is lost$"):
+    with pytest.raises(RecorderFailed, match=r"^the recorder ended: the connection is lost$") as failed:
         recorder.is_attached(30)
+    assert failed.value.exit_code == ExitCode.FAILURE
 
 
 def test_an_interrupt_is_not_for_children_and_no_hook_of_fork_runs_here(tmp_path: Path) -> None:
