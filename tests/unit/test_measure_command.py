@@ -14,12 +14,13 @@ from typing import Any
 
 import click
 import pytest
+from click.core import ParameterSource
 
 from balloontrace.cli import main
 from balloontrace.commands.record import record
-from balloontrace.errors import ExitCode
+from balloontrace.errors import ExitCode, UsageError
 from balloontrace.format.vocabulary import Side
-from balloontrace.measure.recorder_options import given_options
+from balloontrace.measure.recorder_options import given_options, parse_options
 
 QMP, GUEST = ("--qmp", "/no/qmp"), ("--guest", "root@vm1")
 SET = ("--set-target", "true {mib}")
@@ -161,6 +162,20 @@ def test_record_on_both_sides(
     status, said = run(capsys, "record", *words)
     assert (status, said.count("\n")) == (ExitCode.USAGE, 1), said
     assert sentence in said
+
+
+def test_no_options_are_none_to_any_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Debian 13 says of a command of no words that it was given."""
+    source = click.Context.get_parameter_source
+
+    def as_there(ctx: click.Context, name: str) -> ParameterSource | None:
+        return ParameterSource.COMMANDLINE if name == "command" else source(ctx, name)
+
+    monkeypatch.setattr(click.Context, "get_parameter_source", as_there)
+    assert parse_options("", "--guest-options", Side.GUEST, record) == []
+    assert parse_options("--buffer 4M", "--host-options", Side.HOST, record) == ["--buffer", "4M"]
+    with pytest.raises(UsageError, match="command is not for"):
+        parse_options("true", "--guest-options", Side.GUEST, record)
 
 
 def test_each_side_gets_its_options() -> None:
