@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balloontrace.analysis.columns import Column
+from balloontrace.analysis.columns import Column, Mask
 
 UNKNOWN_PAGES = -1
 UNKNOWN_QUEUE = -1
@@ -62,3 +62,9 @@ def agree(mine: Column, theirs: Column, unknown: int) -> bool:
     """Whether both sides say the same wherever both know it."""
     differ = mine != theirs
     return not (differ.any() and np.any(differ & (mine != unknown) & (theirs != unknown)))
+
+
+def agree_each(mine: Column, theirs: Column, unknown: int) -> Mask:
+    """Of each row, whether both sides say the same wherever both know it."""
+    agrees: Mask = ((mine == theirs) | (mine == unknown) | (theirs == unknown)).all(axis=1)
+    return agrees

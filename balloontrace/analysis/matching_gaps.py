@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import MAX_DRIFT, Clock, fit_clock
-from balloontrace.analysis.columns import Column, Mask
+from balloontrace.analysis.columns import Mask
 from balloontrace.analysis.matching import (
     Matching,
     TooManyWaysError,
@@ -29,7 +29,7 @@ from balloontrace.analysis.matching import (
     told_apart_ns,
     wall_clocks_agree,
 )
-from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, agree
+from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, agree, agree_each
 from balloontrace.analysis.matching_shifts import START_NS
 from balloontrace.errors import RecordingError
 
@@ -176,19 +176,14 @@ def _agree(guest: Calls, host: Calls, mine: _Rows, theirs: _Rows) -> Mask:
 
     `mine` are the sends for each row, or for all of them.
     """
-    fits = _same(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES)
-    fits &= _same(guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE)
+    fits = agree_each(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES)
+    fits &= agree_each(guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE)
     passed_ns = guest.end_ns[mine] - guest.start_ns[mine[..., :1]]
     drift_ns = np.ceil(passed_ns * MAX_DRIFT).astype(np.int64) + _ROUNDING_NS
     lows = host.end_ns[theirs] - guest.end_ns[mine] - drift_ns
     highs = host.start_ns[theirs] - guest.start_ns[mine] + drift_ns
     fits &= lows.max(axis=1) <= highs.min(axis=1)
     return fits
-
-
-def _same(mine: Column, theirs: Column, unknown: int) -> Mask:
-    agrees: Mask = ((mine == theirs) | (mine == unknown) | (theirs == unknown)).all(axis=1)
-    return agrees
 
 
 def _grow(guest: Calls, host: Calls, mine: _Rows, theirs: _Rows) -> _Proved | None:

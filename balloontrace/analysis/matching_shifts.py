@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from balloontrace.analysis.clocks import MAX_DRIFT
 from balloontrace.analysis.columns import Column, Mask
-from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls
+from balloontrace.analysis.matching_calls import UNKNOWN_PAGES, UNKNOWN_QUEUE, Calls, agree_each
 from balloontrace.errors import RecordingError
 from balloontrace.units import format_count
 
@@ -90,20 +90,14 @@ def _look(
     far = first[:, None] + (last - first)[:, None] * half // max(1, len(half) - 1)
     mine = np.concatenate([near, far], axis=1)
     theirs = mine + shifts[:, None]
-    fits = _agree_each(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES)
-    fits &= _agree_each(guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE)
+    fits = agree_each(guest.pages[mine], host.pages[theirs], UNKNOWN_PAGES)
+    fits &= agree_each(guest.queue[mine], host.queue[theirs], UNKNOWN_QUEUE)
     since_ns = guest.start_ns[mine] - guest.start_ns[first][:, None]
     lows = host.end_ns[theirs] - guest.end_ns[mine]
     lows -= _drift_ns(since_ns + guest.end_ns[mine] - guest.start_ns[mine])
     highs = host.start_ns[theirs] - guest.start_ns[mine] + _drift_ns(since_ns)
     left: NDArray[np.int64] = shifts[fits & (lows.max(axis=1) <= highs.min(axis=1))]
     return left
-
-
-def _agree_each(mine: Column, theirs: Column, unknown: int) -> Mask:
-    """Of each row, whether both sides say the same wherever both know it."""
-    agrees: Mask = ((mine == theirs) | (mine == unknown) | (theirs == unknown)).all(axis=1)
-    return agrees
 
 
 def _drift_ns(passed_ns: Column) -> Column:

@@ -7,6 +7,7 @@
 
 #include "little.h"
 #include "message.h"
+#include "vhost_rings.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -16,7 +17,6 @@
 #define CONFIG_HEADER_BYTES 12u
 #define CONFIG_MAX_BYTES 256u
 
-#define FEATURE_PROTOCOL (UINT64_C(1) << 30)
 #define FEATURE_VERSION_1 (UINT64_C(1) << 32)
 
 #define PROTOCOL_MQ (UINT64_C(1) << 0)
@@ -25,40 +25,7 @@
 #define PROTOCOL_CONFIG (UINT64_C(1) << 9)
 #define PROTOCOL_OFFERED (PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_BACKEND_REQ | PROTOCOL_CONFIG)
 
-#define VRING_INDEX_MASK UINT64_C(0xff)
-#define VRING_NO_DESCRIPTOR (UINT64_C(1) << 8)
-
 #define BACKEND_CONFIG_CHANGE 2u
-
-enum request {
-	GET_FEATURES = 1,
-	SET_FEATURES = 2,
-	SET_OWNER = 3,
-	RESET_OWNER = 4,
-	SET_MEM_TABLE = 5,
-	SET_VRING_NUM = 8,
-	SET_VRING_ADDR = 9,
-	SET_VRING_BASE = 10,
-	GET_VRING_BASE = 11,
-	SET_VRING_KICK = 12,
-	SET_VRING_CALL = 13,
-	SET_VRING_ERR = 14,
-	GET_PROTOCOL_FEATURES = 15,
-	SET_PROTOCOL_FEATURES = 16,
-	GET_QUEUE_NUM = 17,
-	SET_VRING_ENABLE = 18,
-	SET_BACKEND_REQ_FD = 21,
-	GET_CONFIG = 24,
-	SET_CONFIG = 25,
-};
-
-/* What became of a message: an answer with a body, success or failure; REPLY_ACK asks for the latter two. */
-enum outcome {
-	ANSWERED,
-	DONE,
-	FAILED,
-	HOPELESS, /* the connection cannot go on */
-};
 
 void vhost_init(struct vhost *vhost, struct balloon *balloon)
 {
@@ -67,14 +34,7 @@ void vhost_init(struct vhost *vhost, struct balloon *balloon)
 		ring_init(&vhost->rings[queue]);
 }
 
-static void replace_descriptor(int *place, int descriptor)
-{
-	if (*place >= 0)
-		close(*place);
-	*place = descriptor;
-}
-
-static void complain(struct vhost *vhost, const struct message *message, const char *why, uint64_t value)
+void vhost_complain(struct vhost *vhost, const struct message *message, const char *why, uint64_t value)
 {
 	log_event(&vhost->balloon->log, "frontend",
 		  "\"request\": %" PRIu32 ", \"why\": \"%s\", \"value\": %" PRIu64, message->request, why, value);
@@ -93,19 +53,6 @@ void vhost_connect(struct vhost *vhost, int connection)
 	log_event(&vhost->balloon->log, "connected", "\"buffers\": %" PRIu64, vhost->balloon->buffers);
 }
 
-static void stop_ring(struct ring *ring)
-{
-	ring->is_started = false;
-	ring_unmap(ring);
-	replace_descriptor(&ring->kick, -1);
-}
-
-/* What the driver means by bit 3 shows in the queues it sets up. */
-static void note_queues(struct vhost *vhost)
-{
-	vhost->balloon->has_hint_queue = vhost->rings[QUEUE_HINT].is_started;
-}
-
 void vhost_disconnect(struct vhost *vhost)
 {
 	struct balloon *balloon = vhost->balloon;
@@ -113,19 +60,19 @@ void vhost_disconnect(struct vhost *vhost)
 	if (vhost->connection < 0)
 		return;
 	for (int queue = 0; queue < QUEUES; queue++) {
-		stop_ring(&vhost->rings[queue]);
-		replace_descriptor(&vhost->rings[queue].call, -1);
+		vhost_stop_ring(&vhost->rings[queue]);
+		vhost_replace_descriptor(&vhost->rings[queue].call, -1);
 	}
 	memory_clear(&vhost->memory);
-	replace_descriptor(&vhost->channel, -1);
-	replace_descriptor(&vhost->connection, -1);
+	vhost_replace_descriptor(&vhost->channel, -1);
+	vhost_replace_descriptor(&vhost->connection, -1);
 	vhost_init(vhost, balloon);
-	note_queues(vhost);
+	vhost_note_queues(vhost);
 	balloon_forget_guest(balloon);
 	log_event(&balloon->log, "disconnected", "\"buffers\": %" PRIu64, balloon->buffers);
 }
 
-static enum outcome answer(struct vhost *vhost, const struct message *message, uint32_t length)
+enum outcome vhost_answer(struct vhost *vhost, const struct message *message, uint32_t length)
 {
 	bool is_sent = message_send(vhost->connection, message->request, FLAG_REPLY, message->body, length);
 
@@ -135,7 +82,7 @@ static enum outcome answer(struct vhost *vhost, const struct message *message, u
 static enum outcome answer_u64(struct vhost *vhost, struct message *message, uint64_t value)
 {
 	store_le64(message->body, value);
-	return answer(vhost, message, 8);
+	return vhost_answer(vhost, message, 8);
 }
 
 /* ---- features ---- */
@@ -152,7 +99,7 @@ static uint64_t offered_features(const struct vhost *vhost)
 	return offered;
 }
 
-static unsigned int queue_count(const struct vhost *vhost)
+unsigned int vhost_queue_count(const struct vhost *vhost)
 {
 	return vhost->balloon->options.free_page_hint ? QUEUE_HINT + 1 : QUEUE_DEFLATE + 1;
 }
@@ -162,7 +109,7 @@ static enum outcome set_features(struct vhost *vhost, const struct message *mess
 	uint64_t features = load_le64(message->body);
 
 	if (features & ~offered_features(vhost)) {
-		complain(vhost, message, "feature that was not offered", features);
+		vhost_complain(vhost, message, "feature that was not offered", features);
 		return FAILED;
 	}
 	vhost->features = features;
@@ -177,156 +124,10 @@ static enum outcome set_protocol_features(struct vhost *vhost, const struct mess
 	uint64_t features = load_le64(message->body);
 
 	if (features & ~PROTOCOL_OFFERED) {
-		complain(vhost, message, "protocol feature that was not offered", features);
+		vhost_complain(vhost, message, "protocol feature that was not offered", features);
 		return FAILED;
 	}
 	vhost->protocol_features = features;
-	return DONE;
-}
-
-/* ---- memory ---- */
-
-/* Rings are found anew in new memory; one that is not there any more stops. */
-static void map_ring(struct vhost *vhost, enum queue queue)
-{
-	struct ring *ring = &vhost->rings[queue];
-	bool was_broken = ring->is_broken;
-	const char *why = ring_map(ring, &vhost->memory);
-
-	ring->is_broken |= was_broken;
-	if (why)
-		log_event(&vhost->balloon->log, "ring-lost", "\"queue\": \"%s\", \"why\": \"%s\"", queue_name(queue),
-			  why);
-}
-
-static enum outcome set_mem_table(struct vhost *vhost, struct message *message)
-{
-	uint32_t count = load_le32(message->body);
-	const char *why = NULL;
-
-	if (count != message->descriptor_count || message->length != 8 + count * UINT64_C(32)) {
-		complain(vhost, message, "regions and descriptors do not match", count);
-		return FAILED;
-	}
-	memory_clear(&vhost->memory);
-	for (uint32_t i = 0; i < count && !why; i++) {
-		const uint8_t *bytes = message->body + 8 + i * 32;
-		struct region_request request = {
-			.guest_start = load_le64(bytes),
-			.bytes = load_le64(bytes + 8),
-			.user_start = load_le64(bytes + 16),
-			.mmap_offset = load_le64(bytes + 24),
-		};
-
-		why = memory_add(&vhost->memory, &request, message->descriptors[i]);
-	}
-	if (why) {
-		complain(vhost, message, why, vhost->memory.count);
-		memory_clear(&vhost->memory);
-	}
-	for (int queue = 0; queue < QUEUES; queue++)
-		if (vhost->rings[queue].is_started)
-			map_ring(vhost, queue);
-	if (!hold_cover(&vhost->balloon->hold, &vhost->memory))
-		log_event(&vhost->balloon->log, "not-held", "\"errno\": %d", errno);
-	log_event(&vhost->balloon->log, "memory", "\"regions\": %u", vhost->memory.count);
-	return why ? FAILED : DONE;
-}
-
-/* ---- rings ---- */
-
-/* The ring that a message is about; NULL when there is no such queue. */
-static struct ring *message_ring(struct vhost *vhost, const struct message *message, uint64_t index)
-{
-	if (index < queue_count(vhost))
-		return &vhost->rings[index];
-	complain(vhost, message, "no such queue", index);
-	return NULL;
-}
-
-static enum outcome set_vring_number(struct vhost *vhost, const struct message *message)
-{
-	struct ring *ring = message_ring(vhost, message, load_le32(message->body));
-	uint32_t value = load_le32(message->body + 4);
-
-	if (!ring)
-		return FAILED;
-	if (message->request == SET_VRING_ENABLE) {
-		ring->is_enabled = value;
-		return DONE;
-	}
-	if (ring->is_started) {
-		complain(vhost, message, "queue is running", value);
-		return FAILED;
-	}
-	if (message->request == SET_VRING_NUM)
-		ring->size = value;
-	else
-		ring->next_avail = (uint16_t)value;
-	return DONE;
-}
-
-static enum outcome set_vring_address(struct vhost *vhost, const struct message *message)
-{
-	struct ring *ring = message_ring(vhost, message, load_le32(message->body));
-
-	if (!ring)
-		return FAILED;
-	ring->desc_user = load_le64(message->body + 8);
-	ring->used_user = load_le64(message->body + 16);
-	ring->avail_user = load_le64(message->body + 24);
-	if (ring->is_started)
-		map_ring(vhost, (enum queue)(ring - vhost->rings));
-	return DONE;
-}
-
-static enum outcome get_vring_base(struct vhost *vhost, struct message *message)
-{
-	struct ring *ring = message_ring(vhost, message, load_le32(message->body));
-
-	if (!ring)
-		return HOPELESS;
-	stop_ring(ring);
-	note_queues(vhost);
-	log_event(&vhost->balloon->log, "ring-stopped", "\"queue\": \"%s\", \"next_avail\": %u",
-		  queue_name((enum queue)(ring - vhost->rings)), ring->next_avail);
-	store_le32(message->body + 4, ring->next_avail);
-	return answer(vhost, message, 8);
-}
-
-static enum outcome set_vring_kick(struct vhost *vhost, struct ring *ring, int descriptor)
-{
-	replace_descriptor(&ring->kick, descriptor);
-	ring->is_started = true;
-	note_queues(vhost);
-	/* Without protocol features there is no SET_VRING_ENABLE to wait for. */
-	if (!(vhost->features & FEATURE_PROTOCOL))
-		ring->is_enabled = true;
-	ring->is_broken = false;
-	map_ring(vhost, (enum queue)(ring - vhost->rings));
-	return DONE;
-}
-
-static enum outcome set_vring_descriptor(struct vhost *vhost, struct message *message)
-{
-	uint64_t value = load_le64(message->body);
-	struct ring *ring = message_ring(vhost, message, value & VRING_INDEX_MASK);
-	bool wants_one = !(value & VRING_NO_DESCRIPTOR);
-	int descriptor;
-
-	if (!ring)
-		return FAILED;
-	if (wants_one != (message->descriptor_count == 1)) {
-		complain(vhost, message, "descriptor missing or not announced", message->descriptor_count);
-		return FAILED;
-	}
-	descriptor = message_take_descriptor(message);
-	if (message->request == SET_VRING_KICK)
-		return set_vring_kick(vhost, ring, descriptor);
-	if (message->request == SET_VRING_CALL)
-		replace_descriptor(&ring->call, descriptor);
-	else if (descriptor >= 0)
-		close(descriptor); /* SET_VRING_ERR: errors are in the log */
 	return DONE;
 }
 
@@ -337,11 +138,11 @@ static enum outcome get_config(struct vhost *vhost, struct message *message)
 	uint32_t offset = load_le32(message->body), length = load_le32(message->body + 4);
 
 	if (length > CONFIG_MAX_BYTES || offset > CONFIG_MAX_BYTES) {
-		complain(vhost, message, "no such part of the configuration", length);
-		return answer(vhost, message, 0);
+		vhost_complain(vhost, message, "no such part of the configuration", length);
+		return vhost_answer(vhost, message, 0);
 	}
 	balloon_read_config(vhost->balloon, offset, length, message->body + CONFIG_HEADER_BYTES);
-	return answer(vhost, message, CONFIG_HEADER_BYTES + length);
+	return vhost_answer(vhost, message, CONFIG_HEADER_BYTES + length);
 }
 
 static enum outcome set_config(struct vhost *vhost, const struct message *message)
@@ -350,7 +151,7 @@ static enum outcome set_config(struct vhost *vhost, const struct message *messag
 
 	if (offset > CONFIG_MAX_BYTES || length > CONFIG_MAX_BYTES ||
 	    message->length < CONFIG_HEADER_BYTES + length) {
-		complain(vhost, message, "no such part of the configuration", length);
+		vhost_complain(vhost, message, "no such part of the configuration", length);
 		return FAILED;
 	}
 	balloon_write_config(vhost->balloon, offset, length, message->body + CONFIG_HEADER_BYTES);
@@ -392,7 +193,7 @@ static uint32_t expected_length(uint32_t request)
 static enum outcome handle(struct vhost *vhost, struct message *message)
 {
 	if (message->length < expected_length(message->request)) {
-		complain(vhost, message, "message too short", message->length);
+		vhost_complain(vhost, message, "message too short", message->length);
 		return HOPELESS;
 	}
 	switch (message->request) {
@@ -405,33 +206,33 @@ static enum outcome handle(struct vhost *vhost, struct message *message)
 	case SET_PROTOCOL_FEATURES:
 		return set_protocol_features(vhost, message);
 	case GET_QUEUE_NUM:
-		return answer_u64(vhost, message, queue_count(vhost));
+		return answer_u64(vhost, message, vhost_queue_count(vhost));
 	case SET_OWNER:
 	case RESET_OWNER: /* no meaning is left to it; rings stop by GET_VRING_BASE */
 		return DONE;
 	case SET_MEM_TABLE:
-		return set_mem_table(vhost, message);
+		return vhost_set_mem_table(vhost, message);
 	case SET_VRING_NUM:
 	case SET_VRING_BASE:
 	case SET_VRING_ENABLE:
-		return set_vring_number(vhost, message);
+		return vhost_set_vring_number(vhost, message);
 	case SET_VRING_ADDR:
-		return set_vring_address(vhost, message);
+		return vhost_set_vring_address(vhost, message);
 	case GET_VRING_BASE:
-		return get_vring_base(vhost, message);
+		return vhost_get_vring_base(vhost, message);
 	case SET_VRING_KICK:
 	case SET_VRING_CALL:
 	case SET_VRING_ERR:
-		return set_vring_descriptor(vhost, message);
+		return vhost_set_vring_descriptor(vhost, message);
 	case SET_BACKEND_REQ_FD:
-		replace_descriptor(&vhost->channel, message_take_descriptor(message));
+		vhost_replace_descriptor(&vhost->channel, message_take_descriptor(message));
 		return DONE;
 	case GET_CONFIG:
 		return get_config(vhost, message);
 	case SET_CONFIG:
 		return set_config(vhost, message);
 	default:
-		complain(vhost, message, "request not known", 0);
+		vhost_complain(vhost, message, "request not known", 0);
 		return FAILED;
 	}
 }
@@ -455,7 +256,7 @@ void vhost_receive(struct vhost *vhost)
 	bool goes_on = message_read(vhost->connection, &message, &why);
 
 	if (why)
-		complain(vhost, &message, why, message.length);
+		vhost_complain(vhost, &message, why, message.length);
 	goes_on = goes_on && acknowledge(vhost, &message, handle(vhost, &message));
 	message_close_descriptors(&message);
 	if (!goes_on)
