@@ -8,10 +8,11 @@ INSTALLED := $(VENV)/.ready
 READY := build/bpf.stamp
 # A file stays with one process, for its tests share what they read.
 UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tests/unit
-# Most guests have one emulated CPU, and most tests wait for theirs: two files at a time take little more than half.
+# Most guests have one emulated CPU, and most tests wait for theirs: with two files at a time a quarter of two processors is
+# idle. Three at a time take what one takes nearly twice, and together some 10 GiB at most.
 # QEMU may run code of a kernel that was just patched; lab/README.md tells how it ends. Only such a test gets another try.
 QEMU_FAULT = --reruns 1 --only-rerun "Oops: int3"
-LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 2 --dist loadfile --durations 30 $(QEMU_FAULT) tests/live
+LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 3 --dist loadfile --durations 30 $(QEMU_FAULT) tests/live
 
 # Tests start Python hundreds of times: it compiles each module once, though the machine may say it should not.
 unexport PYTHONDONTWRITEBYTECODE
