@@ -12,7 +12,7 @@ UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tes
 # idle. Three at a time take what one takes nearly twice, and together some 10 GiB at most.
 # QEMU may run code of a kernel that was just patched; lab/README.md tells how it ends. Only such a test gets another try.
 QEMU_FAULT = --reruns 1 --only-rerun "Oops: int3"
-LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 3 --dist loadfile --durations 30 $(QEMU_FAULT) tests/live
+LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 $(QEMU_FAULT) tests/live
 
 # Tests start Python hundreds of times: it compiles each module once, though the machine may say it should not.
 unexport PYTHONDONTWRITEBYTECODE

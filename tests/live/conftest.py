@@ -13,6 +13,22 @@ from tracing import FULL_MIB, assert_no_trace, put_back, shell
 import lab
 
 HERE = Path(__file__).parent
+# Files that take minutes, the longest first: one that began last would leave the others' processors idle.
+LONGEST = (
+    "test_host_memory.py",
+    "test_measure_nested.py",
+    "test_both_sides.py",
+    "test_discards_nested.py",
+    "test_engines.py",
+    "test_docs.py",
+    "test_page_reporting.py",
+    "test_driver.py",
+    "test_host_memory_nested.py",
+    "test_metrics.py",
+    "test_all_vms.py",
+    "test_allocation.py",
+    "test_host_side.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.live)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")
