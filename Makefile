@@ -6,10 +6,10 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ready
 # Programs of bpf/, compiled for the engine prebuilt.
 READY := build/bpf.stamp
-# A file stays with one process, for its tests share what they read.
-UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile tests/unit
-# Most guests have one emulated CPU, and most tests wait for theirs: with two files at a time a quarter of two processors is
-# idle. Three at a time take what one takes nearly twice, and together some 10 GiB at most.
+# A file stays with one process, for its tests share what they read. Files begin by name, for what takes longest is not last then.
+UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile --no-loadscope-reorder tests/unit
+# Most guests have one emulated CPU, and many tests wait for theirs: two files at a time left a quarter of two processors
+# idle. Three take some 10 GiB at most. They begin in the order of tests/live/conftest.py.
 # QEMU may run code of a kernel that was just patched; lab/README.md tells how it ends. Only such a test gets another try.
 QEMU_FAULT = --reruns 1 --only-rerun "Oops: int3"
 LIVE_TESTS = $(PYTHON) -m pytest -v --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 $(QEMU_FAULT) tests/live

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,15 +191,35 @@ def test_each_kind_of_memory_freed_or_not(
     assert max(off) < NEAR, off
 
 
-@pytest.mark.parametrize("sampled", [False, True], ids=["traced", "sampled"])
-def test_what_is_touched_again_is_counted(backings: Backings, tmp_path: Path, *, sampled: bool) -> None:
+# What is touched, by how many faults, how many of them of huge pages, and how many bytes that is.
+TOUCHED = (
+    ("touch anon 3", PAGES // 3, 0, PAGES // 3 * 4096),
+    ("touch thp", BYTES >> 21, BYTES >> 21, BYTES),
+    ("touch hugetlb", BYTES >> 21, BYTES >> 21, BYTES),
+    ("touch memfd 2", PAGES // 2, 0, PAGES // 2 * 4096),
+    ("", 0, 0, 0),
+)
+
+
+# A sample has to fall into one of the calls, so that these are many.
+@pytest.mark.parametrize(
+    ("touched", "pages_each", "options"),
+    [(TOUCHED, 512, ()), (TOUCHED[::2], 1, ("--sample", "--time-faults"))],
+    ids=["traced", "sampled"],
+)
+def test_what_is_touched_again_is_counted(
+    backings: Backings,
+    tmp_path: Path,
+    touched: Sequence[tuple[str, int, int, int]],
+    pages_each: int,
+    options: Sequence[str],
+) -> None:
     """Faults of a deflate's memory, exactly as many as pages were touched; none where it was left alone."""
-    options, pages_each = (("--sample", "--time-faults"), 1) if sampled else ((), 512)
     recorder = start_recording(
         backings.guest, "/root/taken.bt", "-f", "-p", str(backings.pid), *options
     ).wait_attached()
     backings.obey(WARM_UP)
-    for after in ("touch anon 3", "touch thp", "touch hugetlb", "touch memfd 2", ""):
+    for after, *_ in touched:
         backings.wait_for_looks()
         backings.obey(f"serve memfd willneed {pages_each}")
         backings.obey(*([after] if after else []))
@@ -208,12 +228,11 @@ def test_what_is_touched_again_is_counted(backings: Backings, tmp_path: Path, *,
     found = report(recorder.pull(tmp_path))
     taken = [each["taken_back"] for each in found["host"]["periods"]]
     print(*taken, sep="\n")
-    pages = [PAGES // 3, BYTES >> 21, BYTES >> 21, PAGES // 2, 0]
-    assert [each["traced_faults"] for each in taken] == pages
-    assert [each["huge_faults"] for each in taken] == [0, BYTES >> 21, BYTES >> 21, 0, 0]
-    assert [each["faults"] for each in taken] == pages
+    _, faults, huge_faults, back_bytes = map(list, zip(*touched, strict=True))
+    assert [each["traced_faults"] for each in taken] == faults
+    assert [each["huge_faults"] for each in taken] == huge_faults
+    assert [each["faults"] for each in taken] == faults
     # What the process holds besides is next to nothing.
-    back = [PAGES // 3 * 4096, BYTES, BYTES, PAGES // 2 * 4096, 0]
-    assert all(abs(each["bytes"] - size) <= 1 << 20 for each, size in zip(taken, back, strict=True))
+    assert all(abs(each["bytes"] - size) <= 1 << 20 for each, size in zip(taken, back_bytes, strict=True))
     assert all((each["fault_ns"] > 0) == (each["traced_faults"] > 0) for each in taken)
     assert taken[-1]["sentence"] is None
