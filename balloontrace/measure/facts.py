@@ -140,9 +140,9 @@ def end(*_: object) -> None:
 
 
 def ignore_ends() -> None:
-    """From here on nothing is left to be ended."""
+    """Nothing is left to be ended. Were they ignored, Python would complain of one that came just before."""
     for number in _ENDS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
 
 
 def serve(*, keep: bool) -> None:

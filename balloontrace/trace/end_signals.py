@@ -31,6 +31,7 @@ class EndSignals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.received == signal.SIGINT and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # dropping it must not be torn by a third
+            # Dropping it must not be torn by a third; were that ignored, Python would complain of it.
+            signal.signal(signal.SIGINT, lambda *_: None)
             raise KeyboardInterrupt
         self.received = number
