@@ -8,21 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from balloontrace.system.ignore_signals import ignore_signals
+
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def be_deaf() -> None:
-    """From here on no signal ends this process but SIGKILL, nor what it starts.
-
-    Were they ignored, Python would complain of one that came just before.
-    """
-    for number in _ENDS:
-        signal.signal(number, _hear_nothing)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # which a new process takes over, unlike handlers
-
-
-def _hear_nothing(_number: int, _frame: FrameType | None) -> None:
-    pass
+    """From here on no signal ends this process but SIGKILL."""
+    ignore_signals(_ENDS)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

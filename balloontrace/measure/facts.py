@@ -140,9 +140,10 @@ def end(*_: object) -> None:
 
 
 def ignore_ends() -> None:
-    """Nothing is left to be ended. Were they ignored, Python would complain of one that came just before."""
+    """From here on nothing is left to be ended."""
+    sys.unraisablehook = lambda _: None  # of a signal that came just before Python says that it is ignored
     for number in _ENDS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def serve(*, keep: bool) -> None:

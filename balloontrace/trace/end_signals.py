@@ -7,6 +7,8 @@ import os
 import signal
 from types import FrameType
 
+from balloontrace.system.ignore_signals import ignore_signals
+
 
 class EndSignals:
     """SIGINT, SIGTERM and SIGHUP end a recording; a second SIGINT raises KeyboardInterrupt and drops it."""
@@ -31,7 +33,6 @@ class EndSignals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.received == signal.SIGINT and number == signal.SIGINT:
-            # Dropping it must not be torn by a third; were that ignored, Python would complain of it.
-            signal.signal(signal.SIGINT, lambda *_: None)
+            ignore_signals([signal.SIGINT])  # dropping it must not be torn by a third
             raise KeyboardInterrupt
         self.received = number

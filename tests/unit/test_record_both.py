@@ -31,7 +31,6 @@ def _signals_as_before() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
 
 def run(out: Path, command: Sequence[str], duration_s: float | None = None, script: str | None = None) -> int:
