@@ -8,6 +8,7 @@ a message quotes pass through `printable` where it is said.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _MOST_NESTED = 64
@@ -36,18 +37,23 @@ def made_printable(value: dict[str, Any]) -> dict[str, Any]:
     waiting: list[tuple[Any, int]] = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()
-        pairs = list(item.items() if isinstance(item, dict) else enumerate(item))
         if isinstance(item, dict):
-            item.clear()
-        for key, each in pairs:
+            if not all(map(str.isprintable, item)):
+                pairs = [(printable(key), each) for key, each in item.items()]
+                item.clear()
+                item.update(pairs)
+            places: Iterable[Any] = item.items()
+        else:
+            places = enumerate(item)
+        for key, each in places:
             if isinstance(each, str):
-                each = printable(each)
+                if not each.isprintable():
+                    item[key] = printable(each)
             elif isinstance(each, dict | list):
                 if depth < _MOST_NESTED:
                     waiting.append((each, depth + 1))
                 else:
-                    each = None
-            item[printable(key) if isinstance(key, str) else key] = each
+                    item[key] = None
     return value
 
 

@@ -13,18 +13,17 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from PIL import Image
 
 import lab
 from lab.metrics_client import ENVIRONMENT, install_client
 from lab.prometheus import TARGET, Prometheus
 from lab.script import run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "serve.png"
@@ -111,6 +110,9 @@ def _legend(form: str, labels: Mapping[str, str]) -> str:
 
 def _draw(panels: list[Any], answers: list[list[Any]]) -> bytes:
     """A PNG of all panels, in few colours."""
+    import matplotlib as mpl  # only here: it takes a second to load
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         rows = -(-len(panels) // 2)
         figure = Figure(figsize=(10, 2.3 * rows), dpi=100, layout="constrained")
@@ -126,6 +128,8 @@ def _draw(panels: list[Any], answers: list[list[Any]]) -> bytes:
 
 
 def _draw_panel(axes: Axes, panel: Mapping[str, Any], found: list[Any]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     found = sorted(found, key=lambda each: -max(float(value) for _, value in each["values"]))[:_MOST_SERIES]
     start_s = min((float(each["values"][0][0]) for each in found), default=0.0)
     for each in found:

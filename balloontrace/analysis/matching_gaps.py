@@ -90,7 +90,7 @@ def match_with_gaps(sends: Calls, batches: Calls) -> Matching:
 
 def may_match_with_gaps(guest: Calls, host: Calls) -> bool:
     """Whether some sends in a row agree with some buffers in a row."""
-    return any(True for _ in _beginnings(guest, host))
+    return any(0 < len(_places(guest, host, run)) <= _MOST_PLACES for run in _runs(guest, host))
 
 
 def _find(guest: Calls, host: Calls) -> list[_Proved]:
@@ -138,25 +138,30 @@ def _one_by_one(calls: Calls) -> bool:
 
 
 def _has(proved: _Proved, mine: _Rows, theirs: _Rows) -> bool:
-    """Whether these pairs are among those."""
-    places = np.minimum(np.searchsorted(proved.sends, mine), len(proved.sends) - 1)
-    return bool(np.all((proved.sends[places] == mine) & (proved.batches[places] == theirs)))
+    """Whether these pairs, which follow each other on both sides, are among those."""
+    at = int(np.searchsorted(proved.sends, mine[0]))
+    pairs = slice(at, at + len(mine))
+    return np.array_equal(proved.batches[pairs], theirs) and np.array_equal(proved.sends[pairs], mine)
 
 
 def _beginnings(guest: Calls, host: Calls) -> Iterator[tuple[_Rows, _Rows]]:
     """Runs of sends with runs of buffers that agree with each other, those first that agree least often."""
+    found = [(run, _places(guest, host, run)) for run in _runs(guest, host)]
+    for run, places in sorted(found, key=lambda each: len(each[1])):
+        if len(places) <= _MOST_PLACES:
+            for place in places.tolist():
+                yield run, np.arange(place, place + len(run))
+
+
+def _runs(guest: Calls, host: Calls) -> list[_Rows]:
+    """Sends in a row to begin with, from all over the recording."""
     length = min(_RUN, max(_SHORTEST_RUN, min(len(guest), len(host)) // 4))
     last = len(guest) - length
     if last < 0 or len(host) < length:
-        return
-    run = np.arange(length)
+        return []
     runs = min(last + 1, max(_FEWEST_RUNS, min(_RUNS, _ALL_PLACES // len(host))))
     starts = np.unique(np.linspace(0, last, runs).astype(np.intp)).tolist()
-    places = {start: _places(guest, host, start + run) for start in starts}
-    for start in sorted(starts, key=lambda start: len(places[start])):
-        if len(places[start]) <= _MOST_PLACES:
-            for place in places[start].tolist():
-                yield start + run, place + run
+    return [np.arange(start, start + length) for start in starts]
 
 
 def _places(guest: Calls, host: Calls, mine: _Rows) -> _Rows:
@@ -241,16 +246,16 @@ def _by_chance(guest: Calls, host: Calls, proved: _Proved) -> bool:
     gaps = np.count_nonzero((np.diff(proved.sends) > 1) | (np.diff(proved.batches) > 1))
     if gaps > _MOST_GAPS * pairs:
         return True
-    unharmed = _unharmed(guest, host, proved)
     ways = 2 * math.log(len(guest) + len(host))
-    return unharmed > 0 and ways + pairs * math.log(unharmed) > _BY_CHANCE
+    enough = math.exp((_BY_CHANCE - ways) / pairs)
+    return any(unharmed > enough for unharmed in _unharmed(guest, host, proved))
 
 
-def _unharmed(guest: Calls, host: Calls, proved: _Proved) -> float:
+def _unharmed(guest: Calls, host: Calls, proved: _Proved) -> Iterator[float]:
     """How likely one more buffer has no contradiction by a wrong offset: near 1 for calls at equal intervals.
 
-    Wrong offsets are tried: half a send's turn off and more. The one that does best tells. Contradictions in
-    a row count as one.
+    Wrong offsets are tried: half a send's turn off and more. The one that does best tells; some are tried
+    together, and the best of them comes back. Contradictions in a row count as one.
     """
     clock, turn_ns = proved.clock, int(np.median(np.diff(guest.start_ns)))
     base_ns = round(clock.offset_ns)
@@ -260,15 +265,14 @@ def _unharmed(guest: Calls, host: Calls, proved: _Proved) -> float:
     )
     blocks = np.linspace(0, max(0, len(proved.batches) - _BLOCK), _BLOCKS).astype(np.intp)
     rows = proved.batches[np.unique(np.minimum(blocks[:, None] + np.arange(_BLOCK), len(proved.batches) - 1))]
-    most = 0.0
-    for part in range(_TURN_PARTS // 2, _TURNS * _TURN_PARTS):
-        for off_ns in (-part * turn_ns // _TURN_PARTS, part * turn_ns // _TURN_PARTS):
-            first_ns, last_ns = host.start_ns[rows] + off_ns, host.end_ns[rows] + off_ns
-            send = np.minimum(np.searchsorted(end_ns, first_ns, side="right"), len(guest) - 1)
-            overlaps = (start_ns[send] < last_ns) & (first_ns < end_ns[send])
-            inside = (start_ns[send] <= first_ns) & (last_ns <= end_ns[send])
-            inside[1:] &= send[1:] != send[:-1]
-            harmed = overlaps & ~inside
-            begun = int(harmed[0]) + np.count_nonzero(harmed[1:] & ~harmed[:-1])
-            most = max(most, 1 - begun / (np.count_nonzero(~harmed) + begun))
-    return most
+    parts = np.arange(_TURN_PARTS // 2, _TURNS * _TURN_PARTS)
+    offs_ns = np.outer(parts, (-turn_ns, turn_ns)).reshape(-1, 1) // _TURN_PARTS
+    for some_ns in np.array_split(offs_ns, math.ceil(offs_ns.size * len(rows) / _AT_ONCE)):
+        first_ns, last_ns = host.start_ns[rows] + some_ns, host.end_ns[rows] + some_ns
+        send = np.minimum(np.searchsorted(end_ns, first_ns, side="right"), len(guest) - 1)
+        overlaps = (start_ns[send] < last_ns) & (first_ns < end_ns[send])
+        inside = (start_ns[send] <= first_ns) & (last_ns <= end_ns[send])
+        inside[:, 1:] &= send[:, 1:] != send[:, :-1]
+        harmed = overlaps & ~inside
+        begun = harmed[:, 0] + np.count_nonzero(harmed[:, 1:] & ~harmed[:, :-1], axis=1)
+        yield float(np.max(1 - begun / (np.count_nonzero(~harmed, axis=1) + begun)))

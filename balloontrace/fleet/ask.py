@@ -109,8 +109,7 @@ def _fitting(name: str, question: Question, options: Options) -> Options:
 def answer_sql(dataset: Dataset, text: str, engine: str) -> Answer:
     """The answer to a query of the tables, in the engine's own SQL."""
     with _explained_files(dataset), open_engine(engine, dataset) as opened:
-        opened.open_tables(dataset)
-        names, rows = opened.ask_sql(text)
+        names, rows = opened.ask_sql(dataset, text)
     return Answer(
         question=_SQL,
         title=printable(" ".join(text.split())),

@@ -64,8 +64,8 @@ class Engine:
         with explained(self.name):
             return [{name: _plain(value) for name, value in row.items()} for row in self._rows(asked)]
 
-    def ask_sql(self, text: str) -> tuple[list[str], list[Row]]:
-        """Columns and rows of a query in the engine's own SQL.
+    def ask_sql(self, dataset: Dataset, text: str) -> tuple[list[str], list[Row]]:
+        """Columns and rows of a query of the dataset's tables in the engine's own SQL.
 
         Errors as `rows`; UsageError for anything but one query, since a statement may write.
         """
@@ -74,6 +74,7 @@ class Engine:
                 raise UsageError(
                     "--sql takes one query and no other statement: it begins with SELECT or WITH"
                 )
+            self.open_tables(dataset)
             asked = self._name_sql(_ASKED, text)
             return list(asked.columns), self.rows(asked)
 

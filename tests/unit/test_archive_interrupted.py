@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, table_of
+from fleets import EXAMPLES, ROOT, assert_same_rows, contents, dataset_of, rows_of, table_of
 from killed_writers import killed_at
 from writers_together import start_writers
 
@@ -80,7 +80,7 @@ def assert_whole_or_absent(folder: Path, expected: Path) -> None:
         path.name for path in expected.glob("commits/*/*/*.json")
     }
     for table in TABLES:
-        rows = table_of(expected, table)
+        rows = rows_of(expected, table)
         wanted = int(rows["recording_id"].isin(seen).sum())
         assert wanted == (len(table_of(folder, table)) if seen else 0)
 

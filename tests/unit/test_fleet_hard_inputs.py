@@ -28,13 +28,18 @@ GIVEN = [EXAMPLES / "before" / f"before-001-{side}.bt" for side in ("guest", "ho
 OTHER = EXAMPLES / "before" / "before-002-host.bt"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two batches of one day and host, of a guest and then of its host."""
-    data = tmp_path / "dataset"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("made")
     for given in (GIVEN[:1], GIVEN, [OTHER]):
         archive(given, open_storage(str(data)))
     return data
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """Two batches of one day and host, of a guest and then of its host."""
+    return Path(shutil.copytree(made, tmp_path / "dataset"))
 
 
 def assert_said(done: Done, status: int, *words: str) -> None:

@@ -84,10 +84,15 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path, *, at_import_time: bool = False) -> set[str]:
     """Dotted names a module imports, anywhere or only when it is itself imported; none for types only."""
     found: set[str] = set()
-    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    pending: list[ast.AST] = [tree(path)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
@@ -209,9 +214,10 @@ def test_commands_import_heavy_things_late(module: str) -> None:
         pending.extend(own(names) - seen)
 
 
+@cache
 def calls(path: Path) -> set[str]:
     """What a module calls, as it is spelled."""
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(tree(path))
     return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
 
 
@@ -232,9 +238,14 @@ def test_no_test_imports_another(path: Path) -> None:
     assert not [name for name in imports(path) if name.startswith("test_")]
 
 
+@cache
+def compared(path: Path) -> set[object]:
+    """Constants that a module compares with."""
+    nodes = (node for node in ast.walk(tree(path)) if isinstance(node, ast.Compare))
+    return {word.value for node in nodes for word in ast.walk(node) if isinstance(word, ast.Constant)}
+
+
 @pytest.mark.parametrize("words", [vocabulary.Side, vocabulary.Kind])
 def test_words_that_recordings_use_are_compared_by_their_enums(words: type[enum.StrEnum]) -> None:
     for module, path in modules().items():
-        nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare))
-        spelled = {word.value for node in nodes for word in ast.walk(node) if isinstance(word, ast.Constant)}
-        assert not spelled & set(words), module
+        assert not compared(path) & set(words), module

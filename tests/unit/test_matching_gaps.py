@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from other_buffers import MIB, discard
 from page_reporting import report_span
 from patched_flows import PatchedFlow
 from synthetic_both import guest_recording
-from synthetic_host import OFFSET_NS, HostTimes, batches, host_recording, pack_batch
+from synthetic_host import OFFSET_NS, Batch, HostTimes, batches, host_recording, pack_batch
 
 from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.analysis.matching_gaps import match_with_gaps
@@ -178,29 +179,41 @@ def flow_of(*, patched: bool) -> Flow:
     return flow
 
 
+class MadeUp(NamedTuple):
+    """A guest's recording, its host's buffers, and those of page reports."""
+
+    guest: Recording
+    served: list[Batch]
+    reported: list[bytes]
+
+    def host(self, gone: Numbers = frozenset()) -> Recording:
+        left = [pack_batch(each) for place, each in enumerate(self.served) if place not in gone]
+        return host_recording(self.served, raw=b"".join([*left, *self.reported]))
+
+
+@cache
+def made_up(*, patched: bool, reports: bool) -> tuple[MadeUp, Examined]:
+    flow = flow_of(patched=patched)
+    served, reported = batches(flow, SERVES), list[bytes]()
+    if reports:
+        made = [report_span(flow.spans[40 * number].start_ns + 9_000, {10: 3}) for number in range(1, 6)]
+        flow.spans += [each._replace(duration_ns=200_000) for each in made]
+        reported = [discard(each.start_ns + OFFSET_NS + 40_000, calls=3, size=4 * MIB) for each in made]
+    sides = MadeUp(guest_recording(flow), served, reported)
+    return sides, examine(sides.guest, sides.host())
+
+
 @pytest.mark.parametrize("reports", [False, True], ids=["alone", "with reports"])
 @pytest.mark.parametrize("patched", [False, True], ids=["stock", "patched"])
 @pytest.mark.parametrize("side", ["guest", "host"])
 @pytest.mark.parametrize("what", LOST)
 def test_either_driver_and_page_reports(what: str, side: str, *, patched: bool, reports: bool) -> None:
-    flow = flow_of(patched=patched)
-    raw = [pack_batch(batch) for batch in batches(flow, SERVES)]
-    gone = chosen(what, len(raw), 3)
-    left = [each for place, each in enumerate(raw) if place not in gone] if side == "host" else raw
-    others: list[bytes] = []
-    if reports:
-        made = [report_span(flow.spans[40 * number].start_ns + 9_000, {10: 3}) for number in range(1, 6)]
-        flow.spans += [each._replace(duration_ns=200_000) for each in made]
-        others = [discard(each.start_ns + OFFSET_NS + 40_000, calls=3, size=4 * MIB) for each in made]
-    guest = guest_recording(flow)
-    host, fewer = (
-        host_recording(batches(flow, SERVES), raw=b"".join([*some, *others])) for some in (raw, left)
-    )
-    whole = examine(guest, host)
-    found = examine(without_sends(guest, gone if side == "guest" else frozenset()), fewer)
-    lost = [len(gone) if side == each else 0 for each in ("guest", "host")]
-    assert_told(found, whole, *lost)
-    assert pairing_of(found).pairs == len(raw) - len(gone)
+    made, whole = made_up(patched=patched, reports=reports)
+    gone = chosen(what, len(made.served), 3)
+    of_guest, of_host = (gone if side == each else frozenset() for each in ("guest", "host"))
+    found = examine(without_sends(made.guest, of_guest), made.host(of_host))
+    assert_told(found, whole, len(of_guest), len(of_host))
+    assert pairing_of(found).pairs == len(made.served) - len(gone)
 
 
 @pytest.mark.parametrize("number", range(60))

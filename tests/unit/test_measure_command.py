@@ -91,11 +91,21 @@ def test_what_is_no_folder(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+MEASURE = ("measure", *QMP, "--take", "64M")
+RECORD = ("record", "--side", "both", "-p", str(os.getpid()))
+
+
 @pytest.mark.parametrize(
-    "words",
-    [("measure", *QMP, "--take", "64M"), ("record", "--side", "both", "-p", str(os.getpid()))],
-    ids=lambda words: words[0],
+    ("words", "number"),
+    [
+        (MEASURE, signal.SIGINT),
+        pytest.param(MEASURE, signal.SIGTERM, marks=pytest.mark.thorough),
+        (MEASURE, signal.SIGHUP),
+        pytest.param(RECORD, signal.SIGINT, marks=pytest.mark.thorough),
+        (RECORD, signal.SIGTERM),
+        pytest.param(RECORD, signal.SIGHUP, marks=pytest.mark.thorough),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
 def test_it_ends_once_however_often_it_is_told_to(
     words: tuple[str, ...], number: int, tmp_path: Path

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -26,11 +26,16 @@ SEND = {"start_ns": "started_ns", "new_pages": "pages", "pages": "pages_named", 
 SEND |= {"first_pfn": "pfn_first", "last_pfn": "pfn_last", "state": "payload"}
 
 
-def load(name: str, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The report of a recording as pandas has it from CSV, and as JSON."""
+@cache
+def rendered(name: str) -> tuple[pd.DataFrame, str]:
     report = examined(name).report
-    (folder / "report.csv").write_text(render_csv(report))
-    return pd.read_csv(folder / "report.csv"), json.loads(render_json(report))
+    return pd.read_csv(io.StringIO(render_csv(report))), render_json(report)
+
+
+def load(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The report of a recording as pandas has it from CSV, and as JSON."""
+    table, described = rendered(name)
+    return table, json.loads(described)
 
 
 def is_same(cell: object, value: object) -> bool:
@@ -51,11 +56,15 @@ def assert_row(row: dict[str, Any], described: dict[str, Any], names: dict[str, 
             assert is_same(row[column], value), (field, row[column], value)
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def rows(table: pd.DataFrame, level: str, **where: object) -> list[dict[str, Any]]:
     chosen = table[table.level == level]
     for column, value in where.items():
         chosen = chosen[chosen[column] == value]
-    return [dict(row) for _, row in chosen.iterrows()]
+    return records(chosen)
 
 
 def numbers(described: Any, place: str = "") -> Iterator[tuple[str, float]]:
@@ -86,8 +95,8 @@ def assert_values(found: list[dict[str, Any]], wanted: list[tuple[str, float]]) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_operations_stages_and_totals_are_those_of_json(name: str, tmp_path: Path) -> None:
-    table, described = load(name, tmp_path)
+def test_operations_stages_and_totals_are_those_of_json(name: str) -> None:
+    table, described = load(name)
     assert tuple(table.columns) == COLUMNS
     operations = rows(table, "operation")
     assert len(operations) == len(described["operations"])
@@ -107,8 +116,8 @@ def test_operations_stages_and_totals_are_those_of_json(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_payloads_are_those_of_json(name: str, tmp_path: Path) -> None:
-    table, described = load(name, tmp_path)
+def test_payloads_are_those_of_json(name: str) -> None:
+    table, described = load(name)
     for operation in described["operations"]:
         number, statistics = operation["number"], operation["payload"]
         if statistics is None:
@@ -133,15 +142,15 @@ def test_payloads_are_those_of_json(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
-def test_every_other_number_is_a_value(name: str, tmp_path: Path) -> None:
-    table, described = load(name, tmp_path)
+def test_every_other_number_is_a_value(name: str) -> None:
+    table, described = load(name)
     values = table[(table.level == "value") & table.operation.isna()]
     reporting = described["page_reporting"] or {}
     cycles = reporting.pop("each_cycle", [])
     for row, cycle in zip(rows(table, "report_cycle"), cycles, strict=True):
         assert_row(row, cycle, {})
     wanted = list(numbers(without(described, "operations", "totals")))
-    assert_values([dict(row) for _, row in values.iterrows()], wanted)
+    assert_values(records(values), wanted)
     assert any(place == "schema_version" for place, _ in wanted)
     for operation in described["operations"]:
         left = without(operation, "number", "stages", "payload_sends", "what_if")
@@ -154,8 +163,8 @@ def test_every_other_number_is_a_value(name: str, tmp_path: Path) -> None:
         assert_values(rows(table, "value", operation=operation["number"]), wanted)
 
 
-def test_both_sides_are_in_it(tmp_path: Path) -> None:
-    table, described = load("nested-qemu", tmp_path)
+def test_both_sides_are_in_it() -> None:
+    table, described = load("nested-qemu")
     value = table[table.level == "value"].set_index("name").value
     assert value["host.pairing.pairs"] == 1024
     assert value["host.calls.madvise_dontneed.bytes"] == 1 << 30
