@@ -89,7 +89,7 @@ NONE, GUEST, HOST = Mode("none"), Mode("guest", ("guest",)), Mode("host", ("host
 GUEST_ALL = Mode("guest-all", ("guest",), guest_options=("--split-allocation",))
 SAMPLED, SAMPLED_ALL, BOTH_SAMPLED = (
     Mode("sampled", HOST.sides, host_options=SAMPLE),
-    Mode("sampled-all", HOST.sides, host_options=(*SAMPLE, "--time-faults")),
+    Mode("sampled-all", HOST.sides, host_options=(*SAMPLE, "--time-faults", "--count-discards")),
     Mode("both-sampled", BOTH, host_options=SAMPLE),
 )
 BOTH_TRACED = Mode("both", BOTH)

@@ -47,15 +47,15 @@ struct bt_sampled_batch {
 	bt_u64 done_ns;
 	bt_u64 samples;            /* all, inside calls and outside */
 	bt_u64 idle_ns;            /* the thread had completed the buffer before; 0: none that is known */
-	bt_u64 reserved;           /* 0, as the other ones */
+	bt_u64 discarded_bytes;    /* taken from the guest, as KVM was told; 0 unless that is counted */
 	bt_u32 samples_in[BT_CALLS]; /* of them inside calls, indexed by kind */
 	bt_u32 tid;
 	bt_u32 place;              /* of the eventfd in the table below */
 	bt_u32 thp_splits;         /* huge page mappings split while it was served */
-	bt_u16 reserved_errno;
+	bt_u16 splitting;          /* what KVM is told of next is the split of a huge page */
 	bt_u16 flags;
 	bt_u32 kicked_by;
-	bt_u32 padding;
+	bt_u32 discards;           /* ranges taken from the guest; 0 unless that is counted */
 	bt_u64 address;            /* of the madvise that the first sample inside a call was in; 0: it was in another call */
 };
 

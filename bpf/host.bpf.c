@@ -272,8 +272,10 @@ static __always_inline int on_split_huge_pmd_entry(u64 vma)
 	if (!thread)
 		return 0;
 	thread->thp_splits++;
-	if (SAMPLED && thread->sampled.kick_ns)
+	if (SAMPLED && thread->sampled.kick_ns) {
 		thread->sampled.thp_splits++;
+		thread->sampled.splitting = 1;
+	}
 	if (thread->entry_ns)
 		thread->batch.thp_splits++;
 	return 0;

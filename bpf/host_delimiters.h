@@ -181,6 +181,7 @@ ENTRY_PROGRAM(kvm_vm_ioctl, 2)
 #if SAMPLED
 ENTRY_PROGRAM(hrtimer_interrupt, 1)
 ENTRY_PROGRAM(kvm_send_userspace_msi, 1_TYPED)
+ENTRY_raw_tracepoint(kvm_unmap_hva_range, 2)
 #endif
 
 #endif

@@ -210,6 +210,25 @@ static __always_inline int on_hrtimer_interrupt_entry(u64 device)
 		add_call(thread, call, CALL_NUMBER(regs) == NUMBER_MADVISE ? CALL_FIRST(regs) : 0, now_ns);
 	return 0;
 }
+
+/*
+ * kvm:kvm_unmap_hva_range(start, end): KVM is told to take this range of the process from its guest, for whoever discards it.
+ * A huge page that is split on the way is told of as a whole, and stays.
+ */
+static __always_inline int on_kvm_unmap_hva_range_entry(u64 start, u64 end)
+{
+	struct bt_thread *thread = find_thread();
+
+	if (!thread || !thread->sampled.kick_ns)
+		return 0;
+	if (thread->sampled.splitting) {
+		thread->sampled.splitting = 0;
+		return 0;
+	}
+	thread->sampled.discards++;
+	thread->sampled.discarded_bytes += end - start;
+	return 0;
+}
 #else
 #define may_be_of_balloon(thread) 0
 #define start_sampling(thread)

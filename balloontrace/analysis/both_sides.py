@@ -251,17 +251,30 @@ def _served_of_operations(
     rows = zip(buffers.tolist(), *(sums(column, group, count).tolist() for column in columns), strict=True)
     if batches.sampled:
         samples = sums(batches.int64("samples")[batch], group, count).tolist()
+        discards = _discards_of_operations(batches, batch, group, count)
         return tuple(
-            Served(row[0], *(None,) * 4, row[5], *(None,) * 2, samples=taken, samples_inside=row[1])
+            Served(row[0], *(None,) * 4, row[5], *(None,) * 2, taken, row[1], *discarded)
             if row[0] and row[0] == sends_made
             else None
-            for row, taken, sends_made in zip(rows, samples, sent.tolist(), strict=True)
+            for row, taken, discarded, sends_made in zip(rows, samples, discards, sent.tolist(), strict=True)
         )
     return tuple(
         Served(*row, *(cost.of_calls(row[1], calls_ns) if cost else (None, None)))
         if row[0] and row[0] == sends_made
         else None
         for (*row, calls_ns), sends_made in zip(rows, sent.tolist(), strict=True)
+    )
+
+
+def _discards_of_operations(
+    batches: Batches, batch: NDArray[np.intp], group: Column, count: int
+) -> list[tuple[int, int] | tuple[None, None]]:
+    """How much was taken from the guest for each operation, in discards and bytes, where that was counted."""
+    if not batches.counts_discards:
+        return [(None, None)] * count
+    names = ("discards", "discarded_bytes")
+    return list(
+        zip(*(sums(batches.int64(name)[batch], group, count).tolist() for name in names), strict=True)
     )
 
 

@@ -231,6 +231,11 @@ class Batches:
         """Whether there are samples of calls in place of calls."""
         return "samples" in self.columns
 
+    @property
+    def counts_discards(self) -> bool:
+        """Whether what was taken from the guest was counted beside samples."""
+        return "discards" in self.columns
+
     def __len__(self) -> int:
         return len(self.columns["first_call_ns"])
 

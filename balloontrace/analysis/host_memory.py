@@ -96,7 +96,18 @@ class HostMemoryTable:
         """What each batch named to be given back; 0 of one that wants memory back as well."""
         gives, wants = self.batches.calls(*_GIVING), self.batches.calls(Call.MADVISE_WILLNEED)
         named = np.maximum(self.batches.int64("madvise_bytes"), self.batches.int64("fallocate_bytes"))
+        if self.batches.counts_discards:
+            named = self.batches.int64("discarded_bytes")
         return np.where((gives > 0) & (wants == 0), named, 0)
+
+    @cached_property
+    def _knows_bytes(self) -> bool:
+        """Whether it was counted what each batch named: a page discarded twice over is told of twice."""
+        if not self.batches.sampled:
+            return True
+        punches = self.batches.calls(Call.FALLOCATE_PUNCH_HOLE).any()
+        advises = self.batches.calls(Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE).any()
+        return self.batches.counts_discards and not (punches and advises)
 
     @cached_property
     def _region_of_batch(self) -> Column:
@@ -160,17 +171,17 @@ class HostMemoryTable:
         return judge(self._asked(rows, beside, pages), beside, found)
 
     def _asked(self, rows: Column, beside: Beside | None, pages: int | None) -> Asked:
-        columns, sampled = self._columns, self.batches.sampled
+        columns = self._columns
         errnos = columns["last_errno"][rows]
-        asked_bytes: int | None = int(self._named_bytes[rows].sum())
-        if sampled:
-            asked_bytes = None if pages is None else pages * BALLOON_PAGE_BYTES
+        asked_bytes = int(self._named_bytes[rows].sum()) if self._knows_bytes else None
+        if self.batches.sampled and pages is not None:
+            asked_bytes = pages * BALLOON_PAGE_BYTES
         return Asked(
             {call: int(column[rows].sum()) for call, column in self._calls.items()},
             int(columns["errors"][rows].sum()),
             int(errnos[errnos > 0][-1]) if (errnos > 0).any() else 0,
             asked_bytes,
-            None if sampled or beside is None else self._bytes_meanwhile(beside),
+            self._bytes_meanwhile(beside) if self._knows_bytes and beside is not None else None,
             int(columns["thp_splits"][rows].sum()) if self.splits_counted else None,
         )
 

@@ -137,6 +137,8 @@ def analyse_host(recording: Recording) -> HostRecording:
         madvise_bytes=_counted(batches, batches.int64("madvise_bytes")),
         fallocate_bytes=_counted(batches, batches.int64("fallocate_bytes")),
         thp_splits=int(batches.int64("thp_splits").sum()) if counts_splits else None,
+        discards=int(batches.int64("discards").sum()) if batches.counts_discards else None,
+        discarded_bytes=int(batches.int64("discarded_bytes").sum()) if batches.counts_discards else None,
         calls=tuple(_calls(call, sums, freed) for call, sums in totals.items() if sums.calls),
         memory=tuple(_memory(recording.metadata, recording.end or {})),
         losses=losses,
@@ -197,7 +199,8 @@ def _decode(recording: Recording, recorded: Recorded) -> Batches:
     """Batches with their calls, or with samples of them."""
     if _sample_period_ns(recording) is not None:
         layout = parse_sampled_layout(recording.metadata.get("sampled_layout"))
-        return decode_sampled_batches(recording.sampled, layout, recorded)
+        counts = bool(text(mapping(recording.metadata, "sampling"), "discards_by"))
+        return decode_sampled_batches(recording.sampled, layout, recorded, discards=counts)
     return decode_batches(
         recording.batches, parse_batch_layout(recording.metadata.get("batch_layout")), recorded
     )
@@ -339,7 +342,12 @@ def _warn_of_missing(batches: int | None) -> Iterator[str]:
 def _not_measured(
     header: Header, batches: Batches, delimited: int, freed: str | None, *, is_part: bool
 ) -> Iterator[str]:
-    if batches.sampled:
+    if batches.counts_discards:
+        yield (
+            "host: how long each call took, calls that want memory back, and failed ones: record --sample "
+            "counts discards alone"
+        )
+    elif batches.sampled:
         yield "host: calls, how long each took and what it named: record --sample counts none"
     missing = [probe for probe in header.probes if probe.status not in (Status.ATTACHED, Status.NOT_NEEDED)]
     for probe in missing:

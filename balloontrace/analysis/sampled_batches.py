@@ -32,11 +32,12 @@ _SAME = ("tid", "kicked_by", *_TIMES)  # of no two batches
 _MAX_NS = 1 << 62
 _MOST_SAMPLES = 1 << 40
 _NO_EVENTFD = 0
+_DISCARDS = ("discards", "discarded_bytes")
 _KEPT = ("samples", "kicked_by", "tid", "address", "thp_splits")
 
 
 def decode_sampled_batches(
-    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded
+    pieces: Sequence[bytes | memoryview], layout: SpanLayout, recorded: Recorded, *, discards: bool = False
 ) -> Batches:
     """Decode the SMPL pieces of a recording; impossible ones are counted as damaged.
 
@@ -44,6 +45,7 @@ def decode_sampled_batches(
     are not known. A batch without a sample inside a call has bounds of its calls that say nothing: the first
     one may be as late as the completion, the last one as early as the kick.
 
+    With `discards` there are columns of what was taken from the guest, `discards` and `discarded_bytes`.
     Left out are batches of eventfds by which no batch had a sample inside a call: those are a disk's, say.
     """
     records, torn = record_table(pieces, layout)
@@ -55,6 +57,8 @@ def decode_sampled_batches(
     proven = np.setdiff1d(kicked_by[sane & (inside > 0)], [_NO_EVENTFD])
     kept = np.flatnonzero(sane & ((inside > 0) | np.isin(kicked_by, proven)))
     columns = _as_batches({name: values[kept] for name, values in found.items()}, inside[kept])
+    if discards:
+        columns |= {name: found[name][kept].astype(np.int64) for name in _DISCARDS}
     order = np.lexsort((columns["first_call_ns"], columns["done_ns"]))
     damaged = int(np.count_nonzero(~sane))
     return Batches(
@@ -66,7 +70,7 @@ def decode_sampled_batches(
 
 def _possible(found: Mapping[str, NDArray[np.generic]], recorded: Recorded) -> Mask:
     """Which batches can be: in order, no more samples inside calls than there are."""
-    possible: Mask = below(found["samples"], _MOST_SAMPLES)
+    possible: Mask = below(found["samples"], _MOST_SAMPLES) & below(found["discarded_bytes"], _MAX_NS)
     for name in _TIMES:
         possible &= below(found[name], _MAX_NS)
     kick_ns, first_ns, last_ns, done_ns, idle_ns = (found[name].astype(np.uint64) for name in _TIMES)

@@ -55,6 +55,7 @@ _FREED = (
     "how much of d went by pages: that shows where few calls freed something, and record --count-freed on "
     "the host counts it"
 )
+_SAMPLED_FREED = "how much of d went by pages: samples do not show how long the calls of one send took"
 _MANY_FREED = "how much of d went by pages: too many calls freed something"
 _NO_TIMES = "how long it would have taken: sends were not traced"
 # With more freed than half of the calls, the median send may have freed something too.
@@ -160,12 +161,22 @@ def imagine_other_formats(
 
 
 def _done(operation: Operation, sends: int, pages: int, calls: CallsOfHost | None) -> _Done:
-    count = None if operation.served is None else operation.served.calls
+    count = _count_calls(operation)
     d_ns = next((row.total_ns for row in operation.stages if row.stage == D.code), None)
     own_share: float | None = None
     if calls is not None and count and d_ns and (calls.freed_pages or 0) <= _FEW * count:
         own_share = None if calls.freed_pages is None else min(1.0, calls.typical_ns * count / d_ns)
     return _Done(sends, pages, max(operation.work_items, 1), count, own_share)
+
+
+def _count_calls(operation: Operation) -> int | None:
+    """Calls of the host; discards are those of an inflate where calls were sampled."""
+    served = operation.served
+    if served is None:
+        return None
+    if served.samples is None:
+        return served.calls
+    return served.discards if operation.kind is Kind.INFLATE else None
 
 
 def _estimate(name: str, cost: Cost, rows: Sequence[StageRow], done: _Done) -> FormatEstimate:
@@ -235,6 +246,8 @@ def _unknown(operation: Operation, done: _Done, calls: CallsOfHost | None) -> It
         yield _NO_TIMES
     elif done.calls is None:
         yield _SAMPLED
+    elif done.calls and operation.served is not None and operation.served.samples is not None:
+        yield _SAMPLED_FREED
     elif done.calls and done.own_share is None:
         yield _FREED if calls is None or calls.freed_pages is None else _MANY_FREED
     if done.calls and done.calls < done.pages:

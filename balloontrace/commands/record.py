@@ -148,6 +148,12 @@ _MOST_BUFFER_BYTES = 256 << 20
     "fault of any process on the host then takes some 350 instructions more.",
 )
 @click.option(
+    "--count-discards",
+    is_flag=True,
+    help="With --sample, count what KVM is told to take from its guest, hence the discards of an inflate "
+    "and their bytes. Each then takes some 130 instructions more.",
+)
+@click.option(
     "--pair",
     metavar="NAME",
     help="A name for this recording and the other side's, made at the same time: they belong together "

@@ -81,6 +81,8 @@ BATCH_COLUMNS = (
     "samples",
     "samples_inside",
     "eventfd",
+    "discards",
+    "discarded_bytes",
 )
 
 _OF_CALLS = (
@@ -174,6 +176,8 @@ def batch_values(batches: Batches, both: BothSides | None, rows: Rows) -> list[V
         **{f"{call.name.lower()}_calls": batches.calls(call)[rows].tolist() for call in Call},
         "samples": [None] * len(rows),
         "samples_inside": [None] * len(rows),
+        "discards": [None] * len(rows),
+        "discarded_bytes": [None] * len(rows),
         "eventfd": _where(batches.int64("kicked_by") != NO_EVENTFD, batches.int64("kicked_by"), rows),
         **(_of_samples(batches, rows) if batches.sampled else {}),
     }
@@ -186,12 +190,14 @@ def _of_samples(batches: Batches, rows: Rows) -> dict[str, Values]:
     """What is known of calls that were sampled, in place of what is not."""
     inside = batches.calls(*Call)
     seen = inside > 0
+    counted = ("discards", "discarded_bytes") if batches.counts_discards else ()
     return {
         **dict.fromkeys(_OF_CALLS, [None] * len(rows)),
         "first_call_ns": _where(seen, batches.int64("first_call_ns"), rows),
         "last_return_ns": _where(seen, batches.int64("last_return_ns"), rows),
         "samples": batches.int64("samples")[rows].tolist(),
         "samples_inside": inside[rows].tolist(),
+        **{name: batches.int64(name)[rows].tolist() for name in counted},
     }
 
 

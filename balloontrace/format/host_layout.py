@@ -36,11 +36,14 @@ BATCH = lay_out(
 
 SAMPLED_BATCH = lay_out(
     "u64 kick_ns", "u64 first_call_ns", "u64 last_return_ns", "u64 done_ns", "u64 samples", "u64 idle_ns",
-    "u64 reserved", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 place",
-    "u32 thp_splits", "u16 reserved_errno", "u16 flags", "u32 kicked_by", "u32 padding",
+    "u64 discarded_bytes", *(f"u32 samples_{call}" for call in range(CALLS)), "u32 tid", "u32 place",
+    "u32 thp_splits", "u16 splitting", "u16 flags", "u32 kicked_by", "u32 discards",
     "u64 address",
 )  # fmt: skip
-"""The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N."""
+"""The same where calls are sampled: `samples_N` of `samples` were inside calls of kind N.
+
+`discards` are ranges that KVM was told to take from the guest; 0 unless `sampling` says what counted them.
+"""
 
 CALL_SUMS = lay_out(
     "u64 bytes", "u64 duration_ns", "u32 errors", "u32 no_bytes", "u32 freed_nothing", "u32 reserved",

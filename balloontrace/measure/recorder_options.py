@@ -13,7 +13,7 @@ from balloontrace.format.vocabulary import Side
 _OF_BOTH = frozenset({"missing_probes", "attach", "engine", "ring_bytes"})
 _OF = {
     Side.GUEST: _OF_BOTH | {"capture", "layout", "split_allocation"},
-    Side.HOST: _OF_BOTH | {"count_freed", "sample", "time_faults"},
+    Side.HOST: _OF_BOTH | {"count_freed", "sample", "time_faults", "count_discards"},
 }
 
 

@@ -113,6 +113,9 @@ class HostSide:
     `tracing_c_ns` what it added between them; None in recordings that did not measure it. `thp_splits` are
     huge pages split inside the calls, None where their probe was not attached.
 
+    `discards` of `discarded_bytes` are what KVM was told to take from the guest, where `--count-discards` was
+    given beside samples, else None. A discard of memory that is backed by a file may be two.
+
     With `sample_period_ns` calls were sampled: `calls_ns` is an estimate then, in 19 of 20 cases off by no
     more than `calls_error_ns`, from `samples` of which `samples_inside` were inside calls. What is counted of
     calls is None. `guest_memory_bytes` is what KVM's memory slots of the process have, None where not known.
@@ -147,3 +150,5 @@ class HostSide:
     regions: tuple[HostRegion, ...] = ()
     periods: tuple[DiscardPeriod, ...] = ()
     guest_memory_bytes: int | None = None
+    discards: int | None = None
+    discarded_bytes: int | None = None

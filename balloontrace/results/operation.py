@@ -71,7 +71,7 @@ class Served:
     what tracing added to stages c and d, by what was measured while attaching; None where it was not.
 
     Where calls were sampled they were not counted, and all but the buffers is None: `samples_inside` of
-    `samples` were inside calls.
+    `samples` were inside calls. `discards` of `discarded_bytes` are as in `HostSide`.
     """
 
     buffers: int
@@ -84,6 +84,8 @@ class Served:
     tracing_d_ns: int | None = None
     samples: int | None = None
     samples_inside: int | None = None
+    discards: int | None = None
+    discarded_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

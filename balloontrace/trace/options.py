@@ -27,6 +27,7 @@ class TraceOptions:
     split_allocation: bool = False  # what the driver does while it allocates
     sample: bool = False  # calls, instead of tracing each
     time_faults: bool = False  # beside samples; where calls are traced, faults are anyway
+    count_discards: bool = False  # beside samples; where calls are traced, they are counted
     duration_s: float | None = None
     operations: int | None = None
     until_eof: bool = False  # of standard input

@@ -56,7 +56,18 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     if machine:
         yield Line(machine)
     lost = "not known" if host.events_lost is None else numbers.count(host.events_lost)
-    if host.sample_period_ns is not None:
+    if host.discards is not None:
+        yield Line(
+            words(
+                "{} served, calls sampled, {} of {} by KVM's word; {} split; lost: {}",
+                numbers.things(host.batches, "buffer"),
+                numbers.things(host.discards, "discard"),
+                numbers.size(host.discarded_bytes),
+                numbers.things(host.thp_splits, "huge page"),
+                lost,
+            )
+        )
+    elif host.sample_period_ns is not None:
         yield Line(
             words(
                 "{} served, calls sampled; {} split; lost: {}",

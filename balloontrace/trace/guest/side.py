@@ -49,6 +49,8 @@ class GuestSide(TracedSide[GuestDiagnosis, GuestPlan, AttachedGuest]):
         """UsageError for what is asked and cannot be had on this side."""
         if self.options.sample:
             raise UsageError("--sample is for the host's side: the guest's takes few events")
+        if self.options.count_discards:
+            raise UsageError("--count-discards is for the host's side: it takes the memory from its guest")
         if self.options.time_faults:
             raise UsageError("--time-faults is for the host's side: it takes the memory back")
         if self.options.count_freed:

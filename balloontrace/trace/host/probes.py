@@ -30,6 +30,7 @@ class HostPoint:
     tells_freed: bool = False  # only for `record --count-freed`
     tells_faults: bool = False  # for what a process takes back
     samples: bool = False  # only for `record --sample`
+    tells_discards: bool = False  # only for `record --sample --count-discards`
     fentry: bool = True  # fentry can be relied on
 
     def ends(self, mechanism: Mechanism) -> tuple[bool, ...]:
@@ -42,6 +43,8 @@ def _system_call(name: str, yields: str, *, required: bool = False) -> HostPoint
     symbols = tuple(f"{prefix}{name}" for prefix in ("__x64_sys_", "__arm64_sys_"))
     return HostPoint(name, symbols, "d discard", yields, tracepoint=name, required=required, returns=True)
 
+
+_DISCARDS, _SPLITS = "kvm_unmap_hva_range", "split_huge_pmd"
 
 TABLE = (
     _system_call("madvise", "pages given back to the host, or wanted back from it", required=True),
@@ -66,7 +69,7 @@ TABLE = (
         fentry=False,
     ),
     HostPoint(
-        "split_huge_pmd", ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
+        _SPLITS, ("__split_huge_pmd",), "huge pages", "mappings of huge pages split by the calls",
     ),
     # Of the traced process and, in the thread of a vCPU, of its guest.
     HostPoint(
@@ -92,6 +95,10 @@ TABLE = (
         samples=True,
     ),
     HostPoint(
+        _DISCARDS, (f"__traceiter_{_DISCARDS}", f"__bpf_trace_{_DISCARDS}"), "samples",
+        "what KVM is told to take from its guest", raw_tracepoint=f"kvm:{_DISCARDS}", tells_discards=True,
+    ),
+    HostPoint(
         "mm_page_free", ("__traceiter_mm_page_free", "__bpf_trace_mm_page_free"), "freed",
         "pages that became free inside a call", raw_tracepoint="kmem:mm_page_free", tells_freed=True,
     ),
@@ -112,7 +119,7 @@ TABLE = (
 )  # fmt: skip
 
 _TELLS_FREED = frozenset(point.name for point in TABLE if point.tells_freed)
-_SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl", "split_huge_pmd"})
+_SHOWN_SAMPLED = frozenset({"eventfd_read", "eventfd_write", "kvm_vm_ioctl", _SPLITS})
 _NEEDED_SAMPLED = frozenset({"eventfd_read", "hrtimer_interrupt"})
 _NO_TYPES = "no type information on the pages of this kernel"
 
@@ -199,17 +206,25 @@ class HostPlan(Plan[HostProbe]):
             )
         )
 
-    def sampling(self, ways: Mapping[str, int], *, time_faults: bool = False) -> HostPlan:
+    def sampling(
+        self, ways: Mapping[str, int], *, time_faults: bool = False, count_discards: bool = False
+    ) -> HostPlan:
         """The same plan without probes on calls; `ways` is what their samples need to know.
 
-        Faults have probes only if asked for: every page fault of the host's runs into them.
-        CannotTraceError where fentry cannot show what kicked a thread, or what a timer interrupts.
+        Faults have probes only if asked for: every page fault of the host's runs into them. So has what is
+        taken from the guest: that is one program for each discard. CannotTraceError where fentry cannot show
+        what kicked a thread, or what a timer interrupts, and where discards are to be counted and cannot be.
         """
         for name in sorted(_NEEDED_SAMPLED):
             if not (probe := self.probe(name)).symbol or probe.mechanism is not Mechanism.FENTRY:
                 raise CannotTraceError(f"--sample needs fentry on {name}, and this kernel has none")
 
+        if count_discards:
+            self._check_discards()
+
         def fit(probe: HostProbe) -> HostProbe:
+            if count_discards and probe.point.tells_discards:
+                return replace(probe, status=Status.ATTACH, note="")
             if probe.name in _NEEDED_SAMPLED:
                 required = replace(probe.point, required=True)
                 return replace(probe, point=required, status=Status.ATTACH, note="")
@@ -222,6 +237,24 @@ class HostPlan(Plan[HostProbe]):
 
         plan = self._each(fit)
         return replace(plan, sampled_by=tuple(ways.items()))
+
+    def _check_discards(self) -> None:
+        """CannotTraceError where they cannot be told from huge pages that are split."""
+        if not self.probe(_DISCARDS).symbol:
+            raise CannotTraceError(
+                f"--count-discards needs KVM's tracepoint {_DISCARDS}, and this kernel has none: module "
+                f"{KVM_MODULE} is not loaded, or has no tracepoints; leave the option out"
+            )
+        if self.probe(_SPLITS).status is not Status.ATTACH:
+            raise CannotTraceError(
+                "--count-discards needs a probe of __split_huge_pmd, and this kernel has none; leave the "
+                "option out"
+            )
+
+    def discards_by(self, failures: Mapping[str, str]) -> str | None:
+        """What counts discards; None where nothing does, or would not be right."""
+        attached = {probe.point.name for probe in self.attachable} - failures.keys()
+        return _DISCARDS if {_DISCARDS, _SPLITS} <= attached else None
 
     def with_kprobes(self) -> HostPlan:
         """The same plan without fentry."""
@@ -300,8 +333,9 @@ def _plan_probe(
             mechanism = Mechanism.FENTRY if by_fentry else Mechanism.KPROBE
             if point.raw_tracepoint:
                 mechanism = Mechanism.RAW_TRACEPOINT
-            if point.tells_freed or point.samples:
-                option = "--sample" if point.samples else "--count-freed"
+            if point.tells_freed or point.samples or point.tells_discards:
+                option = "--count-freed" if point.tells_freed else "--sample"
+                option = "--count-discards" if point.tells_discards else option
                 return HostProbe(point, Status.NOT_NEEDED, mechanism, f"record {option} uses it", found[0])
             return HostProbe(point, Status.ATTACH, mechanism, symbol=found[0])
     if point.tracepoint and tracepoints:

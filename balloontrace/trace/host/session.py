@@ -117,7 +117,7 @@ class HostSession(RecordingSession[HostCounters]):
             "calls": {str(int(call)): call.name.lower() for call in Call},
             "batch_layout": dict(BATCH_LAYOUT),
             "sampled_layout": dict(SAMPLED_LAYOUT) if plan.sampled_by else None,
-            "sampling": {"period_ns": SAMPLE_PERIOD_NS} if plan.sampled_by else None,
+            "sampling": self._sampling() if plan.sampled_by else None,
             "counters_layout": dict(COUNTERS_LAYOUT),
             "boundaries": plan.boundaries(loaded.failures),
             "call_cost": self._collector.call_cost and asdict(self._collector.call_cost),
@@ -127,6 +127,10 @@ class HostSession(RecordingSession[HostCounters]):
             **self._read_slots(),
             **self._read_process(),
         }
+
+    def _sampling(self) -> dict[str, object]:
+        plan, loaded = self._collector.plan, self._collector.loaded
+        return {"period_ns": SAMPLE_PERIOD_NS, "discards_by": plan.discards_by(loaded.failures)}
 
     def _read_slots(self) -> dict[str, object]:
         """Which memory is the guest's: only programs that are attached can tell."""

@@ -66,6 +66,8 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
             raise UsageError(
                 "--time-faults goes with --sample: where calls are traced, faults are timed anyway"
             )
+        elif options.count_discards:
+            raise UsageError("--count-discards goes with --sample: where calls are traced, they are counted")
         if options.split_allocation:
             raise UsageError("--split-allocation is for the guest's side: its driver allocates")
         for option, given in (
@@ -96,7 +98,9 @@ class HostSide(TracedSide[HostDiagnosis, HostPlan, AttachedHost]):
         if self.options.sample:
             names = (name for names in WAYS.values() for name in names)
             ways = define_ways(read_function_ranges(names))
-            return plan.sampling(ways, time_faults=self.options.time_faults)
+            return plan.sampling(
+                ways, time_faults=self.options.time_faults, count_discards=self.options.count_discards
+            )
         if self.options.count_freed:
             plan = plan.counting_freed()
             if plan.freed_by({}) is None:
