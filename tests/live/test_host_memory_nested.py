@@ -64,28 +64,44 @@ def test_shared_memory_of_a_guest_is_freed_and_taken_back(pair: lab.Nested, tmp_
 
 
 def test_memory_in_huge_pages_is_known_to_be_free(tmp_path: Path) -> None:
-    """Page by page, out of huge pages, without a control group: the kernel says how many are left in part."""
+    """Page by page, out of huge pages, without a control group: the kernel says how many are left in part.
+
+    A recorder that samples the same calls counts as many by what KVM is told, and says the same of them.
+    """
     with booted() as pair:
         guest, host = pair.guest, pair.host
         touch_memory(guest)
         # Free pages that a processor keeps for itself do not count as free.
         keep_none = "echo 1000000 > /proc/sys/vm/percpu_pagelist_high_fraction"
         host.run(["sh", "-c", keep_none], check=True)
-        recorder = start_recording(host, "/root/host.bt", "-p", str(pair.vmm_pid)).wait_attached()
+        recorders = [
+            start_recording(host, f"/root/{name}.bt", "-p", str(pair.vmm_pid), *options).wait_attached()
+            for name, options in (("traced", ()), ("sampled", ("--sample", "--count-discards")))
+        ]
         host.run(["sleep", "3"], check=True)
         before_bytes = free_bytes(host)
         move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
         host.run(["sleep", "3"], check=True)
         more_bytes = free_bytes(host) - before_bytes
-        recorder.end()
-        recording = recorder.pull(tmp_path)
-    found = json.loads(balloontrace("report", "--format", "json", recording).stdout)
-    freed = found["host"]["periods"][0]["freed"]
-    print(freed, more_bytes)
-    assert freed["huge_pages_split"] > 0
-    assert (freed["verdict"], freed["reason"], freed["memory"]) == ("freed", None, "anonymous")
-    assert abs(freed["resident_bytes"] - more_bytes) <= SLACK_MIB << 20
-    assert 0.9 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
+        for recorder in recorders:
+            recorder.end()
+        recordings = [recorder.pull(tmp_path) for recorder in recorders]
+    traced, sampled = (
+        json.loads(balloontrace("report", "--format", "json", recording).stdout)["host"]
+        for recording in recordings
+    )
+    for host_side in (traced, sampled):
+        freed = host_side["periods"][0]["freed"]
+        print(freed, more_bytes)
+        assert freed["huge_pages_split"] > 0
+        assert (freed["verdict"], freed["reason"], freed["memory"]) == ("freed", None, "anonymous")
+        assert freed["asked_bytes"] == MOVED_BYTES
+        assert abs(freed["resident_bytes"] - more_bytes) <= SLACK_MIB << 20
+        assert 0.9 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
+    assert sampled["discards"] == traced["calls_in_batches"] == MOVED_MIB * MIB_PAGES
+    assert sampled["discarded_bytes"] == traced["madvise_bytes"] == MOVED_BYTES
+    assert sampled["thp_splits"] == traced["thp_splits"]
+    assert (sampled["calls_in_batches"], traced["discards"]) == (None, None)
 
 
 def free_bytes(machine: lab.Guest) -> int:

@@ -107,7 +107,10 @@ def sampled_record(**fields: int) -> bytes:
 
 
 def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
-    """The same buffers as samples show them, one each `period_ns` of their thread; calls are in one piece."""
+    """The same buffers as samples show them, one each `period_ns` of their thread; calls are in one piece.
+
+    Each page that is given back was taken from the guest by one discard.
+    """
     records, clock_ns = [], 0
     for number, batch in enumerate(found):
         call = Call.MADVISE_DONTNEED if batch.queue == Queue.INFLATE else Call.MADVISE_WILLNEED
@@ -116,6 +119,7 @@ def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
         first_ns = batch.lead_ns
         inside = [batch.kick_ns + at for at in at_ns if first_ns <= at < first_ns + batch.calls_ns]
         clock_ns += wall_ns
+        discards = batch.pages if call is Call.MADVISE_DONTNEED else 0
         records.append(
             sampled_record(
                 kick_ns=batch.kick_ns,
@@ -127,6 +131,8 @@ def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
                 kicked_by=1 + batch.queue,
                 tid=4242,
                 flags=BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN,
+                discards=discards,
+                discarded_bytes=discards * 4096,
                 **{f"samples_{int(call)}": len(inside)},
             )
         )
@@ -134,20 +140,28 @@ def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
 
 
 def sampled_recording(
-    found: list[Batch], period_ns: int, raw: bytes | None = None, *, counts_splits: bool = False
+    found: list[Batch],
+    period_ns: int,
+    raw: bytes | None = None,
+    *,
+    counts_splits: bool = False,
+    discards_by: str | None = None,
+    changes: Mapping[str, object] | None = None,
+    **options: Any,
 ) -> Recording:
-    """A whole recording of these batches whose calls were sampled."""
+    """A whole recording of these batches whose calls were sampled, with the options of `host_stream`."""
     splits = "attached" if counts_splits else "not needed"
     changes = {
+        **(changes or {}),
         "sampled_layout": dict(SAMPLED_LAYOUT),
-        "sampling": {"period_ns": period_ns},
+        "sampling": {"period_ns": period_ns, "discards_by": discards_by},
         "probes": [
             {"function": "madvise", "status": "not needed"},
             {"function": "split_huge_pmd", "status": splits},
         ],
     }
     raw = pack_sampled(found, period_ns) if raw is None else raw
-    return read_recording(host_stream(found, raw=raw, changes=changes, sampled=True))
+    return read_recording(host_stream(found, raw=raw, changes=changes, sampled=True, **options))
 
 
 def pack_batch(

@@ -105,6 +105,8 @@ def test_what_was_refused_is_not_counted_as_attached() -> None:
         TraceOptions(side="guest", sample=True),
         TraceOptions(side="guest", time_faults=True),
         TraceOptions(side="host", time_faults=True),
+        TraceOptions(side="guest", count_discards=True),
+        TraceOptions(side="host", count_discards=True),
         TraceOptions(side="guest", attach="tracepoint"),
         TraceOptions(side="host", operations=1),
         TraceOptions(side="host", capture=True),

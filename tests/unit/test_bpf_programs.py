@@ -62,10 +62,11 @@ def test_samples_tell_a_balloon_from_a_disk_and_calls_from_what_is_between(tmp_p
     unproven, of_balloon, periods_away = 256, 2 + 1000, 16
     found = numbers(build("host_sampled.c", tmp_path, "TGID=900", "COUNT_FREED=0", "SAMPLED=1"))
     assert found[:3] == [unproven, unproven + of_balloon, unproven + of_balloon]
-    samples, inside, by_disk, back, away, put_off, early, off_grid_ns, is_ahead, first_after_ns = found[3:]
+    samples, inside, by_disk, back, away, put_off, early, off_grid_ns, is_ahead, first_after_ns = found[3:13]
     assert (samples, inside, by_disk) == (7, 3, 0)
     assert (back, away, put_off) == (1, periods_away, 1)
     assert (early, off_grid_ns, is_ahead, first_after_ns) == (0, 0, 1, 700)
+    assert found[13:] == [2, 8192, 0]
 
 
 def test_a_buffer_is_of_the_eventfd_that_kicked_it(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ PROGRAMS = {
         for returns in point.ends(mechanism)
     },
 }  # fmt: skip
-SAMPLING = {f"{end}_{point.name}" for point in HOST_TABLE if point.samples for end in ("fentry", "kprobe")}
+SAMPLING = {
+    *(f"{end}_{point.name}" for point in HOST_TABLE if point.samples for end in ("fentry", "kprobe")),
+    *(f"raw_{point.name}" for point in HOST_TABLE if point.tells_discards),
+}
 SAMPLED = {
     *SAMPLING,
     "fexit_eventfd_read",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from people import render_table
-from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch
+from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch, sampled_record, sampled_recording
 
 from balloontrace.analysis.host_sentences import name_what_is_known
 from balloontrace.analysis.make_report import analyse
-from balloontrace.format.vocabulary import Call, Queue
+from balloontrace.format.vocabulary import BatchFlag, Call, Queue
 from balloontrace.results.host_memory import DiscardPeriod, Freed, Reason, TakenBack, Verdict
 from balloontrace.results.report import Report
 
@@ -97,6 +97,39 @@ def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[di
         reading(-0.5, rss_anon_bytes=before * MIB, **memory),
         reading(0.5, rss_anon_bytes=after * MIB, faults=faults, **memory),
     )
+
+
+def sampled(discards_by: str | None, punches: int) -> Freed:
+    """The same buffer with two samples inside calls, `punches` of them in fallocate; 100 MiB become free."""
+    raw = sampled_record(
+        kick_ns=OFFSET_NS, done_ns=OFFSET_NS + SECOND // 100, first_call_ns=OFFSET_NS + 1, kicked_by=1,
+        last_return_ns=OFFSET_NS + 2, samples=9, samples_0=2 - punches, samples_5=punches, tid=4242,
+        flags=int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN), address=START + 4096, discards=PAGES,
+        discarded_bytes=ASKED,
+    )  # fmt: skip
+    report = analyse(
+        sampled_recording(
+            [Batch(OFFSET_NS, OFFSET_NS + SECOND // 100, SECOND // 200, PAGES, Queue.INFLATE)],
+            SECOND // 1000,
+            raw,
+            discards_by=discards_by,
+            ended_ns=OFFSET_NS + 20 * SECOND,
+            changes={"machine": {"cpus": 2}, "regions": [region()]},
+            readings=anon(500, 400),
+        )
+    )
+    freed = period_of(report).freed
+    assert freed is not None
+    return freed
+
+
+def test_a_host_alone_that_counted_discards_knows_what_was_asked_for() -> None:
+    """But not where a page may be told of twice: by fallocate and by madvise."""
+    counted = sampled("kvm_unmap_hva_range", 0)
+    assert (counted.verdict, counted.asked_bytes) == (Verdict.FREED, ASKED)
+    for unknown in (sampled(None, 0), sampled("kvm_unmap_hva_range", 1)):
+        assert (unknown.verdict, unknown.reason) == (Verdict.UNKNOWN, Reason.SAMPLED)
+        assert unknown.asked_bytes is None
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,32 @@ def test_samples_need_no_probe_of_calls() -> None:
     assert "SAMPLED" not in host_definitions(make_host_plan(SYMBOLS), 1 << 20)
 
 
+def test_discards_are_counted_where_kvm_tells_them_and_splits_are_seen() -> None:
+    plan = make_host_plan(SYMBOLS, fentry_functions=frozenset(X86))
+    counting = plan.sampling({"CALL_ENTRY": 7}, count_discards=True)
+    assert set(programs(counting)) - set(programs(plan.sampling({}))) == {"raw_kvm_unmap_hva_range"}
+    attachment = counting.attachments[-1]
+    assert (attachment.mechanism, attachment.symbol) == ("raw_tracepoint", "kvm:kvm_unmap_hva_range")
+    assert counting.discards_by({}) == "kvm_unmap_hva_range"
+    for failed in ("kvm_unmap_hva_range", "split_huge_pmd"):
+        assert counting.discards_by({failed: "refused"}) is None
+    assert plan.sampling({"CALL_ENTRY": 7}).discards_by({}) is None
+
+
+@pytest.mark.parametrize(
+    ("lacking", "why"),
+    [
+        (("__traceiter_kvm_unmap_hva_range", "__bpf_trace_kvm_unmap_hva_range"), "module kvm is not loaded"),
+        (("__split_huge_pmd",), "needs a probe of __split_huge_pmd"),
+    ],
+)
+def test_discards_that_cannot_be_counted_rightly_are_refused(lacking: tuple[str, ...], why: str) -> None:
+    plan = make_host_plan(without(*lacking), fentry_functions=frozenset(X86))
+    assert plan.sampling({"CALL_ENTRY": 7})
+    with pytest.raises(CannotTraceError, match=why):
+        plan.sampling({"CALL_ENTRY": 7}, count_discards=True)
+
+
 @pytest.mark.parametrize("lacking", ["eventfd_read", "hrtimer_interrupt"])
 def test_samples_need_fentry_where_a_kick_is_read_and_a_timer_interrupts(lacking: str) -> None:
     functions = frozenset(X86) - {lacking}

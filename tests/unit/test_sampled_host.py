@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 from flows import Flow
+from people import render_table
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import Batch, batches, host_recording, pack_sampled, sampled_record, sampled_recording
 
@@ -22,6 +23,7 @@ from balloontrace.format.vocabulary import BatchFlag
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
 from balloontrace.results.report import Report
+from balloontrace.units import format_count
 
 PERIOD_NS = 39_989
 KICKED_AND_DONE = int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN)
@@ -98,6 +100,35 @@ def test_what_was_not_counted_is_not_0() -> None:
         assert set(counted.values()) == {None}
     assert json.loads(render_json(report))["host"]["calls_in_batches"] is None
     assert ",error_ns" in render_csv(report).splitlines()[0]
+
+
+def test_discards_are_shown_where_they_were_counted() -> None:
+    flow = flow_of()
+    found = batches(flow)
+    guest, counted = (
+        guest_recording(flow),
+        sampled_recording(found, PERIOD_NS, discards_by="kvm_unmap_hva_range"),
+    )
+    found_by_samples = examine(guest, counted)
+    report = found_by_samples.report
+    inflate, deflate = report.operations
+    assert inflate.served is not None
+    assert deflate.served is not None
+    assert inflate.pages is not None
+    assert (inflate.served.discards, inflate.served.discarded_bytes) == (inflate.pages, inflate.pages * 4096)
+    assert (deflate.served.discards, deflate.served.discarded_bytes) == (0, 0)
+    assert inflate.served.calls is None
+    assert report.host is not None
+    assert report.host.discards == inflate.pages
+    assert f"{format_count(inflate.pages)} discards of 100 MiB" in render_table(report)
+    assert any("counts discards alone" in sentence for sentence in report.not_measured)
+    assert found_by_samples.host is not None
+    events = [
+        dict(zip(BATCH_COLUMNS, row, strict=True))
+        for row in batch_rows(found_by_samples.host.batches, found_by_samples.both)
+    ]
+    assert sum(event["discards"] for event in events) == inflate.pages
+    assert sum(event["discarded_bytes"] for event in events) == inflate.pages * 4096
 
 
 def test_events_have_no_calls_but_samples() -> None:

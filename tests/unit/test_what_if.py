@@ -16,6 +16,7 @@ from synthetic_payloads import ArrayFlow
 
 from balloontrace.analysis.other_formats import as_page_bitmaps
 from balloontrace.analysis.what_if import CallsOfHost, imagine_other_formats
+from balloontrace.format.vocabulary import Kind
 from balloontrace.render.report.csv import render_csv
 from balloontrace.results.operation import Operation
 from balloontrace.results.what_if import BLOCKS, PAGE_BITMAPS, RANGES, FormatEstimate, WhatIf
@@ -130,6 +131,27 @@ def test_calls_that_were_not_counted_leave_bounds() -> None:
     found = imagined(None, calls=None)
     assert [each.estimate_ns for each in found.formats] == [None] * 3
     assert any("calls were not counted" in sentence for sentence in found.unknown)
+
+
+def test_discards_stand_for_calls_of_an_inflate_that_were_sampled() -> None:
+    """A deflate's calls want memory back, which is no discard."""
+    found = examined(STOCK)
+    assert found.guest is not None
+    for operation, pages in zip(found.report.operations, found.guest.carried.pages, strict=True):
+        assert operation.served is not None
+        calls = operation.served.calls
+        assert calls
+        counted = dataclasses.replace(
+            operation.served, calls=None, samples=90, samples_inside=60,
+            discards=calls if operation.kind is Kind.INFLATE else 0,
+        )  # fmt: skip
+        imagined = imagine_other_formats(dataclasses.replace(operation, served=counted), pages)
+        assert imagined is not None
+        known = {stage.stage: stage.estimate_ns is not None for stage in imagined.formats[0].stages}
+        assert not known["d"]
+        assert known["c"] is (operation.kind is Kind.INFLATE)
+        why = "samples do not show" if operation.kind is Kind.INFLATE else "calls were not counted"
+        assert any(why in sentence for sentence in imagined.unknown)
 
 
 def test_a_host_that_makes_two_calls_for_each_page_makes_two_for_each_run() -> None:

@@ -59,7 +59,7 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     if host.discards is not None:
         yield Line(
             words(
-                "{} served, calls sampled, {} of {} by KVM's word; {} split; lost: {}",
+                "{} served, calls sampled; {} of {}; {} split; lost: {}",
                 numbers.things(host.batches, "buffer"),
                 numbers.things(host.discards, "discard"),
                 numbers.size(host.discarded_bytes),

@@ -6,7 +6,8 @@
  * one, and how often the disk set a timer. Then for a thread that waits inside a buffer: its samples when it comes back, how
  * often the timer fires for one that stays away, and whether it fires between buffers. Last samples by interrupts that
  * come before the timer's, how far from its grid a timer is set that fired late, whether that is ahead, and when the first
- * sample of a buffer comes.
+ * sample of a buffer comes. At the end discards of a buffer and their bytes: two of a page each, one of which splits a huge
+ * page, between them one of another thread; and what the next buffer begins with.
  */
 #include "balloon_events.h"
 
@@ -115,6 +116,13 @@ static void show(u64 number)
 	printf("%llu ", (unsigned long long)number);
 }
 
+/* KVM is told to take so many bytes from the guest. */
+static void discard(u32 tid, u64 bytes)
+{
+	as(tid);
+	on_kvm_unmap_hva_range_entry(1 << 30, (1 << 30) + bytes);
+}
+
 static u64 batches(void)
 {
 	return slot_of((u64)TGID << 32 | SERVER)->batches;
@@ -179,6 +187,20 @@ int main(void)
 	complete();
 	random_number = 4 * SAMPLE_PERIOD_NS + 700;
 	kick(BALLOON);
-	printf("%llu\n", (unsigned long long)(timer->timer.set_for_ns - now_ns));
+	show(timer->timer.set_for_ns - now_ns);
+
+	discard(SERVER, 1 << 12);
+	discard(SERVER + 1, 1 << 12);
+	on_split_huge_pmd_entry(0);
+	discard(SERVER, 1 << 12);
+	as(SERVER);
+	on_split_huge_pmd_entry(0);
+	discard(SERVER, 1 << 21);
+	show(slot_of(thread_id)->sampled.discards);
+	show(slot_of(thread_id)->sampled.discarded_bytes);
+	complete();
+	discard(SERVER, 1 << 12);
+	kick(BALLOON);
+	printf("%llu\n", (unsigned long long)slot_of(thread_id)->sampled.discards);
 	return 0;
 }
