@@ -30,7 +30,10 @@ _FREES = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE,
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What some buffers asked for. `bytes` is None where that was not counted, and without failed calls."""
+    """What some buffers asked for. `bytes` is None where that was not counted, and without failed calls.
+
+    Where calls were sampled, `calls` are samples of them; `discards` were counted or are None.
+    """
 
     calls: Mapping[Call, int]
     errors: int
@@ -38,6 +41,7 @@ class Asked:
     bytes: int | None
     all_bytes: int | None  # by all calls between the readings, these among them
     huge_pages_split: int | None
+    discards: int | None = None
 
     @property
     def count(self) -> int:
@@ -181,7 +185,7 @@ def _why_failed(asked: Asked, regions: Sequence[Region]) -> Reason:
 
 def _is_too_large(asked: Asked, regions: Sequence[Region]) -> bool:
     """Whether the pages of hugetlbfs are larger than each call on average: a part of one frees none."""
-    done = asked.count - asked.errors
+    done = asked.discards or asked.count - asked.errors
     if not asked.bytes or done <= 0:
         return False
     each = asked.bytes / done

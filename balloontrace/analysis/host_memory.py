@@ -18,7 +18,7 @@ from balloontrace.analysis.host_regions import NO_REGION, MemoryKind, Regions, d
 from balloontrace.analysis.host_sentences import explain_taken_back
 from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.format.host_layout import TAKING_BACK_S
-from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call
+from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue
 from balloontrace.results.host_memory import DiscardPeriod, Freed, HostRegion, TakenBack
 from balloontrace.units import NS_PER_S
 
@@ -88,16 +88,19 @@ class HostMemoryTable:
 
     @cached_property
     def _directions(self) -> tuple[Mask, Mask]:
+        if self.batches.sampled:  # many a buffer has no sample inside a call, but its eventfd has
+            queue = self.batches.queue
+            return self._whole & (queue == Queue.INFLATE), self._whole & (queue == Queue.DEFLATE)
         gives, wants = self.batches.calls(*_GIVING), self.batches.calls(Call.MADVISE_WILLNEED)
         return self._whole & (gives > 0) & (gives >= wants), self._whole & (wants > gives)
 
     @cached_property
     def _named_bytes(self) -> Column:
         """What each batch named to be given back; 0 of one that wants memory back as well."""
+        if self.batches.counts_discards:
+            return self.batches.int64("discarded_bytes")
         gives, wants = self.batches.calls(*_GIVING), self.batches.calls(Call.MADVISE_WILLNEED)
         named = np.maximum(self.batches.int64("madvise_bytes"), self.batches.int64("fallocate_bytes"))
-        if self.batches.counts_discards:
-            named = self.batches.int64("discarded_bytes")
         return np.where((gives > 0) & (wants == 0), named, 0)
 
     @cached_property
@@ -183,6 +186,7 @@ class HostMemoryTable:
             asked_bytes,
             self._bytes_meanwhile(beside) if self._knows_bytes and beside is not None else None,
             int(columns["thp_splits"][rows].sum()) if self.splits_counted else None,
+            int(self.batches.int64("discards")[rows].sum()) if self.batches.counts_discards else None,
         )
 
     def _bytes_meanwhile(self, beside: Beside) -> int:

@@ -98,9 +98,9 @@ def test_memory_in_huge_pages_is_known_to_be_free(tmp_path: Path) -> None:
         assert freed["asked_bytes"] == MOVED_BYTES
         assert abs(freed["resident_bytes"] - more_bytes) <= SLACK_MIB << 20
         assert 0.9 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
-    assert sampled["discards"] == traced["calls_in_batches"] == MOVED_MIB * MIB_PAGES
-    assert sampled["discarded_bytes"] == traced["madvise_bytes"] == MOVED_BYTES
-    assert sampled["thp_splits"] == traced["thp_splits"]
+    assert sampled["discards"] == traced["periods"][0]["freed"]["calls"] == MOVED_MIB * MIB_PAGES
+    assert sampled["discarded_bytes"] == MOVED_BYTES
+    assert sampled["thp_splits"] == traced["periods"][0]["freed"]["huge_pages_split"]
     assert (sampled["calls_in_batches"], traced["discards"]) == (None, None)
 
 

@@ -100,12 +100,18 @@ def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[di
 
 
 def sampled(discards_by: str | None, punches: int) -> Freed:
-    """The same buffer with two samples inside calls, `punches` of them in fallocate; 100 MiB become free."""
-    raw = sampled_record(
-        kick_ns=OFFSET_NS, done_ns=OFFSET_NS + SECOND // 100, first_call_ns=OFFSET_NS + 1, kicked_by=1,
-        last_return_ns=OFFSET_NS + 2, samples=9, samples_0=2 - punches, samples_5=punches, tid=4242,
-        flags=int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN), address=START + 4096, discards=PAGES,
-        discarded_bytes=ASKED,
+    """The same in two buffers, only one of which has samples inside calls, `punches` of two in fallocate."""
+    seen = {
+        "first_call_ns": OFFSET_NS + 1, "last_return_ns": OFFSET_NS + 2, "samples_0": 2 - punches,
+        "samples_5": punches, "address": START + 4096,
+    }  # fmt: skip
+    raw = b"".join(
+        sampled_record(
+            kick_ns=OFFSET_NS + begin_ns, done_ns=OFFSET_NS + begin_ns + SECOND // 200, kicked_by=1,
+            samples=5, tid=4242, flags=int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN),
+            discards=PAGES // 2, discarded_bytes=ASKED // 2, **more,
+        )
+        for begin_ns, more in ((0, seen), (SECOND // 200, {}))
     )  # fmt: skip
     report = analyse(
         sampled_recording(
