@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_discards_are_shown_where_they_were_counted() -> None:
     assert f"{format_count(inflate.pages)} discards of 100 MiB" in render_table(report)
     assert any("counts discards alone" in sentence for sentence in report.not_measured)
     assert found_by_samples.host is not None
-    events = [
+    events: list[dict[str, Any]] = [
         dict(zip(BATCH_COLUMNS, row, strict=True))
         for row in batch_rows(found_by_samples.host.batches, found_by_samples.both)
     ]
