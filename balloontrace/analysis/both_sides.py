@@ -83,7 +83,6 @@ def join(
     guest_memory: GuestMemory,
     *,
     summed_sends: int = 0,
-    splits_counted: bool = True,
     cost: TracingCost | None = None,
     reports: Reports = NO_REPORTS,
     period_ns: int | None = None,
@@ -94,8 +93,7 @@ def join(
 
     `pages_of_sends` are pages by the index of a span, where only its payload tells; `windows` are when guest
     and host were recording; `guest_memory` tells discards of other memory. `summed_sends` have no span each;
-    `splits_counted` tells whether the batches say how many huge pages were split; `cost` is what tracing
-    added to each call; `period_ns` lies between samples of calls.
+    `cost` is what tracing added to each call; `period_ns` lies between samples of calls.
     """
     # Where some of compaction's sends are not known one by one, none of them is looked for.
     compaction = operations.nesting.migrate != NO_SPAN
@@ -126,7 +124,7 @@ def join(
         pairs = sends[matching.sends][split], served[split]
         times = estimate_calls(times, operations.send_operation, batches, *pairs, period_ns)
     of_operations = _served_of_operations(operations, sends, sends[matching.sends], batches, served, cost)
-    if not splits_counted:
+    if not batches.splits_counted:
         of_operations = tuple(each and replace(each, thp_splits=None) for each in of_operations)
     of_reports = find_served_reports(
         spans, batches, calls, (partners.rest, served), matching.clock,

@@ -219,12 +219,13 @@ class Batches:
     `columns` holds every field of `struct bt_batch` under the name `format/host_layout` has for it; times and
     bytes are signed 64-bit integers. `damaged` counts records that could not be decoded. Where calls were
     sampled, `analysis/sampled_batches` says what the columns hold, and which buffers are `left_out` as no
-    balloon's.
+    balloon's. `splits_counted` tells whether a probe was there that counts huge pages that were split.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
     damaged: int = 0
     left_out: int = 0
+    splits_counted: bool = True
 
     @property
     def sampled(self) -> bool:

@@ -43,7 +43,6 @@ class HostMemoryTable:
     regions: Regions
     files: Mapping[str, str]
     cpus: int | None
-    splits_counted: bool
 
     def periods(self) -> tuple[DiscardPeriod, ...]:
         """Buffers that give memory back, and others that want it back, each in periods without a rest."""
@@ -185,7 +184,7 @@ class HostMemoryTable:
             int(errnos[errnos > 0][-1]) if (errnos > 0).any() else 0,
             asked_bytes,
             self._bytes_meanwhile(beside) if self._knows_bytes and beside is not None else None,
-            int(columns["thp_splits"][rows].sum()) if self.splits_counted else None,
+            int(columns["thp_splits"][rows].sum()) if self.batches.splits_counted else None,
             int(self.batches.int64("discards")[rows].sum()) if self.batches.counts_discards else None,
         )
 

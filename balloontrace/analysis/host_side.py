@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -89,9 +89,11 @@ def analyse_host(recording: Recording) -> HostRecording:
     """Everything the report shows of the host's side. RecordingError when its description makes no sense."""
     header, end = parse_header(recording), parse_end(recording.end)
     period_ns = _sample_period_ns(recording)
-    batches = _decode(
-        recording, Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None)
+    counts_splits = any(
+        probe.function == _SPLIT_PROBE and probe.status == Status.ATTACHED for probe in header.probes
     )
+    recorded = Recorded(header.started_monotonic_ns, end.ended_monotonic_ns if end else None)
+    batches = replace(_decode(recording, recorded), splits_counted=counts_splits)
     summed = _sums(recording)
     totals = {call: sums for call, sums in summed.items() if _possible(sums)}
     losses = end.losses if end else ()
@@ -99,9 +101,6 @@ def analyse_host(recording: Recording) -> HostRecording:
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
     served_ns = (batches.int64("done_ns") - batches.int64("kick_ns"))[delimited]
     freed = _freed(recording)
-    counts_splits = any(
-        probe.function == _SPLIT_PROBE and probe.status == Status.ATTACHED for probe in header.probes
-    )
     cost = parse_tracing_cost(recording.metadata)
     calls_ns = int(batches.int64("calls_ns")[delimited].sum())
     calls = int(batches.calls(*Call)[delimited].sum())
@@ -116,7 +115,6 @@ def analyse_host(recording: Recording) -> HostRecording:
         regions,
         files,
         header.machine.cpus,
-        splits_counted=counts_splits,
     )
     estimate = None
     if batches.sampled:

@@ -354,7 +354,6 @@ def _join(guest: GuestRecording, events: GuestEvents, host: HostRecording) -> Bo
             windows,
             host.guest_memory,
             summed_sends=guest.summed.sends,
-            splits_counted=host.side.thp_splits is not None,
             cost=host.cost,
             reports=_reports_of(guest),
             period_ns=host.side.sample_period_ns,

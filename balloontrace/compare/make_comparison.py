@@ -34,15 +34,15 @@ from balloontrace.units import format_count, format_pages_as_bytes
 
 METHOD = Method(
     confidence=1 - LEVEL,
-    interval="all ratios that no test rejects (of more than a million pairs of runs, by the normal "
-    "approximation), and 1 where the verdict is no difference",
+    interval="all ratios that no test rejects, and 1 where the verdict is no difference. Of more than a "
+    "million pairs of runs the normal approximation is taken",
     test="runs made in turn are compared in pairs of neighbours, by Wilcoxon's signed ranks (Student's t for "
-    "fewer than 8 pairs); others by exact Mann-Whitney and Brunner-Munzel, with fewer than 10 on a side also "
-    "Welch's t of logarithms; two-sided, the largest p value counts. Where a side was made earlier and the "
-    "machine changed, the difference must remain without that drift",
-    correction="none for the wall time; Holm over its stages, at 5 % if it changed, else at what its test "
-    "leaves of 5 %; Holm over the counts, and over the times of what is no inflate or deflate; none for "
-    "parts of rows",
+    "fewer than 8 pairs). Others are compared by exact Mann-Whitney and Brunner-Munzel, of fewer than 10 on "
+    "a side also by Welch's t of logarithms. All are two-sided, and the largest p value counts. Where a side "
+    "was made earlier and the machine changed, the difference must remain without that drift",
+    correction="not for the wall time; by Holm over its stages, at 5 % if it changed, else at what its test "
+    "leaves of 5 %. Counts are adjusted by Holm, and so are times of what is no inflate or deflate. Parts of "
+    "rows are not adjusted",
 )
 
 _LISTED = 4

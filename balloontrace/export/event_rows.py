@@ -92,7 +92,6 @@ _OF_CALLS = (
     *(f"{call.name.lower()}_calls" for call in Call),
     "errors",
     "last_errno",
-    "thp_splits",
 )
 
 PAYLOAD_COLUMNS = (
@@ -180,6 +179,7 @@ def batch_values(batches: Batches, both: BothSides | None, rows: Rows) -> list[V
         "discarded_bytes": [None] * len(rows),
         "eventfd": _where(batches.int64("kicked_by") != NO_EVENTFD, batches.int64("kicked_by"), rows),
         **(_of_samples(batches, rows) if batches.sampled else {}),
+        **({} if batches.splits_counted else {"thp_splits": [None] * len(rows)}),
     }
     return [
         columns[name] if name in columns else batches.int64(name)[rows].tolist() for name in BATCH_COLUMNS

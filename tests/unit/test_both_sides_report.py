@@ -18,7 +18,7 @@ from synthetic_host import OFFSET_NS, HostTimes, batches, host_recording, pack_b
 from balloontrace.analysis.both_sides import join, window_of
 from balloontrace.analysis.make_report import analyse, examine
 from balloontrace.errors import RecordingError
-from balloontrace.export.event_rows import described_events
+from balloontrace.export.event_rows import BATCH_COLUMNS, batch_rows, described_events
 from balloontrace.format.vocabulary import Queue
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
@@ -235,12 +235,13 @@ def test_splits_that_were_not_counted_are_not_of_an_operation() -> None:
     assert guest is not None
     assert host is not None
     windows = (window_of(examined.report.header, flow.now, 0), window_of(host.header, None, flow.now * 99))
-    told = (
-        guest.spans, guest.operations, guest.carried.pages_of_sends, host.batches, windows, host.guest_memory,
-    )  # fmt: skip
+    told = guest.spans, guest.operations, guest.carried.pages_of_sends
     for counted, splits in ((True, 0), (False, None)):
-        both = join(*told, splits_counted=counted)
+        served_by = replace(host.batches, splits_counted=counted)
+        both = join(*told, served_by, windows, host.guest_memory)
         assert [served.thp_splits for served in both.served if served] == [splits, splits]
+        column = BATCH_COLUMNS.index("thp_splits")
+        assert {row[column] for row in batch_rows(served_by, both)} == {splits}
 
 
 def test_files_of_the_same_name_are_all_shown() -> None:

@@ -82,7 +82,10 @@ def test_huge_pages_that_were_split_are_counted() -> None:
     ]  # fmt: skip
     for counts_splits, wanted in ((True, 7), (False, None)):
         recording = sampled_recording(found, PERIOD_NS, b"".join(records), counts_splits=counts_splits)
-        assert analyse_host(recording).side.thp_splits == wanted
+        host = analyse_host(recording)
+        assert host.side.thp_splits == wanted
+        exported = [row[BATCH_COLUMNS.index("thp_splits")] for row in batch_rows(host.batches, None)]
+        assert exported == ([2, 0, 5] if counts_splits else [None] * 3)
 
 
 def test_what_was_not_counted_is_not_0() -> None:
