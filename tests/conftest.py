@@ -18,3 +18,8 @@ gc.set_threshold(200_000, 50, 50)
 
 settings.register_profile("balloontrace", deadline=None)
 settings.load_profile("balloontrace")
+
+
+def pytest_unconfigure() -> None:
+    """What is left ends with its process: going through all of it once more took seconds of each."""
+    gc.freeze()

@@ -12,7 +12,7 @@ from pathlib import Path
 from fake_system import lay_out_foreign_bcc
 
 ROOT = Path(__file__).parents[2]
-MAIN = "from balloontrace.cli import main; main()"
+MAIN = "from balloontrace.__main__ import main; main()"
 EXAMPLE = str(ROOT / "examples" / "stock-inflate.bt")
 
 
