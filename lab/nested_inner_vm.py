@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import FileIO
 from pathlib import Path
 
@@ -39,6 +39,12 @@ MOUNTS = Path("/lab")
 DISK = Path("/dev/vdb")
 QEMU_PID = "qemu.pid"
 READY = "ready"
+# The kernel looks QEMU's mappings through in each madvise call, three times in a deflate's. How long that
+# takes depends on what lies before the guest's memory: heaps of threads, stacks of coroutines and of workers,
+# as many as there happened to be. d of a deflate differed between boots by up to 10 %. So addresses are the
+# same each time, what comes later lies above, threads share a heap, and there is one worker.
+_SAME_MAPPINGS = ("env", "MALLOC_ARENA_MAX=1", "setarch", "--addr-no-randomize", "--addr-compat-layout")
+_ONE_WORKER = ("-object", "main-loop,id=main-loop,thread-pool-max=1")
 _CONNECT_S = 10
 _LOOK_AGAIN_S = 0.02
 _PORTS = Path("/sys/class/virtio-ports")
@@ -69,6 +75,7 @@ def main() -> None:
     trunk = open_trunk(_PORTS)
     if config.icount:
         exit_after_injection.start()
+        config = replace(config, extra_args=(*config.extra_args, *_ONE_WORKER))
     processes = launch(config, software, folder, sockets=sockets, guard=DIES_WITH_US)
     (folder / QEMU_PID).write_text(str(processes.qemu.pid))
 
@@ -113,4 +120,5 @@ def inner_command(config: VmConfig, kernel: str) -> list[str]:
     """The program that is the inner end, to be run in the repository of a host VM."""
     module = "nested_inner_domain" if config.domain else "nested_inner_vm"
     start = f"from lab.{module} import main; main()"
-    return ["python3", "-c", start, json.dumps(asdict(config)), kernel]
+    same_mappings = _SAME_MAPPINGS if config.icount else ()
+    return [*same_mappings, "python3", "-c", start, json.dumps(asdict(config)), kernel]

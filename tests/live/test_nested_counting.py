@@ -33,6 +33,8 @@ SENDS = MOVED_PAGES // 256
 ADDED_NS = (300, 1500)
 # While the balloon moves the processor is rarely idle, and a nanosecond passes with each instruction.
 BUSY = 0.9
+# ADDR_NO_RANDOMIZE and ADDR_COMPAT_LAYOUT: include/uapi/linux/personality.h
+SAME_ADDRESSES = 0x0240000
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,18 @@ def test_the_guest_leaves_after_each_interrupt(recorded: tuple[lab.Nested, Cours
     _, course = recorded
     print(f"{course.irq_works} for {SENDS} sends")
     assert course.irq_works >= SENDS
+
+
+def test_where_qemus_memory_lies_does_not_depend_on_the_boot(recorded: tuple[lab.Nested, Course]) -> None:
+    """How long the kernel looks for a mapping depends on how many there are before it, as d then does."""
+    pair, _ = recorded
+    of_qemu = f"/proc/{pair.vmm_pid}"
+    personality = pair.host.run(["cat", f"{of_qemu}/personality"], check=True).stdout
+    assert int(personality, 16) & SAME_ADDRESSES == SAME_ADDRESSES
+    names = pair.host.run(["sh", "-c", f"cat {of_qemu}/task/*/comm"], check=True).stdout.splitlines()
+    assert names.count("worker") <= 1
+    environment = pair.host.run(["cat", f"{of_qemu}/environ"], check=True).stdout.split("\0")
+    assert "MALLOC_ARENA_MAX=1" in environment
 
 
 def test_what_tracing_adds_is_measured_while_attaching(recorded: tuple[lab.Nested, Course]) -> None:

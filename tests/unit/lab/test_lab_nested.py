@@ -43,6 +43,13 @@ def test_a_configuration_reaches_the_host_as_it_is(config: VmConfig) -> None:
     assert decode_config(inner_command(config, "6.12")[-2]) == config
 
 
+def test_only_hosts_that_count_have_the_same_mappings_at_each_boot() -> None:
+    plain, counting = (inner_command(VmConfig(icount=icount, cpus=1), "6.12") for icount in (False, True))
+    assert plain[0] == "python3"
+    assert counting[0] == "env"
+    assert counting[-5:-2] == plain[:3]
+
+
 @pytest.mark.parametrize("options", [{"page_bitmap": True}, {"backend_args": ["--no-discard"]}])
 def test_options_of_the_labs_own_balloon_are_not_qemus(options: dict[str, Any]) -> None:
     with pytest.raises(LabError, match="backend"), lab.nested(**options):
