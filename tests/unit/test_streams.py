@@ -102,14 +102,14 @@ def test_a_regression_nobody_listens_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["table", "json", "html"])
 def test_a_terminal_that_knows_few_characters(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = tmp_path / "λ.bt"
-    named.write_bytes(Path(EXAMPLE).read_bytes())
-    words = ["report", str(named), "--format", form]
+    monkeypatch.chdir(tmp_path)  # a long path would be on two lines
+    Path("λ.bt").write_bytes(Path(EXAMPLE).read_bytes())
+    words = ["report", "λ.bt", "--format", form]
     done = subprocess.run(
-        [sys.executable, "-m", "balloontrace", *words], capture_output=True, timeout=60, cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        [sys.executable, "-m", "balloontrace", *words], capture_output=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     if form == "table":
