@@ -49,6 +49,7 @@
 #define NUMBER_MADVISE 28
 #endif
 #define NUMBER_PROCESS_MADVISE 440
+#define LEAST_HUGE_BYTES (1 << 21) /* of what one entry of a PMD maps: with pages of 4 KiB */
 #define OUTSIDE BT_CALLS
 
 /* By slot, as threads are. */
@@ -223,7 +224,8 @@ static __always_inline int on_kvm_unmap_hva_range_entry(u64 start, u64 end)
 		return 0;
 	if (thread->sampled.splitting) {
 		thread->sampled.splitting = 0;
-		return 0;
+		if (end - start >= LEAST_HUGE_BYTES)
+			return 0;
 	}
 	thread->sampled.discards++;
 	thread->sampled.discarded_bytes += end - start;

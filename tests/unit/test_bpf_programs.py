@@ -66,7 +66,7 @@ def test_samples_tell_a_balloon_from_a_disk_and_calls_from_what_is_between(tmp_p
     assert (samples, inside, by_disk) == (7, 3, 0)
     assert (back, away, put_off) == (1, periods_away, 1)
     assert (early, off_grid_ns, is_ahead, first_after_ns) == (0, 0, 1, 700)
-    assert found[13:] == [2, 8192, 0]
+    assert found[13:] == [3, 3 * 4096, 0]
 
 
 def test_a_buffer_is_of_the_eventfd_that_kicked_it(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@
  * often the timer fires for one that stays away, and whether it fires between buffers. Last samples by interrupts that
  * come before the timer's, how far from its grid a timer is set that fired late, whether that is ahead, and when the first
  * sample of a buffer comes. At the end discards of a buffer and their bytes: two of a page each, one of which splits a huge
- * page, between them one of another thread; and what the next buffer begins with.
+ * page, between them one of another thread; and one behind a split that KVM was not told of. Then what the next buffer begins
+ * with.
  */
 #include "balloon_events.h"
 
@@ -196,6 +197,8 @@ int main(void)
 	as(SERVER);
 	on_split_huge_pmd_entry(0);
 	discard(SERVER, 1 << 21);
+	on_split_huge_pmd_entry(0);
+	discard(SERVER, 1 << 12);
 	show(slot_of(thread_id)->sampled.discards);
 	show(slot_of(thread_id)->sampled.discarded_bytes);
 	complete();
