@@ -118,8 +118,17 @@ class HostMemoryTable:
     @cached_property
     def _columns(self) -> dict[str, Column]:
         """What is summed up, by name."""
-        names = ("first_call_ns", "last_return_ns", "errors", "last_errno", "thp_splits", "file")
+        names = ("errors", "last_errno", "thp_splits", "file")
         return {name: self.batches.int64(name) for name in names}
+
+    @cached_property
+    def _times(self) -> tuple[Column, Column]:
+        """From when to when each batch made calls; where they were sampled, from kick to completion."""
+        first_ns, last_ns = self.batches.int64("first_call_ns"), self.batches.int64("last_return_ns")
+        if not self.batches.sampled:
+            return first_ns, last_ns
+        kick_ns, done_ns = self.batches.int64("kick_ns"), self.batches.int64("done_ns")
+        return np.where(kick_ns > 0, kick_ns, first_ns), np.where(done_ns > 0, done_ns, last_ns)
 
     @cached_property
     def _calls(self) -> dict[Call, Column]:
@@ -136,7 +145,7 @@ class HostMemoryTable:
         """Rows, in order of time, cut where nothing was served for a while."""
         if not len(rows):
             return []
-        first_ns, last_ns = self._columns["first_call_ns"][rows], self._columns["last_return_ns"][rows]
+        first_ns, last_ns = (column[rows] for column in self._times)
         rests = first_ns[1:] - np.maximum.accumulate(last_ns)[:-1] >= _REST_NS
         return np.split(rows, np.flatnonzero(rests) + 1)
 
@@ -144,7 +153,7 @@ class HostMemoryTable:
         """From the first call of some batches to the return of the last."""
         if not len(rows):
             return None
-        first_ns, last_ns = self._columns["first_call_ns"][rows], self._columns["last_return_ns"][rows]
+        first_ns, last_ns = (column[rows] for column in self._times)
         return int(first_ns.min()), int(last_ns.max())
 
     def _period(self, what: str, rows: Column) -> DiscardPeriod:
@@ -191,7 +200,7 @@ class HostMemoryTable:
     def _bytes_meanwhile(self, beside: Beside) -> int:
         """What all calls between two readings named to be given back."""
         limits = beside.before.at_ns, beside.after.began_ns
-        first, last = np.searchsorted(self._columns["first_call_ns"], limits)
+        first, last = np.searchsorted(self.batches.int64("first_call_ns"), limits)
         return int(self._named_bytes[first:last].sum())
 
     def _price(self, bounds: tuple[int, int], starts: Sequence[int], *, gives: bool) -> TakenBack | None:

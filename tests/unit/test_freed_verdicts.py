@@ -99,29 +99,32 @@ def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[di
     )
 
 
-def sampled(discards_by: str | None, punches: int) -> Freed:
+def sampled(discards_by: str | None, punches: int, each_ns: int = SECOND // 200) -> Freed:
     """The same in two buffers, only one of which has samples inside calls, `punches` of two in fallocate."""
     seen = {
         "first_call_ns": OFFSET_NS + 1, "last_return_ns": OFFSET_NS + 2, "samples_0": 2 - punches,
         "samples_5": punches, "address": START + 4096,
     }  # fmt: skip
+    before, after = anon(500, 400)
+    end = reading(2 * each_ns / SECOND + 0.5)
+    after |= {name: end[name] for name in ("began_ns", "monotonic_ns")}
     raw = b"".join(
         sampled_record(
-            kick_ns=OFFSET_NS + begin_ns, done_ns=OFFSET_NS + begin_ns + SECOND // 200, kicked_by=1,
+            kick_ns=OFFSET_NS + begin_ns, done_ns=OFFSET_NS + begin_ns + each_ns, kicked_by=1,
             samples=5, tid=4242, flags=int(BatchFlag.KICK_SEEN | BatchFlag.DONE_SEEN),
             discards=PAGES // 2, discarded_bytes=ASKED // 2, **more,
         )
-        for begin_ns, more in ((0, seen), (SECOND // 200, {}))
+        for begin_ns, more in ((0, seen), (each_ns, {}))
     )  # fmt: skip
     report = analyse(
         sampled_recording(
-            [Batch(OFFSET_NS, OFFSET_NS + SECOND // 100, SECOND // 200, PAGES, Queue.INFLATE)],
-            SECOND // 1000,
+            [Batch(OFFSET_NS, OFFSET_NS + 2 * each_ns, each_ns, PAGES, Queue.INFLATE)],
+            each_ns // 5,
             raw,
             discards_by=discards_by,
             ended_ns=OFFSET_NS + 20 * SECOND,
             changes={"machine": {"cpus": 2}, "regions": [region()]},
-            readings=anon(500, 400),
+            readings=(before, after),
         )
     )
     freed = period_of(report).freed
@@ -136,6 +139,12 @@ def test_a_host_alone_that_counted_discards_knows_what_was_asked_for() -> None:
     for unknown in (sampled(None, 0), sampled("kvm_unmap_hva_range", 1)):
         assert (unknown.verdict, unknown.reason) == (Verdict.UNKNOWN, Reason.SAMPLED)
         assert unknown.asked_bytes is None
+
+
+def test_a_slow_buffer_without_a_sample_inside_a_call_is_no_rest() -> None:
+    """Its calls may have been at any time from its kick to its completion."""
+    slow = sampled("kvm_unmap_hva_range", 0, 9 * SECOND // 10)
+    assert (slow.verdict, slow.asked_bytes) == (Verdict.FREED, ASKED)
 
 
 @pytest.mark.parametrize(
