@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from balloontrace.render import numbers
-from balloontrace.render.blocks import Item, Line, Number, Section, Table, Title, words
+from balloontrace.render.blocks import Item, Line, Number, Section, Table, Text, Title, words
 from balloontrace.render.report.host_memory_section import describe_host_memory
 from balloontrace.render.report.machine_section import describe_machine
 from balloontrace.results.host_side import HostCalls, HostMemory, HostQueue, HostSide, OtherBuffers, Pairing
@@ -47,6 +47,16 @@ def describe_host(host: HostSide) -> list[Section]:
     ]
 
 
+def _calls_made(host: HostSide) -> Text:
+    """What is known of the calls for buffers: their number, or what was counted beside samples of them."""
+    if host.sample_period_ns is None:
+        return words("{} for them", numbers.things(host.calls_in_batches, "call"))
+    if host.discards is None:
+        return words("calls sampled")
+    discards, size = numbers.things(host.discards, "discard"), numbers.size(host.discarded_bytes)
+    return words("calls sampled; {} of {}", discards, size)
+
+
 def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     who = host.header.label or host.header.machine.hostname or "unnamed machine"
     ended = f"ended: {host.ended}" if host.ended else "end unknown"
@@ -56,36 +66,15 @@ def _lines(host: HostSide) -> Iterator[Title | Line | Item]:
     if machine:
         yield Line(machine)
     lost = "not known" if host.events_lost is None else numbers.count(host.events_lost)
-    if host.discards is not None:
-        yield Line(
-            words(
-                "{} served, calls sampled; {} of {}; {} split; lost: {}",
-                numbers.things(host.batches, "buffer"),
-                numbers.things(host.discards, "discard"),
-                numbers.size(host.discarded_bytes),
-                numbers.things(host.thp_splits, "huge page"),
-                lost,
-            )
+    yield Line(
+        words(
+            "{} served, {}; {} split; lost: {}",
+            numbers.things(host.batches, "buffer"),
+            _calls_made(host),
+            numbers.things(host.thp_splits, "huge page"),
+            lost,
         )
-    elif host.sample_period_ns is not None:
-        yield Line(
-            words(
-                "{} served, calls sampled; {} split; lost: {}",
-                numbers.things(host.batches, "buffer"),
-                numbers.things(host.thp_splits, "huge page"),
-                lost,
-            )
-        )
-    else:
-        yield Line(
-            words(
-                "{} served, {} for them; {} split; lost: {}",
-                numbers.things(host.batches, "buffer"),
-                numbers.things(host.calls_in_batches, "call"),
-                numbers.things(host.thp_splits, "huge page"),
-                lost,
-            )
-        )
+    )
     about = "" if host.calls_error_ns is None else ESTIMATED
     if host.served_ns is not None and host.calls_ns is not None:
         yield Line(
