@@ -109,6 +109,7 @@ struct bt_threads {
  * it are handed over, as they may be a disk's.
  */
 #define BT_KICK_TIMES 32
+#define BT_PROVEN 0xffffffff
 
 struct bt_eventfd {
 	bt_u64 file;               /* 0: this place is free */

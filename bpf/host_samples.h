@@ -14,8 +14,6 @@
 #define UNPROVEN_BUFFERS 256
 
 #if SAMPLED
-#define BT_PROVEN 0xffffffff
-
 /* A thread that waits inside a buffer, or is moved to another processor, is sampled no more after so many periods. */
 #define PERIODS_AWAY 16
 

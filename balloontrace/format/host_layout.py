@@ -56,7 +56,7 @@ THREAD = lay_out(
 )  # fmt: skip
 THREADS_BYTES = SLOTS * THREAD.size_bytes
 
-EVENTFDS, KICK_TIMES = 256, 32
+EVENTFDS, KICK_TIMES, PROVEN = 256, 32, 0xFFFFFFFF
 EVENTFD = lay_out(
     "u64 file", "u32 number", "u32 left", "u32 tid", "u32 kicks", ("kick_ns", "u64", KICK_TIMES)
 )

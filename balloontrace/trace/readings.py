@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 State = Mapping[str, object]
 
 
 class Readings:
-    """Keeps the last reading before something moved, those while it moves, and the first one behind.
+    """Keeps the last readings before something moved, those while it moves, and the first one behind.
 
     So each operation has a reading before it and one after it, within a wake-up or two, and a recorder that
     waits for days writes none.
     """
 
-    def __init__(self, write: Callable[[State], None]) -> None:
-        """`write` appends one to the recording."""
+    def __init__(self, write: Callable[[State], None], before: int = 1) -> None:
+        """`write` appends one to the recording; so many are kept from before something moved."""
         self._write = write
-        self._unwritten: State | None = None
+        self._unwritten: deque[State] = deque(maxlen=before)
         self._activity: object = None
         self._is_first = True
         self.moving = self._was_moving = False  # at the last look
@@ -40,11 +41,10 @@ class Readings:
             return
         reading = {"monotonic_ns": time.monotonic_ns(), **state}
         if not self.moving and not self._was_moving:
-            self._unwritten = reading
+            self._unwritten.append(reading)
             return
-        if self._unwritten is not None:
-            self._write(self._unwritten)
-            self._unwritten = None
+        while self._unwritten:
+            self._write(self._unwritten.popleft())
         self._write(reading)
 
     def finish(self, state: State, activity: object) -> None:

@@ -121,7 +121,7 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
         self._counters = self._written_counters = b""
         self._was_moving = False
         self._pace = DrainPace()
-        self._readings = Readings(self._writer.write_reading)
+        self._readings = Readings(self._writer.write_reading, self._readings_before)
         self._progress: tuple[int, _Counters] | None = None
         self._is_followed = False  # by another recording of the same programs
         self._started = self._ended = clocks()
@@ -178,6 +178,11 @@ class RecordingSession(abc.ABC, Generic[_Counters]):
     def _is_watched(self) -> bool:
         """Whether to wake up often."""
         return False
+
+    @property
+    def _readings_before(self) -> int:
+        """How many readings from before something moved are kept."""
+        return 1
 
     @property
     def _watched_fd(self) -> int | None:

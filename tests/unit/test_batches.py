@@ -56,6 +56,7 @@ def test_layout_is_what_a_c_compiler_makes_of_the_header(tmp_path: Path) -> None
         "sizeof(struct bt_eventfds)": host_layout.EVENTFDS_BYTES,
         "offsetof(struct bt_eventfd, kick_ns)": host_layout.EVENTFD.offsets["kick_ns"],
         "BT_KICK_TIMES": host_layout.KICK_TIMES,
+        "BT_PROVEN": host_layout.PROVEN,
         "sizeof(struct bt_faults)": host_layout.FAULTS_BYTES,
         "sizeof(struct bt_live_batches)": host_layout.LIVE_BATCHES.size_bytes,
         "sizeof(struct bt_live_slots)": host_layout.LIVE_SLOTS_BYTES,

@@ -13,8 +13,8 @@ from synthetic_both import flow_of, guest_recording
 from synthetic_host import OFFSET_NS, batches, host_recording
 
 from balloontrace.analysis.make_report import analyse
-from balloontrace.format.host_counters import describe_eventfds
-from balloontrace.format.host_layout import EVENTFD, EVENTFDS_BYTES
+from balloontrace.format.host_counters import describe_eventfds, proven_kicks
+from balloontrace.format.host_layout import EVENTFD, EVENTFDS_BYTES, PROVEN
 from balloontrace.format.vocabulary import Function
 from balloontrace.render import blocks_text
 from balloontrace.render.report.sections import describe_report
@@ -131,11 +131,11 @@ def test_hints_are_told_by_kicks_inside_of_sending_alone() -> None:
     assert told(report) == [HostQueue(5, "hint", "matching", 0, 1, 1)]
 
 
-def test_eventfds_of_the_kernel_are_described_in_the_order_of_their_times() -> None:
-    """The last 32 times of each lie in a ring."""
+def eventfds(*rows: tuple[int, int, int, int]) -> bytes:
+    """`struct bt_eventfds` with eventfds at a place, each with a number, buffers left and kicks."""
     raw = bytearray(EVENTFDS_BYTES)
-    for place, (number, count) in {0: (2, 3), 255: (1, 40)}.items():
-        row = [0x1000, number, 0, 77, count]
+    for place, number, left, count in rows:
+        row = [0x1000, number, left, 77, count]
         at = place * EVENTFD.size_bytes
         for (_, kind, offset), value in zip(EVENTFD.fields, row, strict=True):
             size = 8 if kind == "u64" else 4
@@ -143,7 +143,21 @@ def test_eventfds_of_the_kernel_are_described_in_the_order_of_their_times() -> N
         for kick in range(count):
             where = at + EVENTFD.offsets["kick_ns"] + 8 * (kick % 32)
             raw[where : where + 8] = (1000 + kick).to_bytes(8, "little")
-    assert describe_eventfds(bytes(raw)) == [
+    return bytes(raw)
+
+
+def test_where_calls_are_sampled_a_disk_is_no_balloon_that_moves() -> None:
+    before, disk, balloon = (
+        eventfds((0, 2, 100, disk), (255, 1, PROVEN, balloon))
+        for disk, balloon in ((3, 40), (9, 40), (9, 41))
+    )
+    assert proven_kicks(before) == proven_kicks(disk) != proven_kicks(balloon)
+    assert proven_kicks(eventfds((0, 2, 100, 3))) == b""
+
+
+def test_eventfds_of_the_kernel_are_described_in_the_order_of_their_times() -> None:
+    """The last 32 times of each lie in a ring."""
+    assert describe_eventfds(eventfds((0, 2, 0, 3), (255, 1, 0, 40))) == [
         {"number": 1, "tid": 77, "kicks": 40, "times_ns": list(range(1008, 1040))},
         {"number": 2, "tid": 77, "kicks": 3, "times_ns": [1000, 1001, 1002]},
     ]

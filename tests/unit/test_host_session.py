@@ -17,6 +17,7 @@ from synthetic_host import CallSums, batch, record, slot
 from balloontrace.analysis.columns import decode_batches
 from balloontrace.console.progress import host_progress_line
 from balloontrace.errors import UsageError
+from balloontrace.format.host_counters import moved_sums
 from balloontrace.format.host_layout import parse_batch_layout
 from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import Call
@@ -66,6 +67,9 @@ class ScriptedCollector:
             CallSums(Call.MADVISE_DONTNEED, 2000, 4096, 2000 * 1024),
             under_way=batch(first_call_ns=9, calls_0=1),
         )
+
+    def read_moved(self, counters: bytes) -> bytes:
+        return moved_sums(counters)
 
     def read_missed(self) -> int:
         return 11

@@ -22,10 +22,10 @@ from balloontrace.system.kernel_log import Killed, OomKills, parse_killed
 from balloontrace.trace.readings import Readings
 
 
-def kept(*activities: int, last: int | None = None) -> list[object]:
+def kept(*activities: int, last: int | None = None, before: int = 1) -> list[object]:
     """Which of some wake-ups, by number, are kept; at the last one the recording ends."""
     written: list[Mapping[str, object]] = []
-    readings = Readings(written.append)
+    readings = Readings(written.append, before)
     for number, activity in enumerate(activities):
         readings.follow(activity)
         readings.take({"number": number})
@@ -49,6 +49,11 @@ def test_an_operation_has_a_reading_before_and_one_behind(
     activities: tuple[int, ...], last: int, numbers: list[int]
 ) -> None:
     assert kept(*activities, last=last) == numbers
+
+
+def test_where_it_shows_late_that_something_moved_two_readings_from_before_are_kept() -> None:
+    assert kept(7, 7, 7, 8, 8, 8, before=2) == [1, 2, 3, 4]
+    assert kept(7, 7, 7, 7, before=2) == []
 
 
 def test_nothing_is_kept_of_a_side_that_reads_nothing() -> None:

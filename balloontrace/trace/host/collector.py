@@ -18,6 +18,8 @@ from balloontrace.format.host_counters import (
     SYSTEM_CALLS,
     HostCounters,
     describe_eventfds,
+    moved_sums,
+    proven_kicks,
     slots_since,
     sum_faults,
     used_slots,
@@ -158,6 +160,10 @@ class HostCollector(HostPrograms):
     def read_eventfds(self) -> list[dict[str, object]]:
         """The eventfds that the process has read, by number; none where a program sees no argument."""
         return describe_eventfds(self._eventfds.read())
+
+    def read_moved(self, counters: bytes) -> bytes:
+        """What changes when a balloon's buffer is served; `counters` were read now."""
+        return proven_kicks(self._eventfds.read()) if self.plan.sampled_by else moved_sums(counters)
 
     def read_memory_slots(self) -> tuple[MemorySlot, ...] | None:
         """Which memory of the process is its guest's; None where that cannot be known."""

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from balloontrace.console.progress import host_progress_line
 from balloontrace.format.host_counters import (
     HostCounters,
-    moved_sums,
     parse_host_counters,
     unfinished_batches,
 )
@@ -62,6 +61,11 @@ class HostSession(RecordingSession[HostCounters]):
         self._moved_s = -math.inf
         self._is_serving = False
         self._last_state: dict[str, object] = {}
+
+    @property
+    def _readings_before(self) -> int:
+        # The first buffers may come before a sample tells whose they are: the last reading may be among them.
+        return 2 if self._collector.plan.sampled_by else 1
 
     @property
     def _watched_fd(self) -> int:
@@ -152,7 +156,7 @@ class HostSession(RecordingSession[HostCounters]):
         state = self._state.read()
         if not state:
             return {}
-        if not moving and moved_sums(self._collector.read_counters()) != self._moved:
+        if not moving and self._collector.read_moved(self._collector.read_counters()) != self._moved:
             # It shows what nobody knows of yet: that needs the one before it.
             return self._last_state
         self._last_state = {**state, "traced_faults": self._collector.read_faults()}
@@ -160,7 +164,7 @@ class HostSession(RecordingSession[HostCounters]):
 
     def _activity(self, counters: bytes) -> object:
         """Calls, and for a while after them the time: what was given back may be taken again then."""
-        before, self._moved = self._moved, moved_sums(counters)
+        before, self._moved = self._moved, self._collector.read_moved(counters)
         self._is_serving = before is not None and before != self._moved
         if self._is_serving:
             self._moved_s = time.monotonic()
