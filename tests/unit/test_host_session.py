@@ -68,8 +68,8 @@ class ScriptedCollector:
             under_way=batch(first_call_ns=9, calls_0=1),
         )
 
-    def read_moved(self, counters: bytes) -> bytes:
-        return moved_sums(counters)
+    def read_moved(self, counters: bytes | None = None) -> bytes:
+        return moved_sums(self.read_counters() if counters is None else counters)
 
     def read_missed(self) -> int:
         return 11

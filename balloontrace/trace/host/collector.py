@@ -161,9 +161,11 @@ class HostCollector(HostPrograms):
         """The eventfds that the process has read, by number; none where a program sees no argument."""
         return describe_eventfds(self._eventfds.read())
 
-    def read_moved(self, counters: bytes) -> bytes:
-        """What changes when a balloon's buffer is served; `counters` were read now."""
-        return proven_kicks(self._eventfds.read()) if self.plan.sampled_by else moved_sums(counters)
+    def read_moved(self, counters: bytes | None = None) -> bytes:
+        """What changes when a balloon's buffer is served; `counters`, if they were read just now."""
+        if self.plan.sampled_by:
+            return proven_kicks(self._eventfds.read())
+        return moved_sums(self.read_counters() if counters is None else counters)
 
     def read_memory_slots(self) -> tuple[MemorySlot, ...] | None:
         """Which memory of the process is its guest's; None where that cannot be known."""

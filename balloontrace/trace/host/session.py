@@ -156,7 +156,7 @@ class HostSession(RecordingSession[HostCounters]):
         state = self._state.read()
         if not state:
             return {}
-        if not moving and self._collector.read_moved(self._collector.read_counters()) != self._moved:
+        if not moving and self._collector.read_moved() != self._moved:
             # It shows what nobody knows of yet: that needs the one before it.
             return self._last_state
         self._last_state = {**state, "traced_faults": self._collector.read_faults()}
