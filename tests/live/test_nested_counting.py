@@ -98,7 +98,9 @@ def test_all_sides_count_the_same(recorded: tuple[lab.Nested, Course]) -> None:
     assert outcomes(found) == [("inflate", "reached", MOVED_PAGES)]
     assert course.pages == [MOVED_PAGES, 0]
     assert course.actual_bytes == FULL_MIB - MOVED_MIB << 20
-    assert host_calls(found, Call.MADVISE_DONTNEED)["calls"] == MOVED_PAGES
+    others = [each for each in found["host"]["others"] if each["call"] == "madvise_dontneed"]
+    of_others = sum(each["calls"] for each in others)
+    assert host_calls(found, Call.MADVISE_DONTNEED)["calls"] == MOVED_PAGES + of_others
     pairing = found["host"]["pairing"]
     assert found["operations"][0]["sends"] == pairing["batches"] == pairing["pairs"] == SENDS
 
