@@ -7,6 +7,7 @@ The daemon has mounts of its own: what it keeps in /run, /var and /etc nobody el
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,16 @@ class Libvirt:
         if self._daemon is not None:
             self._daemon.terminate()
             self._daemon.wait()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The daemon takes connections, and answers nothing meanwhile."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._daemon.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End the daemon and its mounts."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.measure.answers import parse_object
+from balloontrace.measure.bounded_calls import BoundedCalls
 from balloontrace.measure.vm import Vm, VmGone, VmName
 from balloontrace.system.kernel import ROOT
 from balloontrace.system.vm_names import read_vm_name
@@ -23,14 +24,26 @@ _KIB_BYTES = 1024
 _ANSWERS_S = 30
 _BACK_S = 30.0  # a daemon that is restarted takes less
 _LOOK_EVERY_S = 0.5
+_PATIENCE_S = 60.0  # above both: a daemon that hangs answers nothing, and libvirt waits for ever
+_HANGS = f"has not answered within {_PATIENCE_S:.0f} s: its daemon may hang"
+_CLOSES_S = 2.0  # the end of this process does it as well
 
 
 class LibvirtVm(Vm):
-    """`open_libvirt` makes one. It waits for a daemon that is restarted."""
+    """`open_libvirt` makes one. It waits for a daemon that is restarted, and not for one that hangs."""
 
     def __init__(self, libvirt: Any, uri: str, name: str, pid: int | None) -> None:  # noqa: ANN401
         """Connects. UsageError without a daemon, or without such a VM that runs."""
         self._libvirt, self._uri, self._name = libvirt, uri, name
+        self._calls = BoundedCalls("libvirt", _PATIENCE_S)
+        try:
+            self._calls.ask(self._open)
+        except TimeoutError:
+            raise UsageError(f"libvirt at {printable(uri)} {_HANGS}") from None
+        self.named = VmName(printable(name), pid or read_pid(name))
+
+    def _open(self) -> None:
+        libvirt, uri, name = self._libvirt, self._uri, self._name
         try:
             self._connection = libvirt.open(uri)
         except libvirt.libvirtError as error:
@@ -42,7 +55,6 @@ class LibvirtVm(Vm):
             raise UsageError(f"libvirt has no VM called {printable(name)}; {self._names()}") from None
         if not running:
             raise UsageError(f"the VM {printable(name)} is not running; start it first")
-        self.named = VmName(printable(name), pid or read_pid(name))
 
     def _names(self) -> str:
         """Which it has, where it still answers."""
@@ -77,10 +89,17 @@ class LibvirtVm(Vm):
 
     def close(self) -> None:
         """The VM goes on."""
-        with suppress(self._libvirt.libvirtError):
-            self._connection.close()
+        with suppress(self._libvirt.libvirtError, TimeoutError):
+            self._calls.ask(self._connection.close, _CLOSES_S)
 
     def _ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+        """The domain's answer. Raises VmGone."""
+        try:
+            return self._calls.ask(lambda: self._ask_twice(question))
+        except TimeoutError:
+            raise VmGone(f"libvirt {_HANGS}, asked about the VM {self.named.name}") from None
+
+    def _ask_twice(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         """The domain's answer; once more where only the connection was lost."""
         try:
             return question(self._domain)

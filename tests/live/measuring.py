@@ -106,6 +106,10 @@ class Measuring:
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
 
+    def threads(self) -> int:
+        """How many it has."""
+        return len(list(Path(f"/proc/{self._process.pid}/task").iterdir()))
+
     def children(self) -> list[int]:
         """Its own processes, by their numbers."""
         listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()

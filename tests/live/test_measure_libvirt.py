@@ -77,6 +77,17 @@ def test_by_the_agent(there: tuple[Libvirt, lab.Guest], tmp_path: Path) -> None:
     assert_nothing_left(guest)
 
 
+def test_a_daemon_that_hangs_does_not_keep_it(there: tuple[Libvirt, lab.Guest], tmp_path: Path) -> None:
+    """What waits for the daemon is a thread of its own, so that a Ctrl-C ends all of it."""
+    libvirt, guest = there
+    with libvirt.hanging():
+        measuring = measure(libvirt, "--vm", NAME, "--host-only", "--take", "64M", "-o", tmp_path / "out")
+        guest.wait_until(lambda: measuring.threads() > 1, 60, what="a question to libvirt")
+        measuring.interrupt()
+        assert measuring.wait() == (130, "")
+    assert measuring.said.strip() == "balloontrace: interrupted"
+
+
 def test_a_wrong_name(there: tuple[Libvirt, lab.Guest], tmp_path: Path) -> None:
     libvirt, _ = there
     measuring = measure(libvirt, "--vm", "guest2", "--host-only", "--take", "64M", "-o", tmp_path / "out")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,9 @@ from balloontrace.cli import main
 from balloontrace.commands.record import record
 from balloontrace.errors import ExitCode, UsageError
 from balloontrace.format.vocabulary import Side
+from balloontrace.measure import libvirt_vm
 from balloontrace.measure.recorder_options import given_options, parse_options
+from balloontrace.measure.vm import VmGone
 
 QMP, GUEST = ("--qmp", "/no/qmp"), ("--guest", "root@vm1")
 SET = ("--set-target", "true {mib}")
@@ -242,3 +245,26 @@ def test_a_wrong_name_is_told_with_the_right_ones(
         )
         assert (status, said.count("\n")) == (ExitCode.USAGE, 1), said
         assert sentence in said
+
+
+def test_a_daemon_that_hangs_is_not_waited_for_without_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as it is asked, and once it has answered: neither keeps the command."""
+    never = threading.Event()
+    monkeypatch.setattr(libvirt_vm, "_PATIENCE_S", 0.2)
+    hanging = fake_libvirt(None)
+    monkeypatch.setattr(hanging, "open", lambda _uri: never.wait())
+    monkeypatch.setitem(sys.modules, "libvirt", hanging)
+    status, said = run(
+        capsys, "measure", "--vm", "vm1", "--host-only", "--take", "64M", "-o", str(tmp_path / "out")
+    )
+    assert (status, said.count("\n")) == (ExitCode.USAGE, 1), said
+    assert "libvirt at qemu:///system has not answered within" in said
+    domain = SimpleNamespace(isActive=lambda: 1, memoryStats=lambda: never.wait())
+    monkeypatch.setitem(sys.modules, "libvirt", fake_libvirt(domain))
+    vm = libvirt_vm.open_libvirt("vm1", pid=1)
+    with pytest.raises(VmGone, match=r"has not answered within .* asked about the VM vm1"):
+        vm.read_size_bytes()
+    vm.close()
+    never.set()
