@@ -36,7 +36,7 @@ FROM_A_CHECKOUT = "PYTHONPATH=. python3 -m "
 KPROBES = "/sys/kernel/debug/kprobes/list"
 SHOWN_MIB = 7168
 SOME_MIB = 257  # where nothing is said of how much it was
-DEMO_S = 600
+DEMO_S = 1800
 
 
 # What two pages show alike is run once, and what they show is run by the test of that.

@@ -29,7 +29,7 @@ SHOW = "systemctl show --value -p"
 # Each second counts here: by default the watchdog waits for a minute.
 DROP_IN = """\
 mkdir -p /etc/systemd/system/balloontrace.service.d
-printf '[Service]\\nWatchdogSec=8\\nRestartSec=0\\nTimeoutStartSec=300\\n' \\
+printf '[Service]\\nWatchdogSec=20\\nRestartSec=0\\nTimeoutStartSec=300\\n' \\
     > /etc/systemd/system/balloontrace.service.d/quick.conf
 """
 # Udev would add all devices anew, which nobody waits for.

@@ -107,7 +107,7 @@ def test_lines_add_up_to_what_the_kernel_counts(guest: lab.Guest, options: list[
 
 
 def test_stages_are_those_of_a_report(guest: lab.Guest, tmp_path: Path) -> None:
-    """Both looked at the same move; each looks at the clock for itself."""
+    """Both looked at the same move. Each looks at the clock for itself, with a wait between at times."""
     recorder = start_recording(guest, "/root/beside-top.bt", "--operations", "1")
     top = Top(guest, "-i", "1h").wait_attached()
     recorder.wait_attached()
@@ -120,7 +120,7 @@ def test_stages_are_those_of_a_report(guest: lab.Guest, tmp_path: Path) -> None:
     shares = {each["stage"]: 100 * each["share"] for each in operation["stages"] if each["share"] is not None}
     print(row, shares)
     for stage in ("a", "b+c+d", "other"):
-        assert float(row[stage].rstrip("%")) == pytest.approx(shares[stage], abs=2)
+        assert float(row[stage].rstrip("%")) == pytest.approx(shares[stage], abs=5)
 
 
 def test_a_count_or_a_duration_ends_it(guest: lab.Guest) -> None:
@@ -180,7 +180,9 @@ def test_buffers_and_calls_of_a_process(guest: lab.Guest, server: Server) -> Non
     assert (total(found, "failed"), total(found, "lost")) == (3, 0)
     for row in found:
         shares = [float(row[name].rstrip("%")) for name in ("c", "d") if row[name] != "-"]
-        assert shares == [] if row["buffers"] == "0" else abs(sum(shares) - 100) < 0.2, row
+        # A buffer may end between the looks at calls and at buffers: a line need not have both.
+        assert not shares or abs(sum(shares) - 100) < 0.2, row
+    assert any(row["c"] != "-" for row in found)
     assert re.fullmatch(r"balloontrace: process exited: \d+ looks?, 0 lost", said)
 
 

@@ -167,7 +167,8 @@ def balloontrace(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPr
     """The command on this machine, where reports are made."""
     return subprocess.run(
         [sys.executable, "-m", "balloontrace", *words],
-        cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=cwd, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 

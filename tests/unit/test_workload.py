@@ -73,7 +73,7 @@ def test_an_interrupt_while_it_ends_leaves_no_command(tmp_path: Path) -> None:
     while not ready.exists():
         time.sleep(0.01)
     started_s = time.monotonic()
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         workload.__exit__()
     signal.signal(signal.SIGINT, before)
