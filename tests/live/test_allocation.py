@@ -215,7 +215,9 @@ def test_compaction_is_named_where_memory_is_in_pieces(tmp_path: Path) -> None:
         recorder.end()
         first, *others = inflates_of(recorder, tmp_path)
     assert len(others) == NUDGES
-    assert (told(first), stage(first, "a.compaction")["total_ns"]) == ([], 0)
+    # Where something else takes the only processor meanwhile, that is said of so short an inflate.
+    assert not any("compaction" in sentence for sentence in told(first))
+    assert stage(first, "a.compaction")["total_ns"] == 0
     print("stalls", stalls, [stage(each, "a.compaction")["count"] for each in others])
     held_up = [each for each in others if stage(each, "a.compaction")["count"]]
     assert 0 < len(held_up) <= stalls

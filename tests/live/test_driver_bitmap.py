@@ -61,10 +61,13 @@ def test_a_gibibyte_is_one_send(bitmap: lab.Guest) -> None:
 
 def test_what_is_sent_twice_is_what_the_device_has_already(bitmap: lab.Guest) -> None:
     moves = Witness(bitmap)
-    for target_mib in (FULL_MIB - PRIME_MIB[0], FULL_MIB - PRIME_MIB[0] - PRIME_MIB[1]):
-        move(bitmap, target_mib)
+    whole_mib = PRIME_MIB[2] + PRIME_MIB[0]
+    # Single holes everywhere are taken first, larger ones between them later.
+    with fragmented(bitmap, mib=700, keep_percent=30):
+        for mib in (PRIME_MIB[2], whole_mib):
+            move(bitmap, FULL_MIB - mib)
     done = moves.totals()["inflate"]
-    new = sum(PRIME_MIB[:2]) * MIB_PAGES
+    new = whole_mib * MIB_PAGES
     assert moves.vmstat() == [new, 0]
     assert done["pages"] == new + done["already"]
     print(done["already"], "sent twice")

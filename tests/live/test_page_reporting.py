@@ -7,7 +7,7 @@ import re
 import signal
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tracing import (
     MIB_PAGES,
     PAGE_BYTES,
     Json,
+    Recorder,
     assert_no_trace,
     assert_sums,
     assert_whole,
@@ -86,9 +87,7 @@ def reporting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Gu
 def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], tmp_path: Path) -> None:
     """900 MiB used and freed, and the balloon moved meanwhile: recorded in three ways at once."""
     guest, discards = reporting
-    recorders = [start_recording(guest, f"/root/{name}.bt", *words) for name, words in WAYS.items()]
-    for recorder in recorders:
-        recorder.wait_attached()
+    recorders = record_at_rest(guest, discards, {f"/root/{name}.bt": words for name, words in WAYS.items()})
     before = discards.of_reports()
     user = use_memory(guest, USED_MIB)
     user.wait_for(b"used", ATTACH_S, stream="stdout")
@@ -103,8 +102,7 @@ def test_reported_is_what_qemu_gave_back(reporting: tuple[lab.Guest, Discards], 
         what="reports of what was freed",
     )
     after = discards.of_reports()
-    for recorder in recorders:
-        recorder.end()
+    end_at_rest(guest, discards, recorders)
     told = discards.of_reports()
     for recorder in recorders:
         path = recorder.pull(tmp_path)
@@ -147,12 +145,8 @@ def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tm
     # In use before anything is recorded: no report of the recording has named it.
     user = use_memory(guest, USED_MIB)
     user.wait_for(b"used", ATTACH_S, stream="stdout")
-    recorders = [
-        start_recording(guest, f"/root/again-{name}.bt", "--capture", "payload", *words)
-        for name, words in WAYS.items()
-    ]
-    for recorder in recorders:
-        recorder.wait_attached()
+    ways = {f"/root/again-{name}.bt": ("--capture", "payload", *words) for name, words in WAYS.items()}
+    recorders = record_at_rest(guest, discards, ways)
     wait_until_all_is_reported(guest, discards)
     first_ns = read_clock(guest)
     free_and_have_reported(guest, discards, user)
@@ -160,8 +154,7 @@ def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tm
     user = use_memory(guest, USED_MIB)
     user.wait_for(b"used", ATTACH_S, stream="stdout")
     free_and_have_reported(guest, discards, user)
-    for recorder in recorders:
-        recorder.end()
+    end_at_rest(guest, discards, recorders)
     told = [(address, size) for address, size in discards.read_blocks() if size > PAGE_BYTES]
     for recorder in recorders:
         path = recorder.pull(tmp_path)
@@ -195,6 +188,26 @@ def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tm
         assert reports.pages_again[second_time].sum() > (2 * USED_MIB - GUEST_MIB) * MIB_PAGES
         assert 0 < said["cycles_again"] <= said["cycles"]
     print(balloontrace("report", tmp_path / "again-prebuilt.bt").stdout)
+
+
+def record_at_rest(guest: lab.Guest, discards: Discards, ways: Mapping[str, Sequence[str]]) -> list[Recorder]:
+    """Recorders by path, with options; each attaches while nothing is reported.
+
+    Else a cycle under way is cut: of its reports some are recorded without it, and another recorder may miss
+    its return (bpf_tramp_image_put).
+    """
+    recorders = []
+    for path, options in ways.items():
+        wait_until_all_is_reported(guest, discards)
+        recorders.append(start_recording(guest, path, *options).wait_attached())
+    return recorders
+
+
+def end_at_rest(guest: lab.Guest, discards: Discards, recorders: Sequence[Recorder]) -> None:
+    """As they were attached."""
+    for recorder in recorders:
+        wait_until_all_is_reported(guest, discards)
+        recorder.end()
 
 
 def wait_until_all_is_reported(guest: lab.Guest, discards: Discards) -> None:

@@ -26,6 +26,7 @@ from tracing import (
     ATTACH_S,
     MIB_PAGES,
     PAGE_BYTES,
+    Json,
     assert_whole,
     move,
     outcomes,
@@ -39,7 +40,7 @@ from balloontrace.format.vocabulary import Call
 GUEST_MIB, USED_MIB, MOVED_MIB, FILE_MIB = 1536, 900, 61, 31
 # Of a migration: while it lasts the guest hints at its free memory.
 SLOW_BYTES_PER_S, MIGRATED_BYTES = 4 << 20, 8 << 20
-POLLS = 3
+POLLS, TRIES = 3, 3
 FIRMWARE_BYTES = 32 << 20
 BALLOON = {"free-page-reporting": "on", "free-page-hint": "on", "iothread": "hints"}
 HINTING = ("-object", "iothread,id=hints")
@@ -55,12 +56,33 @@ def pair() -> Iterator[lab.Nested]:
 
 
 def test_queues_whose_buffers_take_no_call(pair: lab.Nested, tmp_path: Path) -> None:
-    """Statistics that are asked for, and hints of a migration that is cancelled."""
+    """Statistics that are asked for, and hints of a migration that is cancelled.
+
+    Where QEMU hears of a kick late, that is on a busy machine, a queue is not told: then all is done again.
+    """
+    for _ in range(TRIES):
+        found = record_queues(pair, tmp_path)
+        queues = {each["queue"]: each for each in found["host"]["queues"]}
+        if {"statistics", "hint"} <= set(queues):
+            break
+    (hinted,) = found["page_hinting"]["operations"]
+    print(hinted["pages"], "pages hinted,", found["statistics"])
+    assert hinted["pages"] > 0
+    assert {queues[name]["told_by"] for name in ("statistics", "hint")} == {"matching"}
+    (statistics,) = found["statistics"]
+    assert queues["statistics"]["matched"] == statistics["answers"] >= POLLS
+    assert 0 < queues["hint"]["matched"] <= queues["hint"]["kicks"]
+    told = [each["queue"] for each in found["host"]["queues"] if each["queue"] is not None]
+    assert len(set(told)) == len(told)
+
+
+def record_queues(pair: lab.Nested, folder: Path) -> Json:
+    """The report of both sides of an inflate, a deflate, questions for statistics, and a migration."""
     host, guest = pair.host, pair.guest
     in_host = start_recording(
-        host, "/root/queues-host.bt", "--side", "host", "-p", str(pair.vmm_pid)
+        host, "/root/queues-host.bt", "-f", "--side", "host", "-p", str(pair.vmm_pid)
     ).wait_attached()
-    in_guest = record_apart(guest, "queues")
+    in_guest = record_apart(guest, "queues", "-f")
     wait_attached_apart(guest, "queues")
     move(guest, GUEST_MIB - MOVED_MIB, MOVE_S)
     move(guest, GUEST_MIB, MOVE_S)
@@ -73,17 +95,7 @@ def test_queues_whose_buffers_take_no_call(pair: lab.Nested, tmp_path: Path) -> 
         cancel_migration(guest)
     in_guest.end()
     in_host.end()
-    found = report_both(in_guest.pull(tmp_path), in_host.pull(tmp_path))
-    (hinted,) = found["page_hinting"]["operations"]
-    print(hinted["pages"], "pages hinted,", found["statistics"])
-    assert hinted["pages"] > 0
-    queues = {each["queue"]: each for each in found["host"]["queues"]}
-    assert {queues[name]["told_by"] for name in ("statistics", "hint")} == {"matching"}
-    (statistics,) = found["statistics"]
-    assert queues["statistics"]["matched"] == statistics["answers"] >= POLLS
-    assert 0 < queues["hint"]["matched"] <= queues["hint"]["kicks"]
-    told = [each["queue"] for each in found["host"]["queues"] if each["queue"] is not None]
-    assert len(set(told)) == len(told)
+    return report_both(in_guest.pull(folder), in_host.pull(folder))
 
 
 def test_each_is_told_apart(pair: lab.Nested, tmp_path: Path) -> None:
