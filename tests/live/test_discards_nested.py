@@ -118,6 +118,7 @@ def test_reports_while_the_balloon_inflates(tmp_path: Path) -> None:
             long_ones += inflate_s >= LONG_INFLATE_S
             moves += 1
         move(guest, GUEST_MIB, MOVE_S)
+        pair.host.run([*slow_down[:-1], "max"], timeout_s=60, check=True)  # its recorder ends at its own pace
         user.kill()
         in_guest.end()
         in_host.end()

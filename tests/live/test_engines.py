@@ -7,7 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 from hostserve import WARM_UP, Server
-from tracing import FULL_MIB, MIB_PAGES, Json, Recorder, assert_whole, move, outcomes, report, start_recording
+from tracing import (
+    ATTACH_S,
+    FULL_MIB,
+    MIB_PAGES,
+    Json,
+    Recorder,
+    assert_whole,
+    move,
+    outcomes,
+    report,
+    start_recording,
+)
 
 import lab
 from balloontrace.analysis.columns import decode_batches, decode_spans
@@ -108,7 +119,9 @@ def test_lockdown_leaves_fentry(tmp_path: Path) -> None:
         attached = [probe for probe in found["header"]["probes"] if probe["status"] == "attached"]
         assert not any("kprobe" in (probe["mechanism"] or "") for probe in attached)
         guest.run(["sh", "-c", MOUNT], check=True)
-        refused = guest.run(["balloontrace", "record", "-o", "/root/no.bt", "--capture", "payload"])
+        refused = guest.run(
+            ["balloontrace", "record", "-o", "/root/no.bt", "--capture", "payload"], timeout_s=ATTACH_S
+        )
         assert (refused.status, "leave it out" in refused.stderr) == (2, True)
 
 

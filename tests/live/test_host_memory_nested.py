@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pairs import FULL_MIB, MOVE_S, MOVED_MIB, SLACK_MIB, TOUCHED_MIB, booted, report_both, touch_memory
-from tracing import MIB_PAGES, balloontrace, move, start_recording
+from tracing import MIB_PAGES, Json, balloontrace, move, start_recording
 
 import lab
 
@@ -17,7 +17,7 @@ MEMFD = (
     "-object", f"memory-backend-memfd,id=memory,size={FULL_MIB}M,share=on",
     "-machine", "memory-backend=memory",
 )  # fmt: skip
-MOVED_BYTES = MOVED_MIB << 20
+MOVED_BYTES, TRIES = MOVED_MIB << 20, 3
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +74,13 @@ def test_memory_in_huge_pages_is_known_to_be_free(tmp_path: Path) -> None:
         # Free pages that a processor keeps for itself do not count as free.
         keep_none = "echo 1000000 > /proc/sys/vm/percpu_pagelist_high_fraction"
         host.run(["sh", "-c", keep_none], check=True)
-        recorders = [
-            start_recording(host, f"/root/{name}.bt", "-p", str(pair.vmm_pid), *options).wait_attached()
-            for name, options in (("traced", ()), ("sampled", ("--sample", "--count-discards")))
-        ]
-        host.run(["sleep", "3"], check=True)
-        before_bytes = free_bytes(host)
-        move(guest, FULL_MIB - MOVED_MIB, MOVE_S)
-        host.run(["sleep", "3"], check=True)
-        more_bytes = free_bytes(host) - before_bytes
-        for recorder in recorders:
-            recorder.end()
-        recordings = [recorder.pull(tmp_path) for recorder in recorders]
-    traced, sampled = (
-        json.loads(balloontrace("report", "--format", "json", recording).stdout)["host"]
-        for recording in recordings
-    )
+        for _ in range(TRIES):
+            more_bytes, traced, sampled = record_inflate(pair, tmp_path)
+            # A second without a call ends a period, and a busy machine may have one.
+            if len(traced["periods"]) == len(sampled["periods"]) == 1:
+                break
+            move(guest, FULL_MIB, MOVE_S)
+            touch_memory(guest)
     for host_side in (traced, sampled):
         freed = host_side["periods"][0]["freed"]
         print(freed, more_bytes)
@@ -97,11 +88,34 @@ def test_memory_in_huge_pages_is_known_to_be_free(tmp_path: Path) -> None:
         assert (freed["verdict"], freed["reason"], freed["memory"]) == ("freed", None, "anonymous")
         assert freed["asked_bytes"] == MOVED_BYTES
         assert abs(freed["resident_bytes"] - more_bytes) <= SLACK_MIB << 20
-        assert 0.9 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
+        # Less by all huge pages of the machine that are mapped in part; uncounted, `least` would be near 0.
+        assert 0.8 * freed["resident_bytes"] <= freed["least_bytes"] <= freed["resident_bytes"]
     assert sampled["discards"] == traced["periods"][0]["freed"]["calls"] == MOVED_MIB * MIB_PAGES
     assert sampled["discarded_bytes"] == MOVED_BYTES
     assert sampled["thp_splits"] == traced["periods"][0]["freed"]["huge_pages_split"]
     assert (sampled["calls_in_batches"], traced["discards"]) == (None, None)
+
+
+def record_inflate(pair: lab.Nested, folder: Path) -> tuple[int, Json, Json]:
+    """How much more is free after it, and what two recorders of the host say: one traces, one samples."""
+    host = pair.host
+    recorders = [
+        start_recording(host, f"/root/{name}.bt", "-f", "-p", str(pair.vmm_pid), *options).wait_attached()
+        for name, options in (("traced", ()), ("sampled", ("--sample", "--count-discards")))
+    ]
+    host.run(["sleep", "3"], check=True)
+    before_bytes = free_bytes(host)
+    move(pair.guest, FULL_MIB - MOVED_MIB, MOVE_S)
+    host.run(["sleep", "3"], check=True)
+    more_bytes = free_bytes(host) - before_bytes
+    for recorder in recorders:
+        recorder.end()
+    recordings = [recorder.pull(folder) for recorder in recorders]
+    traced, sampled = (
+        json.loads(balloontrace("report", "--format", "json", recording).stdout)["host"]
+        for recording in recordings
+    )
+    return more_bytes, traced, sampled
 
 
 def free_bytes(machine: lab.Guest) -> int:
