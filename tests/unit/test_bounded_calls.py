@@ -22,7 +22,7 @@ def test_what_nobody_waits_for_any_more_is_not_made() -> None:
     calls = BoundedCalls("test", 60.0)
     goes_on, made = threading.Event(), []
     with pytest.raises(TimeoutError):
-        calls.ask(goes_on.wait, patience_s=1.0)
+        calls.ask(goes_on.wait, patience_s=0.5)
     with pytest.raises(TimeoutError):
         calls.ask(lambda: made.append("late"), patience_s=0.05)
     goes_on.set()

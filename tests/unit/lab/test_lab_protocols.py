@@ -72,7 +72,7 @@ def test_qmp_refusal_carries_what_qemu_says(pair: tuple[socket.socket, socket.so
 
 def test_qmp_end_and_silence_are_not_waited_out(pair: tuple[socket.socket, socket.socket]) -> None:
     answer_qmp(pair[1], lambda _: b"")
-    client = QmpClient(pair[0], timeout_s=1.0)
+    client = QmpClient(pair[0], timeout_s=0.5)
     with pytest.raises(QmpGone, match="does not answer"):
         client.execute("stop")
     pair[1].shutdown(socket.SHUT_RDWR)
