@@ -97,7 +97,7 @@ class LibvirtVm(Vm):
         try:
             return self._calls.ask(lambda: self._ask_twice(question))
         except TimeoutError:
-            raise VmGone(f"libvirt {_HANGS}, asked about the VM {self.named.name}") from None
+            raise VmGone(f"libvirt, asked about the VM {self.named.name}, {_HANGS}") from None
 
     def _ask_twice(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         """The domain's answer; once more where only the connection was lost."""

@@ -264,7 +264,7 @@ def test_a_daemon_that_hangs_is_not_waited_for_without_end(
     domain = SimpleNamespace(isActive=lambda: 1, memoryStats=lambda: never.wait())
     monkeypatch.setitem(sys.modules, "libvirt", fake_libvirt(domain))
     vm = libvirt_vm.open_libvirt("vm1", pid=1)
-    with pytest.raises(VmGone, match=r"has not answered within .* asked about the VM vm1"):
+    with pytest.raises(VmGone, match="asked about the VM vm1, has not answered within"):
         vm.read_size_bytes()
     vm.close()
     never.set()
