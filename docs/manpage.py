@@ -23,9 +23,10 @@ _STATUS = {
     ExitCode.USAGE: "The command line is invalid, or a recording that it names is missing or unreadable.",
     ExitCode.CANNOT_TRACE: "Machine, kernel or user cannot trace a balloon; `balloontrace doctor` says why.",
     ExitCode.MISSING_PROBE: "A required function cannot be probed in this kernel.",
-    ExitCode.DATA_LOST: "More was lost while recording than --max-lost allows.",
+    ExitCode.DATA_LOST: "More was lost while recording than --max-lost allows, or how much is not known.",
     ExitCode.REGRESSION: "A comparison found what it was told to fail on.",
-    ExitCode.INTERRUPTED: "Interrupted; nothing was kept, except for the complete rounds of measure.",
+    ExitCode.INTERRUPTED: "Interrupted; what was complete is kept: rounds of measure, pieces of record, "
+    "batches of archive.",
 }
 
 

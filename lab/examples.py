@@ -79,14 +79,14 @@ def record_nested_qemu() -> None:
 
 
 def record_nested_stock() -> None:
-    """Both sides of 7 of 8 GiB, Debian's driver, the lab's device."""
-    with nested(memory_mib=GUEST_MIB, device="backend") as pair:
+    """Both sides of 7 of 8 GiB, Debian's driver, the lab's device, on a clock that counts instructions."""
+    with nested(icount=True, memory_mib=GUEST_MIB, device="backend") as pair:
         _record_both(pair, "nested-stock", LEFT_MIB)
 
 
 def record_nested_bitmap() -> None:
-    """Both sides of 7 of 8 GiB, the page-bitmap driver, the lab's device."""
-    with nested(memory_mib=GUEST_MIB, device="backend", page_bitmap=True) as pair:
+    """Both sides of 7 of 8 GiB, the page-bitmap driver, the lab's device, on such a clock."""
+    with nested(icount=True, memory_mib=GUEST_MIB, device="backend", page_bitmap=True) as pair:
         load_patched(pair.guest)
         _record_both(pair, "nested-bitmap", LEFT_MIB, *CAPTURE)
 

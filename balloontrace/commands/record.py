@@ -57,7 +57,8 @@ _MOST_BUFFER_BYTES = 256 << 20
     default=DEFAULT_OUTPUT,
     show_default=True,
     metavar="FILE|-",
-    help="Write the recording here; - is standard output, for a pipe.",
+    help="Write the recording here; - is standard output, for a pipe. With --archive-every a folder, "
+    f"{DEFAULT_FOLDER} unless given.",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing recording.")
 @click.option(

@@ -91,7 +91,7 @@ def report(
     r"""Show where the time of each inflate and deflate in RECORDING went (- reads it from stdin).
 
     With a recording of the host made at the same time, b, c and d are shown apart. Of many VMs (record --all)
-    that one is taken which served the guest; without a guest, each is shown.
+    that one is taken which served the guest. Without a guest, a table shows each; other formats take --vm.
 
     \b
     Examples:

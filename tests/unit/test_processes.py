@@ -225,6 +225,8 @@ def test_programs_keep_processes_apart(tmp_path: Path) -> None:
             {"sample": True},
             "--sample cannot trace all VMs at once: leave it out, or record one VM with --vm or",
         ),
+        ({"time_faults": True}, "--time-faults cannot trace all VMs at once: leave it out"),
+        ({"count_discards": True}, "--count-discards cannot trace all VMs at once: leave it out"),
         ({"engine": "bcc"}, "--engine bcc cannot trace all VMs at once: leave it out, or record one VM with"),
         ({"operations": 1}, "--operations is for the guest's side"),
     ],

@@ -43,15 +43,20 @@ class AllSide(HostSide):
 
     def check_options(self) -> None:
         """UsageError for what is of one process only, too."""
-        super().check_options()
         options = self.options
         if options.pid is not None:
             raise UsageError("-p names one process, and --all means every VM: leave one of them out")
-        for option, given in (("--sample", options.sample), ("--engine bcc", options.engine == "bcc")):
+        for option, given in (
+            ("--sample", options.sample),
+            ("--time-faults", options.time_faults),
+            ("--count-discards", options.count_discards),
+            ("--engine bcc", options.engine == "bcc"),
+        ):
             if given:
                 raise UsageError(
                     f"{option} cannot trace all VMs at once: leave it out, or record one VM with --vm or -p"
                 )
+        super().check_options()
 
     def choose_target(self, diagnosis: HostDiagnosis) -> None:  # noqa: ARG002
         """Whoever is there. CannotTraceError where processes have numbers of their own."""
