@@ -59,13 +59,12 @@ class GuestMemory:
 
 
 def parse_guest_memory(metadata: Json, end: Json, regions: Regions) -> GuestMemory:
-    """Slots of both ends. Of a VM that began or ended in between, those of one end are known."""
-    tables = [
-        table["memory_slots"] for table in (metadata, end) if isinstance(table.get("memory_slots"), list)
-    ]
-    if not tables:
-        return GuestMemory(regions, None)
-    return GuestMemory(regions, tuple(_joined(sorted(each for table in tables for each in _parse(table)))))
+    """Slots of both ends. Of a VM that began or ended in between, those of one end are known.
+
+    A VM without slots has no memory yet: then they are not known.
+    """
+    slots = sorted(each for table in (metadata, end) for each in _parse(table.get("memory_slots")))
+    return GuestMemory(regions, tuple(_joined(slots)) or None)
 
 
 def _parse(table: object) -> Iterator[_Range]:

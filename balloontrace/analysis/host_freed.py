@@ -32,7 +32,8 @@ _FREES = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE,
 class Asked:
     """What some buffers asked for. `bytes` is None where that was not counted, and without failed calls.
 
-    Where calls were sampled, `calls` are samples of them; `discards` were counted or are None.
+    Where they are `sampled`, `calls` are samples of calls, and how many failed is not known. `discards` were
+    counted or are None.
     """
 
     calls: Mapping[Call, int]
@@ -42,6 +43,7 @@ class Asked:
     all_bytes: int | None  # by all calls between the readings, these among them
     huge_pages_split: int | None
     discards: int | None = None
+    sampled: bool = False
 
     @property
     def count(self) -> int:
@@ -118,8 +120,8 @@ def judge(asked: Asked, beside: Beside | None, regions: Sequence[Region]) -> Fre
     verdict, reason = _decide(asked, beside, bounds, regions)
     freed = Freed(
         verdict,
-        asked.count,
-        asked.errors,
+        None if asked.sampled else asked.count,
+        None if asked.sampled else asked.errors,
         reason,
         memory=" and ".join(sorted({region.kind.value for region in regions})) or None,
         asked_bytes=asked.bytes,
@@ -140,9 +142,9 @@ def _decide(
 ) -> tuple[Verdict, Reason | None]:
     if asked.count and asked.errors >= _WHOLE * asked.count:
         return Verdict.NOTHING, _why_failed(asked, regions)
-    if asked.calls.get(Call.MADVISE_FREE, 0) == asked.count:
+    if asked.calls.get(Call.MADVISE_FREE, 0) == asked.count > 0:
         return Verdict.LATER, None
-    if asked.bytes is None:
+    if asked.bytes is None or _hides_calls(asked, regions):
         return Verdict.UNKNOWN, Reason.SAMPLED
     if not regions:
         return Verdict.UNKNOWN, Reason.NO_REGION
@@ -150,8 +152,10 @@ def _decide(
         return Verdict.NOTHING, Reason.HUGETLB
     if beside is None or bounds is None or bounds.least is None or bounds.most is None:
         return Verdict.UNKNOWN, Reason.NO_READING
-    if all(kind.is_shared for kind in beside.kinds) and asked.only_unmaps:
-        return (Verdict.NOTHING, Reason.SHARED) if _in_files(beside) else (Verdict.UNTOUCHED, None)
+    # Of calls that were sampled some may have been others, which the files show then.
+    seems_unmapped = asked.only_unmaps and not (asked.sampled and bounds.most > _PART * asked.bytes)
+    if all(kind.is_shared for kind in beside.kinds) and seems_unmapped:
+        return (Verdict.NOTHING, Reason.SHARED) if _in_files(beside) else _untouched(asked, beside)
     if asked.bytes * _PART <= beside.off_bytes:
         return Verdict.UNKNOWN, Reason.TOO_SMALL
     return _weigh(asked, asked.bytes, beside, bounds.least, bounds.most, bounds.resident or 0)
@@ -163,7 +167,7 @@ def _weigh(
     """Where between nothing and all that was asked for the bounds lie."""
     if most <= _PART * bytes_:
         reason = _why_nothing(asked, bytes_, beside, resident)
-        return (Verdict.UNTOUCHED, None) if reason is None else (Verdict.NOTHING, reason)
+        return _untouched(asked, beside) if reason is None else (Verdict.NOTHING, reason)
     if asked.all_bytes is not None and bytes_ < _WHOLE * asked.all_bytes:
         return Verdict.UNKNOWN, Reason.OTHERS
     if least >= (_WHOLE if most < bytes_ else _HALF) * bytes_:
@@ -171,6 +175,20 @@ def _weigh(
     if least > _PART * bytes_ and most < _WHOLE * bytes_:
         return Verdict.PART, None
     return Verdict.UNKNOWN, _why_unclear(asked, beside)
+
+
+def _hides_calls(asked: Asked, regions: Sequence[Region]) -> bool:
+    """Whether no sample shows what kind of call it was. Where KVM tells of discards, memory alone may do."""
+    in_files = any(region.kind.is_shared for region in regions)
+    return asked.sampled and not asked.count and (in_files or not asked.discards)
+
+
+def _untouched(asked: Asked, beside: Beside) -> tuple[Verdict, Reason | None]:
+    """Nothing was there, or calls failed that were sampled: on some memory they do."""
+    may_fail = any(region.locked is not False or region.kind.is_hugetlb for region in beside.regions)
+    if asked.sampled and not asked.discards and may_fail:
+        return Verdict.NOTHING, Reason.UNTOUCHED_OR_FAILED
+    return Verdict.UNTOUCHED, None
 
 
 def _why_failed(asked: Asked, regions: Sequence[Region]) -> Reason:
@@ -185,7 +203,7 @@ def _why_failed(asked: Asked, regions: Sequence[Region]) -> Reason:
 
 def _is_too_large(asked: Asked, regions: Sequence[Region]) -> bool:
     """Whether the pages of hugetlbfs are larger than each call on average: a part of one frees none."""
-    done = asked.discards or asked.count - asked.errors
+    done = asked.discards or 0 if asked.sampled else asked.count - asked.errors
     if not asked.bytes or done <= 0:
         return False
     each = asked.bytes / done
@@ -255,10 +273,15 @@ def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:
     held = beside.pinned_bytes
     if beside.kinds & _OWN:
         held += beside.after.child_bytes + sum(region.shared_bytes or 0 for region in beside.regions)
-        held += min(
-            _left_in_huge_pages(asked.huge_pages_split or 0, resident), _partly_mapped(beside, resident)
-        )
+        split = asked.huge_pages_split
+        left = resident if _may_be_split(asked, beside) else _left_in_huge_pages(split or 0, resident)
+        held += min(left, _partly_mapped(beside, resident))
     return min(max(resident, 0), held)
+
+
+def _may_be_split(asked: Asked, beside: Beside) -> bool:
+    """Whether there are huge pages, or may be, of which nobody counted how many were split."""
+    return asked.huge_pages_split is None and any(region.huge_bytes != 0 for region in beside.regions)
 
 
 def _left_in_huge_pages(split: int, resident: int) -> int:
@@ -295,11 +318,13 @@ def _why_nothing(asked: Asked, bytes_: int, beside: Beside, resident: int) -> Re
         return Reason.CHILD
     if beside.pinned_bytes >= _WHOLE * resident:
         return Reason.PINNED
+    if _may_be_split(asked, beside):
+        return Reason.HUGE_IN_USE if (beside.after.partly_mapped_bytes or 0) >= resident else Reason.UNCLEAR
     return Reason.HUGE_IN_USE if asked.huge_pages_split else Reason.HELD
 
 
 def _why_unclear(asked: Asked, beside: Beside) -> Reason:
     """What it is that makes the bounds wide."""
-    if asked.huge_pages_split:
+    if asked.huge_pages_split or (_may_be_split(asked, beside) and _partly_mapped(beside, HUGE_BYTES)):
         return Reason.HUGE_IN_USE
     return Reason.PINNED if beside.pinned_bytes else Reason.UNCLEAR

@@ -169,9 +169,15 @@ class HostMemoryTable:
     def _of_operation(
         self, rows: Column, bounds: tuple[int, int], pages: int | None, starts: Sequence[int]
     ) -> tuple[Freed | None, TakenBack | None]:
-        gives = any(int(column[rows].sum()) for column in self._calls.values())
+        gives = self._gives(rows)
         freed = self._judge(rows, bounds, pages) if gives else None
         return freed, self._price(bounds, starts, gives=gives)
+
+    def _gives(self, rows: Column) -> bool:
+        """Whether an operation's buffers give memory back; of samples no call need be seen."""
+        if self.batches.sampled:
+            return bool((self.batches.queue[rows] == Queue.INFLATE).any())
+        return any(int(column[rows].sum()) for column in self._calls.values())
 
     def _judge(self, rows: Column, bounds: tuple[int, int], pages: int | None) -> Freed:
         found = [self.regions.found[place] for place in self._named(rows)]
@@ -195,6 +201,7 @@ class HostMemoryTable:
             self._bytes_meanwhile(beside) if self._knows_bytes and beside is not None else None,
             int(columns["thp_splits"][rows].sum()) if self.batches.splits_counted else None,
             int(self.batches.int64("discards")[rows].sum()) if self.batches.counts_discards else None,
+            self.batches.sampled,
         )
 
     def _bytes_meanwhile(self, beside: Beside) -> int:

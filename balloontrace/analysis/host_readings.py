@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from balloontrace.analysis.metadata import Json, integer, mapping, text
@@ -55,6 +55,9 @@ class HostReadings:
 
     def __bool__(self) -> bool:
         return bool(self._found)
+
+    def __iter__(self) -> Iterator[HostReading]:
+        return iter(self._found)
 
     def last_before(self, at_ns: int) -> HostReading | None:
         """The last one that shows nothing of what came after this time."""

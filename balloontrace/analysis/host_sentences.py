@@ -21,6 +21,9 @@ _WHY = {
     Reason.PINNED: "the memory is pinned for a device (VFIO, io_uring)",
     Reason.CHILD: "a child process of it still holds the pages",
     Reason.HELD: "somebody else still holds the pages",
+    Reason.UNTOUCHED_OR_FAILED: "the memory had not been touched before, or the calls failed, which samples "
+    "do not show",
+    Reason.UNCLEAR: "huge pages of which a part is in use, or somebody else, still hold the pages",
 }
 _UNKNOWN = {
     Reason.NO_REGION: "the recording does not tell which memory the calls named",
@@ -74,6 +77,8 @@ def explain_freed(freed: Freed) -> str:
             return f"nothing became free for the host: {_why(freed)}"
         case _:
             why = _UNKNOWN.get(freed.reason or Reason.UNCLEAR, "")
+            if freed.reason is Reason.HUGE_IN_USE and freed.huge_pages_split is None:
+                why = "huge pages may have been split, and a part still in use keeps all of one"
             known = ""
             if freed.least_bytes is not None and freed.most_bytes is not None:
                 known = f" ({format_bytes(freed.least_bytes)} to {format_bytes(freed.most_bytes)})"
@@ -102,6 +107,7 @@ def _why(freed: Freed) -> str:
     if freed.reason is Reason.HUGETLB:
         return f"a call named less than a page of hugetlbfs, which has {format_bytes(freed.page_bytes)}"
     if freed.reason is Reason.FAILED:
-        share = freed.errors / freed.calls if freed.calls else None
-        return f"{format_share(share)} of {format_things(freed.calls, 'call')} failed"
+        calls = freed.calls or 0
+        share = (freed.errors or 0) / calls if calls else None
+        return f"{format_share(share)} of {format_things(calls, 'call')} failed"
     return _WHY.get(freed.reason or Reason.HELD, "")

@@ -78,11 +78,7 @@ class LibvirtVm(Vm):
 
     def exchange(self, command: dict[str, Any]) -> dict[str, Any]:
         """A command to the guest's agent and its answer. Raises VmGone."""
-        import libvirt_qemu
-
-        text = json.dumps(command)
-        answer = self._ask(lambda domain: libvirt_qemu.qemuAgentCommand(domain, text, _ANSWERS_S, 0))
-        found = parse_object(answer)
+        found = parse_object(self._wait_for(lambda: self._ask_agent(json.dumps(command))))
         if found is None:
             raise VmGone(f"the agent of the VM {self.named.name} does not answer as one should")
         return found
@@ -94,8 +90,11 @@ class LibvirtVm(Vm):
 
     def _ask(self, question: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         """The domain's answer. Raises VmGone."""
+        return self._wait_for(lambda: self._ask_twice(question))
+
+    def _wait_for(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         try:
-            return self._calls.ask(lambda: self._ask_twice(question))
+            return self._calls.ask(call)
         except TimeoutError:
             raise VmGone(f"libvirt, asked about the VM {self.named.name}, {_HANGS}") from None
 
@@ -109,6 +108,19 @@ class LibvirtVm(Vm):
         try:
             self._connect_again()
             return question(self._domain)
+        except self._libvirt.libvirtError as error:
+            raise self._gone(error) from error
+
+    def _ask_agent(self, text: str) -> Any:  # noqa: ANN401
+        """Asked once: the agent may have done what a daemon that was restarted has no answer to.
+
+        So another question comes first, which finds a connection that had been lost before.
+        """
+        import libvirt_qemu
+
+        self._ask_twice(lambda domain: domain.isActive())
+        try:
+            return libvirt_qemu.qemuAgentCommand(self._domain, text, _ANSWERS_S, 0)
         except self._libvirt.libvirtError as error:
             raise self._gone(error) from error
 

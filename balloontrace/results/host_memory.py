@@ -35,6 +35,7 @@ class Reason(enum.StrEnum):
     TOO_SMALL = "smaller than what the kernel's counts may be off by"
     OTHERS = "other discards meanwhile"
     SAMPLED = "bytes not counted"
+    UNTOUCHED_OR_FAILED = "not touched before, or failed"
     UNCLEAR = "within wide bounds"
 
 
@@ -42,15 +43,16 @@ class Reason(enum.StrEnum):
 class Freed:
     """What became free for the calls of one operation, between two readings of the process.
 
-    `memory` is the kind of memory that the calls named. At least `least_bytes` became free, at most
-    `most_bytes`; they differ by what the process may have taken back meanwhile, and by what others may hold.
-    `resident_bytes` is how much less the process had mapped or its files took; `group_bytes` how much less
-    its control group is charged for, where nobody else is in that. `from_ns` and `until_ns` are the readings.
+    `calls` and `errors` are None where calls were sampled. `memory` is the kind of memory that the calls
+    named. At least `least_bytes` became free, at most `most_bytes`. They differ by what the process may have
+    taken back meanwhile, and by what others may hold. `resident_bytes` is how much less the process had
+    mapped or its files took; `group_bytes` how much less its control group is charged for, where nobody else
+    is in that. `from_ns` and `until_ns` are the readings.
     """
 
     verdict: Verdict
-    calls: int
-    errors: int
+    calls: int | None
+    errors: int | None
     reason: Reason | None = None
     memory: str | None = None
     asked_bytes: int | None = None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from balloontrace.commands.record import record
 from balloontrace.errors import ExitCode, UsageError
 from balloontrace.format.vocabulary import Side
 from balloontrace.measure import libvirt_vm
+from balloontrace.measure.libvirt_vm import LibvirtVm
 from balloontrace.measure.recorder_options import given_options, parse_options
 from balloontrace.measure.vm import VmGone
 
@@ -268,3 +270,42 @@ def test_a_daemon_that_hangs_is_not_waited_for_without_end(
         vm.read_size_bytes()
     vm.close()
     never.set()
+
+
+def fake_agent(monkeypatch: pytest.MonkeyPatch, domain: Any, answer: Callable[[str], str]) -> LibvirtVm:
+    """A VM whose agent answers so; its connection to libvirt says that it was lost, once it is open."""
+    module, of_qemu = fake_libvirt(domain), ModuleType("libvirt_qemu")
+    module.__dict__["open"]("").isAlive = lambda: 0
+    of_qemu.__dict__["qemuAgentCommand"] = lambda _domain, text, _timeout_s, _flags: answer(text)
+    monkeypatch.setitem(sys.modules, "libvirt", module)
+    monkeypatch.setitem(sys.modules, "libvirt_qemu", of_qemu)
+    return libvirt_vm.open_libvirt("vm1", pid=1)
+
+
+def test_the_agent_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is restarted while the agent is asked: what it did, it did once."""
+    asked = []
+
+    def lose(text: str) -> str:
+        asked.append(text)
+        raise FakeError("End of file while reading data")
+
+    vm = fake_agent(monkeypatch, SimpleNamespace(isActive=lambda: 1), lose)
+    with pytest.raises(VmGone, match="cannot reach the VM vm1: End of file"):
+        vm.exchange({"execute": "guest-exec"})
+    assert len(asked) == 1
+
+
+def test_a_daemon_that_was_restarted_before_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question before that to the agent finds that the connection was lost."""
+    lost: list[str] = []
+
+    def is_active() -> int:
+        if lost:
+            raise FakeError(lost.pop())
+        return 1
+
+    vm = fake_agent(monkeypatch, SimpleNamespace(isActive=is_active), lambda _: '{"return": 7}')
+    lost.append("client socket is closed")
+    assert vm.exchange({"execute": "guest-ping"}) == {"return": 7}
+    assert not lost

@@ -37,20 +37,18 @@ class MemorySlot:
 
 
 def read_memory_slots(page: SharedPage, pid: int) -> tuple[MemorySlot, ...] | None:
-    """All slots of the process's VMs by address; None where it has no VM, or they could not be read.
+    """All slots of the process's VMs by address; None where it has none yet, or they could not be read.
 
     `page` is the map `memory_slots` of programs that are attached and know where KVM keeps them.
     """
     found: list[MemorySlot] = []
-    vms = 0
     for number in _vm_descriptors(pid):
         with _borrowed(pid, number) as fd:
             slots = None if fd is None else _ask(page, fd)
         if slots is None:
             return None
         found += slots
-        vms += 1
-    return tuple(sorted(found, key=lambda slot: slot.address)) if vms else None
+    return tuple(sorted(found, key=lambda slot: slot.address)) or None
 
 
 def _vm_descriptors(pid: int) -> list[int]:
