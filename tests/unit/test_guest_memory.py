@@ -96,7 +96,7 @@ def test_slots_keep_discards_out_of_matching_that_would_make_it_impossible() -> 
         {"regions": [{**REGION, "start": HEAP, "end": HEAP + GUEST_BYTES}]},
         {"regions": [{**REGION, "start": start << 20, "end": (start + 1) << 20} for start in range(64)]},
     ],
-    ids=["nothing", "no VM", "no memory yet", "a text", "all is guest's", "odd", "a large region", "more regions than kept"],
+    ids=["nothing", "no VM", "empty", "a text", "all is guest's", "odd", "a large one", "more than kept"],
 )
 def test_without_proof_nothing_is_called_the_processs_own(known: Any) -> None:
     flow = flow_of()
