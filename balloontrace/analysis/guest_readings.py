@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from balloontrace.analysis.cost_sentences import explain_cost
 from balloontrace.analysis.metadata import Json, integer, mapping, text
+from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.recording import Recording
-from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES
 from balloontrace.results.guest_cost import GuestCost, Killed
 from balloontrace.results.operation import Operation
 
@@ -125,9 +125,8 @@ class _Differences:
     def pages(self, name: str) -> int | None:
         """Of /proc/vmstat, pages of the kernel in units of 4 KiB."""
         count = self.count(name)
-        if count is None or self.page_bytes is None:
-            return None
-        return count * self.page_bytes // BALLOON_PAGE_BYTES
+        unit_pages = kernel_page_in_pages(self.page_bytes)
+        return None if count is None or unit_pages is None else count * unit_pages
 
     def swapped(self, written: str, zeros: str) -> int | None:
         """Pages written or read, and since Linux 6.12 those full of zeros, which are only noted."""

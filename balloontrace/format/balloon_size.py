@@ -11,6 +11,9 @@ from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES
 CONFIGURATION_SPACE = "configuration space"
 VMSTAT = "/proc/vmstat"
 
+# Linux has 256 KiB at most (PAGE_SHIFT 18, on PowerPC and Hexagon).
+_LARGEST_PAGE_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class BalloonSize:
@@ -36,5 +39,7 @@ def count_balloon_pages(vmstat: Mapping[str, int], page_bytes: int | None) -> in
 
 
 def kernel_page_in_pages(page_bytes: int | None) -> int | None:
-    """Balloon pages, which are 4 KiB, in one page of a kernel."""
-    return page_bytes // BALLOON_PAGE_BYTES if page_bytes and page_bytes >= BALLOON_PAGE_BYTES else None
+    """Balloon pages, which are 4 KiB, in one page of a kernel; None where no kernel has such pages."""
+    if page_bytes is None or not BALLOON_PAGE_BYTES <= page_bytes <= _LARGEST_PAGE_BYTES:
+        return None
+    return page_bytes // BALLOON_PAGE_BYTES

@@ -13,6 +13,7 @@ from page_reporting import TID, TRANSPORT_NS, WORK_NS, cycle_spans, pages_in
 
 from balloontrace.analysis.make_report import Examined, examine
 from balloontrace.export.event_rows import described_events
+from balloontrace.format.balloon_size import kernel_page_in_pages
 from balloontrace.format.vocabulary import Function
 from balloontrace.render import blocks_text
 from balloontrace.render.report.sections import describe_report
@@ -90,6 +91,15 @@ def test_pages_of_64_kib() -> None:
     assert found.pages_again == 0
     flow.payloads[0] = Payload(*flow.payloads[0][:3], pack_blocks([(0, 5), (1, 5)]))
     assert reporting_of(flow, machine={"page_size_bytes": 65536}).pages_again == 16
+
+
+@pytest.mark.parametrize("page_bytes", [1 << 21, 1 << 32, 1 << 62])
+def test_a_page_size_of_no_kernel_is_not_known(page_bytes: int) -> None:
+    """Then pages are taken for 4 KiB, as where the recording names none."""
+    found = reporting_of(flow_of([[(0, 9)], [(0, 9)]]), machine={"page_size_bytes": page_bytes})
+    assert (found.pages, found.pages_again) == (1024, 512)
+    assert kernel_page_in_pages(page_bytes) is None
+    assert kernel_page_in_pages(1 << 18) == 64
 
 
 def test_a_report_that_failed_named_nothing() -> None:
