@@ -264,8 +264,10 @@ class Batches:
             # An eventfd kicks one queue: what a buffer's own samples do not show, those of others do.
             source = self.int64("kicked_by")
             alone = (source == 0) | (gives > 0) | (takes > 0)
+            # Numbers in the file may be any; their places are not.
+            _, place = np.unique(source, return_inverse=True)
             gives, takes = (
-                np.where(alone, count, np.bincount(source, count)[source]) for count in (gives, takes)
+                np.where(alone, count, np.bincount(place, count)[place]) for count in (gives, takes)
             )
         return np.where(
             (gives > 0) & (takes == 0),

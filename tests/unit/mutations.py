@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 
 from balloontrace.format.guest_layout import FUNCTION_COUNTERS, PAYLOAD, RING_HEADER_BYTES, SPAN
-from balloontrace.format.host_layout import BATCH
+from balloontrace.format.host_layout import BATCH, SAMPLED_BATCH
 from balloontrace.format.pieces import MAGIC, SYNC
 from balloontrace.format.struct_layout import TYPE_BYTES
 
@@ -144,9 +144,9 @@ def _flip_words(data: bytes, source: random.Random) -> bytes:
 
 
 def _change_json(pieces: list[Piece], source: random.Random) -> list[Piece]:
-    """A value of another type or size somewhere in the metadata or the end record."""
+    """A value of another type or size somewhere in the metadata, the end record, readings or processes."""
     for index, (kind, sequence, payload) in enumerate(pieces):
-        if kind in (b"META", b"ENDR") and source.random() < 0.7:
+        if kind in (b"META", b"ENDR", b"READ", b"PROC") and source.random() < 0.7:
             try:
                 value = json.loads(payload)
             except (ValueError, RecursionError):
@@ -162,6 +162,7 @@ _RECORDS: dict[bytes, tuple[int, int, tuple[tuple[str, str, int], ...]]] = {
     b"SPAN": (RING_HEADER_BYTES + SPAN.size_bytes, RING_HEADER_BYTES, SPAN.fields),
     b"PAYL": (RING_HEADER_BYTES + PAYLOAD.size_bytes, RING_HEADER_BYTES, PAYLOAD.fields),
     b"BTCH": (RING_HEADER_BYTES + BATCH.size_bytes, RING_HEADER_BYTES, BATCH.fields),
+    b"SMPL": (RING_HEADER_BYTES + SAMPLED_BATCH.size_bytes, RING_HEADER_BYTES, SAMPLED_BATCH.fields),
     b"CNTR": (FUNCTION_COUNTERS.size_bytes, 0, FUNCTION_COUNTERS.fields),
 }
 _EDGES = (0, 1, 2**31, 2**32, 2**53, 2**61, 2**62, 2**63, 2**64)

@@ -150,6 +150,24 @@ def sampled_recording(
     **options: Any,
 ) -> Recording:
     """A whole recording of these batches whose calls were sampled, with the options of `host_stream`."""
+    stream = sampled_stream(
+        found, period_ns, raw,
+        counts_splits=counts_splits, discards_by=discards_by, changes=changes, **options,
+    )  # fmt: skip
+    return read_recording(stream)
+
+
+def sampled_stream(
+    found: list[Batch],
+    period_ns: int,
+    raw: bytes | None = None,
+    *,
+    counts_splits: bool = False,
+    discards_by: str | None = None,
+    changes: Mapping[str, object] | None = None,
+    **options: Any,
+) -> io.BytesIO:
+    """The same as a whole file."""
     splits = "attached" if counts_splits else "not needed"
     changes = {
         **(changes or {}),
@@ -161,7 +179,7 @@ def sampled_recording(
         ],
     }
     raw = pack_sampled(found, period_ns) if raw is None else raw
-    return read_recording(host_stream(found, raw=raw, changes=changes, sampled=True, **options))
+    return host_stream(found, raw=raw, changes=changes, sampled=True, **options)
 
 
 def pack_batch(

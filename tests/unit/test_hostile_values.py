@@ -15,7 +15,7 @@ from flows import Flow, Span, Times, typical_flow
 from mutations import change_fields, join, split
 from patched_flows import PatchedFlow
 from sound_reports import assert_sound
-from synthetic_host import batches, host_stream
+from synthetic_host import batches, host_stream, sampled_stream
 
 from balloontrace.errors import BalloontraceError
 from balloontrace.format.recording import Recording, read_recording
@@ -25,12 +25,12 @@ from balloontrace.results.report import Report
 pytestmark = pytest.mark.thorough
 
 Fields = dict[str, int]
-MUTATIONS = 80
+MUTATIONS = 112
 
 
 @functools.cache
 def originals() -> tuple[tuple[bytes, ...], ...]:
-    """Small recordings of everything: both drivers, payloads, out of memory, compaction, both sides."""
+    """Small recordings of everything: drivers, payloads, out of memory, compaction, both sides, samples."""
     flow, patched = Flow(times=Times(send=1_500_000)), PatchedFlow(sends_of_windows=(2, 1))
     for pages in (20 * 256, 0):
         flow.resize(pages)
@@ -46,11 +46,11 @@ def originals() -> tuple[tuple[bytes, ...], ...]:
     eventful.carry(Function.TELL_HOST, bytes(range(64)))
     ended = {"ended": {"monotonic_ns": flow.now + 2_000_000_000}}
     guest = synthetic.recording_bytes(flow, end=ended)
-    host = host_stream(batches(flow)).getvalue()
+    host, sampled = host_stream(batches(flow)).getvalue(), sampled_stream(batches(flow), 39_989).getvalue()
     alone = [
         synthetic.recording_bytes(each, ended=flag) for each, flag in ((patched, True), (eventful, False))
     ]
-    return (guest,), (guest, host), (host,), (alone[0],), (alone[1],)
+    return (guest,), (guest, host), (host,), (guest, sampled), (sampled,), (alone[0],), (alone[1],)
 
 
 def mutated(number: int) -> tuple[Recording, ...]:

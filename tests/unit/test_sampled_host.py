@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ import pytest
 from flows import Flow
 from people import render_table
 from synthetic_both import flow_of, guest_recording
-from synthetic_host import Batch, batches, host_recording, pack_sampled, sampled_record, sampled_recording
+from synthetic_host import (
+    Batch,
+    batches,
+    host_recording,
+    pack_sampled,
+    sampled_record,
+    sampled_recording,
+)
 
 from balloontrace.analysis.host_side import analyse_host
 from balloontrace.analysis.make_report import analyse, examine
@@ -184,6 +192,20 @@ def test_what_a_disk_kicks_is_left_out() -> None:
     assert examined.host.batches.queue.tolist() == [0, 0]
     assert examined.report.host is not None
     assert (examined.report.host.batches, examined.report.host.delimited) == (2, 2)
+
+
+def test_numbers_of_eventfds_may_be_any() -> None:
+    last = 2**32 - 1
+    served = a_batch(
+        10_000, kicked_by=last, samples=2, samples_0=1, first_call_ns=10_100, last_return_ns=10_100
+    )
+    silent = a_batch(20_000, kicked_by=last, samples=1)
+    host = analyse_host(records(served, silent))
+    tracemalloc.start()
+    assert host.batches.queue.tolist() == [0, 0]
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 IMPOSSIBLE = (

@@ -20,11 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutate
 from people import render_markdown, render_table
+from synthetic_host import batches, sampled_stream
+from synthetic_vms import Vm, stream_of
 
 from balloontrace.analysis.columns import decode_spans
 from balloontrace.analysis.make_pictures import depict
 from balloontrace.analysis.make_report import examine
 from balloontrace.analysis.operations import find_operations
+from balloontrace.analysis.processes import choose_parts, is_of_many
 from balloontrace.errors import BalloontraceError
 from balloontrace.export.event_rows import described_events
 from balloontrace.export.make_time_line import build_timeline
@@ -41,7 +44,7 @@ pytestmark = pytest.mark.thorough
 REAL = sorted((Path(__file__).parents[1] / "data").glob("*.bt"))
 MUTATIONS = 10_000
 BATCHES = 20
-FULL_REPORT_EVERY = 150
+FULL_REPORT_EVERY = 60
 HEADROOM_BYTES = 512 << 20
 
 
@@ -60,7 +63,8 @@ def report_of(data: bytes, *, full: bool) -> str:
             tuple(map(bytes, recording.spans)), json.dumps(recording.metadata.get("span_layout"))
         )
         if full:
-            examined = examine(recording)
+            parts = choose_parts(recording, None) if is_of_many(recording) else [recording]
+            examined = examine(parts[0])
             report = examined.report
             texts = [render_table(report), render_csv(report), render_json(report), render_markdown(report)]
             texts.append("".join(render_ndjson(described_events(examined))))
@@ -77,12 +81,29 @@ def report_of(data: bytes, *, full: bool) -> str:
     return sentence
 
 
+def sampled_host() -> bytes:
+    """A host whose calls were sampled, with readings of its process."""
+    served = batches(typical_flow())
+    readings = [
+        {
+            "began_ns": at_ns - 1_000_000,
+            "monotonic_ns": at_ns,
+            "memory": {"rss_anon_bytes": 1 << 30, "shared_files": []},
+            "faults": {"minor": 17, "major": 0},
+        }
+        for at_ns in (served[0].kick_ns - 1_000_000, served[-1].done_ns + 2_000_000)
+    ]
+    return sampled_stream(served, 39_989, readings=readings).getvalue()
+
+
 def originals() -> list[bytes]:
     """What gets damaged: recordings made up here, and real ones, made in the lab."""
     made = [
         synthetic.recording_bytes(typical_flow()),
         synthetic.recording_bytes(typical_flow(fill_is_symbol=True), pieces=12),
         synthetic.recording_bytes(typical_flow(config_traced=False), ended=False),
+        sampled_host(),
+        stream_of(Vm("one", typical_flow()), Vm("two", None)).getvalue(),
     ]
     assert REAL
     return made + [path.read_bytes() for path in REAL]
