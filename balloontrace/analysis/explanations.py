@@ -117,9 +117,11 @@ def _short_of_processor(run_delay_ns: int | None, wall_ns: int) -> str | None:
 def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
     """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting.
 
-    Where interrupts were traced, that waiting is known.
+    Where interrupts were traced, that waiting is known. Of an estimate its lower bound has to be large
+    enough: few samples tell that the host took the time, and not which of its stages did.
     """
     shares = {row.stage: row.share for row in rows if row.share is not None}
+    sure = {row.stage: _sure_part(row) for row in rows}
     if B.code in shares:  # which building is a part of
         shares[B.code] -= shares.get(BUILD.code, 0.0)
     interrupts_known = False
@@ -137,7 +139,7 @@ def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
         D.code: (Side.HOST, "in madvise"),
     }
     for stage, (who, where) in slow.items():
-        if shares.get(stage, 0.0) >= DOMINANT_SHARE:
+        if shares.get(stage, 0.0) * sure.get(stage, 1.0) >= DOMINANT_SHARE:
             return f"{who} slow: {format_share(shares[stage])} of the time {where}"
     between = {
         BCD.code: "sending and the interrupt: host or transport",
@@ -152,6 +154,13 @@ def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
         if shares.get(stage, 0.0) >= DOMINANT_SHARE:
             return f"{format_share(shares[stage])} of the time between {what}"
     return None
+
+
+def _sure_part(row: StageRow) -> float:
+    """Which part of its time a stage took at least: all of it, unless that is an estimate."""
+    if row.error_ns is None or not row.total_ns:
+        return 1.0
+    return max(0.0, 1 - row.error_ns / row.total_ns)
 
 
 def _mid_window(bitmap: BitmapUse | None) -> str | None:

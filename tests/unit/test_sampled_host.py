@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flows import Flow
+from flows import Flow, Times
 from people import render_table
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import (
     Batch,
+    HostTimes,
     batches,
     host_recording,
     pack_sampled,
@@ -66,6 +67,32 @@ def test_estimates_hold_what_tracing_measured(stage: str) -> None:
         assert error_ns is not None
         assert abs(estimate_ns - measured_ns) <= error_ns
         assert error_ns < measured_ns
+
+
+def blamed(report: Report, operation: int) -> list[str]:
+    """Whom the verdict of an operation names, without the share."""
+    verdict = report.operations[operation].verdict
+    return [each.partition("% of the time ")[2] for each in verdict if each.startswith("host slow")]
+
+
+@pytest.mark.parametrize("lead_ns", [0, 600_000])
+def test_few_samples_blame_nobody(lead_ns: int) -> None:
+    """The one sample of a buffer is in a call, or before it; the host translates for most of the time."""
+    translate_ns = 1_200_000
+    times = HostTimes(translate=translate_ns, call=300, spread=0, lead=lead_ns, tail=translate_ns - lead_ns)
+    flow = Flow(times=Times(send=1_400_000))
+    flow.resize(256)
+    flow.now += 3_000_000_000
+    flow.resize(100 * 256)
+    found = batches(flow, times)
+    traced = analyse(guest_recording(flow), host_recording(found))
+    sampled = analyse(guest_recording(flow), sampled_recording(found, 1_300_000))
+    served = sampled.operations[0].served
+    assert served is not None
+    assert (served.samples, served.samples_inside) == (1, int(lead_ns == 0))
+    assert blamed(traced, 0) == blamed(traced, 1) == ["in the VMM's translation"]
+    assert blamed(sampled, 0) == []
+    assert blamed(sampled, 1) == blamed(traced, 1)
 
 
 def test_stages_still_add_up_and_have_no_quantiles_of_calls() -> None:
