@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balloontrace.analysis.balloon_sizes import SENDS, pages_of_sends_known
 from balloontrace.analysis.both_sides import BothSides
@@ -114,17 +115,24 @@ def _unsplit(operations: Operations, both: BothSides) -> list[str]:
     of = operations.send_operation
     alone = np.unique(of[(of != NO_OPERATION) & ~served])
     sentences = []
-    if len(alone):
-        listed = ", ".join(str(index + 1) for index in alone[:_LISTED].tolist())
-        more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
-        sentences.append(
-            f"b, c and d apart of operation{'s' * (len(alone) > 1)} {listed}{more}: not every send was seen "
-            "being served"
-        )
+    served_of = (both.served[index] for index in alone.tolist())
+    unsampled = np.array([each is not None and each.samples == 0 for each in served_of], dtype=np.bool_)
+    if not unsampled.all():
+        whose = _operations(alone[~unsampled])
+        sentences.append(f"b, c and d apart of {whose}: not every send was seen being served")
+    if unsampled.any():
+        whose = _operations(alone[unsampled])
+        sentences.append(f"b, c and d apart of {whose}: no sample came while its buffers were served")
     if not both.pairing.clocks_known:
         bound = format_duration_ns(both.pairing.clock_error_ns)
         sentences.append(f"the ways to the host and back: the clocks are known to {bound} only")
     return sentences
+
+
+def _operations(indices: NDArray[np.int64]) -> str:
+    listed = ", ".join(str(index + 1) for index in indices[:_LISTED].tolist())
+    more = f" and {len(indices) - _LISTED} more" if len(indices) > _LISTED else ""
+    return f"operation{'s' * (len(indices) > 1)} {listed}{more}"
 
 
 def _stand_ins(probes: Sequence[Probe]) -> Mapping[str, str]:

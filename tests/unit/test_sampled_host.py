@@ -95,6 +95,20 @@ def test_few_samples_blame_nobody(lead_ns: int) -> None:
     assert blamed(sampled, 1) == blamed(traced, 1)
 
 
+def test_an_operation_without_a_sample_was_served() -> None:
+    flow = Flow(times=Times(send=300_000))
+    for pages in (512, 768, 100 * 256):
+        flow.resize(pages)
+        flow.now += 3_000_000_000
+    report = analyse(guest_recording(flow), sampled_recording(batches(flow, HostTimes(spread=0)), 809_000))
+    served = [each.served.samples if each.served else None for each in report.operations]
+    assert served[1] == 0
+    assert None not in served
+    assert [each for each in report.not_measured if "apart" in each] == [
+        "b, c and d apart of operation 2: no sample came while its buffers were served"
+    ]
+
+
 def test_stages_still_add_up_and_have_no_quantiles_of_calls() -> None:
     guest, _, sampled = recordings()
     for operation in analyse(guest, sampled).operations:
