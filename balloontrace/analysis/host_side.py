@@ -70,7 +70,7 @@ class _Freed:
 
 @dataclass(frozen=True, slots=True)
 class HostRecording:
-    """A host's recording, decoded."""
+    """A host's recording, decoded. `calls_seen` is None where not all of them were counted."""
 
     header: Header
     batches: Batches
@@ -83,6 +83,7 @@ class HostRecording:
     cost: TracingCost | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     kicks: tuple[Kicks, ...] = ()
+    calls_seen: int | None = None
 
 
 def analyse_host(recording: Recording) -> HostRecording:
@@ -96,6 +97,7 @@ def analyse_host(recording: Recording) -> HostRecording:
     batches = replace(_decode(recording, recorded), splits_counted=counts_splits)
     summed = _sums(recording)
     totals = {call: sums for call, sums in summed.items() if _possible(sums)}
+    counted = recording.counters is not None and not batches.sampled and len(totals) == len(summed)
     losses = end.losses if end else ()
     lost = [loss.events_lost for loss in losses if loss.events_lost is not None]
     delimited = batches.has(BatchFlag.KICK_SEEN) & batches.has(BatchFlag.DONE_SEEN)
@@ -175,6 +177,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         cost,
         files,
         kicks,
+        calls_seen=sum(sums.calls for sums in totals.values()) if counted else None,
     )
 
 

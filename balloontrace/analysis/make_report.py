@@ -150,7 +150,7 @@ def _report_of_host(host: HostRecording) -> Report:
         ended=host.side.ended,
         spans=0,
         events_lost=host.side.events_lost,
-        events_seen=sum(calls.calls for calls in host.side.calls),
+        events_seen=host.calls_seen,
         spans_missing=missing_batches(host.side, host.batches.left_out),
         warnings=host.warnings,
         operations=(),

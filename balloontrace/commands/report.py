@@ -32,7 +32,10 @@ _SEND_PAGES = 256  # VIRTIO_BALLOON_ARRAY_PFNS_MAX, as `unseen` has it for the r
 
 @dataclass(frozen=True, slots=True)
 class MaxLost:
-    """How much may be lost: a number of events, or a share of all calls seen."""
+    """How much may be lost: a number of events, or a share of all calls seen.
+
+    A host that counted no calls has buffers in their place.
+    """
 
     events: int | None = None
     share: float | None = None
@@ -175,15 +178,15 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
         return
     from balloontrace.units import name_of_many
 
+    host, of_host = result.host, result.header.is_of_host
     # A host's recording alone is its own report.
-    host = None if result.host is None or result.header.is_of_host else result.host
-    sides: list[Report | HostSide] = [result] if host is None else [result, host]
+    sides: list[Report | HostSide] = [result] if host is None or of_host else [result, host]
     losses = [side.events_lost for side in sides if side.events_lost is not None]
     if len(losses) < len(sides) or any(side.ended is None for side in sides):
-        whose = "the recording does" if host is None else "one of the recordings does"
+        whose = "the recording does" if len(sides) == 1 else "one of the recordings does"
         raise DataLostError(f"{whose} not say how much was lost, so --max-lost cannot be checked")
     lost, missing = sum(losses), result.spans_missing or 0
-    seen = (result.events_seen or 0) + sum(calls.calls for calls in (host.calls if host else ()))
+    seen = (0 if of_host else result.events_seen or 0) + (_seen_by(host) if host else 0)
     if allowed.exceeded_by(lost + missing, seen):
         gone = f" and {missing} {'is' if missing == 1 else 'are'} missing from the file" if missing else ""
         events = f"{lost} {name_of_many(lost, 'event was', 'events were')}"
@@ -193,3 +196,11 @@ def _hold_to(allowed: MaxLost | None, result: Report) -> None:
         raise DataLostError(
             f"{unseen} pages moved that the recording does not have, more than --max-lost allows"
         )
+
+
+def _seen_by(host: HostSide) -> int:
+    """Calls of a host, lost ones too; where they were sampled, or their sums are missing, its buffers."""
+    if host.calls:
+        return sum(calls.calls for calls in host.calls)
+    made = next((loss.entries for loss in host.losses if loss.function == "batches"), None)
+    return made or host.batches + (host.events_lost or 0)

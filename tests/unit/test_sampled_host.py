@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import tracemalloc
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import synthetic
 from flows import Flow, Times
+from mutations import join, split
 from people import render_table
 from synthetic_both import flow_of, guest_recording
 from synthetic_host import (
@@ -18,17 +23,20 @@ from synthetic_host import (
     HostTimes,
     batches,
     host_recording,
+    host_stream,
     pack_sampled,
     sampled_record,
     sampled_recording,
+    sampled_stream,
 )
 
 from balloontrace.analysis.host_side import analyse_host
 from balloontrace.analysis.make_report import analyse, examine
-from balloontrace.errors import RecordingError
+from balloontrace.commands.report import report as report_command
+from balloontrace.errors import DataLostError, RecordingError
 from balloontrace.export.event_rows import BATCH_COLUMNS, batch_rows
 from balloontrace.export.make_time_line import build_timeline
-from balloontrace.format.recording import Recording
+from balloontrace.format.recording import Recording, read_recording
 from balloontrace.format.vocabulary import BatchFlag
 from balloontrace.render.json import render_json
 from balloontrace.render.report.csv import render_csv
@@ -153,6 +161,39 @@ def test_what_was_not_counted_is_not_0() -> None:
         assert set(counted.values()) == {None}
     assert json.loads(render_json(report))["host"]["calls_in_batches"] is None
     assert ",error_ns" in render_csv(report).splitlines()[0]
+
+
+def without_sums(recording: bytes) -> bytes:
+    pieces = [(kind, payload) for kind, _, payload in split(recording) if kind != b"CNTR"]
+    return join([(kind, number, payload) for number, (kind, payload) in enumerate(pieces)], (1, 6))
+
+
+def test_calls_of_a_host_alone_that_were_not_counted_are_not_0() -> None:
+    _, host, sampled = recordings()
+    without = read_recording(io.BytesIO(without_sums(host_stream(batches(flow_of())).getvalue())))
+    seen = [analyse(each).events_seen for each in (host, sampled, without)]
+    assert seen == [200 * 256, None, None]
+    assert json.loads(render_json(analyse(sampled)))["events_seen"] is None
+
+
+@pytest.mark.parametrize(
+    ("with_guest", "lost", "fails"), [(False, 2, False), (False, 5, True), (True, 6, False), (True, 9, True)]
+)
+def test_max_lost_takes_a_share_of_buffers_where_calls_were_not_counted(
+    *, with_guest: bool, lost: int, fails: bool, tmp_path: Path
+) -> None:
+    """Of 200 buffers and those that were lost, and of the guest's 502 calls."""
+    flow = flow_of()
+    found = batches(flow)
+    end = {"losses": {"batches": {"entries": len(found) + lost, "lost": lost}}}
+    (tmp_path / "host.bt").write_bytes(sampled_stream(found, PERIOD_NS, end=end).getvalue())
+    files = [str(tmp_path / "host.bt")]
+    if with_guest:
+        ended = {"ended": {"monotonic_ns": flow.now + 2_000_000_000}}
+        (tmp_path / "guest.bt").write_bytes(synthetic.recording_bytes(flow, end=ended))
+        files.insert(0, str(tmp_path / "guest.bt"))
+    with pytest.raises(DataLostError, match=f"{lost} events were lost") if fails else nullcontext():
+        report_command.main([*files, "--max-lost", "1%"], standalone_mode=False)
 
 
 def test_discards_are_shown_where_they_were_counted() -> None:
