@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.ready
 # Programs of bpf/, compiled for the engine prebuilt.
 READY := build/bpf.stamp
 # A file stays with one process, for its tests share what they read. Files begin by name, for what takes longest is not last then.
-UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(nproc) --dist loadfile --no-loadscope-reorder tests/unit
+# One more than there are processors: some wait for processes and signals.
+UNIT_TESTS = $(PYTHON) -m pytest -q --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder tests/unit
 # Most guests have one emulated CPU, and many tests wait for theirs: two files at a time left a quarter of two processors
 # idle. Three take some 10 GiB at most. They begin in the order of tests/live/conftest.py.
 # QEMU may run code of a kernel that was just patched; lab/README.md tells how it ends. Only such a test gets another try.

@@ -34,7 +34,7 @@ def test_what_nobody_waits_for_any_more_is_not_made() -> None:
 
 def test_behind_a_call_that_hangs_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until that call has ended after all."""
-    monkeypatch.setattr(bounded_calls, "_BEHIND_ANOTHER_S", 1.0)
+    monkeypatch.setattr(bounded_calls, "_BEHIND_ANOTHER_S", 0.4)
     calls = BoundedCalls("test", 60.0)
     goes_on = threading.Event()
     with pytest.raises(TimeoutError):
@@ -45,4 +45,4 @@ def test_behind_a_call_that_hangs_nobody_waits_for_long(monkeypatch: pytest.Monk
     assert time.monotonic() - started_s < 30
     goes_on.set()
     assert calls.ask(lambda: 7) == 7
-    assert calls.ask(lambda: time.sleep(1.2) or "late") == "late"  # type: ignore[func-returns-value]
+    assert calls.ask(lambda: time.sleep(0.5) or "late") == "late"  # type: ignore[func-returns-value]

@@ -255,6 +255,7 @@ def test_a_daemon_that_hangs_is_not_waited_for_without_end(
     """As soon as it is asked, and once it has answered: neither keeps the command."""
     never = threading.Event()
     monkeypatch.setattr(libvirt_vm, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(libvirt_vm, "_CLOSES_S", 0.1)
     hanging = fake_libvirt(None)
     monkeypatch.setattr(hanging, "open", lambda _uri: never.wait())
     monkeypatch.setitem(sys.modules, "libvirt", hanging)
