@@ -118,7 +118,8 @@ def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
     """Names a side only where the data tell it: what passes until a guest goes on may be its own waiting.
 
     Where interrupts were traced, that waiting is known. Of an estimate its lower bound has to be large
-    enough: few samples tell that the host took the time, and not which of its stages did.
+    enough: few samples tell that the host took the time, and not which of its stages did. Then, and where
+    none took half of it, both are named.
     """
     shares = {row.stage: row.share for row in rows if row.share is not None}
     sure = {row.stage: _sure_part(row) for row in rows}
@@ -141,6 +142,8 @@ def _dominant(kind: Kind, rows: Sequence[StageRow]) -> str | None:
     for stage, (who, where) in slow.items():
         if shares.get(stage, 0.0) * sure.get(stage, 1.0) >= DOMINANT_SHARE:
             return f"{who} slow: {format_share(shares[stage])} of the time {where}"
+    if (served := shares.get(C.code, 0.0) + shares.get(D.code, 0.0)) >= DOMINANT_SHARE:
+        return f"{Side.HOST} slow: {format_share(served)} of the time in the VMM's translation and madvise"
     between = {
         BCD.code: "sending and the interrupt: host or transport",
         B.code: "guest and host: transport",

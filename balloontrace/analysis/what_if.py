@@ -104,11 +104,12 @@ class _Growth:
         return cls(what, ratio, ratio, ratio)
 
     def applied_to(self, row: StageRow) -> StageEstimate:
-        """To what the stage took."""
-        taken_ns = row.total_ns or 0
+        """To what the stage took; bounds reach as far as the error of a time that was sampled."""
+        taken_ns, error_ns = row.total_ns or 0, row.error_ns or 0
         estimate_ns = None if self.estimate is None else round(taken_ns * self.estimate)
+        least_ns = round(max(0, taken_ns - error_ns) * self.least)
         return StageEstimate(
-            row.stage, self.what, round(taken_ns * self.least), estimate_ns, round(taken_ns * self.most)
+            row.stage, self.what, least_ns, estimate_ns, round((taken_ns + error_ns) * self.most)
         )
 
 

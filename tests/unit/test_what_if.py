@@ -154,6 +154,28 @@ def test_discards_stand_for_calls_of_an_inflate_that_were_sampled() -> None:
         assert any(why in sentence for sentence in imagined.unknown)
 
 
+def test_bounds_reach_as_far_as_the_error_of_samples() -> None:
+    found = examined(STOCK)
+    assert found.guest is not None
+    operation, pages = found.report.operations[0], found.guest.carried.pages[0]
+    sampled = dataclasses.replace(
+        operation,
+        stages=tuple(
+            dataclasses.replace(row, error_ns=row.total_ns // 10) if row.stage in "cd" else row
+            for row in operation.stages
+            if row.total_ns is not None
+        ),
+    )
+    exact, wide = (imagine_other_formats(each, pages) for each in (operation, sampled))
+    assert exact is not None
+    assert wide is not None
+    for before, after in zip(exact.formats, wide.formats, strict=True):
+        for mine, theirs in zip(before.stages, after.stages, strict=True):
+            part = 0.1 if mine.stage in "cd" else 0
+            assert theirs.least_ns == pytest.approx(mine.least_ns * (1 - part), abs=2)
+            assert theirs.most_ns == pytest.approx(mine.most_ns * (1 + part), abs=2)
+
+
 def test_a_host_that_makes_two_calls_for_each_page_makes_two_for_each_run() -> None:
     once, twice = (imagined(CallsOfHost(3_000, 0), calls=calls).formats[1] for calls in (65_536, 131_072))
     assert twice.host_calls == 2 * once.host_calls == 2 * once.records
