@@ -36,7 +36,8 @@ from balloontrace.format.vocabulary import Function
 
 GUEST_MIB, USED_MIB, MOVED_MIB = 1536, 900, 61
 DELAY_NS = 2 * 10**9  # PAGE_REPORTING_DELAY in mm/page_reporting.c
-WAYS = {"prebuilt": (), "bcc": ("--engine", "bcc"), "kprobe": ("--attach", "kprobe")}
+# The first one frees most memory while it sets up.
+WAYS = {"bcc": ("--engine", "bcc"), "prebuilt": (), "kprobe": ("--attach", "kprobe")}
 # Uses and frees memory over and over for so many nanoseconds; prints when it began to free it, each time.
 FREEING = """
 import mmap, sys, time
@@ -191,23 +192,27 @@ def test_memory_that_is_reported_again(reporting: tuple[lab.Guest, Discards], tm
 
 
 def record_at_rest(guest: lab.Guest, discards: Discards, ways: Mapping[str, Sequence[str]]) -> list[Recorder]:
-    """Recorders by path, with options; each attaches while nothing is reported.
+    """Recorders by path, with options; the first one sets up alone, the others at once behind it.
 
-    Else a cycle under way is cut: of its reports some are recorded without it, and another recorder may miss
-    its return (bpf_tramp_image_put).
+    They come and go while nothing is reported. Else a cycle under way is cut: some of its reports are
+    recorded without it, and another recorder may miss its return (bpf_tramp_image_put).
     """
-    recorders = []
-    for path, options in ways.items():
+    recorders: list[Recorder] = []
+    for some in (list(ways.items())[:1], list(ways.items())[1:]):
         wait_until_all_is_reported(guest, discards)
-        recorders.append(start_recording(guest, path, *options).wait_attached())
+        coming = [start_recording(guest, path, *options) for path, options in some]
+        recorders += [recorder.wait_attached() for recorder in coming]
     return recorders
 
 
 def end_at_rest(guest: lab.Guest, discards: Discards, recorders: Sequence[Recorder]) -> None:
-    """As they were attached."""
+    """All at once: what one frees is reported after a delay."""
+    wait_until_all_is_reported(guest, discards)
     for recorder in recorders:
-        wait_until_all_is_reported(guest, discards)
-        recorder.end()
+        recorder.process.signal(signal.SIGINT)
+    for recorder in recorders:
+        done = recorder.wait()
+        assert done.status == 0, done.describe()
 
 
 def wait_until_all_is_reported(guest: lab.Guest, discards: Discards) -> None:
