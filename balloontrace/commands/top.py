@@ -47,8 +47,9 @@ _PROCESS_ENDED = "process exited"  # which is no failure: what there was has bee
     type=click.Choice([*map(str, Side), "auto"]),
     default="auto",
     show_default=True,
-    help="guest shows this machine's own balloon, host a process here that serves one; auto is guest where "
-    "there is a balloon, unless -p, --vm or --all is given.",
+    help="guest shows this machine's own balloon, host a process here that serves one, or the VMs "
+    "here where there is not one alone; auto is guest where there is a balloon, unless -p, --vm or --all is "
+    "given.",
 )
 @pid_option
 @vm_option
