@@ -140,21 +140,10 @@ def pack_sampled(found: list[Batch], period_ns: int) -> bytes:
 
 
 def sampled_recording(
-    found: list[Batch],
-    period_ns: int,
-    raw: bytes | None = None,
-    *,
-    counts_splits: bool = False,
-    discards_by: str | None = None,
-    changes: Mapping[str, object] | None = None,
-    **options: Any,
+    found: list[Batch], period_ns: int, raw: bytes | None = None, **options: Any
 ) -> Recording:
-    """A whole recording of these batches whose calls were sampled, with the options of `host_stream`."""
-    stream = sampled_stream(
-        found, period_ns, raw,
-        counts_splits=counts_splits, discards_by=discards_by, changes=changes, **options,
-    )  # fmt: skip
-    return read_recording(stream)
+    """A whole recording of these batches whose calls were sampled, with the options of `sampled_stream`."""
+    return read_recording(sampled_stream(found, period_ns, raw, **options))
 
 
 def sampled_stream(
@@ -167,7 +156,7 @@ def sampled_stream(
     changes: Mapping[str, object] | None = None,
     **options: Any,
 ) -> io.BytesIO:
-    """The same as a whole file."""
+    """The same as a whole file, with the options of `host_stream`."""
     splits = "attached" if counts_splits else "not needed"
     changes = {
         **(changes or {}),

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a process held around a buffer of 100 MiB, the region that it named, and what is said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synthetic_host import OFFSET_NS
+
+from balloontrace.format.vocabulary import Call
+from balloontrace.results.host_memory import DiscardPeriod
+from balloontrace.results.report import Report
+
+MIB = 1 << 20
+PAGES = 25_600
+ASKED = PAGES * 4096
+START = 0x7F0000000000
+SECOND = 1_000_000_000
+DONTNEED = {f"calls_{int(Call.MADVISE_DONTNEED)}": PAGES}
+REMOVE = {f"calls_{int(Call.MADVISE_DONTNEED)}": 0, f"calls_{int(Call.MADVISE_REMOVE)}": PAGES}
+FILE = {"shared": True, "name": "/memfd:guest (deleted)", "file": "00:01:33"}
+HUGETLB = {"hugetlb": True, "page_bytes": 2 * MIB}
+
+
+def region(**facts: object) -> dict[str, object]:
+    return {
+        "start": START, "end": START + 1024 * MIB, "shared": False, "name": "", "file": None,
+        "page_bytes": 4096, "hugetlb": False, "locked": False,
+        "rss_bytes": 512 * MIB, "shared_bytes": 0, "huge_bytes": 0, "swap_bytes": 0, **facts,
+    }  # fmt: skip
+
+
+def reading(at_s: float, *, faults: int = 0, file: int | None = None, **memory: int) -> dict[str, Any]:
+    """What the process held at a time since the first call, in bytes."""
+    at_ns = OFFSET_NS + round(at_s * SECOND)
+    files = [] if file is None else [{"name": "x", "file": "00:01:33", "allocated_bytes": file}]
+    return {
+        "began_ns": at_ns - 1_000_000,
+        "monotonic_ns": at_ns,
+        "memory": {
+            "rss_anon_bytes": 0, "rss_file_bytes": 0, "rss_shmem_bytes": 0, "hugetlb_bytes": 0,
+            "swap_bytes": 0, "locked_bytes": 0, "pinned_bytes": 0, **memory, "shared_files": files,
+        },
+        "faults": {"minor": faults, "major": 0},
+        "traced_faults": {"faults": faults, "huge": 0, "fault_ns": 700 * faults, "untimed": 0},
+        "children": {},
+    }  # fmt: skip
+
+
+def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Readings before and after with so much anonymous memory, in MiB."""
+    return (
+        reading(-0.5, rss_anon_bytes=before * MIB, **memory),
+        reading(0.5, rss_anon_bytes=after * MIB, faults=faults, **memory),
+    )
+
+
+def shared(before: int, after: int, mapped: int = 100) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Readings with so much in the file behind shared memory, in MiB, of which some is unmapped meanwhile."""
+    return (
+        reading(-0.5, rss_shmem_bytes=500 * MIB, file=before * MIB),
+        reading(0.5, rss_shmem_bytes=(500 - mapped) * MIB, file=after * MIB),
+    )
+
+
+def period_of(report: Report) -> DiscardPeriod:
+    assert report.host is not None
+    (period,) = report.host.periods
+    return period
