@@ -2,8 +2,8 @@
 """Did the host get memory back: from readings around some calls, what they asked for, and what the memory is.
 
 What became free lies between two bounds. What a process holds less is the one: it takes pages back
-meanwhile, so that more may have become free. What others may still hold of that is taken off the other
-bound. A verdict is given only where both bounds agree on it.
+meanwhile, by faults or as khugepaged fills its huge pages, so that more may have become free. What others may
+still hold of that is taken off the other bound. A verdict is given only where both bounds agree on it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from balloontrace.analysis.host_regions import MemoryKind, Region
 from balloontrace.analysis.host_sentences import explain_freed
 from balloontrace.format.vocabulary import Call
 from balloontrace.results.host_memory import Freed, Reason, Verdict
+from balloontrace.results.recording_header import Machine
 
 PAGE_BYTES = 4096
-HUGE_BYTES = 2 << 20
+HUGE_BYTES = 2 << 20  # of transparent huge pages, where a recording does not tell
 # A tenth of what was asked for is the least that counts as a part, nine tenths are all of it.
 _PART, _HALF, _WHOLE = 0.1, 0.5, 0.9
 _OWN = frozenset({MemoryKind.ANONYMOUS, MemoryKind.PRIVATE_FILE})
@@ -60,14 +61,14 @@ class Asked:
 class Beside:
     """What calls are judged by: the memory they named, and the readings before and after them.
 
-    `mlocked_bytes` are in regions that are known to be locked. `cpus` is None where it is not known.
+    `mlocked_bytes` are in regions that are known to be locked.
     """
 
     regions: Sequence[Region]
     before: HostReading
     after: HostReading
     mlocked_bytes: int
-    cpus: int | None
+    machine: Machine
 
     @property
     def kinds(self) -> set[MemoryKind]:
@@ -82,7 +83,7 @@ class Beside:
     @property
     def off_bytes(self) -> int:
         """By how much the kernel's counts may be off."""
-        count = max(self.cpus or 1, 1)
+        count = max(self.machine.cpus or 1, 1)
         return max(_PAGES_APART, _PAGES_APART_BY_CPU * count) * count * PAGE_BYTES
 
     @property
@@ -97,6 +98,36 @@ class Beside:
         readings = (self.before, self.after)
         locked = max(each.locked_bytes or 0 for each in readings) - self.mlocked_bytes
         return max(each.pinned_bytes or 0 for each in readings) + max(0, locked)
+
+    @property
+    def huge_bytes(self) -> int:
+        """How large a transparent huge page is."""
+        return self.machine.thp_bytes or HUGE_BYTES
+
+    @property
+    def fault_bytes(self) -> int:
+        """The most that a fault brings which no huge page answers: a page, or a smaller huge one."""
+        sizes = [size for size in self.machine.thp_sizes_bytes or () if size < self.huge_bytes]
+        return max([self._page_bytes, *sizes])
+
+    @property
+    def _page_bytes(self) -> int:
+        return self.machine.page_size_bytes or PAGE_BYTES
+
+    @property
+    def collapsed(self) -> int | None:
+        """How many huge pages khugepaged made meanwhile, of whatever process; None: not known."""
+        less = self.less("collapsed")
+        return None if less is None else max(0, -less)
+
+    @property
+    def collapsed_bytes(self) -> int:
+        """The most that these brought in: so many pages may be missing of each, and hugetlbfs has none."""
+        if all(region.kind.is_hugetlb for region in self.regions):
+            return 0
+        missing = self.machine.khugepaged_max_ptes_none
+        each = self.huge_bytes if missing is None else missing * self._page_bytes
+        return (self.collapsed or 0) * min(each, self.huge_bytes)
 
     def less(self, field: str) -> int | None:
         """How much less the second reading has of something."""
@@ -131,6 +162,7 @@ def judge(asked: Asked, beside: Beside | None, regions: Sequence[Region]) -> Fre
         group_bytes=bounds.group if bounds else None,
         page_bytes=max((region.page_bytes or 0 for region in regions), default=0) or None,
         huge_pages_split=asked.huge_pages_split,
+        huge_pages_collapsed=beside.collapsed if beside else None,
         from_ns=beside.before.at_ns if beside else None,
         until_ns=beside.after.began_ns if beside else None,
     )
@@ -174,6 +206,9 @@ def _weigh(
         return Verdict.FREED, None
     if least > _PART * bytes_ and most < _WHOLE * bytes_:
         return Verdict.PART, None
+    # Had it made no huge page, the bounds would be less than half as far apart.
+    if beside.collapsed_bytes and beside.collapsed_bytes * 2 >= most - least:
+        return Verdict.UNKNOWN, Reason.COLLAPSED
     return Verdict.UNKNOWN, _why_unclear(asked, beside)
 
 
@@ -257,7 +292,7 @@ def _sum(*values: int | None) -> int | None:
 
 
 def _taken(beside: Beside) -> int | None:
-    """The most that page faults can have brought in meanwhile."""
+    """The most that page faults, and khugepaged, can have brought in meanwhile."""
     more, huge = beside.less("faults"), beside.less("huge_faults")
     if more is None:
         return None
@@ -265,7 +300,8 @@ def _taken(beside: Beside) -> int | None:
     may_be_huge = any(region.huge_bytes or region.kind.is_hugetlb for region in beside.regions)
     known = min(faults, max(0, -huge)) if huge is not None else faults * may_be_huge
     pages = [region.page_bytes or 0 for region in beside.regions if region.kind.is_hugetlb]
-    return (faults - known) * PAGE_BYTES + known * max([HUGE_BYTES, *pages])
+    by_faults = (faults - known) * beside.fault_bytes + known * max([beside.huge_bytes, *pages])
+    return by_faults + beside.collapsed_bytes
 
 
 def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:
@@ -274,7 +310,9 @@ def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:
     if beside.kinds & _OWN:
         held += beside.after.child_bytes + sum(region.shared_bytes or 0 for region in beside.regions)
         split = asked.huge_pages_split
-        left = resident if _may_be_split(asked, beside) else _left_in_huge_pages(split or 0, resident)
+        size_bytes = beside.huge_bytes
+        unknown = _may_be_split(asked, beside)
+        left = resident if unknown else _left_in_huge_pages(split or 0, resident, size_bytes)
         held += min(left, _partly_mapped(beside, resident))
     return min(max(resident, 0), held)
 
@@ -284,17 +322,17 @@ def _may_be_split(asked: Asked, beside: Beside) -> bool:
     return asked.huge_pages_split is None and any(region.huge_bytes != 0 for region in beside.regions)
 
 
-def _left_in_huge_pages(split: int, resident: int) -> int:
+def _left_in_huge_pages(split: int, resident: int, size_bytes: int) -> int:
     """How much may be kept by huge pages of which some part is still in use.
 
     So many were split. If all of them were given back whole, all of it is free. What is missing to that may
     be spread over as many of them.
     """
-    missing = split * HUGE_BYTES - resident
+    missing = split * size_bytes - resident
     if missing <= 0:
         return 0
     kept = min(split, missing // PAGE_BYTES + 1)
-    return max(0, min(resident, kept * HUGE_BYTES - missing))
+    return max(0, min(resident, kept * size_bytes - missing))
 
 
 def _partly_mapped(beside: Beside, resident: int) -> int:
@@ -325,6 +363,6 @@ def _why_nothing(asked: Asked, bytes_: int, beside: Beside, resident: int) -> Re
 
 def _why_unclear(asked: Asked, beside: Beside) -> Reason:
     """What it is that makes the bounds wide."""
-    if asked.huge_pages_split or (_may_be_split(asked, beside) and _partly_mapped(beside, HUGE_BYTES)):
+    if asked.huge_pages_split or (_may_be_split(asked, beside) and _partly_mapped(beside, beside.huge_bytes)):
         return Reason.HUGE_IN_USE
     return Reason.PINNED if beside.pinned_bytes else Reason.UNCLEAR

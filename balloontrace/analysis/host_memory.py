@@ -20,6 +20,7 @@ from balloontrace.analysis.operations import NO_OPERATION
 from balloontrace.format.host_layout import TAKING_BACK_S
 from balloontrace.format.vocabulary import BALLOON_PAGE_BYTES, BatchFlag, Call, Queue
 from balloontrace.results.host_memory import DiscardPeriod, Freed, HostRegion, TakenBack
+from balloontrace.results.recording_header import Machine
 from balloontrace.units import NS_PER_S
 
 GIVES_BACK, WANTS_BACK = "gives back", "wants back"
@@ -42,7 +43,7 @@ class HostMemoryTable:
     readings: HostReadings
     regions: Regions
     files: Mapping[str, str]
-    cpus: int | None
+    machine: Machine
 
     def periods(self) -> tuple[DiscardPeriod, ...]:
         """Buffers that give memory back, and others that want it back, each in periods without a rest."""
@@ -184,7 +185,7 @@ class HostMemoryTable:
         before, after = self.readings.last_before(bounds[0]), self.readings.first_after(bounds[1])
         beside = None
         if before is not None and after is not None:
-            beside = Beside(found, before, after, self.regions.mlocked_bytes, self.cpus)
+            beside = Beside(found, before, after, self.regions.mlocked_bytes, self.machine)
         return judge(self._asked(rows, beside, pages), beside, found)
 
     def _asked(self, rows: Column, beside: Beside | None, pages: int | None) -> Asked:
@@ -245,6 +246,7 @@ def _taken_back(
         traced_faults=more("traced_faults"),
         huge_faults=more("huge_faults"),
         fault_ns=more("fault_ns"),
+        huge_pages_collapsed=more("collapsed"),
         bytes=grown if grown is not None and grown >= 0 else None,
     )
     return replace(taken, sentence=explain_taken_back(taken))

@@ -21,7 +21,8 @@ class HostReading:
 
     `allocated_bytes` is by file. `charged_bytes` is what the control group is charged for memory of processes
     and for memory files; None where a process is in the group that is no child of this one. `child_bytes` is
-    the most that a child holds. `partly_mapped_bytes` are the machine's huge pages of which a part is in use.
+    the most that a child holds. `partly_mapped_bytes` are the machine's huge pages of which a part is in use;
+    `collapsed` are those that khugepaged has made since the machine was booted.
     """
 
     began_ns: int
@@ -41,6 +42,7 @@ class HostReading:
     huge_faults: int | None
     fault_ns: int | None
     partly_mapped_bytes: int | None
+    collapsed: int | None
 
 
 class HostReadings:
@@ -102,6 +104,7 @@ def _parse(row: Json) -> HostReading | None:
         huge_faults=integer(traced, "huge"),
         fault_ns=integer(traced, "fault_ns"),
         partly_mapped_bytes=integer(row, "partly_mapped_bytes"),
+        collapsed=integer(row, "collapsed"),
     )
 
 

@@ -76,24 +76,30 @@ def explain_freed(freed: Freed) -> str:
         case Verdict.NOTHING:
             return f"nothing became free for the host: {_why(freed)}"
         case _:
-            why = _UNKNOWN.get(freed.reason or Reason.UNCLEAR, "")
-            if freed.reason is Reason.HUGE_IN_USE and freed.huge_pages_split is None:
-                why = "huge pages may have been split, and a part still in use keeps all of one"
             known = ""
             if freed.least_bytes is not None and freed.most_bytes is not None:
-                known = f" ({format_bytes(freed.least_bytes)} to {format_bytes(freed.most_bytes)})"
-            return f"how much of {asked} became free for the host is not known{known}: {why}"
+                most = min(freed.most_bytes, freed.asked_bytes or freed.most_bytes)
+                known = f" ({format_bytes(freed.least_bytes)} to {format_bytes(most)})"
+            return f"how much of {asked} became free for the host is not known{known}: {_why_unknown(freed)}"
 
 
 def explain_taken_back(taken: TakenBack) -> str | None:
-    """What the process took back by page faults, its guest's among them; None where there were none."""
+    """What the process took back by page faults, its guest's among them; None where nothing came back.
+
+    khugepaged brings pages back without a fault, of whatever process it makes huge pages.
+    """
+    collapsed, back = taken.huge_pages_collapsed, ""
+    until = f"until {format_duration_ns(taken.after_ns)} after it"
+    if taken.bytes:
+        back = f": {format_bytes(taken.bytes)} came back"
+    made = f"khugepaged made {format_things(collapsed, 'huge page')} on this machine"
     if not taken.faults:
-        return None
+        return f"{made} {until}{back}" if collapsed and back else None
     faults = format_things(taken.faults, "page fault")
     took = f", {format_duration_ns(taken.fault_ns)} in the kernel" if taken.fault_ns is not None else ""
     huge = f", {format_count(taken.huge_faults)} of them huge" if taken.huge_faults else ""
-    back = f": {format_bytes(taken.bytes)} came back" if taken.bytes else ""
-    return f"{faults} until {format_duration_ns(taken.after_ns)} after it{took}{huge}{back}"
+    beside = f", and {made}" if collapsed else ""
+    return f"{faults} {until}{took}{huge}{beside}{back}"
 
 
 def _range(freed: Freed) -> str:
@@ -101,6 +107,17 @@ def _range(freed: Freed) -> str:
     least, most = freed.least_bytes or 0, freed.most_bytes or 0
     shown = format_bytes(min(least, freed.asked_bytes or least))
     return shown if most <= least else f"at least {shown}"
+
+
+def _why_unknown(freed: Freed) -> str:
+    match freed.reason:
+        case Reason.HUGE_IN_USE if freed.huge_pages_split is None:
+            return "huge pages may have been split, and a part still in use keeps all of one"
+        case Reason.COLLAPSED:
+            made = format_things(freed.huge_pages_collapsed, "huge page")
+            return f"khugepaged made {made} meanwhile, and may have filled again what had been freed of them"
+        case _:
+            return _UNKNOWN.get(freed.reason or Reason.UNCLEAR, "")
 
 
 def _why(freed: Freed) -> str:

@@ -116,7 +116,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         parse_host_readings(recording),
         regions,
         files,
-        header.machine.cpus,
+        header.machine,
     )
     estimate = None
     if batches.sampled:

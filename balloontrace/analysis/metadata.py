@@ -181,6 +181,14 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(item[:_MAX_TEXT_CHARACTERS] for item in items if isinstance(item, str))
 
 
+def _integers(value: object) -> tuple[int, ...] | None:
+    """A list's integers that `integer` takes; None of what is no list."""
+    if not isinstance(value, list):
+        return None
+    found = (integer({"": item}, "") for item in value[:_MAX_ITEMS])
+    return tuple(item for item in found if item is not None)
+
+
 def parse_files(*tables: Json) -> Mapping[str, str]:
     """Files that a process had open, by descriptor; none that was another one's name at another time."""
     found: dict[str, str] = {}
@@ -212,6 +220,9 @@ def _parse_machine(table: Json) -> Machine:
         thp_enabled=text(table, "thp_enabled"),
         thp_defrag=text(table, "thp_defrag"),
         thp_shmem_enabled=text(table, "thp_shmem_enabled"),
+        khugepaged_max_ptes_none=integer(table, "khugepaged_max_ptes_none"),
+        thp_bytes=integer(table, "thp_bytes"),
+        thp_sizes_bytes=_integers(table.get("thp_sizes_bytes")),
     )
 
 

@@ -25,6 +25,7 @@ class Reason(enum.StrEnum):
     PRIVATE_FILE = "private mapping of a file"  # the same, of what was never written to
     HUGETLB = "hugetlb page larger than the discard"
     HUGE_IN_USE = "huge page partly in use"
+    COLLAPSED = "huge pages made meanwhile"  # by khugepaged, which fills what is missing of them
     LOCKED = "locked"
     PINNED = "pinned"
     CHILD = "held by a child process"
@@ -47,7 +48,8 @@ class Freed:
     named. At least `least_bytes` became free, at most `most_bytes`. They differ by what the process may have
     taken back meanwhile, and by what others may hold. `resident_bytes` is how much less the process had
     mapped or its files took; `group_bytes` how much less its control group is charged for, where nobody else
-    is in that. `from_ns` and `until_ns` are the readings.
+    is in that. khugepaged made `huge_pages_collapsed` on the machine. `from_ns` and `until_ns` are
+    the readings.
     """
 
     verdict: Verdict
@@ -62,6 +64,7 @@ class Freed:
     group_bytes: int | None = None
     page_bytes: int | None = None
     huge_pages_split: int | None = None
+    huge_pages_collapsed: int | None = None
     from_ns: int | None = None
     until_ns: int | None = None
     sentence: str | None = None
@@ -74,6 +77,7 @@ class TakenBack:
     `until_ns` is the last reading of these, `after_ns` from the operation's end to it. `bytes` is how much
     more the process holds; None where it holds less. `fault_ns` is the time inside `traced_faults`, of
     which `huge_faults` were answered by a huge page; the three are None where faults were not traced.
+    Meanwhile khugepaged made `huge_pages_collapsed` on the machine, and filled them without a fault.
     """
 
     from_ns: int
@@ -84,6 +88,7 @@ class TakenBack:
     traced_faults: int | None = None
     huge_faults: int | None = None
     fault_ns: int | None = None
+    huge_pages_collapsed: int | None = None
     bytes: int | None = None
     sentence: str | None = None
 

@@ -29,6 +29,9 @@ class Machine:
     thp_enabled: str | None = None
     thp_defrag: str | None = None
     thp_shmem_enabled: str | None = None
+    khugepaged_max_ptes_none: int | None = None  # so many pages may be missing of what it makes a huge page
+    thp_bytes: int | None = None  # of a huge page that one entry of a page middle directory maps
+    thp_sizes_bytes: tuple[int, ...] | None = None  # those in use; None before Linux 6.8
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import platform
 import re
 from pathlib import Path
 
+from balloontrace.system.huge_pages import chosen_of, read_huge_page_bytes, read_sizes_enabled
 from balloontrace.system.kernel import ROOT, read_text
 
 _THP = "sys/kernel/mm/transparent_hugepage"
@@ -33,9 +34,12 @@ def read_machine(root: Path = ROOT) -> dict[str, object]:
         "min_free_kbytes": _number(read_text(root / "proc/sys/vm/min_free_kbytes")),
         "numa_nodes": len(list((root / "sys/devices/system/node").glob("node[0-9]*"))) or None,
         **decide_initialisation(read_text(root / "proc/cmdline"), _read_config(root, release)),
-        "thp_enabled": _chosen(read_text(root / _THP / "enabled")),
-        "thp_defrag": _chosen(read_text(root / _THP / "defrag")),
-        "thp_shmem_enabled": _chosen(read_text(root / _THP / "shmem_enabled")),
+        "thp_enabled": chosen_of(read_text(root / _THP / "enabled")),
+        "thp_defrag": chosen_of(read_text(root / _THP / "defrag")),
+        "thp_shmem_enabled": chosen_of(read_text(root / _THP / "shmem_enabled")),
+        "khugepaged_max_ptes_none": _number(read_text(root / _THP / "khugepaged/max_ptes_none")),
+        "thp_bytes": read_huge_page_bytes(root),
+        "thp_sizes_bytes": read_sizes_enabled(root),
     }
 
 
@@ -119,9 +123,3 @@ def read_meminfo_bytes(name: str, root: Path = ROOT) -> int | None:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.strip().isdecimal() else None
-
-
-def _chosen(text: str | None) -> str | None:
-    """The word in brackets, which is how the kernel shows what is chosen of a list."""
-    found = re.search(r"\[([\w+]+)\]", text or "")
-    return found[1] if found else None

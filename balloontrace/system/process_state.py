@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from balloontrace.system.cgroup import read_cgroup_memory
-from balloontrace.system.huge_pages import read_partly_mapped_bytes
+from balloontrace.system.huge_pages import read_collapsed, read_partly_mapped_bytes
 from balloontrace.system.kernel import ROOT
 from balloontrace.system.process_memory import SharedFiles, read_children, read_fault_counts, read_memory
 
@@ -36,5 +36,6 @@ class ProcessState:
             "children": read_children(pid, root),
             "faults": read_fault_counts(pid, root),
             "partly_mapped_bytes": read_partly_mapped_bytes(root),
+            "collapsed": read_collapsed(root),
         }
         return {"began_ns": began_ns, "monotonic_ns": time.monotonic_ns(), **state}

@@ -11,6 +11,7 @@ from hostserve import Server, build_hostserve
 from tracing import FULL_MIB, assert_no_trace, put_back, shell
 
 import lab
+from lab.steady import fill_no_huge_pages
 
 HERE = Path(__file__).parent
 # Files that take minutes, the longest first: one that began last would leave the others' processors idle.
@@ -44,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def guest() -> Iterator[lab.Guest]:
     """A guest with 8 GiB, 2 CPUs and a balloon; tests leave it as they found it, the balloon empty."""
     with lab.solo(memory_mib=FULL_MIB, cpus=2) as booted:
+        fill_no_huge_pages(booted)
         yield booted
 
 

@@ -20,6 +20,7 @@ from balloontrace.format.vocabulary import Call
 from lab.bpftrace import bpftraced
 from lab.cache import run_folder
 from lab.folders import read_state
+from lab.steady import fill_no_huge_pages
 
 FULL_MIB = 1024
 TOUCHED_MIB = 400
@@ -44,6 +45,7 @@ DONTNEED, REMOVE = 4, 9
 def booted(memory_mib: int = FULL_MIB, **options: Any) -> Iterator[lab.Nested]:
     """A pair; afterwards neither VM has a process or a folder."""
     with lab.nested(memory_mib=memory_mib, **options) as pair:
+        fill_no_huge_pages(pair.host)
         vm_folders = [run_folder() / vm.name for vm in (pair.guest, pair.host)]
         states = [read_state(folder) for folder in vm_folders]
         yield pair

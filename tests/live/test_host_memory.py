@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,6 +191,68 @@ def test_each_kind_of_memory_freed_or_not(
     off = [abs(size / BYTES - case.freed) for case, size in zip(CASES, freed_bytes, strict=True)]
     print("furthest off:", max(off))
     assert max(off) < NEAR, off
+
+
+KHUGEPAGED = "/sys/kernel/mm/transparent_hugepage/khugepaged"
+# As found first. Without a rest it would leave the guest no processor.
+AT_REST = ("scan_sleep_millisecs 10000", "pages_to_scan 4096")
+AT_WORK = ("scan_sleep_millisecs 200", "pages_to_scan 1000000")
+
+
+def tell_khugepaged(guest: lab.Guest, *settings: str) -> None:
+    lines = (f"echo {value} > {KHUGEPAGED}/{name}" for name, value in map(str.split, settings))
+    guest.run(shell("\n".join(["set -e", *lines])), check=True)
+
+
+@contextmanager
+def khugepaged_works(guest: lab.Guest, max_ptes_none: int) -> Iterator[None]:
+    tell_khugepaged(guest, f"max_ptes_none {max_ptes_none}")
+    try:
+        yield
+    finally:
+        tell_khugepaged(guest, "max_ptes_none 0", *AT_REST)
+
+
+def count(guest: lab.Guest, name: str) -> int:
+    """What khugepaged has counted."""
+    return int(guest.run(["cat", f"{KHUGEPAGED}/{name}"], check=True).stdout)
+
+
+@pytest.mark.parametrize("backings", [False], indirect=True, ids=["no group"])
+@pytest.mark.parametrize("missing", [511, 0])
+def test_what_khugepaged_fills_again_is_not_said_to_be_untouched(
+    backings: Backings, tmp_path: Path, missing: int
+) -> None:
+    """It fills huge pages of which each second page was given back, before the recorder looks again.
+
+    It fills none of which no page may be missing, however often it looks.
+    """
+    guest, huge_pages = backings.guest, BYTES >> 21
+    with khugepaged_works(guest, missing):
+        options = ("-f", "-p", str(backings.pid))
+        recorder = start_recording(guest, "/root/filled.bt", *options).wait_attached()
+        backings.obey(WARM_UP, "touch thptoo")
+        backings.wait_for_looks()
+        recorder.process.signal(signal.SIGSTOP)
+        made, scans = count(guest, "pages_collapsed"), count(guest, "full_scans")
+        backings.obey("serve thptoo dontneed 1 2")
+        tell_khugepaged(guest, *AT_WORK)
+        if missing:
+            guest.wait_until(lambda: count(guest, "pages_collapsed") >= made + huge_pages, 120, what="them")
+        else:
+            guest.wait_until(lambda: count(guest, "full_scans") > scans + 2, 120, what="three looks at all")
+    recorder.process.signal(signal.SIGCONT)
+    backings.wait_for_looks()
+    recorder.end()
+    freed = discards(report(recorder.pull(tmp_path)))[-1]["freed"]
+    print(freed)
+    assert (freed["asked_bytes"], freed["verdict"]) == (BYTES // 2, "unknown")
+    is_filled = missing > 0
+    assert (freed["reason"] == "huge pages made meanwhile") == is_filled
+    assert ("khugepaged made" in freed["sentence"]) == is_filled
+    assert (freed["huge_pages_collapsed"] >= huge_pages) == is_filled
+    # Filled, the process holds what it held.
+    assert (freed["resident_bytes"] < BYTES // 8) == is_filled
 
 
 # What is touched, by how many faults, how many of them of huge pages, and how many bytes that is.

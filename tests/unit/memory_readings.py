@@ -30,7 +30,9 @@ def region(**facts: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def reading(at_s: float, *, faults: int = 0, file: int | None = None, **memory: int) -> dict[str, Any]:
+def reading(
+    at_s: float, *, faults: int = 0, file: int | None = None, collapsed: int | None = None, **memory: int
+) -> dict[str, Any]:
     """What the process held at a time since the first call, in bytes."""
     at_ns = OFFSET_NS + round(at_s * SECOND)
     files = [] if file is None else [{"name": "x", "file": "00:01:33", "allocated_bytes": file}]
@@ -44,15 +46,22 @@ def reading(at_s: float, *, faults: int = 0, file: int | None = None, **memory: 
         "faults": {"minor": faults, "major": 0},
         "traced_faults": {"faults": faults, "huge": 0, "fault_ns": 700 * faults, "untimed": 0},
         "children": {},
+        "collapsed": collapsed,
     }  # fmt: skip
 
 
-def anon(before: int, after: int, *, faults: int = 0, **memory: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Readings before and after with so much anonymous memory, in MiB."""
+def anon(
+    before: int, after: int, *, faults: int = 0, collapsed: int | None = None, **memory: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Readings before and after with so much anonymous memory, in MiB, and huge pages made by khugepaged."""
+    already = None if collapsed is None else 7
     return (
-        reading(-0.5, rss_anon_bytes=before * MIB, **memory),
-        reading(0.5, rss_anon_bytes=after * MIB, faults=faults, **memory),
-    )
+        reading(-0.5, rss_anon_bytes=before * MIB, collapsed=already, **memory),
+        reading(
+            0.5, rss_anon_bytes=after * MIB, faults=faults,
+            collapsed=None if collapsed is None else 7 + collapsed, **memory,
+        ),
+    )  # fmt: skip
 
 
 def shared(before: int, after: int, mapped: int = 100) -> tuple[dict[str, Any], dict[str, Any]]:

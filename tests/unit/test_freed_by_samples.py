@@ -29,6 +29,7 @@ from balloontrace.analysis.host_regions import parse_regions
 from balloontrace.analysis.make_report import analyse
 from balloontrace.format.vocabulary import BatchFlag, Call, Queue
 from balloontrace.results.host_memory import Freed, Reason, Verdict
+from balloontrace.results.recording_header import Machine
 
 
 def sampled(discards_by: str | None, punches: int, each_ns: int = SECOND // 200) -> Freed:
@@ -93,7 +94,7 @@ def of_samples(
     regions = parse_regions(recording.metadata, {}).found
     split = None if discards is None else 0
     asked = Asked(calls, 0, 0, ASKED, None, split, discards, sampled=True)
-    freed = judge(asked, Beside(regions, before, after, 0, 2), regions)
+    freed = judge(asked, Beside(regions, before, after, 0, Machine(cpus=2)), regions)
     assert (freed.calls, freed.errors) == (None, None)
     return freed.verdict, freed.reason
 

@@ -38,6 +38,7 @@ def report_of(
     of: Mapping[str, object] | None = None,
     calls: Mapping[str, int] = DONTNEED,
     cpus: int = 2,
+    machine: Mapping[str, object] | None = None,
     queue: int = Queue.INFLATE,
 ) -> Report:
     """A buffer of 100 MiB, given back 10 ms long in a region that is `of` this sort."""
@@ -48,7 +49,7 @@ def report_of(
             [batch],
             raw=raw,
             ended_ns=OFFSET_NS + 20 * SECOND,
-            changes={"machine": {"cpus": cpus}, "regions": [region(**(of or {}))]},
+            changes={"machine": {"cpus": cpus, **(machine or {})}, "regions": [region(**(of or {}))]},
             readings=readings,
         )
     )
@@ -86,6 +87,68 @@ def test_memory_of_the_process(
     readings: tuple[dict[str, Any], ...], expected: tuple[Verdict, Reason | None]
 ) -> None:
     assert verdict(*readings) == expected
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        (anon(500, 500, collapsed=0), (Verdict.UNTOUCHED, None)),
+        (anon(500, 500, collapsed=5), (Verdict.UNTOUCHED, None)),
+        # What was missing of 50 huge pages may be all of what had been given back.
+        (anon(500, 500, collapsed=50), (Verdict.UNKNOWN, Reason.COLLAPSED)),
+        (anon(500, 450, collapsed=25), (Verdict.FREED, None)),
+        (anon(500, 460, collapsed=25), (Verdict.UNKNOWN, Reason.COLLAPSED)),
+        (anon(500, 400, collapsed=500), (Verdict.FREED, None)),
+        # It grew: more came back than was given.
+        (anon(500, 520, collapsed=60), (Verdict.UNKNOWN, Reason.COLLAPSED)),
+        (anon(500, 500, collapsed=1, faults=PAGES), (Verdict.UNKNOWN, Reason.UNCLEAR)),
+    ],
+)
+def test_khugepaged_may_have_filled_again_what_was_freed(
+    readings: tuple[dict[str, Any], ...], expected: tuple[Verdict, Reason | None]
+) -> None:
+    freed = freed_of(*readings)
+    assert (freed.verdict, freed.reason) == expected
+    made = readings[1]["collapsed"] - readings[0]["collapsed"]
+    assert freed.huge_pages_collapsed == made
+    assert freed.sentence is not None
+    told = f"khugepaged made {made} huge pages meanwhile" in freed.sentence
+    assert told == (freed.reason is Reason.COLLAPSED)
+
+
+@pytest.mark.parametrize(
+    ("missing", "unclear"), [(0, False), (16, False), (256, True), (511, True), (None, True)]
+)
+def test_khugepaged_fills_no_more_than_it_may(missing: int | None, unclear: bool) -> None:
+    freed = freed_of(*anon(500, 500, collapsed=50), machine={"khugepaged_max_ptes_none": missing})
+    assert (freed.reason is Reason.COLLAPSED) == unclear
+    assert (freed.verdict is Verdict.UNTOUCHED) != unclear
+    assert freed.most_bytes == 50 * min(2 * MIB, 4096 * (512 if missing is None else missing))
+
+
+def test_pages_of_hugetlbfs_are_none_that_khugepaged_makes() -> None:
+    readings = (
+        reading(-0.5, hugetlb_bytes=500 * MIB, collapsed=0),
+        reading(0.5, hugetlb_bytes=500 * MIB, collapsed=90),
+    )
+    calls = {**DONTNEED, f"calls_{int(Call.MADVISE_DONTNEED)}": 50}
+    assert verdict(*readings, of=HUGETLB, calls=calls) == (Verdict.UNTOUCHED, None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        ({}, (Verdict.UNTOUCHED, None)),
+        ({"thp_sizes_bytes": [2 * MIB]}, (Verdict.UNTOUCHED, None)),
+        ({"thp_sizes_bytes": [16 << 10, 64 << 10, 2 * MIB]}, (Verdict.UNKNOWN, Reason.UNCLEAR)),
+        ({"page_size_bytes": 64 << 10}, (Verdict.UNKNOWN, Reason.UNCLEAR)),
+    ],
+)
+def test_a_fault_may_bring_more_than_4_kib(
+    machine: dict[str, object], expected: tuple[Verdict, Reason | None]
+) -> None:
+    readings = anon(500, 500, faults=PAGES // 16)
+    assert verdict(*readings, of={"huge_bytes": 0}, machine=machine) == expected
 
 
 def test_a_child_has_what_was_given_back() -> None:
@@ -262,6 +325,36 @@ def test_what_comes_back_is_tied_to_what_it_follows() -> None:
     after = period_of(report_of(*readings)).taken_back
     assert after is not None
     assert after.faults == 8000
+
+
+@pytest.mark.parametrize(
+    ("faults", "made", "grown_mib", "said"),
+    [
+        (8000, 15, 30, "8 000 page faults until"),
+        (8000, 15, 30, "and khugepaged made 15 huge pages on this machine: 30.0 MiB came back"),
+        (
+            0,
+            15,
+            30,
+            "khugepaged made 15 huge pages on this machine until 5.49 s after it: 30.0 MiB came back",
+        ),
+        (8000, 0, 30, "in the kernel: 30.0 MiB came back"),
+        # It made them elsewhere.
+        (0, 15, 0, None),
+    ],
+)
+def test_what_khugepaged_fills_comes_back_without_a_fault(
+    faults: int, made: int, grown_mib: int, said: str | None
+) -> None:
+    readings = (
+        reading(-0.5, rss_anon_bytes=400 * MIB, collapsed=3),
+        reading(5.5, rss_anon_bytes=(400 + grown_mib) * MIB, faults=faults, collapsed=3 + made),
+    )
+    calls = {f"calls_{int(Call.MADVISE_WILLNEED)}": PAGES}
+    taken = period_of(report_of(*readings, calls=calls, queue=Queue.DEFLATE)).taken_back
+    assert taken is not None
+    assert taken.huge_pages_collapsed == made
+    assert said in taken.sentence if said and taken.sentence else taken.sentence is said
 
 
 def test_the_report_says_what_was_discarded_and_whether_it_became_free() -> None:

@@ -42,6 +42,10 @@ def test_machine(system: FakeSystem) -> None:
         ("enabled", "always [madvise] never\n"),
         ("defrag", "always defer [defer+madvise] madvise never\n"),
         ("shmem_enabled", "always within_size advise [never] deny force\n"),
+        ("hpage_pmd_size", "2097152\n"),
+        ("khugepaged/max_ptes_none", "511\n"),
+        ("hugepages-64kB/enabled", "[always] inherit madvise never\n"),
+        ("hugepages-2048kB/enabled", "always [inherit] madvise never\n"),
     ):
         system.write(f"sys/kernel/mm/transparent_hugepage/{name}", text)
     machine = read_machine(system.root)
@@ -58,6 +62,9 @@ def test_machine(system: FakeSystem) -> None:
         "thp_enabled": "madvise",
         "thp_defrag": "defer+madvise",
         "thp_shmem_enabled": "never",
+        "khugepaged_max_ptes_none": 511,
+        "thp_bytes": 2 << 20,
+        "thp_sizes_bytes": [64 << 10, 2 << 20],
     }
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from balloontrace.system.cgroup import read_cgroup_memory
-from balloontrace.system.huge_pages import read_partly_mapped_bytes
+from balloontrace.system.huge_pages import (
+    read_collapsed,
+    read_huge_page_bytes,
+    read_partly_mapped_bytes,
+    read_sizes_enabled,
+)
 from balloontrace.system.process_memory import (
     Region,
     SharedFiles,
@@ -110,6 +115,32 @@ def test_huge_pages_partly_mapped_are_those_of_all_sizes(tmp_path: Path) -> None
         if count:
             (stats / "nr_anon_partially_mapped").write_text(count)
     assert read_partly_mapped_bytes(tmp_path) == 3 * (2 << 20) + 5 * (64 << 10)
+
+
+def write_modes(root: Path, size: str, **modes: str) -> None:
+    folder = root / "sys/kernel/mm/transparent_hugepage" / size
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, chosen in modes.items():
+        words = ("always", "inherit", "madvise", "never", "deny")
+        (folder / name).write_text(" ".join(f"[{each}]" if each == chosen else each for each in words) + "\n")
+
+
+def test_sizes_of_huge_pages_are_those_that_a_fault_may_bring(tmp_path: Path) -> None:
+    assert read_sizes_enabled(tmp_path) is None
+    assert (read_huge_page_bytes(tmp_path), read_collapsed(tmp_path)) == (None, None)
+    write_modes(tmp_path, "hugepages-16kB", enabled="never", shmem_enabled="never")
+    write_modes(tmp_path, "hugepages-32kB", enabled="never", shmem_enabled="always")
+    write_modes(tmp_path, "hugepages-64kB", enabled="madvise", shmem_enabled="deny")
+    write_modes(tmp_path, "hugepages-2048kB", enabled="inherit", shmem_enabled="inherit")
+    write_modes(tmp_path, "", enabled="never", shmem_enabled="never")
+    assert read_sizes_enabled(tmp_path) == [32 << 10, 64 << 10]
+    write_modes(tmp_path, "", enabled="always")
+    assert read_sizes_enabled(tmp_path) == [32 << 10, 64 << 10, 2 << 20]
+    folder = tmp_path / "sys/kernel/mm/transparent_hugepage"
+    (folder / "hpage_pmd_size").write_text("2097152\n")
+    (folder / "khugepaged").mkdir()
+    (folder / "khugepaged/pages_collapsed").write_text("71\n")
+    assert (read_huge_page_bytes(tmp_path), read_collapsed(tmp_path)) == (2 << 20, 71)
 
 
 @pytest.mark.parametrize(
