@@ -248,6 +248,22 @@ def migrate_pages(guest: lab.Guest, at_least: int = 1) -> None:
     assert guest.vmstat()["balloon_migrate"] >= wanted
 
 
+def assert_summed_up(found: Json) -> None:
+    """Pages of the balloon were moved: all are counted, and some of it is summed up without spans."""
+    assert (found["events_lost"], found["spans_missing"]) == (0, 0)
+    (check,) = [each for each in found["checks"] if each["name"] == "balloon_migrate"]
+    print(check["spans"], "migrated")
+    assert (check["agrees"], check["spans"] > 50) == (True, True)
+    losses = {each["function"]: each for each in found["losses"]}
+    outside = {each["what"]: each for each in found["outside"]}
+    calls = losses["virtballoon_migratepage"]
+    assert 0 < calls["summed"] < calls["returns"]
+    assert calls["returns"] == outside["virtballoon_migratepage (page compaction)"]["calls"]
+    sends = sum(operation["sends"] for operation in found["operations"])
+    assert losses["tell_host"]["returns"] == outside["send of virtballoon_migratepage"]["calls"] + sends
+    assert losses["tell_host"]["summed"] > 0
+
+
 def traces(guest: lab.Guest) -> str:
     """What of a recorder is still there; empty when nothing is."""
     return guest.run(shell(_TRACES), check=True).stdout
