@@ -9,130 +9,17 @@ still hold of that is taken off the other bound. A verdict is given only where b
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from balloontrace.analysis.host_readings import HostReading
+from balloontrace.analysis.host_evidence import OWN_KINDS, PAGE_BYTES, WHOLE, Asked, Beside, less_by
 from balloontrace.analysis.host_regions import MemoryKind, Region
 from balloontrace.analysis.host_sentences import explain_freed
 from balloontrace.format.vocabulary import Call
 from balloontrace.results.host_memory import Freed, Reason, Verdict
-from balloontrace.results.recording_header import Machine
 
-PAGE_BYTES = 4096
-HUGE_BYTES = 2 << 20  # of transparent huge pages, where a recording does not tell
-# A tenth of what was asked for is the least that counts as a part, nine tenths are all of it.
-_PART, _HALF, _WHOLE = 0.1, 0.5, 0.9
-_OWN = frozenset({MemoryKind.ANONYMOUS, MemoryKind.PRIVATE_FILE})
-# Linux counts by processor, and adds up when one has counted so many pages (percpu_counter_batch).
-_PAGES_APART, _PAGES_APART_BY_CPU = 32, 2
-_FREES = (Call.MADVISE_DONTNEED, Call.MADVISE_REMOVE, Call.FALLOCATE_PUNCH_HOLE, Call.PROCESS_MADVISE)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What some buffers asked for. `bytes` is None where that was not counted, and without failed calls.
-
-    Where they are `sampled`, `calls` are samples of calls, and how many failed is not known. `discards` were
-    counted or are None.
-    """
-
-    calls: Mapping[Call, int]
-    errors: int
-    last_errno: int
-    bytes: int | None
-    all_bytes: int | None  # by all calls between the readings, these among them
-    huge_pages_split: int | None
-    discards: int | None = None
-    sampled: bool = False
-
-    @property
-    def count(self) -> int:
-        """Calls that are there to free."""
-        return sum(self.calls.get(call, 0) for call in (*_FREES, Call.MADVISE_FREE))
-
-    @property
-    def only_unmaps(self) -> bool:
-        """Whether no call takes pages out of a file."""
-        return not any(self.calls.get(call, 0) for call in _FREES if call is not Call.MADVISE_DONTNEED)
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What calls are judged by: the memory they named, and the readings before and after them.
-
-    `mlocked_bytes` are in regions that are known to be locked.
-    """
-
-    regions: Sequence[Region]
-    before: HostReading
-    after: HostReading
-    mlocked_bytes: int
-    machine: Machine
-
-    @property
-    def kinds(self) -> set[MemoryKind]:
-        """Kinds of memory."""
-        return {region.kind for region in self.regions}
-
-    @property
-    def is_own(self) -> bool:
-        """Whether all of it is memory of the process itself, for which its control group is charged."""
-        return bool(self.kinds) and self.kinds <= _OWN
-
-    @property
-    def off_bytes(self) -> int:
-        """By how much the kernel's counts may be off."""
-        count = max(self.machine.cpus or 1, 1)
-        return max(_PAGES_APART, _PAGES_APART_BY_CPU * count) * count * PAGE_BYTES
-
-    @property
-    def has_child(self) -> bool:
-        """Whether a child has all that the process had."""
-        had = self.before.anon_bytes or 0
-        return self.after.child_bytes >= _WHOLE * had > 0
-
-    @property
-    def pinned_bytes(self) -> int:
-        """What is pinned for devices: what is counted as such, and what is locked without mlock."""
-        readings = (self.before, self.after)
-        locked = max(each.locked_bytes or 0 for each in readings) - self.mlocked_bytes
-        return max(each.pinned_bytes or 0 for each in readings) + max(0, locked)
-
-    @property
-    def huge_bytes(self) -> int:
-        """How large a transparent huge page is."""
-        return self.machine.thp_bytes or HUGE_BYTES
-
-    @property
-    def fault_bytes(self) -> int:
-        """The most that a fault brings which no huge page answers: a page, or a smaller huge one."""
-        sizes = [size for size in self.machine.thp_sizes_bytes or () if size < self.huge_bytes]
-        return max([self._page_bytes, *sizes])
-
-    @property
-    def _page_bytes(self) -> int:
-        return self.machine.page_size_bytes or PAGE_BYTES
-
-    @property
-    def collapsed(self) -> int | None:
-        """How many huge pages khugepaged made meanwhile, of whatever process; None: not known."""
-        less = self.less("collapsed")
-        return None if less is None else max(0, -less)
-
-    @property
-    def collapsed_bytes(self) -> int:
-        """The most that these brought in: so many pages may be missing of each, and hugetlbfs has none."""
-        if all(region.kind.is_hugetlb for region in self.regions):
-            return 0
-        missing = self.machine.khugepaged_max_ptes_none
-        each = self.huge_bytes if missing is None else missing * self._page_bytes
-        return (self.collapsed or 0) * min(each, self.huge_bytes)
-
-    def less(self, field: str) -> int | None:
-        """How much less the second reading has of something."""
-        values = getattr(self.before, field), getattr(self.after, field)
-        return _less(*values)
+# Of what was asked for a tenth is the least that counts as a part.
+_PART, _HALF = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +50,7 @@ def judge(asked: Asked, beside: Beside | None, regions: Sequence[Region]) -> Fre
         page_bytes=max((region.page_bytes or 0 for region in regions), default=0) or None,
         huge_pages_split=asked.huge_pages_split,
         huge_pages_collapsed=beside.collapsed if beside else None,
+        swap_bytes=beside.unswapped_bytes if beside else None,
         from_ns=beside.before.at_ns if beside else None,
         until_ns=beside.after.began_ns if beside else None,
     )
@@ -172,7 +60,7 @@ def judge(asked: Asked, beside: Beside | None, regions: Sequence[Region]) -> Fre
 def _decide(
     asked: Asked, beside: Beside | None, bounds: _Bounds | None, regions: Sequence[Region]
 ) -> tuple[Verdict, Reason | None]:
-    if asked.count and asked.errors >= _WHOLE * asked.count:
+    if asked.count and asked.errors >= WHOLE * asked.count:
         return Verdict.NOTHING, _why_failed(asked, regions)
     if asked.calls.get(Call.MADVISE_FREE, 0) == asked.count > 0:
         return Verdict.LATER, None
@@ -200,16 +88,13 @@ def _weigh(
     if most <= _PART * bytes_:
         reason = _why_nothing(asked, bytes_, beside, resident)
         return _untouched(asked, beside) if reason is None else (Verdict.NOTHING, reason)
-    if asked.all_bytes is not None and bytes_ < _WHOLE * asked.all_bytes:
+    if asked.all_bytes is not None and bytes_ < WHOLE * asked.all_bytes:
         return Verdict.UNKNOWN, Reason.OTHERS
-    if least >= (_WHOLE if most < bytes_ else _HALF) * bytes_:
+    if least >= (WHOLE if most < bytes_ else _HALF) * bytes_:
         return Verdict.FREED, None
-    if least > _PART * bytes_ and most < _WHOLE * bytes_:
+    if least > _PART * bytes_ and most < WHOLE * bytes_:
         return Verdict.PART, None
-    # Had it made no huge page, the bounds would be less than half as far apart.
-    if beside.collapsed_bytes and beside.collapsed_bytes * 2 >= most - least:
-        return Verdict.UNKNOWN, Reason.COLLAPSED
-    return Verdict.UNKNOWN, _why_unclear(asked, beside)
+    return Verdict.UNKNOWN, _why_unclear(asked, beside, most - least)
 
 
 def _hides_calls(asked: Asked, regions: Sequence[Region]) -> bool:
@@ -261,9 +146,10 @@ def _bound(asked: Asked, beside: Beside) -> _Bounds:
     most = max(0, freed) + taken
     if group is not None:
         return _Bounds(resident, group, max(0, freed), most)
+    most += beside.cached_bytes
     held = _may_be_held(asked, beside, freed)
     has_all = beside.is_own and (
-        beside.has_child or beside.pinned_bytes >= _WHOLE * (beside.before.anon_bytes or 1)
+        beside.has_child or beside.pinned_bytes >= WHOLE * (beside.before.anon_bytes or 1)
     )
     return _Bounds(resident, group, max(0, freed - held), taken if has_all else most)
 
@@ -271,19 +157,15 @@ def _bound(asked: Asked, beside: Beside) -> _Bounds:
 def _less_resident(beside: Beside) -> int | None:
     """How much less the process, or its files, hold of the kinds that were named."""
     changes: list[int | None] = []
-    if beside.kinds & _OWN:
-        swapped = beside.less("swap_bytes") or 0
-        changes.append(_sum(beside.less("anon_bytes"), swapped))
+    if beside.kinds & OWN_KINDS:
+        swapped_out = max(0, -(beside.less("swap_bytes") or 0))
+        changes.append(_sum(beside.less("anon_bytes"), -swapped_out))
     if MemoryKind.HUGETLB in beside.kinds:
         changes.append(beside.less("hugetlb_bytes"))
     before, after = beside.before.allocated_bytes, beside.after.allocated_bytes
     files = {region.file for region in beside.regions if region.kind.is_shared and region.file}
-    changes += [_less(before.get(file), after.get(file)) for file in files]
+    changes += [less_by(before.get(file), after.get(file)) for file in files]
     return _sum(*changes)
-
-
-def _less(before: int | None, after: int | None) -> int | None:
-    return None if before is None or after is None else before - after
 
 
 def _sum(*values: int | None) -> int | None:
@@ -306,8 +188,8 @@ def _taken(beside: Beside) -> int | None:
 
 def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:
     """Of what the process holds less, the most that may still be in use by others."""
-    held = beside.pinned_bytes
-    if beside.kinds & _OWN:
+    held = beside.pinned_bytes + beside.merged_bytes + beside.may_be_unswapped_bytes
+    if beside.kinds & OWN_KINDS:
         held += beside.after.child_bytes + sum(region.shared_bytes or 0 for region in beside.regions)
         split = asked.huge_pages_split
         size_bytes = beside.huge_bytes
@@ -351,18 +233,28 @@ def _why_nothing(asked: Asked, bytes_: int, beside: Beside, resident: int) -> Re
     if beside.kinds == {MemoryKind.PRIVATE_FILE} and resident <= least:
         return Reason.PRIVATE_FILE if (beside.less("mapped_bytes") or 0) > least else None
     if resident <= least:
-        return None
+        return Reason.SWAPPED if beside.unswapped_bytes > least else None
     if beside.has_child:
         return Reason.CHILD
-    if beside.pinned_bytes >= _WHOLE * resident:
+    if beside.pinned_bytes >= WHOLE * resident:
         return Reason.PINNED
+    if beside.merged_bytes >= WHOLE * resident:
+        return Reason.MERGED
     if _may_be_split(asked, beside):
         return Reason.HUGE_IN_USE if (beside.after.partly_mapped_bytes or 0) >= resident else Reason.UNCLEAR
     return Reason.HUGE_IN_USE if asked.huge_pages_split else Reason.HELD
 
 
-def _why_unclear(asked: Asked, beside: Beside) -> Reason:
-    """What it is that makes the bounds wide."""
+def _why_unclear(asked: Asked, beside: Beside, width: int) -> Reason:
+    """What it is that makes the bounds so wide: without it they were less than half as far apart."""
+    causes = (
+        (Reason.COLLAPSED, beside.collapsed_bytes),
+        (Reason.MERGED, beside.merged_bytes),
+        (Reason.SWAPPED, beside.cached_bytes + beside.may_be_unswapped_bytes),
+    )
+    for reason, bytes_ in causes:
+        if 0 < bytes_ >= width / 2:
+            return reason
     if asked.huge_pages_split or (_may_be_split(asked, beside) and _partly_mapped(beside, beside.huge_bytes)):
         return Reason.HUGE_IN_USE
     return Reason.PINNED if beside.pinned_bytes else Reason.UNCLEAR

@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from balloontrace.analysis.columns import Batches, Column, Mask
-from balloontrace.analysis.host_freed import Asked, Beside, judge
+from balloontrace.analysis.host_evidence import Asked, Beside
+from balloontrace.analysis.host_freed import judge
 from balloontrace.analysis.host_readings import HostReading, HostReadings
 from balloontrace.analysis.host_regions import NO_REGION, MemoryKind, Regions, describe_regions
 from balloontrace.analysis.host_sentences import explain_taken_back

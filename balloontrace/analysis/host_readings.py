@@ -22,7 +22,9 @@ class HostReading:
     `allocated_bytes` is by file. `charged_bytes` is what the control group is charged for memory of processes
     and for memory files; None where a process is in the group that is no child of this one. `child_bytes` is
     the most that a child holds. `partly_mapped_bytes` are the machine's huge pages of which a part is in use;
-    `collapsed` are those that khugepaged has made since the machine was booted.
+    `collapsed` are those that khugepaged has made since the machine was booted. `merged_pages` of the process
+    KSM has merged with others. `swap_bytes` has what a process holds in swap, without its memory files;
+    `swap_used_bytes` all of the machine, of which `swap_cached_bytes` are in memory still.
     """
 
     began_ns: int
@@ -43,6 +45,9 @@ class HostReading:
     fault_ns: int | None
     partly_mapped_bytes: int | None
     collapsed: int | None
+    merged_pages: int | None
+    swap_used_bytes: int | None
+    swap_cached_bytes: int | None
 
 
 class HostReadings:
@@ -80,7 +85,8 @@ def parse_host_readings(recording: Recording) -> HostReadings:
 
 def _parse(row: Json) -> HostReading | None:
     began_ns, at_ns = integer(row, "began_ns"), integer(row, "monotonic_ns")
-    memory, faults, traced = (mapping(row, name) for name in ("memory", "faults", "traced_faults"))
+    names = ("memory", "faults", "traced_faults", "swap")
+    memory, faults, traced, swap = (mapping(row, name) for name in names)
     if began_ns is None or at_ns is None or at_ns < began_ns or not memory:
         return None
     children = mapping(row, "children")
@@ -105,6 +111,9 @@ def _parse(row: Json) -> HostReading | None:
         fault_ns=integer(traced, "fault_ns"),
         partly_mapped_bytes=integer(row, "partly_mapped_bytes"),
         collapsed=integer(row, "collapsed"),
+        merged_pages=integer(row, "merged_pages"),
+        swap_used_bytes=integer(swap, "used_bytes"),
+        swap_cached_bytes=integer(swap, "cached_bytes"),
     )
 
 

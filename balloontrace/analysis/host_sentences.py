@@ -20,6 +20,7 @@ _WHY = {
     Reason.LOCKED: "the memory is locked by mlock, so the kernel refuses to unmap it",
     Reason.PINNED: "the memory is pinned for a device (VFIO, io_uring)",
     Reason.CHILD: "a child process of it still holds the pages",
+    Reason.MERGED: "KSM has merged the pages with others of the same content, which are still in use",
     Reason.HELD: "somebody else still holds the pages",
     Reason.UNTOUCHED_OR_FAILED: "the memory had not been touched before, or the calls failed, which samples "
     "do not show",
@@ -33,6 +34,8 @@ _UNKNOWN = {
     Reason.SAMPLED: "calls were sampled, so that what they named was not counted",
     Reason.HUGE_IN_USE: "huge pages were split, and a part still in use keeps all of one",
     Reason.PINNED: "some of its memory is pinned for a device",
+    Reason.MERGED: "KSM has merged pages of it with others of the same content",
+    Reason.SWAPPED: "some of it was in swap, or may have been",
     Reason.UNCLEAR: "it took memory back meanwhile, or others hold some of it",
 }
 
@@ -64,7 +67,7 @@ def explain_freed(freed: Freed) -> str:
     asked = format_bytes(freed.asked_bytes)
     match freed.verdict:
         case Verdict.FREED | Verdict.PART:
-            return f"{_range(freed)} of {asked} became free for the host"
+            return f"{_range(freed)} of {asked} became free for the host{_and_swap(freed)}"
         case Verdict.UNTOUCHED if freed.least_bytes:
             return (
                 f"{_range(freed)} of {asked} became free for the host: the rest had not been touched before"
@@ -109,6 +112,13 @@ def _range(freed: Freed) -> str:
     return shown if most <= least else f"at least {shown}"
 
 
+def _and_swap(freed: Freed) -> str:
+    """What was in swap stands out from a hundredth of what was asked for on."""
+    swap = freed.swap_bytes or 0
+    stands_out = swap > _NOTED_SHARE * (freed.asked_bytes or 0)
+    return f", and {format_bytes(swap)} of swap" if stands_out else ""
+
+
 def _why_unknown(freed: Freed) -> str:
     match freed.reason:
         case Reason.HUGE_IN_USE if freed.huge_pages_split is None:
@@ -127,4 +137,6 @@ def _why(freed: Freed) -> str:
         calls = freed.calls or 0
         share = (freed.errors or 0) / calls if calls else None
         return f"{format_share(share)} of {format_things(calls, 'call')} failed"
+    if freed.reason is Reason.SWAPPED:
+        return f"the memory was in swap, of which {format_bytes(freed.swap_bytes)} became free"
     return _WHY.get(freed.reason or Reason.HELD, "")

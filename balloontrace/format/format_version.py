@@ -32,7 +32,7 @@ from __future__ import annotations
 #   1.6  `parts_of_a`: the kinds of operations of which such parts are all that there were
 #   1.6  host: PROC, PCTR, batch field `process`; `is_of_many` of its metadata, which has no `process` then
 #   1.6  READ, host: `partly_mapped_bytes`
-#   1.6  READ, host: `collapsed`, huge pages that khugepaged made
+#   1.6  READ, host: `collapsed`, huge pages that khugepaged made; `merged_pages`, by KSM; `swap`
 #        `machine` tells khugepaged_max_ptes_none, thp_bytes, thp_sizes_bytes
 #   1.6  SMPL: discards, discarded_bytes, where `sampling` has `discards_by`
 FORMAT_VERSION = (1, 6)

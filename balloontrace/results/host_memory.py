@@ -25,6 +25,8 @@ class Reason(enum.StrEnum):
     PRIVATE_FILE = "private mapping of a file"  # the same, of what was never written to
     HUGETLB = "hugetlb page larger than the discard"
     HUGE_IN_USE = "huge page partly in use"
+    MERGED = "merged with other pages"  # by KSM
+    SWAPPED = "in swap"
     COLLAPSED = "huge pages made meanwhile"  # by khugepaged, which fills what is missing of them
     LOCKED = "locked"
     PINNED = "pinned"
@@ -48,8 +50,8 @@ class Freed:
     named. At least `least_bytes` became free, at most `most_bytes`. They differ by what the process may have
     taken back meanwhile, and by what others may hold. `resident_bytes` is how much less the process had
     mapped or its files took; `group_bytes` how much less its control group is charged for, where nobody else
-    is in that. khugepaged made `huge_pages_collapsed` on the machine. `from_ns` and `until_ns` are
-    the readings.
+    is in that. Of swap `swap_bytes` became free. khugepaged made `huge_pages_collapsed` on the machine.
+    `from_ns` and `until_ns` are the readings.
     """
 
     verdict: Verdict
@@ -65,6 +67,7 @@ class Freed:
     page_bytes: int | None = None
     huge_pages_split: int | None = None
     huge_pages_collapsed: int | None = None
+    swap_bytes: int | None = None
     from_ns: int | None = None
     until_ns: int | None = None
     sentence: str | None = None

@@ -121,5 +121,17 @@ def read_meminfo_bytes(name: str, root: Path = ROOT) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def read_swap(root: Path = ROOT) -> dict[str, int]:
+    """`used_bytes` in swap, of all processes and memory files; `cached_bytes` of it are in memory still."""
+    lines = (line.partition(":") for line in (read_text(root / "proc/meminfo") or "").splitlines())
+    sizes = {name: int(size.split()[0]) * 1024 for name, _, size in lines if name.startswith("Swap")}
+    if not {"SwapTotal", "SwapFree", "SwapCached"} <= sizes.keys():
+        return {}
+    return {
+        "used_bytes": sizes["SwapTotal"] - sizes["SwapFree"],
+        "cached_bytes": sizes["SwapCached"],
+    }
+
+
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.strip().isdecimal() else None

@@ -191,6 +191,12 @@ def read_children(pid: int, root: Path = ROOT) -> dict[str, int | None]:
     return found
 
 
+def read_merged_pages(pid: int, root: Path = ROOT) -> int | None:
+    """How many pages of the process KSM has merged with others of the same content; None before Linux 6.1."""
+    count = (read_text(root / f"proc/{pid}/ksm_merging_pages") or "").strip()
+    return int(count) if count.isdecimal() else None
+
+
 def read_fault_counts(pid: int, root: Path = ROOT) -> dict[str, int]:
     """Page faults of all threads since the process began: `minor`, and `major` that waited for a disk."""
     fields = (read_text(root / f"proc/{pid}/stat") or "").rpartition(")")[2].split()

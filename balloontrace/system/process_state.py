@@ -10,7 +10,14 @@ from pathlib import Path
 from balloontrace.system.cgroup import read_cgroup_memory
 from balloontrace.system.huge_pages import read_collapsed, read_partly_mapped_bytes
 from balloontrace.system.kernel import ROOT
-from balloontrace.system.process_memory import SharedFiles, read_children, read_fault_counts, read_memory
+from balloontrace.system.machine import read_swap
+from balloontrace.system.process_memory import (
+    SharedFiles,
+    read_children,
+    read_fault_counts,
+    read_memory,
+    read_merged_pages,
+)
 
 
 class ProcessState:
@@ -37,5 +44,7 @@ class ProcessState:
             "faults": read_fault_counts(pid, root),
             "partly_mapped_bytes": read_partly_mapped_bytes(root),
             "collapsed": read_collapsed(root),
+            "merged_pages": read_merged_pages(pid, root),
+            "swap": read_swap(root),
         }
         return {"began_ns": began_ns, "monotonic_ns": time.monotonic_ns(), **state}

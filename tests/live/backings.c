@@ -9,6 +9,8 @@
  *   serve KIND CALL PAGES [STEP]  one buffer: CALL (dontneed, remove, punch, both, free, willneed, none) for PAGES pages each, of
  *                            each STEPth such piece; failures of a call are ignored
  *   drop KIND                unmap it
+ *   pageout KIND             have the kernel write it to swap
+ *   merge                    wait until KSM has merged `ksm`, whose pages are all the same
  *   fork, reap               a child that has all memory too, and its end
  *   pin KIND, unpin          as a buffer of io_uring, as a device would have it
  *   exit
@@ -31,9 +33,9 @@
 
 enum { PAGE = 4096, BYTES = 48 << 20, PAGES = BYTES / PAGE, HUGE_PAGE = 2 << 20 };
 
-enum kind { ANON, THP, THP_TOO, MEMFD, FILE_PRIVATE, HUGETLB, HUGETLB_FILE, LOCKED, KINDS };
+enum kind { ANON, THP, THP_TOO, KSM, MEMFD, FILE_PRIVATE, HUGETLB, HUGETLB_FILE, LOCKED, KINDS };
 
-static const char *const names[KINDS] = { "anon", "thp", "thptoo", "memfd", "file", "hugetlb", "hugetlbfile", "locked" };
+static const char *const names[KINDS] = { "anon", "thp", "thptoo", "ksm", "memfd", "file", "hugetlb", "hugetlbfile", "locked" };
 
 static struct region {
 	char *at;
@@ -86,6 +88,9 @@ static void map_all(const char *path)
 		map(kind, MAP_PRIVATE | MAP_ANONYMOUS, -1, "thp");
 		check(!madvise(regions[kind].at, BYTES, MADV_HUGEPAGE), "hugepage");
 	}
+	map(KSM, MAP_PRIVATE | MAP_ANONYMOUS, -1, "ksm");
+	check(!madvise(regions[KSM].at, BYTES, MADV_NOHUGEPAGE), "nohugepage");
+	check(!madvise(regions[KSM].at, BYTES, MADV_MERGEABLE), "mergeable");
 	map(MEMFD, MAP_SHARED, file_of("guest", 0), "memfd");
 	map(FILE_PRIVATE, MAP_PRIVATE, fd, "file");
 	map(HUGETLB, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, "hugetlb");
@@ -156,6 +161,16 @@ static void pin(enum kind kind)
 	check(!syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1), "io_uring_register");
 }
 
+static void await_merge(void)
+{
+	for (long merged = 0; merged < PAGES * 9 / 10; usleep(50000)) {
+		FILE *file = fopen("/proc/self/ksm_merging_pages", "r");
+
+		check(file && fscanf(file, "%ld", &merged) == 1, "ksm_merging_pages");
+		fclose(file);
+	}
+}
+
 static void obey(const char *line)
 {
 	char order[16], name[32] = "anon";
@@ -174,6 +189,10 @@ static void obey(const char *line)
 		check(read(completion, &value, sizeof(value)) == sizeof(value), "completion");
 	} else if (!strcmp(order, "drop")) {
 		check(!munmap(regions[find(name)].at, BYTES), "munmap");
+	} else if (!strcmp(order, "pageout")) {
+		check(!madvise(regions[find(name)].at, BYTES, MADV_PAGEOUT), "pageout");
+	} else if (!strcmp(order, "merge")) {
+		await_merge();
 	} else if (!strcmp(order, "fork")) {
 		child = fork();
 		check(child >= 0, "fork");

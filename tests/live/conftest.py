@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from backings import Backings, made_ready
 from hostserve import Server, build_hostserve
 from tracing import FULL_MIB, assert_no_trace, put_back, shell
 
@@ -70,3 +71,18 @@ def server(guest: lab.Guest, _hostserve: None) -> Iterator[Server]:
     started = Server(guest, "traced")
     yield started
     guest.run(shell(f"kill -KILL {started.pid}; rm -f {started.orders}"))
+
+
+@pytest.fixture(scope="module")
+def _backings(guest: lab.Guest) -> Iterator[None]:
+    with made_ready(guest):
+        yield
+
+
+@pytest.fixture
+def backings(guest: lab.Guest, _backings: None, request: pytest.FixtureRequest) -> Iterator[Backings]:
+    """In a control group of its own, unless the parameter is False."""
+    served = Backings(guest, in_group=getattr(request, "param", True))
+    yield served
+    guest.run(shell(f"kill -KILL {served.pid}"))
+    served.process.wait(30)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from synthetic_host import OFFSET_NS
+from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch
 
-from balloontrace.format.vocabulary import Call
-from balloontrace.results.host_memory import DiscardPeriod
+from balloontrace.analysis.make_report import analyse
+from balloontrace.format.vocabulary import Call, Queue
+from balloontrace.results.host_memory import DiscardPeriod, Freed, Reason, Verdict
 from balloontrace.results.report import Report
 
 MIB = 1 << 20
@@ -76,3 +78,42 @@ def period_of(report: Report) -> DiscardPeriod:
     assert report.host is not None
     (period,) = report.host.periods
     return period
+
+
+def group(at: dict[str, Any], charged: int, *others: int) -> dict[str, Any]:
+    stat = {"file": 900 * MIB, "shmem": 100 * MIB, "kernel": 9 * MIB, "sock": 0}
+    current = charged * MIB + 800 * MIB + 9 * MIB
+    return {**at, "cgroup": {"path": "/vm", "current_bytes": current, "stat": stat, "others": list(others)}}
+
+
+def report_of(
+    *readings: Mapping[str, object],
+    of: Mapping[str, object] | None = None,
+    calls: Mapping[str, int] = DONTNEED,
+    cpus: int = 2,
+    machine: Mapping[str, object] | None = None,
+    queue: int = Queue.INFLATE,
+) -> Report:
+    """A buffer of 100 MiB, given back 10 ms long in a region that is `of` this sort."""
+    batch = Batch(OFFSET_NS, OFFSET_NS + SECOND // 100, SECOND // 200, PAGES, queue)
+    raw = pack_batch(batch, **{"address": START + 4096, **calls})
+    return analyse(
+        host_recording(
+            [batch],
+            raw=raw,
+            ended_ns=OFFSET_NS + 20 * SECOND,
+            changes={"machine": {"cpus": cpus, **(machine or {})}, "regions": [region(**(of or {}))]},
+            readings=readings,
+        )
+    )
+
+
+def freed_of(*readings: Mapping[str, object], **options: Any) -> Freed:
+    freed = period_of(report_of(*readings, **options)).freed
+    assert freed is not None
+    return freed
+
+
+def verdict(*readings: Mapping[str, object], **options: Any) -> tuple[Verdict, Reason | None]:
+    freed = freed_of(*readings, **options)
+    return freed.verdict, freed.reason

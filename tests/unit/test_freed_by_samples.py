@@ -23,7 +23,8 @@ from memory_readings import (
 )
 from synthetic_host import OFFSET_NS, Batch, host_recording, sampled_record, sampled_recording
 
-from balloontrace.analysis.host_freed import Asked, Beside, judge
+from balloontrace.analysis.host_evidence import Asked, Beside
+from balloontrace.analysis.host_freed import judge
 from balloontrace.analysis.host_readings import parse_host_readings
 from balloontrace.analysis.host_regions import parse_regions
 from balloontrace.analysis.make_report import analyse

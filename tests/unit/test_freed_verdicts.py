@@ -15,55 +15,21 @@ from memory_readings import (
     MIB,
     PAGES,
     REMOVE,
-    SECOND,
-    START,
     anon,
+    freed_of,
+    group,
     period_of,
     reading,
-    region,
+    report_of,
     shared,
+    verdict,
 )
 from people import render_table
-from synthetic_host import OFFSET_NS, Batch, host_recording, pack_batch
+from synthetic_host import OFFSET_NS
 
 from balloontrace.analysis.host_sentences import name_what_is_known
-from balloontrace.analysis.make_report import analyse
 from balloontrace.format.vocabulary import Call, Queue
 from balloontrace.results.host_memory import Freed, Reason, TakenBack, Verdict
-from balloontrace.results.report import Report
-
-
-def report_of(
-    *readings: Mapping[str, object],
-    of: Mapping[str, object] | None = None,
-    calls: Mapping[str, int] = DONTNEED,
-    cpus: int = 2,
-    machine: Mapping[str, object] | None = None,
-    queue: int = Queue.INFLATE,
-) -> Report:
-    """A buffer of 100 MiB, given back 10 ms long in a region that is `of` this sort."""
-    batch = Batch(OFFSET_NS, OFFSET_NS + SECOND // 100, SECOND // 200, PAGES, queue)
-    raw = pack_batch(batch, **{"address": START + 4096, **calls})
-    return analyse(
-        host_recording(
-            [batch],
-            raw=raw,
-            ended_ns=OFFSET_NS + 20 * SECOND,
-            changes={"machine": {"cpus": cpus, **(machine or {})}, "regions": [region(**(of or {}))]},
-            readings=readings,
-        )
-    )
-
-
-def freed_of(*readings: Mapping[str, object], **options: Any) -> Freed:
-    freed = period_of(report_of(*readings, **options)).freed
-    assert freed is not None
-    return freed
-
-
-def verdict(*readings: Mapping[str, object], **options: Any) -> tuple[Verdict, Reason | None]:
-    freed = freed_of(*readings, **options)
-    return freed.verdict, freed.reason
 
 
 @pytest.mark.parametrize(
@@ -87,68 +53,6 @@ def test_memory_of_the_process(
     readings: tuple[dict[str, Any], ...], expected: tuple[Verdict, Reason | None]
 ) -> None:
     assert verdict(*readings) == expected
-
-
-@pytest.mark.parametrize(
-    ("readings", "expected"),
-    [
-        (anon(500, 500, collapsed=0), (Verdict.UNTOUCHED, None)),
-        (anon(500, 500, collapsed=5), (Verdict.UNTOUCHED, None)),
-        # What was missing of 50 huge pages may be all of what had been given back.
-        (anon(500, 500, collapsed=50), (Verdict.UNKNOWN, Reason.COLLAPSED)),
-        (anon(500, 450, collapsed=25), (Verdict.FREED, None)),
-        (anon(500, 460, collapsed=25), (Verdict.UNKNOWN, Reason.COLLAPSED)),
-        (anon(500, 400, collapsed=500), (Verdict.FREED, None)),
-        # It grew: more came back than was given.
-        (anon(500, 520, collapsed=60), (Verdict.UNKNOWN, Reason.COLLAPSED)),
-        (anon(500, 500, collapsed=1, faults=PAGES), (Verdict.UNKNOWN, Reason.UNCLEAR)),
-    ],
-)
-def test_khugepaged_may_have_filled_again_what_was_freed(
-    readings: tuple[dict[str, Any], ...], expected: tuple[Verdict, Reason | None]
-) -> None:
-    freed = freed_of(*readings)
-    assert (freed.verdict, freed.reason) == expected
-    made = readings[1]["collapsed"] - readings[0]["collapsed"]
-    assert freed.huge_pages_collapsed == made
-    assert freed.sentence is not None
-    told = f"khugepaged made {made} huge pages meanwhile" in freed.sentence
-    assert told == (freed.reason is Reason.COLLAPSED)
-
-
-@pytest.mark.parametrize(
-    ("missing", "unclear"), [(0, False), (16, False), (256, True), (511, True), (None, True)]
-)
-def test_khugepaged_fills_no_more_than_it_may(missing: int | None, unclear: bool) -> None:
-    freed = freed_of(*anon(500, 500, collapsed=50), machine={"khugepaged_max_ptes_none": missing})
-    assert (freed.reason is Reason.COLLAPSED) == unclear
-    assert (freed.verdict is Verdict.UNTOUCHED) != unclear
-    assert freed.most_bytes == 50 * min(2 * MIB, 4096 * (512 if missing is None else missing))
-
-
-def test_pages_of_hugetlbfs_are_none_that_khugepaged_makes() -> None:
-    readings = (
-        reading(-0.5, hugetlb_bytes=500 * MIB, collapsed=0),
-        reading(0.5, hugetlb_bytes=500 * MIB, collapsed=90),
-    )
-    calls = {**DONTNEED, f"calls_{int(Call.MADVISE_DONTNEED)}": 50}
-    assert verdict(*readings, of=HUGETLB, calls=calls) == (Verdict.UNTOUCHED, None)
-
-
-@pytest.mark.parametrize(
-    ("machine", "expected"),
-    [
-        ({}, (Verdict.UNTOUCHED, None)),
-        ({"thp_sizes_bytes": [2 * MIB]}, (Verdict.UNTOUCHED, None)),
-        ({"thp_sizes_bytes": [16 << 10, 64 << 10, 2 * MIB]}, (Verdict.UNKNOWN, Reason.UNCLEAR)),
-        ({"page_size_bytes": 64 << 10}, (Verdict.UNKNOWN, Reason.UNCLEAR)),
-    ],
-)
-def test_a_fault_may_bring_more_than_4_kib(
-    machine: dict[str, object], expected: tuple[Verdict, Reason | None]
-) -> None:
-    readings = anon(500, 500, faults=PAGES // 16)
-    assert verdict(*readings, of={"huge_bytes": 0}, machine=machine) == expected
 
 
 def test_a_child_has_what_was_given_back() -> None:
@@ -200,12 +104,6 @@ def test_no_more_is_kept_than_huge_pages_are_partly_mapped(
     assert (freed.verdict, freed.reason) == expected
     if partly_mapped_mib == 2 and not swapped:
         assert freed.least_bytes == 98 * MIB
-
-
-def group(at: dict[str, Any], charged: int, *others: int) -> dict[str, Any]:
-    stat = {"file": 900 * MIB, "shmem": 100 * MIB, "kernel": 9 * MIB, "sock": 0}
-    current = charged * MIB + 800 * MIB + 9 * MIB
-    return {**at, "cgroup": {"path": "/vm", "current_bytes": current, "stat": stat, "others": list(others)}}
 
 
 @pytest.mark.parametrize(
@@ -325,36 +223,6 @@ def test_what_comes_back_is_tied_to_what_it_follows() -> None:
     after = period_of(report_of(*readings)).taken_back
     assert after is not None
     assert after.faults == 8000
-
-
-@pytest.mark.parametrize(
-    ("faults", "made", "grown_mib", "said"),
-    [
-        (8000, 15, 30, "8 000 page faults until"),
-        (8000, 15, 30, "and khugepaged made 15 huge pages on this machine: 30.0 MiB came back"),
-        (
-            0,
-            15,
-            30,
-            "khugepaged made 15 huge pages on this machine until 5.49 s after it: 30.0 MiB came back",
-        ),
-        (8000, 0, 30, "in the kernel: 30.0 MiB came back"),
-        # It made them elsewhere.
-        (0, 15, 0, None),
-    ],
-)
-def test_what_khugepaged_fills_comes_back_without_a_fault(
-    faults: int, made: int, grown_mib: int, said: str | None
-) -> None:
-    readings = (
-        reading(-0.5, rss_anon_bytes=400 * MIB, collapsed=3),
-        reading(5.5, rss_anon_bytes=(400 + grown_mib) * MIB, faults=faults, collapsed=3 + made),
-    )
-    calls = {f"calls_{int(Call.MADVISE_WILLNEED)}": PAGES}
-    taken = period_of(report_of(*readings, calls=calls, queue=Queue.DEFLATE)).taken_back
-    assert taken is not None
-    assert taken.huge_pages_collapsed == made
-    assert said in taken.sentence if said and taken.sentence else taken.sentence is said
 
 
 def test_the_report_says_what_was_discarded_and_whether_it_became_free() -> None:

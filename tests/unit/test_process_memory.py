@@ -18,6 +18,7 @@ from balloontrace.system.huge_pages import (
     read_partly_mapped_bytes,
     read_sizes_enabled,
 )
+from balloontrace.system.machine import read_swap
 from balloontrace.system.process_memory import (
     Region,
     SharedFiles,
@@ -25,6 +26,7 @@ from balloontrace.system.process_memory import (
     read_children,
     read_fault_counts,
     read_memory,
+    read_merged_pages,
     read_regions,
 )
 from balloontrace.system.process_state import ProcessState
@@ -115,6 +117,16 @@ def test_huge_pages_partly_mapped_are_those_of_all_sizes(tmp_path: Path) -> None
         if count:
             (stats / "nr_anon_partially_mapped").write_text(count)
     assert read_partly_mapped_bytes(tmp_path) == 3 * (2 << 20) + 5 * (64 << 10)
+
+
+def test_what_is_in_swap_and_what_is_merged(tmp_path: Path) -> None:
+    assert (read_swap(tmp_path), read_merged_pages(5, tmp_path)) == ({}, None)
+    (tmp_path / "proc/5").mkdir(parents=True)
+    (tmp_path / "proc/5/ksm_merging_pages").write_text("31\n")
+    lines = "MemFree: 9 kB\nSwapCached: 12 kB\nSwapTotal: 900 kB\nSwapFree: 700 kB\nHugePages_Total: 0\n"
+    (tmp_path / "proc/meminfo").write_text(lines)
+    swap = {"used_bytes": 200 << 10, "cached_bytes": 12 << 10}
+    assert (read_swap(tmp_path), read_merged_pages(5, tmp_path)) == (swap, 31)
 
 
 def write_modes(root: Path, size: str, **modes: str) -> None:
