@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostserve import WARM_UP, Server, build_hostserve
 from pairs import (
     COUNTERS,
     DONTNEED,
@@ -19,15 +20,20 @@ from pairs import (
     assert_rss_followed,
     booted,
     counted_madvise,
+    report_both,
     touch_memory,
 )
-from tracing import change, move, shell
+from tracing import MIB_PAGES, change, move, record, shell, stage
 
 import lab
+from balloontrace.analysis.processes import split_processes, vm_name
+from balloontrace.format.recording import read_recording
 from lab.tsc import measure_tsc_khz
 
 # At the start the time of day is a message to the guest's agent, which a busy machine may hear late.
 CLOCK_SLACK_S = 5
+ALL_MIB = 131  # so many sends of a MiB prove that both recordings are of one balloon
+OTHER_SENDS = 7
 RATE_SLACK_S = 0.1  # a clock may run faster by the thousandth part until it is set again
 
 
@@ -91,6 +97,40 @@ def test_their_clocks_are_those_of_this_machine(pair: lab.Nested) -> None:
 
 def time_of_day_s(side: lab.Guest) -> float:
     return float(side.run(["date", "+%s.%N"], check=True).stdout)
+
+
+def test_a_guest_finds_its_vm(pair: lab.Nested, tmp_path: Path) -> None:
+    """`record --side host --all` beside another process: the guest's recording finds its VM."""
+    host, guest, vmm_pid = pair.host, pair.guest, pair.vmm_pid
+    build_hostserve(host)
+    other = Server(host, "other", vm="other")
+    in_host = record(host, "/root/all.bt", "--side", "host", "--all")
+    in_guest = record(guest, "/root/guest.bt")
+    other.serve(WARM_UP, *["dontneed 256"] * OTHER_SENDS)
+    before = guest.vmstat()
+    move(guest, FULL_MIB - ALL_MIB, MOVE_S)
+    move(guest, FULL_MIB, MOVE_S)
+    pages = change(before, guest.vmstat(), COUNTERS)
+    in_host.end()
+    in_guest.end()
+    other.end()
+    of_all, of_guest = in_host.pull(tmp_path), in_guest.pull(tmp_path)
+    assert pages == [ALL_MIB * MIB_PAGES] * 2
+    parts = {vm_name(part): part for part in split_processes(read_recording(of_all))}
+    assert len(parts) == 2
+    assert "other" in parts
+    found = report_both(of_guest, of_all)
+    assert f"{vmm_pid} (" in found["host"]["process"]
+    inflate, deflate = found["operations"]
+    assert [inflate["pages"], deflate["pages"]] == pages
+    for operation in (inflate, deflate):
+        assert stage(operation, "d")["count"] == operation["sends"]
+    # Of `--all` a worker that ends may meet the main thread's slot; then its one call is not followed.
+    losses = {each["function"]: each["events_lost"] or 0 for each in found["host"]["losses"]}
+    assert (losses["batches"], losses["calls"] <= 2) == (0, True)
+    assert [operation["served"]["calls"] for operation in (inflate, deflate)] == pages
+    (madvised,) = (each for each in found["host"]["calls"] if each["call"] == "madvise_dontneed")
+    assert madvised["calls"] >= pages[0]
 
 
 def test_a_guest_that_powers_off_leaves_its_host(pair: lab.Nested) -> None:
