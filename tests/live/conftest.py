@@ -22,14 +22,19 @@ LONGEST = (
     "test_both_sides.py",
     "test_discards_nested.py",
     "test_engines.py",
+    "test_host_memory_nested.py",
     "test_docs.py",
     "test_page_reporting.py",
+    "test_both_sides_backend.py",
+    "test_allocation.py",
     "test_driver.py",
-    "test_host_memory_nested.py",
     "test_metrics.py",
     "test_all_vms.py",
-    "test_allocation.py",
+    "test_nested.py",
     "test_host_side.py",
+    "test_two_balloons_nested.py",
+    "test_service.py",
+    "test_slowed_nested.py",
 )
 
 
