@@ -65,7 +65,13 @@ _SLACK_S = 60.0
 @click.option("--host-only", is_flag=True, help="Record the host's side alone.")
 @click.option("--guest-only", is_flag=True, help="Record the guest's side alone.")
 @click.option("--keep", is_flag=True, help="Leave the recorder that was copied in the guest.")
-@click.option("--take", type=SIZE, required=True, metavar="SIZE", help="How much memory each inflate takes.")
+@click.option(
+    "--take",
+    type=SIZE,
+    required=True,
+    metavar="SIZE",
+    help="How much memory each inflate takes, in whole MiB, e.g. 512M or 7G.",
+)
 @click.option(
     "--rounds",
     type=click.IntRange(1, 999),

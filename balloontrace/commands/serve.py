@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balloontrace.console.option_types import attach_option, engine_option, missing_probes_option, vm_option
+from balloontrace.console.option_types import (
+    attach_option,
+    engine_option,
+    missing_probes_option,
+    served_vm_option,
+)
 from balloontrace.console.stderr import say, verbose_option
 from balloontrace.errors import BalloontraceError, UsageError
 from balloontrace.format.vocabulary import Side
@@ -41,7 +46,7 @@ _MOST_PORT = 65535
     show_default=True,
     help="guest serves this machine's own balloon, host every VM here; auto is guest where there is one.",
 )
-@vm_option
+@served_vm_option
 @click.option(
     "--listen",
     default=DEFAULT_LISTEN,

@@ -189,11 +189,17 @@ pid_option = click.option(
     metavar="PID",
     help="The process on the host: a VMM where there are several, or a vhost-user backend.",
 )
+_NAMES = "Names are those of QEMU, libvirt, Firecracker, cloud-hypervisor or the control group."
 vm_option = click.option(
     "--vm",
     metavar="GLOB",
-    help="The process on the host whose VM is called so, e.g. web1 or 'web*', or has this uuid. Names are "
-    "those of QEMU, libvirt, Firecracker, cloud-hypervisor or the control group.",
+    help="The process on the host whose VM is called so, e.g. web1 or 'web*', or has this uuid. " + _NAMES,
+)
+served_vm_option = click.option(
+    "--vm",
+    metavar="GLOB",
+    help="On a host, only the VMs that are called so, e.g. web1 or 'web*', or the one of this uuid. "
+    + _NAMES,
 )
 recorded_vm_option = click.option(
     "--vm",
