@@ -50,7 +50,7 @@ def judge(asked: Asked, beside: Beside | None, regions: Sequence[Region]) -> Fre
         page_bytes=max((region.page_bytes or 0 for region in regions), default=0) or None,
         huge_pages_split=asked.huge_pages_split,
         huge_pages_collapsed=beside.collapsed if beside else None,
-        swap_bytes=beside.unswapped_bytes if beside else None,
+        swap_bytes=_freed_of_swap(beside) if beside else None,
         from_ns=beside.before.at_ns if beside else None,
         until_ns=beside.after.began_ns if beside else None,
     )
@@ -184,6 +184,12 @@ def _taken(beside: Beside) -> int | None:
     pages = [region.page_bytes or 0 for region in beside.regions if region.kind.is_hugetlb]
     by_faults = (faults - known) * beside.fault_bytes + known * max([beside.huge_bytes, *pages])
     return by_faults + beside.collapsed_bytes
+
+
+def _freed_of_swap(beside: Beside) -> int | None:
+    """How much of swap became free at the least: faults may have brought the rest in."""
+    taken = _taken(beside)
+    return None if taken is None else max(0, beside.unswapped_bytes - taken)
 
 
 def _may_be_held(asked: Asked, beside: Beside, resident: int) -> int:

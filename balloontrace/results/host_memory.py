@@ -50,8 +50,8 @@ class Freed:
     named. At least `least_bytes` became free, at most `most_bytes`. They differ by what the process may have
     taken back meanwhile, and by what others may hold. `resident_bytes` is how much less the process had
     mapped or its files took; `group_bytes` how much less its control group is charged for, where nobody else
-    is in that. Of swap `swap_bytes` became free. khugepaged made `huge_pages_collapsed` on the machine.
-    `from_ns` and `until_ns` are the readings.
+    is in that. Of swap at least `swap_bytes` became free. khugepaged made `huge_pages_collapsed` on the
+    machine. `from_ns` and `until_ns` are the readings.
     """
 
     verdict: Verdict

@@ -192,9 +192,20 @@ def read_children(pid: int, root: Path = ROOT) -> dict[str, int | None]:
 
 
 def read_merged_pages(pid: int, root: Path = ROOT) -> int | None:
-    """How many pages of the process KSM has merged with others of the same content; None before Linux 6.1."""
-    count = (read_text(root / f"proc/{pid}/ksm_merging_pages") or "").strip()
-    return int(count) if count.isdecimal() else None
+    """How many pages of the process KSM has merged with others of the same content, at the most.
+
+    Before Linux 5.19 those of all processes; None without KSM.
+    """
+    ksm = root / "sys/kernel/mm/ksm"
+    of_process, of_all = (
+        [root / f"proc/{pid}/ksm_merging_pages"],
+        [ksm / "pages_shared", ksm / "pages_sharing"],
+    )
+    for files in (of_process, of_all):
+        counts = [(read_text(file) or "").strip() for file in files]
+        if all(count.isdecimal() for count in counts):
+            return sum(map(int, counts))
+    return None
 
 
 def read_fault_counts(pid: int, root: Path = ROOT) -> dict[str, int]:

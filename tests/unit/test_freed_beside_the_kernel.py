@@ -159,6 +159,12 @@ def test_memory_in_swap_is_no_memory_that_became_free(
         assert "the memory was in swap, of which 100 MiB became free" in (freed.sentence or "")
 
 
+def test_what_faults_brought_in_from_swap_did_not_become_free_there() -> None:
+    before, after = swapped(300, 200, 0, anon_mib=(500, 400))
+    after["faults"] = {"minor": PAGES // 2, "major": PAGES // 4}
+    assert freed_of(before, after).swap_bytes == 25 * MIB
+
+
 def test_a_group_of_its_own_tells_what_of_swap_was_in_memory() -> None:
     before, after = swapped(300, 200, 90)
     assert verdict(group(before, 500), group(after, 400)) == (Verdict.FREED, None)

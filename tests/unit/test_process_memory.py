@@ -121,6 +121,10 @@ def test_huge_pages_partly_mapped_are_those_of_all_sizes(tmp_path: Path) -> None
 
 def test_what_is_in_swap_and_what_is_merged(tmp_path: Path) -> None:
     assert (read_swap(tmp_path), read_merged_pages(5, tmp_path)) == ({}, None)
+    (tmp_path / "sys/kernel/mm/ksm").mkdir(parents=True)
+    for name, count in (("pages_shared", "3\n"), ("pages_sharing", "50\n")):
+        (tmp_path / "sys/kernel/mm/ksm" / name).write_text(count)
+    assert read_merged_pages(5, tmp_path) == 53
     (tmp_path / "proc/5").mkdir(parents=True)
     (tmp_path / "proc/5/ksm_merging_pages").write_text("31\n")
     lines = "MemFree: 9 kB\nSwapCached: 12 kB\nSwapTotal: 900 kB\nSwapFree: 700 kB\nHugePages_Total: 0\n"
