@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 # Files that take minutes, the longest first: one that began last would leave the others' processors idle.
 LONGEST = (
     "test_host_memory.py",
+    "test_host_memory_kernel.py",
     "test_measure_nested.py",
     "test_both_sides.py",
     "test_discards_nested.py",
