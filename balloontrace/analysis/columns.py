@@ -22,6 +22,7 @@ from balloontrace.analysis.record_table import (
     record_table,
     whole_records,
 )
+from balloontrace.analysis.unkicked_batches import part_unkicked
 from balloontrace.format.guest_layout import (
     PAYLOAD,
     SPAN,
@@ -219,12 +220,14 @@ class Batches:
     `columns` holds every field of `struct bt_batch` under the name `format/host_layout` has for it; times and
     bytes are signed 64-bit integers. `damaged` counts records that could not be decoded. Where calls were
     sampled, `analysis/sampled_batches` says what the columns hold, and which buffers are `left_out` as no
-    balloon's. `splits_counted` tells whether a probe was there that counts huge pages that were split.
+    balloon's. So many were `parted`: two of one that was recorded. `splits_counted` tells whether a probe was
+    there that counts huge pages that were split.
     """
 
     columns: Mapping[str, NDArray[np.generic]]
     damaged: int = 0
     left_out: int = 0
+    parted: int = 0
     splits_counted: bool = True
 
     @property
@@ -282,7 +285,7 @@ def decode_batches(
     """Decode the BTCH pieces of a recording; impossible ones are counted as damaged, as for spans.
 
     A batch begins with its kick, if that was seen, and ends with its completion; its calls lie between its
-    first and its last, one after the other.
+    first and its last, one after the other. What came before a buffer without a kick is a batch of its own.
     """
     records, torn = record_table(pieces, layout)
     columns = read_columns(records, layout, BATCH.fields)
@@ -296,9 +299,12 @@ def decode_batches(
     again = find_repeated(columns["first_call_ns"][order], columns["tid"][order])
     sane[order[again]] = False
     order = order[~again]
+    found = {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()}
+    parted = part_unkicked(found)
     return Batches(
-        {name: values[order].astype(_safe_type(values), copy=False) for name, values in columns.items()},
+        parted,
         damaged=int(np.count_nonzero(~sane)) + torn,
+        parted=len(parted["first_call_ns"]) - len(order),
     )
 
 

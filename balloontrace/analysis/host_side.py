@@ -161,7 +161,7 @@ def analyse_host(recording: Recording) -> HostRecording:
         side,
         (
             *_warnings(recording, batches, end, losses, len(summed) - len(totals)),
-            *_warn_of_missing(missing_batches(side, batches.left_out)),
+            *_warn_of_missing(missing_batches(side, batches)),
         ),
         tuple(
             _not_measured(

@@ -151,7 +151,7 @@ def _report_of_host(host: HostRecording) -> Report:
         spans=0,
         events_lost=host.side.events_lost,
         events_seen=host.calls_seen,
-        spans_missing=missing_batches(host.side, host.batches.left_out),
+        spans_missing=missing_batches(host.side, host.batches),
         warnings=host.warnings,
         operations=(),
         totals=(),
@@ -290,7 +290,7 @@ def _host_ns(
 
 def _spans_missing(guest: GuestRecording, host: HostRecording | None) -> int | None:
     """Spans and batches that were recorded and are not in the files; None where nobody counted."""
-    batches = (missing_batches(host.side, host.batches.left_out) if host else None) or 0
+    batches = (missing_batches(host.side, host.batches) if host else None) or 0
     return sum(guest.missing.values()) + batches if guest.losses else None
 
 
@@ -321,7 +321,7 @@ def _what_is_gone(guest: GuestRecording, host: HostRecording) -> Iterator[str]:
     lost = sum(loss.events_lost or 0 for loss in guest.losses if loss.function in sends)
     buffers_lost = sum(loss.lost or 0 for loss in host.side.losses)
     missing = sum(guest.missing.get(function, 0) for function in SENDS)
-    buffers_missing = missing_batches(host.side, host.batches.left_out)
+    buffers_missing = missing_batches(host.side, host.batches)
     keep = "lost while it was recorded; a larger --buffer keeps them"
     if lost:
         yield f"{format_things(lost, 'send of the guest was', 'sends of the guest were')} {keep}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balloontrace.analysis.columns import Spans, decode_counters
+from balloontrace.analysis.columns import Batches, Spans, decode_counters
 from balloontrace.analysis.metadata import End
 from balloontrace.format.guest_layout import parse_counters_layout
 from balloontrace.format.recording import Recording
@@ -80,14 +80,14 @@ def _spans_made(loss: Loss) -> int:
     return (calls or 0) - (loss.lost or 0) - (loss.summed or 0)
 
 
-def missing_batches(side: HostSide, left_out: int) -> int | None:
-    """The same of batches, of which so many were left out; None where it is not told how many there were."""
+def missing_batches(side: HostSide, batches: Batches) -> int | None:
+    """The same of batches, some of them left out or parted; None where it is not told how many there were."""
     made = [
         loss.entries - (loss.lost or 0)
         for loss in side.losses
         if loss.function == "batches" and loss.entries is not None
     ]
-    return max(0, made[0] - side.batches - left_out) if made else None
+    return max(0, made[0] - (side.batches - batches.parted) - batches.left_out) if made else None
 
 
 def find_traced(header: Header, spans: Spans, losses: Sequence[Loss]) -> frozenset[Function]:

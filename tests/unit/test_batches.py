@@ -123,6 +123,55 @@ def test_batches_come_in_order_and_know_their_queue() -> None:
     assert batches.damaged == 0
 
 
+FILE, DONE = 6, int(BatchFlag.DONE_SEEN)
+HOLE = {"calls_5": 1, "fallocate_bytes": 1 << 20, "file": FILE}
+ADVICE = {"calls_3": 256, "madvise_bytes": 1 << 20}
+
+
+def test_what_came_before_a_buffer_that_was_found_by_looking_is_no_part_of_it() -> None:
+    raw = [
+        record(first_call_ns=100, last_return_ns=150, calls_ns=50, **HOLE),
+        record(first_call_ns=200, last_return_ns=270, calls_ns=70, **HOLE),
+        record(
+            first_call_ns=1000, last_return_ns=5000, done_ns=5100, calls_ns=2060, flags=DONE, **HOLE, **ADVICE
+        ),
+        record(
+            kick_ns=6000, first_call_ns=6010, last_return_ns=7000, done_ns=7001, calls_ns=900,
+            flags=DONE | int(BatchFlag.KICK_SEEN), **ADVICE,
+        ),
+    ]  # fmt: skip
+    batches = decode_batches([b"".join(raw)], TODAY)
+    assert batches.int64("first_call_ns").tolist() == [100, 200, 1000, 3000, 6010]
+    assert batches.int64("last_return_ns").tolist() == [150, 270, 1060, 5000, 7000]
+    assert batches.int64("calls_ns").tolist() == [50, 70, 60, 2000, 900]
+    assert batches.int64("madvise_bytes").tolist() == [0, 0, 0, 1 << 20, 1 << 20]
+    assert batches.int64("fallocate_bytes").tolist() == [1 << 20, 1 << 20, 1 << 20, 0, 0]
+    assert batches.int64("file").tolist() == [FILE, FILE, FILE, 0, 0]
+    assert batches.int64("done_ns").tolist() == [0, 0, 0, 5100, 7001]
+    assert batches.queue.tolist()[3:] == [Queue.DEFLATE, Queue.DEFLATE]
+    assert batches.damaged == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"file": FILE + 1},  # never discarded alone
+        {"flags": DONE | int(BatchFlag.KICK_SEEN), "kick_ns": 900},
+        {"calls_5": 256},  # as many as of the other sort
+        {"flags": 0, "done_ns": 0},
+    ],
+)
+def test_other_batches_with_calls_of_two_sorts_stay_as_they_are(changed: dict[str, int]) -> None:
+    mixed = {
+        "first_call_ns": 1000, "last_return_ns": 5000, "done_ns": 5100, "calls_ns": 2060, "flags": DONE,
+        **HOLE, **ADVICE, **changed,
+    }  # fmt: skip
+    alone = record(first_call_ns=100, last_return_ns=150, calls_ns=50, **HOLE)
+    batches = decode_batches([alone + record(**mixed)], TODAY)
+    assert batches.int64("calls_3").tolist() == [0, 256]
+    assert batches.int64("calls_ns").tolist() == [50, 2060]
+
+
 def test_damaged_batches_are_counted() -> None:
     odd = struct.pack("<II", 96, 0) + batch(first_call_ns=5)
     impossible = record(first_call_ns=1 << 63)
