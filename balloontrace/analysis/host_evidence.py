@@ -130,7 +130,7 @@ class Beside:
 
     @property
     def unswapped_bytes(self) -> int:
-        """How much less of the process's own memory is in swap: given back there, or brought in by faults."""
+        """How much less of the process's own memory is in swap: given back there, or brought in."""
         return max(0, self.less("swap_bytes") or 0) if self.kinds & OWN_KINDS else 0
 
     @property
@@ -138,6 +138,13 @@ class Beside:
         """Of that, what may have been in memory still, and became free there; all where it is not known."""
         cached = self.before.swap_cached_bytes
         return self.unswapped_bytes if cached is None else min(self.unswapped_bytes, cached)
+
+    @property
+    def swapped_in_bytes(self) -> int:
+        """Of the same, what may have been brought in: for KVM a kernel thread does it, by its own faults."""
+        less = self.less("swapped_in_pages")
+        brought_in = self.unswapped_bytes if less is None else max(0, -less) * self._page_bytes
+        return min(self.unswapped_bytes, brought_in)
 
     @property
     def may_be_unswapped_bytes(self) -> int:

@@ -174,7 +174,7 @@ def _sum(*values: int | None) -> int | None:
 
 
 def _taken(beside: Beside) -> int | None:
-    """The most that page faults, and khugepaged, can have brought in meanwhile."""
+    """The most that page faults, khugepaged and others can have brought in meanwhile."""
     more, huge = beside.less("faults"), beside.less("huge_faults")
     if more is None:
         return None
@@ -183,11 +183,11 @@ def _taken(beside: Beside) -> int | None:
     known = min(faults, max(0, -huge)) if huge is not None else faults * may_be_huge
     pages = [region.page_bytes or 0 for region in beside.regions if region.kind.is_hugetlb]
     by_faults = (faults - known) * beside.fault_bytes + known * max([beside.huge_bytes, *pages])
-    return by_faults + beside.collapsed_bytes
+    return by_faults + beside.collapsed_bytes + beside.swapped_in_bytes
 
 
 def _freed_of_swap(beside: Beside) -> int | None:
-    """How much of swap became free at the least: faults may have brought the rest in."""
+    """How much of swap became free at the least: the rest may have been brought in."""
     taken = _taken(beside)
     return None if taken is None else max(0, beside.unswapped_bytes - taken)
 
@@ -256,7 +256,7 @@ def _why_unclear(asked: Asked, beside: Beside, width: int) -> Reason:
     causes = (
         (Reason.COLLAPSED, beside.collapsed_bytes),
         (Reason.MERGED, beside.merged_bytes),
-        (Reason.SWAPPED, beside.cached_bytes + beside.may_be_unswapped_bytes),
+        (Reason.SWAPPED, beside.cached_bytes + beside.swapped_in_bytes + beside.may_be_unswapped_bytes),
     )
     for reason, bytes_ in causes:
         if 0 < bytes_ >= width / 2:

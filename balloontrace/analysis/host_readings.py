@@ -24,7 +24,8 @@ class HostReading:
     the most that a child holds. `partly_mapped_bytes` are the machine's huge pages of which a part is in use;
     `collapsed` are those that khugepaged has made since the machine was booted. `merged_pages` of the process
     KSM has merged with others. `swap_bytes` has what a process holds in swap, without its memory files;
-    `swap_used_bytes` all of the machine, of which `swap_cached_bytes` are in memory still.
+    `swap_used_bytes` all of the machine, of which `swap_cached_bytes` are in memory still;
+    so many pages were `swapped_in_pages` since it was booted.
     """
 
     began_ns: int
@@ -48,6 +49,7 @@ class HostReading:
     merged_pages: int | None
     swap_used_bytes: int | None
     swap_cached_bytes: int | None
+    swapped_in_pages: int | None
 
 
 class HostReadings:
@@ -114,6 +116,7 @@ def _parse(row: Json) -> HostReading | None:
         merged_pages=integer(row, "merged_pages"),
         swap_used_bytes=integer(swap, "used_bytes"),
         swap_cached_bytes=integer(swap, "cached_bytes"),
+        swapped_in_pages=integer(swap, "brought_in_pages"),
     )
 
 

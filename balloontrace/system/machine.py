@@ -14,8 +14,10 @@ import re
 from pathlib import Path
 
 from balloontrace.system.huge_pages import chosen_of, read_huge_page_bytes, read_sizes_enabled
-from balloontrace.system.kernel import ROOT, read_text
+from balloontrace.system.kernel import ROOT, read_text, read_vmstat
 
+# Of pages in zswap, and of those that are all zeros, the kernel counts apart that they come back.
+_SWAPPED_IN = ("pswpin ", "zswpin ", "swpin_zero ")
 _THP = "sys/kernel/mm/transparent_hugepage"
 
 
@@ -122,15 +124,19 @@ def read_meminfo_bytes(name: str, root: Path = ROOT) -> int | None:
 
 
 def read_swap(root: Path = ROOT) -> dict[str, int]:
-    """`used_bytes` in swap, of all processes and memory files; `cached_bytes` of it are in memory still."""
+    """`used_bytes` in swap, of all processes and memory files; `cached_bytes` of it are in memory still.
+
+    `brought_in_pages` were so since the machine was booted, for any process. Empty where nothing tells.
+    """
     lines = (line.partition(":") for line in (read_text(root / "proc/meminfo") or "").splitlines())
     sizes = {name: int(size.split()[0]) * 1024 for name, _, size in lines if name.startswith("Swap")}
     if not {"SwapTotal", "SwapFree", "SwapCached"} <= sizes.keys():
         return {}
-    return {
-        "used_bytes": sizes["SwapTotal"] - sizes["SwapFree"],
-        "cached_bytes": sizes["SwapCached"],
-    }
+    swap = {"used_bytes": sizes["SwapTotal"] - sizes["SwapFree"], "cached_bytes": sizes["SwapCached"]}
+    if sizes["SwapTotal"]:  # to add up all counters takes far longer
+        brought_in = read_vmstat(root, prefix=_SWAPPED_IN)
+        swap |= {"brought_in_pages": sum(brought_in.values())} if brought_in else {}
+    return swap
 
 
 def _number(text: str | None) -> int | None:

@@ -13,6 +13,7 @@ from backings import BYTES, FREED, NOTHING, UNKNOWN, WARM_UP, Backings, Case, di
 from tracing import report, shell, start_recording
 
 import lab
+from balloontrace.system.process_memory import parse_regions
 
 IN_SWAP, MERGED = "in swap", "merged with other pages"
 CASES = (
@@ -71,6 +72,31 @@ def test_memory_that_was_written_to_swap_and_is_there_still(backings: Backings, 
     cases = WRITTEN if backings.in_group else WRITTEN_WITHOUT_GROUP
     with told(backings.guest, SWAP_ON, f"swapoff {SWAP}; rm -f {SWAP}"):
         assert judge(backings, cases, tmp_path) == expect(cases)
+
+
+def test_memory_that_others_bring_in_from_swap_meanwhile(backings: Backings, tmp_path: Path) -> None:
+    """As a kernel thread does for KVM: no fault of the process, which holds as much as before."""
+    guest = backings.guest
+    with told(guest, ZRAM_ON, f"swapoff /dev/{ZRAM}; modprobe -r zram"):
+        options = ("-f", "-p", str(backings.pid))
+        recorder = start_recording(guest, "/root/brought.bt", *options).wait_attached()
+        backings.obey(WARM_UP, "touch anon", "touch ksm", "pageout ksm")
+        backings.wait_for_looks()
+        recorder.process.signal(signal.SIGSTOP)
+        smaps = guest.run(["cat", f"/proc/{backings.pid}/smaps"], check=True).stdout.splitlines()
+        (swapped,) = [each for each in parse_regions(smaps) if (each.swap_bytes or 0) > BYTES // 2]
+        read = f"dd if=/proc/{backings.pid}/mem of=/dev/null bs=2M iflag=skip_bytes"
+        guest.run(shell(f"{read} skip={swapped.start} count={BYTES >> 21}"), timeout_s=120, check=True)
+        backings.obey("serve anon dontneed 1")
+        recorder.process.signal(signal.SIGCONT)
+        backings.wait_for_looks()
+        recorder.end()
+    freed = discards(report(recorder.pull(tmp_path)))[-1]["freed"]
+    print(freed)
+    assert (freed["asked_bytes"], freed["verdict"], freed["reason"]) == (BYTES, UNKNOWN, IN_SWAP)
+    assert freed["resident_bytes"] < BYTES // 8
+    assert freed["swap_bytes"] < BYTES // 8
+    assert freed["most_bytes"] > BYTES - BYTES // 8
 
 
 KHUGEPAGED = "/sys/kernel/mm/transparent_hugepage/khugepaged"

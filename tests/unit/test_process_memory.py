@@ -131,6 +131,11 @@ def test_what_is_in_swap_and_what_is_merged(tmp_path: Path) -> None:
     (tmp_path / "proc/meminfo").write_text(lines)
     swap = {"used_bytes": 200 << 10, "cached_bytes": 12 << 10}
     assert (read_swap(tmp_path), read_merged_pages(5, tmp_path)) == (swap, 31)
+    counters = "pswpin 7\npswpout 90\nzswpin 20\nswpin_zero 100\nswpout_zero 5\n"
+    (tmp_path / "proc/vmstat").write_text(counters)
+    assert read_swap(tmp_path) == {**swap, "brought_in_pages": 127}
+    (tmp_path / "proc/meminfo").write_text("SwapCached: 0 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n")
+    assert read_swap(tmp_path) == {"used_bytes": 0, "cached_bytes": 0}
 
 
 def write_modes(root: Path, size: str, **modes: str) -> None:
