@@ -71,9 +71,11 @@ def _holes_ns(columns: Mapping[str, _Column], rows: NDArray[np.intp]) -> _Intege
     """How long the discards of these batches took, at most as long as all their calls."""
     alone, file = _alone(columns), _int64(columns, "file")
     holes, calls_ns = _sum(columns, _HOLES), _int64(columns, "calls_ns")
-    of_file = [alone & (file == each) for each in file[rows].tolist()]
-    mean_ns = np.array([calls_ns[which].sum() / holes[which].sum() for which in of_file])
-    return np.minimum(np.round(mean_ns * holes[rows]).astype(np.int64), calls_ns[rows])
+    files, place = np.unique(file[alone], return_inverse=True)
+    mean_ns = np.bincount(place, calls_ns[alone]) / np.bincount(place, holes[alone])
+    # Before they are integers: a stranger's numbers need not be possible together.
+    took_ns = np.minimum(mean_ns[np.searchsorted(files, file[rows])] * holes[rows], calls_ns[rows])
+    return np.round(took_ns).astype(np.int64)
 
 
 def _changed(

@@ -172,6 +172,28 @@ def test_other_batches_with_calls_of_two_sorts_stay_as_they_are(changed: dict[st
     assert batches.int64("calls_ns").tolist() == [50, 2060]
 
 
+def test_many_such_batches_and_impossible_counts_are_parted_at_once() -> None:
+    raw = []
+    for place in range(20_000):
+        at_ns, file = place * 10_000, FILE + place
+        raw.append(
+            record(first_call_ns=at_ns + 1, last_return_ns=at_ns + 60, calls_ns=50, **{**HOLE, "file": file})
+        )
+        raw.append(
+            record(
+                first_call_ns=at_ns + 1000, last_return_ns=at_ns + 5000, done_ns=at_ns + 5100, calls_ns=2050,
+                flags=DONE, **{**HOLE, **ADVICE, "file": file, "calls_5": 0xFFFFFFFF if place % 2 else 1},
+            )
+        )  # fmt: skip
+    batches = decode_batches([b"".join(raw)], TODAY)
+    assert len(batches) == 3 * 20_000
+    assert batches.parted == 20_000
+    took_ns = batches.int64("calls_ns")
+    assert (took_ns >= 0).all()
+    assert took_ns.sum() == 20_000 * (50 + 2050)
+    assert (batches.int64("first_call_ns") <= batches.int64("last_return_ns")).all()
+
+
 def test_damaged_batches_are_counted() -> None:
     odd = struct.pack("<II", 96, 0) + batch(first_call_ns=5)
     impossible = record(first_call_ns=1 << 63)
